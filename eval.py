@@ -68,6 +68,7 @@ def main(config: Config) -> None:
         coder,
         run_dir,
         config.temperature,
+        settings["adapt_prompt"],
         lambda names: tqdm(names, desc="evaluate", unit="method"),
     )
     results = report(env, split, config.seed, chains, config.retries)

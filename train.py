@@ -26,7 +26,7 @@ from retro.evaluate import METHODS, draw_picture, evaluate, report, summary, tab
 from retro.files import write_json
 from retro.lora import adapter_off, add_lora, save_adapter
 from retro.model import GPT, pick_device
-from retro.ppo import Batch, ppo_update
+from retro.ppo import Batch, KLController, ppo_update
 from retro.prompts import well_formed
 from retro.reflect import Reflection, ReflectionPolicy, rate, reflect
 from retro.run_folder import RunFolder
@@ -61,6 +61,8 @@ class Config:
     lr: float = 1e-3
     clip_coef: float = 0.2
     kl_coef: float = 0.02  # rating per nat
+    kl_target: float = 0.0  # nats per response to which kl_coef is steered; 0 = kl_coef is fixed
+    kl_horizon: float = 2000.0  # reflections over which it is steered
     target_kl: float = 0.3  # nats per token from the sampling policy; ends an update early
     vf_coef: float = 0.5
     ent_coef: float = 0.0
@@ -139,6 +141,9 @@ def main(config: Config) -> None:
     for group in optimizer.param_groups:
         group["lr"] = config.lr
     by_id = {task["id"]: task for task in tasks}
+    kl_control = KLController(
+        run.state.get("kl_coef", config.kl_coef), config.kl_target or None, config.kl_horizon
+    )
     bar = tqdm(
         range(run.state.get("updates", 0), config.updates),
         initial=run.state.get("updates", 0),
@@ -149,13 +154,14 @@ def main(config: Config) -> None:
     for update in bar:
         rows = draw(failed, update, config)
         stats = learn(
-            env, by_id, rows, update, actor, policy, coder, optimizer, config, run
+            env, by_id, rows, update, actor, policy, coder, optimizer, kl_control.kl_coef, config, run
         )
         bar.set_postfix_str(
             "mean ΔG {mean_rating:+.3f}, retry success {success:.2f}, KL {kl:.1f} nats, "
             "well-formed {well_formed:.2f}".format(**stats)
         )
-        run.save(updates=update + 1)
+        kl_control.update(stats["kl"], len(rows))
+        run.save(updates=update + 1, kl_coef=kl_control.kl_coef)
         check_health(stats, config)
     save_adapter(model, run.path / "adapter")
     minutes = (time.time() - started) / 60
@@ -173,6 +179,7 @@ def main(config: Config) -> None:
         coder,
         run.path,
         config.temperature,
+        config.adapt_prompt,
         lambda names: tqdm(names, desc="evaluate", unit="method"),
     )
     results = report(env, config.eval_split, config.seed, chains, config.retries)
@@ -188,7 +195,7 @@ def measure_gap(env, actor, model, coder, config) -> list[float]:
     """Success at trial 0, after a retry without reflection, after one with the oracle's."""
     probe = env.tasks("seen", config.gap_tasks, config.seed)
     chains = evaluate(
-        env, probe, ("react", "oracle"), 1, config.seed, actor, model, coder, Path(), 1.0
+        env, probe, ("react", "oracle"), 1, config.seed, actor, model, coder, Path(), 1.0, False
     )
     none, told = chains["react"], chains["oracle"]
     return [*summary(none, 1)["success_by_retry"], summary(told, 1)["success_by_retry"][1]]
@@ -248,7 +255,7 @@ def draw(failed: list, update: int, config: Config) -> list:
 
 
 def learn(
-    env, tasks, rows, update, actor, policy, coder, optimizer, config, run
+    env, tasks, rows, update, actor, policy, coder, optimizer, kl_coef, config, run
 ) -> dict:
     """One PPO update from fresh reflections on `rows`, (trial, trajectory) pairs; returns its
     metrics.
@@ -281,7 +288,7 @@ def learn(
         clip_coef=config.clip_coef,
         vf_coef=config.vf_coef,
         ent_coef=config.ent_coef,
-        kl_coef=config.kl_coef,
+        kl_coef=kl_coef,
         gamma=config.gamma,
         gae_lambda=config.gae_lambda,
         max_grad_norm=config.max_grad_norm,
@@ -294,6 +301,7 @@ def learn(
         "success": sum(t.success for t in trials) / len(trials),
         "well_formed": sum(well_formed(r.text) for r in reflections) / len(reflections),
         "distinct": len({r.text for r in reflections}) / len(reflections),
+        "kl_coef": kl_coef,
         "tokens": sum(len(r.response_ids) for r in reflections) / len(reflections),
         "rollout_seconds": rolled - clock,
         "learn_seconds": time.time() - rolled,

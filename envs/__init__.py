@@ -27,8 +27,12 @@ follows(reflection, steps)
                         whether a trial's actions carry out a reflection's plan.
 questions(observation, steps, rng)
                         neutral (question, answer) pairs about a trial, to measure reading.
-demonstrations(split, seed, oracle_share)
-                        endless trials by players of mixed skill, with reflections of mixed quality.
+demonstrations(split, seed, oracle_share, drill_share)
+                        endless trials by players of mixed skill, with reflections of mixed quality;
+                        drills are short exercises in reading.
+cut_names(text)         the text with made-up names in parts, for training a tokenizer.
+bindings(text)          (end of a mention, what it is bound to) pairs in a trial's text: which facts
+                        belong together, for the reading loss of pretraining.
 
 The order of results is Gymnasium's, without depending on it. An environment knows no model.
 """

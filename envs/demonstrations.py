@@ -3,7 +3,7 @@
 A demonstration is a chain of trials of one task by players of mixed skill. After each failed trial
 comes a reflection of mixed quality, which the next trial's player reads: right ones and wrong ones,
 vague ones too. Questions about the trial with their answers stand beside them: reading, not
-reflecting.
+reflecting. Drills are such questions about a room seen at a glance.
 """
 
 import random
@@ -32,16 +32,31 @@ class Demonstration(NamedTuple):
 
 
 def demonstrations(
-    env, split: str, seed: int, oracle_share: float, trials: int = 4
+    env, split: str, seed: int, oracle_share: float, drill_share: float = 0.0, trials: int = 4
 ) -> Iterator[Demonstration]:
     """Endless demonstrations; `oracle_share` of the reflections are the oracle's, the rest are
-    flawed.
+    flawed. `drill_share` of the turns go to a drill, not to a chain of trials.
     """
     rng = random.Random(f"demonstrations {split} {seed}")
     while True:
+        if rng.random() < drill_share:
+            yield _drill(env, generate_task(rng, split, "drill", "tiny"), rng)
+            continue
         world = rng.choices(list(WORLDS), WORLDS.values())[0]
         task = generate_task(rng, split, "demonstration", world)
         yield from _chain(env, task, rng, oracle_share, trials)
+
+
+def _drill(env, task, rng) -> Demonstration:
+    """A whole room at a glance, and where everything is, asked once or twice: short, dense practice
+    in reading."""
+    env.reset(task)
+    env.opened.update(env.receptacles)
+    places = rng.sample(list(env.receptacles), len(env.receptacles))
+    views = [(f"examine {place}", env.view(place)) for place in places]
+    room = "\n".join(view for _, view in views)
+    asked = [everything(env.answer[0], views, rng) for _ in range(rng.randint(1, 2))]
+    return Demonstration(room, [], [], False, 0.0, None, asked)
 
 
 def _chain(env, task, rng, oracle_share, trials) -> Iterator[Demonstration]:

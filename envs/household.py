@@ -80,11 +80,11 @@ class Household:
         """Another environment like this one, for trials in parallel."""
         return Household(self.max_steps)
 
-    def demonstrations(self, split: str, seed, oracle_share: float):
+    def demonstrations(self, split: str, seed, oracle_share: float, drill_share: float = 0.0):
         """Endless trials by players of mixed skill, reflections, questions: for pretraining."""
         from envs.demonstrations import demonstrations
 
-        return demonstrations(self, split, seed, oracle_share)
+        return demonstrations(self, split, seed, oracle_share, drill_share)
 
     def oracle_reflection(self, observation: str, steps: list[tuple[str, str]]) -> str:
         """What a perfect observer writes of a failed trial, from the trial's text alone."""
@@ -103,6 +103,18 @@ class Household:
         from envs.observer import questions
 
         return questions(observation, steps, rng, n=4)
+
+    def bindings(self, text: str) -> list[tuple[int, str]]:
+        """Where each thing mentioned in a trial's text belongs: for pretraining."""
+        from envs.observer import bindings
+
+        return bindings(text)
+
+    def cut_names(self, text: str) -> str:
+        """A text with made-up names in parts: for training a tokenizer."""
+        from envs.rooms import cut_names
+
+        return cut_names(text)
 
     def tasks(self, split: str, n: int, seed: int) -> list[dict]:
         """n generated tasks of `train`, `seen` or `unseen`; fixed by the arguments."""
@@ -215,9 +227,10 @@ class Household:
 
     def _go(self, r: str) -> str:
         self.loc = self.receptacles[r]["loc"]
-        return f"You arrive at loc {self.loc}. {self._view(r)}"
+        return f"You arrive at loc {self.loc}. {self.view(r)}"
 
-    def _view(self, r: str) -> str:
+    def view(self, r: str) -> str:
+        """What can be seen of a receptacle, wherever the player stands."""
         if not self.receptacles[r]["openable"]:
             return f"On the {r}, you see {listing(self.contents[r])}."
         if r in self.opened:
@@ -226,7 +239,7 @@ class Household:
 
     def _open(self, r: str) -> str:
         self.opened.add(r)
-        return f"You open the {r}. {self._view(r)}"
+        return f"You open the {r}. {self.view(r)}"
 
     def _close(self, r: str) -> str:
         self.opened.remove(r)
@@ -234,7 +247,7 @@ class Household:
 
     def _examine(self, x: str) -> str:
         if x in self.receptacles:
-            return self._view(x)
+            return self.view(x)
         state = self.states[x]
         if "isreceptacle" in state:
             inside = listing(self.objects[x].get("holds", []))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from envs.household import kind
 
 Step = tuple[str, str]  # (action, observation)
-MAX_LISTED = 8  # places named in one list
+MAX_LISTED = 6  # places named in one list
 
 STATE = {"clean": "clean", "hot": "heat", "heat": "heat", "cool": "cool"}
 APPLIANCE = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
@@ -60,7 +60,7 @@ class Notes:
     def __init__(self, observation: str):
         self.goal = parse_goal(observation)
         room = observation.split("Your task is to: ")[0]
-        self.places = sorted(_THING.findall(room), key=lambda p: (kind(p), int(p.rsplit(" ")[-1])))
+        self.places = _THING.findall(room)  # in the order in which the room lists them
         self.at: str | None = None  # where the player stands
         self.closed: set[str] = set()  # seen closed and not opened since
         self.contents: dict[str, list[str]] = {}  # place -> what was seen in it, kept up to date
@@ -109,7 +109,7 @@ class Notes:
         return next((place for place, things in self.contents.items() if thing in things), None)
 
     def unsearched(self) -> list[str]:
-        """Places whose inside was never seen, in the order of their names."""
+        """Places whose inside was never seen, in the room's order."""
         return [place for place in self.places if place not in self.contents]
 
     def known(self, type_: str) -> list[str]:
@@ -141,6 +141,20 @@ def read_trial(observation: str, steps: list[Step]) -> Notes:
     return notes
 
 
+def bindings(text: str) -> list[tuple[int, str]]:
+    """Each mention of a thing seen so far in a text: (offset of the mention's end, the place where
+    the thing was first seen)."""
+    home: dict[str, tuple[str, int]] = {}  # thing -> its place, offset of the first sight
+    for view in re.finditer(_CONTENTS.pattern, text, re.MULTILINE):
+        for thing in _THING.findall(view[2]):
+            home.setdefault(thing, (view[1], view.start(2)))
+    return [
+        (mention.end(), home[mention[0]][0])
+        for mention in re.finditer(r"\b\w+ \d+\b", text)
+        if mention[0] in home and mention.start() >= home[mention[0]][1]
+    ]
+
+
 def questions(
     observation: str, steps: list[Step], rng: random.Random, n: int
 ) -> list[tuple[str, str]]:
@@ -156,7 +170,7 @@ def questions(
         )
         if topic == "home" and things:
             thing = rng.choice(things)
-            asked.append((f"Where was {thing} at first?", notes.home[thing]))
+            asked.append((f"Where was {thing} at first?", f"{thing} in {notes.home[thing]}"))
         elif topic == "wanted":
             found = f"{wanted[0]} in {notes.home[wanted[0]]}" if wanted else "not seen"
             asked.append((f"Which {goal.object} was seen first?", found))

@@ -43,7 +43,7 @@ class Player:
         self.given_up: set[str] = set()  # things overlooked, places left closed
         self.noticed: set[str] = set()
         self.forgets = rng.random() < self.skill.forget
-        self.in_order = rng.random() < 0.5  # searches in the order of names, or at random
+        self.in_order = rng.random() < 0.7  # searches in the room's order, or at random
         self.last: str | None = None
 
     def act(self) -> str:

@@ -61,7 +61,7 @@ def retry_chains(
 
 
 def writer_of(
-    method: str, env, model, coder, run_dir: Path, seed: int, temperature: float
+    method: str, env, model, coder, run_dir: Path, seed: int, temperature: float, adapt_prompt: bool
 ) -> Writer:
     """The writer of a method in METHODS; the trained ones read their adapter from the run's folder.
     """
@@ -74,7 +74,12 @@ def writer_of(
             return [
                 r.text
                 for r in reflect(
-                    model, coder, trajectories, temperature=temperature, generator=generator
+                    model,
+                    coder,
+                    trajectories,
+                    temperature=temperature,
+                    generator=generator,
+                    adapt_prompt=adapt_prompt,
                 )
             ]
 
@@ -173,13 +178,14 @@ def evaluate(
     coder,
     run_dir: Path,
     temperature: float,
+    adapt_prompt: bool,
     progress=lambda names: names,
 ) -> dict[str, list[list[Trajectory]]]:
-    """The chains of every method, all from the same first trials."""
+    """The chains of every method, all from the same first trials; `adapt_prompt` as in training."""
     chains: dict[str, list[list[Trajectory]]] = {}
     first = None
     for method in progress(methods):
-        writer = writer_of(method, env, model, coder, run_dir, seed, temperature)
+        writer = writer_of(method, env, model, coder, run_dir, seed, temperature, adapt_prompt)
         chains[method] = retry_chains(env, tasks, actor, writer, retries, seed, first)
         first = [chain[0] for chain in chains[method]]
     return chains

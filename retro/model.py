@@ -90,6 +90,20 @@ def rotate(x, cos, sin):
     return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1)
 
 
+PLAIN = 768  # up to so many tokens plain matrix products beat PyTorch's fused kernel on a CPU
+
+
+def plain_attention(q, k, v):
+    """Causal softmax(q k^T / sqrt(E)) v: q (B, H, S, E), k and v (B, K, S, E) -> (B, H, S, E)."""
+    B, H, S, E = q.shape
+    k, v = (x.repeat_interleave(H // x.shape[1], dim=1).flatten(0, 1) for x in (k, v))
+    unseen = torch.full((S, S), -math.inf, dtype=q.dtype).triu(1)
+    scores = torch.baddbmm(unseen, q.flatten(0, 1), k.transpose(1, 2), alpha=E**-0.5)  # (BH, S, S)
+    with torch.autocast("cpu", enabled=False):  # softmax sums in float32, and keeps the dtype
+        shares = scores.softmax(dim=-1)
+    return torch.bmm(shares, v).view(B, H, S, E)
+
+
 class Attention(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -108,9 +122,12 @@ class Attention(nn.Module):
         k, v = remember(k, v)  # (B, K, J, E)
         if S == 1:  # decode: the H / K queries that share keys become rows, so keys are read once
             q = q.view(B, k.shape[1], -1, self.head_dim)  # (B, K, H / K, E)
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=see, is_causal=see is None, enable_gqa=q.shape[1] != k.shape[1]
-        ).view(B, -1, S, self.head_dim)  # (B, H, S, E)
+        if see is None and x.device.type == "cpu" and S <= PLAIN:
+            y = plain_attention(q, k, v)
+        else:
+            y = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=see, is_causal=see is None, enable_gqa=q.shape[1] != k.shape[1]
+            ).view(B, -1, S, self.head_dim)  # (B, H, S, E)
         return self.o_proj(y.transpose(1, 2).reshape(B, S, D))
 
 

@@ -190,12 +190,6 @@ class KLController:
             self.kl_coef *= 1 + responses / self.horizon * error
         return self.kl_coef
 
-    def state_dict(self) -> dict[str, float]:
-        return {"kl_coef": self.kl_coef}
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        self.kl_coef = state["kl_coef"]
-
 
 def ppo_update(policy, optimizer, batch: Batch, *, epochs: int, minibatch_size: int,
                clip_coef: float, vf_coef: float, ent_coef: float, kl_coef: float, gamma: float,

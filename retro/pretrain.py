@@ -5,26 +5,32 @@
 The corpus plays the part that web text plays for a large model: chains of trials by players of
 mixed skill, reflections of mixed quality between them, and neutral questions about what happened.
 Afterwards the model can act, can follow a reflection and can write one; whether what it writes is
-right is left to chance (`oracle_share`), and to Retroformer. Loss on every token, but what the
-environment says counts less: most of it can't be predicted.
+right is left to chance (`oracle_share`), and to Retroformer.
+
+A second loss, on reading: where a thing is mentioned, the middle of the network must know what it is
+bound to (`mug 1` to `drawer 2`). Left to next-token prediction alone, that takes tens of millions of
+tokens, since neither half of the way (place to thing, thing to question) pays without the other.
 """
 
 import hashlib
-import multiprocessing
 import random
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 from tqdm import tqdm
 
 import envs
-from retro import prompts, tokenizer
+from retro import tokenizer
 from retro.checkpoint import load, save
 from retro.command_line import parse, run_script
+from retro.corpus import batches, pieces, shard
 from retro.files import write_atomically
 from retro.model import GPT, GPTConfig, pick_device
 from retro.skills import measure_skills
@@ -33,93 +39,29 @@ from retro.skills import measure_skills
 @dataclass(frozen=True)
 class Config:
     out: str = "assets"  # folder of the checkpoint
-    tokens: float = 60e6  # length of the run, in tokens seen
-    batch_tokens: int = 4096  # tokens of one step, padding included
-    vocab_size: int = 1280
-    width: int = 256
+    tokens: float = 24e6  # length of the run, in tokens seen
+    batch_tokens: int = 3072  # tokens of one step, padding included
+    vocab_size: int = 2048
+    width: int = 192
     layers: int = 5
-    heads: int = 4
-    kv_heads: int = 2
-    mlp_width: int = 512
+    heads: int = 3
+    kv_heads: int = 3
+    mlp_width: int = 384
     context: int = 2560  # tokens; longer documents are left out
     muon_lr: float = 0.012  # of the matrices inside the blocks
     adam_lr: float = 2e-3  # of embeddings and norms
-    warmup: float = 0.02  # share of the run
+    warmup: float = 0.01  # share of the run
     decay: float = 0.35  # share of the run, at its end, in which the learning rates fall to zero
-    observation_weight: float = 0.3  # loss weight of the environment's words; all others have 1
+    reading_weight: float = 0.5  # of the reading loss
     oracle_share: float = 0.3  # of the reflections in the corpus are right
     seed: int = 0
     checkpoint_minutes: float = 3.0
 
 
 # settings that may change between a run and its resumption
-UNBOUND = ("out", "tokens", "decay", "checkpoint_minutes")
+FREE = ("out", "tokens", "decay", "checkpoint_minutes")
 ACTOR_TEMPERATURE = 0.7  # for the skills in the card; train.py's default
 TOKENIZER_DOCUMENTS = 3000  # that the tokenizer is trained on
-DOCUMENTS = 64  # in a shard, a function of (seed, number) alone: a run can resume anywhere
-
-
-def document(demonstration, rng: random.Random) -> list[tuple[str, bool]]:
-    """One demonstration as (text, said by the environment) pieces, in reading order.
-
-    The reflection and the questions follow the transcript in random order, so that each of them is
-    also met right behind it.
-    """
-    d = demonstration
-    pieces = [(prompts.opening(d.observation, d.reflections), True)]
-    for action, reply in d.steps:
-        pieces += [(f"{prompts.ACT} {action}", False), (prompts.turn(reply), True)]
-    after = [(prompts.question(q), f" {a}") for q, a in d.questions]
-    if d.reflection is not None:
-        after.append((prompts.reflection_request(d.progress), f" {d.reflection}"))
-    rng.shuffle(after)
-    if d.reflection is not None and rng.random() < 0.5:
-        after.sort(key=lambda piece: not piece[0].startswith("\nFailed"))
-    for request, answer in after:
-        pieces += [(request, True), (answer, False)]
-    return [*pieces, ("\n", False)]
-
-
-def shard(job: tuple) -> list[tuple[list[int], list[float]]]:
-    """Documents of one shard as (ids, loss weights), each ended by the end-of-text id."""
-    names, folder, seed, number, oracle_share, observation_weight = job
-    coder, documents = tokenizer.load(folder), []
-    rng = random.Random(f"shard {seed} {number}")
-    for name in names:
-        env = envs.make(name)
-        stream = env.demonstrations("train", f"{seed}/{number}", oracle_share)
-        for demonstration in islice(stream, DOCUMENTS // len(names)):
-            ids, weights = [], []
-            for text, said in document(demonstration, rng):
-                piece = coder.encode(text)
-                ids += piece
-                weights += [observation_weight if said else 1.0] * len(piece)
-            documents.append((ids + [coder.eos], weights + [1.0]))
-    return documents
-
-
-def batches(documents, batch_tokens: int, context: int, rng: random.Random):
-    """Cut documents, sorted by length so that padding is small, into (ids, weights) tensors (B, T).
-    """
-    documents = sorted((d for d in documents if len(d[0]) <= context), key=lambda d: len(d[0]))
-    groups, group = [], []
-    for d in documents:
-        if group and _padded(d) * (len(group) + 1) > batch_tokens:
-            groups.append(group)
-            group = []
-        group.append(d)
-    groups.append(group)
-    rng.shuffle(groups)
-    for group in groups:
-        longest = _padded(group[-1])
-        ids = torch.tensor([i + [0] * (longest - len(i)) for i, _ in group])  # (B, T)
-        weights = torch.tensor([w + [0.0] * (longest - len(w)) for _, w in group])  # (B, T)
-        yield ids, weights
-
-
-def _padded(document) -> int:
-    """Length rounded up: few distinct shapes, so that kernels and memory blocks are used again."""
-    return -(-len(document[0]) // 64) * 64
 
 
 def learning_rate(progress: float, warmup: float, decay: float) -> float:
@@ -143,16 +85,38 @@ def optimizers(model: GPT, muon_lr: float, adam_lr: float) -> list[torch.optim.O
     ]
 
 
-def loss_of(model: GPT, ids, weights):
-    """Weighted next-token cross-entropy (nats per token), and the plain one of what the player
-    says.
+class Reader(nn.Module):
+    """The reading loss: from the states in the middle of the network, the first and the last token
+    of the name that a mention is bound to. Only for pretraining; it is not shipped.
+    """
+
+    def __init__(self, model: GPT):
+        super().__init__()
+        width, layers = model.config.hidden_size, model.model.layers
+        self.first, self.last = (nn.Linear(width, width, bias=False) for _ in range(2))
+        layers[len(layers) // 2].register_forward_hook(lambda module, inputs, x: self.keep(x))
+
+    def keep(self, states) -> None:
+        self.states = states  # (B, T, D)
+
+    def loss(self, model: GPT, bound):
+        """bound (B, T, 2), -1 where a token is bound to nothing -> nats per mention."""
+        bound_here = bound[..., 0] >= 0  # (B, T)
+        states = model.model.norm(self.states[bound_here])  # (N, D)
+        names = bound[bound_here]  # (N, 2)
+        return F.cross_entropy(model.logits(self.first(states)), names[:, 0]) + F.cross_entropy(
+            model.logits(self.last(states)), names[:, 1]
+        )
+
+
+def losses_of(model: GPT, reader: Reader, ids, said, bound):
+    """ids (B, T), said (B, T), bound (B, T, 2) -> cross-entropy of what is said (nats per token),
+    and the reading loss (nats per mention).
     """
     with torch.autocast(ids.device.type, dtype=torch.bfloat16):
-        logits = model(ids[:, :-1])  # (B, T-1, V)
-        losses = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-    weights = weights[:, 1:].flatten()
-    said = weights == 1
-    return (losses * weights).sum() / weights.sum(), losses[said].mean().detach()
+        states = model.hidden(ids[:, :-1])[said[:, 1:]]  # (N, D): what precedes a said token
+        loss = F.cross_entropy(model.logits(states), ids[:, 1:][said[:, 1:]])
+        return loss, reader.loss(model, bound[:, :-1])
 
 
 def main(config: Config, names: tuple[str, ...] = ("household",)) -> None:
@@ -163,10 +127,9 @@ def main(config: Config, names: tuple[str, ...] = ("household",)) -> None:
     if not (out / "tokenizer.tiktoken").exists():
         rng, texts = random.Random(config.seed), []
         for name in names:
-            for d in islice(
-                envs.make(name).demonstrations("train", "tokenizer", 0.5), TOKENIZER_DOCUMENTS
-            ):
-                texts.append("".join(text for text, _ in document(d, rng)))
+            env = envs.make(name)
+            for d in islice(env.demonstrations("train", "tokenizer", 0.5), TOKENIZER_DOCUMENTS):
+                texts.append(env.cut_names("".join(text for text, _ in pieces(d, rng))))
         tokenizer.train(texts, config.vocab_size).save(out)
     coder = tokenizer.load(out)
 
@@ -183,14 +146,18 @@ def main(config: Config, names: tuple[str, ...] = ("household",)) -> None:
         ),
         torch.Generator().manual_seed(config.seed),
     ).to(device)
+    reader = Reader(model).to(device)
     opts = optimizers(model, config.muon_lr, config.adam_lr)
+    opts[1].add_param_group({"params": list(reader.parameters())})
     state = {"config": asdict(config), "shard": 0, "tokens": 0, "seconds": 0.0, "steps": 0}
     checkpoint = out / "pretrain.state"
-    parameters = dict(model.named_parameters())
+    parameters = dict(model.named_parameters()) | {
+        f"reader.{name}": p for name, p in reader.named_parameters()
+    }
     if checkpoint.exists():
         state = load(checkpoint, parameters, opts)
         changed = [
-            k for k, v in asdict(config).items() if state["config"][k] != v and k not in UNBOUND
+            k for k, v in asdict(config).items() if state["config"][k] != v and k not in FREE
         ]
         if changed:
             raise ValueError(
@@ -200,39 +167,43 @@ def main(config: Config, names: tuple[str, ...] = ("household",)) -> None:
 
     # 3. the loop
     jobs = (
-        (names, str(out), config.seed, number, config.oracle_share, config.observation_weight)
+        (names, str(out), config.seed, number, config.oracle_share)
         for number in range(state["shard"], 10**9)
     )
     bar = tqdm(total=int(config.tokens), initial=state["tokens"], unit="tok", unit_scale=True)
-    started, saved, average = time.time() - state["seconds"], time.time(), None
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        for documents in _ahead(pool, shard, jobs):
+    started, saved, means = time.time() - state["seconds"], time.time(), None
+    with nullcontext() if device.type == "cpu" else get_context("spawn").Pool(2) as pool:  # on a CPU, cores are for sums
+        for documents in _ahead(pool, shard, jobs) if pool else map(shard, jobs):
             rng = random.Random(f"batches {config.seed} {state['shard']}")
-            for ids, weights in batches(documents, config.batch_tokens, config.context, rng):
+            for batch in batches(documents, config.batch_tokens, config.context, rng):
                 factor = learning_rate(state["tokens"] / config.tokens, config.warmup, config.decay)
                 for opt, peak in zip(opts, (config.muon_lr, config.adam_lr)):
                     for group in opt.param_groups:
                         group["lr"] = peak * factor
-                loss, said = loss_of(model, ids.to(device), weights.to(device))
-                loss.backward()
+                loss, reading = losses_of(model, reader, *(x.to(device) for x in batch))
+                (loss + config.reading_weight * reading).backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 for opt in opts:
                     opt.step()
                     opt.zero_grad()
                 state["steps"] += 1
-                state["tokens"] += ids.numel()
-                average = said if average is None else 0.98 * average + 0.02 * said
-                bar.update(ids.numel())
+                state["tokens"] += batch[0].numel()
+                now = (loss.detach(), reading.detach())
+                means = [0.98 * m + 0.02 * x for m, x in zip(means or now, now)]
+                bar.update(batch[0].numel())
                 if state["steps"] % 20 == 0:
-                    bar.set_postfix_str(f"loss {average:.3f} nats on the player's words")
+                    bar.set_postfix_str("loss {:.3f}, reading {:.3f} nats".format(*means))
             state["shard"] += 1
-            state |= {"seconds": time.time() - started, "loss": average.item()}
+            state |= {"seconds": time.time() - started, "loss": means[0].item()}
             done = state["tokens"] >= config.tokens
             if done or time.time() - saved > 60 * config.checkpoint_minutes:
                 save(checkpoint, parameters, opts, state)
                 saved = time.time()
                 million, minutes = state["tokens"] / 1e6, state["seconds"] / 60
-                bar.write(f"{million:.2f}M tokens, {minutes:.0f} minutes, loss {average:.4f}")
+                bar.write(
+                    f"{million:.2f}M tokens, {minutes:.0f} minutes, "
+                    "loss {:.4f}, reading {:.4f}".format(*means)
+                )
             if done:
                 break
     bar.close()

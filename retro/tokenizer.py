@@ -4,7 +4,8 @@ Text is cut into pre-tokens by a regular expression, then the most frequent adja
 is merged, over and over; no merge crosses a pre-token's edge. The ranks are kept in tiktoken's file
 format and all encoding runs in tiktoken.Encoding.
 Changed from GPT-2: "\\n" and ">" are always tokens of their own, so a line's end is one stop id and
-the prompt sign before an action one fixed id; digits come in runs of up to three.
+the prompt sign before an action one fixed id; a word and the number after it may merge (" mug 1" is
+one name), other digits come in runs of up to three.
 """
 
 import base64
@@ -20,7 +21,7 @@ import tiktoken
 
 from retro.files import read_bytes, read_json, write_atomically, write_json
 
-PATTERN = r" ?\p{L}+| ?\p{N}{1,3}|\n| ?>| ?[^\s\p{L}\p{N}>]+|[^\S\n]+"
+PATTERN = r" ?\p{L}+(?: \p{N}{1,2}(?!\p{N}))?| ?\p{N}{1,3}|\n| ?>| ?[^\s\p{L}\p{N}>]+|[^\S\n]+"
 EOS = "<|eos|>"
 
 

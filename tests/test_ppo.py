@@ -204,8 +204,7 @@ def test_kl_controller():
     assert math.isclose(controller.update(-1.0, responses=100), before * 1.02 * 0.98)
     assert controller.update(6.0, responses=100) == pytest.approx(before * 1.02 * 0.98)
 
-    resumed = KLController(0.9, target=6.0, horizon=1000)
-    resumed.load_state_dict(controller.state_dict())
+    resumed = KLController(controller.kl_coef, target=6.0, horizon=1000)
     assert resumed.update(3.0, responses=50) == controller.update(3.0, responses=50)
     assert KLController(0.2).update(100.0, responses=100) == 0.2  # fixed
     for target, horizon in [(0.0, 10), (1.0, None), (1.0, 0)]:

@@ -3,6 +3,7 @@ same.
 """
 
 import random
+import re
 from itertools import islice
 
 import pytest
@@ -11,7 +12,8 @@ import torch
 import envs
 from retro import prompts, tokenizer
 from retro.model import GPT
-from retro.pretrain import Config, batches, document, learning_rate, main, shard
+from retro.corpus import Document, batches, encode, pieces, shard
+from retro.pretrain import Config, learning_rate, main
 
 
 def demonstrations(n=30):
@@ -20,7 +22,7 @@ def demonstrations(n=30):
 
 def test_documents_contain_the_prompts_of_actor_and_reflector():
     for d in demonstrations():
-        text = "".join(text for text, _ in document(d, random.Random(0)))
+        text = "".join(text for text, _ in pieces(d, random.Random(0)))
         assert text.startswith(prompts.transcript(d.observation, d.reflections, d.steps))
         if d.reflection is not None:
             assert f"{prompts.reflection_request(d.progress)} {d.reflection}\n" in text
@@ -35,29 +37,47 @@ def test_reflection_often_stands_right_behind_the_transcript():
     failed = [d for d in demonstrations(120) if d.reflection is not None]
     right_behind = 0
     for i, d in enumerate(failed):
-        text = "".join(text for text, _ in document(d, random.Random(i)))
+        text = "".join(text for text, _ in pieces(d, random.Random(i)))
         right_behind += text[
             len(prompts.transcript(d.observation, d.reflections, d.steps)) :
         ].startswith("\nFailed")
     assert right_behind / len(failed) > 0.3, right_behind / len(failed)
 
 
+def test_bound_tokens_are_mentions_and_name_the_place(tiny_base):
+    """The reading loss asks only for what the text before a mention says."""
+    coder, env = tokenizer.load(tiny_base), envs.make("household")
+    for d in demonstrations():
+        document = encode(pieces(d, random.Random(0)), env, coder)
+        text = coder.decode(document.ids)
+        assert len(document.ids) == len(document.said) == len(document.bound)
+        mentions = env.bindings(text)
+        assert mentions, text
+        for end, place in mentions:
+            thing = re.search(r"\w+ \d+$", text[:end])[0]
+            view = re.search(rf"\b{place}\b[^\n]*, you see [^\n]*\ba {thing}\b", text[: end + 1])
+            assert view, (thing, place, text[:end])
+        names = {tuple(coder.encode(f" {place}")[i] for i in (0, -1)) for _, place in mentions}
+        assert set(document.bound) - {(-1, -1)} == names
+
+
 def test_shards_are_a_function_of_their_number(tiny_base):
-    job = (("household",), str(tiny_base), 0, 3, 0.3, 0.3)
+    job = (("household",), str(tiny_base), 0, 3, 0.3)
     assert shard(job) == shard(job)
     assert shard(job) != shard((*job[:3], 4, *job[4:]))
 
 
 def test_batches_hold_every_document_that_fits_once():
     rng = random.Random(0)
-    documents = [([i + 1] * rng.randint(5, 400), [1.0] * 400) for i in range(50)]
-    documents = [(ids, weights[: len(ids)]) for ids, weights in documents]
+    lengths = [rng.randint(5, 400) for _ in range(50)]
+    documents = [Document([i] * n, [True] * n, [(i, i)] * n) for i, n in enumerate(lengths, 1)]
     seen = {}
-    for ids, weights in batches(documents, 2000, 300, random.Random(1)):
+    for ids, said, bound in batches(documents, 2000, 300, random.Random(1)):
         assert ids.numel() <= 2000 or len(ids) == 1
-        for row, weight in zip(ids.tolist(), weights.tolist()):
-            seen[row[0]] = (row.count(row[0]), sum(weight))
-    fitting = {d[0][0]: (len(d[0]), len(d[0])) for d in documents if len(d[0]) <= 300}
+        for row, predicted, names in zip(ids.tolist(), said.tolist(), bound.tolist()):
+            seen[row[0]] = (row.count(row[0]), sum(predicted))
+            assert sum(name == [row[0]] * 2 for name in names) == row.count(row[0])
+    fitting = {i: (n, n) for i, n in enumerate(lengths, 1) if n <= 300}
     assert seen == fitting
 
 

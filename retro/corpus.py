@@ -1,0 +1,112 @@
+"""The pretraining corpus: the environments' demonstrations as token ids, with what they teach.
+
+A document is one demonstration, written with the prompts that actor and reflector will meet. What
+players, reflectors and answers say is to be predicted; what the environment says is not (most of it
+can't be). On the mention of a thing stands the name that it is bound to (`mug 1` to `drawer 2`): the
+target of the reading loss in `pretrain.py`.
+"""
+
+import random
+from bisect import bisect_left
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+
+import envs
+from retro import prompts, tokenizer
+
+DOCUMENTS = 64  # in a shard, a function of (seed, number) alone: a run can resume anywhere
+UNBOUND = (-1, -1)
+
+
+class Document(NamedTuple):
+    ids: list[int]
+    said: list[bool]  # to be predicted: said by a player, a reflector, an answer
+    bound: list[tuple[int, int]]  # first and last id of the name a token is bound to, or UNBOUND
+
+
+def pieces(demonstration, rng: random.Random) -> list[tuple[str, bool]]:
+    """One demonstration as (text, to be predicted) pieces, in reading order.
+
+    The reflection and the questions follow the transcript in random order, so that each of them is
+    also met right behind it.
+    """
+    d = demonstration
+    parts = [(prompts.opening(d.observation, d.reflections), False)]
+    for action, reply in d.steps:
+        parts += [(f"{prompts.ACT} {action}\n", True), (prompts.turn(reply)[1:], False)]
+    after = [(prompts.question(q), f" {a}") for q, a in d.questions]
+    if d.reflection is not None:
+        after.append((prompts.reflection_request(d.progress), f" {d.reflection}"))
+    rng.shuffle(after)
+    if d.reflection is not None and rng.random() < 0.5:
+        after.sort(key=lambda part: not part[0].startswith("\nFailed"))
+    for i, (request, answer) in enumerate(after):
+        parts += [(request[1:] if i else request, False), (f"{answer}\n", True)]
+    return parts
+
+
+def encode(parts, env, coder) -> Document:
+    """Pieces as a document, ended by the end-of-text id."""
+    ids, said = [], []
+    for text, predicted in parts:
+        piece = coder.encode(text)
+        ids += piece
+        said += [predicted] * len(piece)
+    bound = [UNBOUND] * (len(ids) + 1)
+    text, starts = coder.encoding.decode_with_offsets(ids)
+    for end, name in env.bindings(text):
+        last, spelled = bisect_left(starts, end) - 1, coder.encode(f" {name}")
+        bound[last] = bound[last + 1] = (spelled[0], spelled[-1])  # and on what follows a mention
+    return Document(ids + [coder.eos], said + [True], bound)
+
+
+def drill_share(number: int) -> float:
+    """Share of drills among the turns of shard `number`: most at first, one in ten later."""
+    return max(0.1, 0.8 - number / 400)
+
+
+def shard(job: tuple) -> list[Document]:
+    """The documents of one shard: job = (env names, tokenizer folder, seed, number, oracle_share)."""
+    names, folder, seed, number, oracle_share = job
+    coder, documents = tokenizer.load(folder), []
+    rng = random.Random(f"shard {seed} {number}")
+    for name in names:
+        env = envs.make(name)
+        stream = env.demonstrations(
+            "train", f"{seed}/{number}", oracle_share, drill_share(number)
+        )
+        documents += [
+            encode(pieces(d, rng), env, coder)
+            for d in islice(stream, DOCUMENTS // len(names))
+        ]
+    return documents
+
+
+def batches(documents: list[Document], batch_tokens: int, context: int, rng: random.Random):
+    """Cut documents, sorted by length so that padding is small, into (ids (B, T), said (B, T),
+    bound (B, T, 2)) tensors.
+    """
+    documents = sorted((d for d in documents if len(d.ids) <= context), key=lambda d: len(d.ids))
+    groups, group = [], []
+    for d in documents:
+        if group and _padded(d) * (len(group) + 1) > batch_tokens:
+            groups.append(group)
+            group = []
+        group.append(d)
+    groups.append(group)
+    rng.shuffle(groups)
+    for group in groups:
+        longest = _padded(group[-1])
+        fill = [longest - len(d.ids) for d in group]
+        yield (
+            torch.tensor([d.ids + [0] * n for d, n in zip(group, fill)]),
+            torch.tensor([d.said + [False] * n for d, n in zip(group, fill)]),
+            torch.tensor([d.bound + [UNBOUND] * n for d, n in zip(group, fill)]),
+        )
+
+
+def _padded(document: Document) -> int:
+    """Length rounded up: few distinct shapes, so that kernels and memory blocks are used again."""
+    return -(-len(document.ids) // 32) * 32
