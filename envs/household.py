@@ -104,7 +104,7 @@ class Household:
 
         return questions(observation, steps, rng, n=4)
 
-    def bindings(self, text: str) -> list[tuple[int, str]]:
+    def bindings(self, text: str) -> list[tuple[str, int, str]]:
         """Where each thing mentioned in a trial's text belongs: for pretraining."""
         from envs.observer import bindings
 

@@ -141,15 +141,15 @@ def read_trial(observation: str, steps: list[Step]) -> Notes:
     return notes
 
 
-def bindings(text: str) -> list[tuple[int, str]]:
-    """Each mention of a thing seen so far in a text: (offset of the mention's end, the place where
-    the thing was first seen)."""
+def bindings(text: str) -> list[tuple[str, int, str]]:
+    """Each mention of a thing seen so far in a text: (the thing, offset of the mention's end, the
+    place where the thing was first seen)."""
     home: dict[str, tuple[str, int]] = {}  # thing -> its place, offset of the first sight
     for view in re.finditer(_CONTENTS.pattern, text, re.MULTILINE):
         for thing in _THING.findall(view[2]):
             home.setdefault(thing, (view[1], view.start(2)))
     return [
-        (mention.end(), home[mention[0]][0])
+        (mention[0], mention.end(), home[mention[0]][0])
         for mention in re.finditer(r"\b\w+ \d+\b", text)
         if mention[0] in home and mention.start() >= home[mention[0]][1]
     ]

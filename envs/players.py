@@ -25,11 +25,11 @@ class Skill:
 
 
 SKILLS = (
-    Skill(revisit=0.05, overlook=0.05, leave_closed=0.05, forget=0.02, idle=0.02),
-    Skill(revisit=0.30, overlook=0.40, leave_closed=0.30, forget=0.20, idle=0.06),
-    Skill(revisit=0.55, overlook=0.70, leave_closed=0.60, forget=0.40, idle=0.10),
+    Skill(revisit=0.0, overlook=0.05, leave_closed=0.02, forget=0.02, idle=0.0),
+    Skill(revisit=0.05, overlook=0.50, leave_closed=0.15, forget=0.25, idle=0.02),
+    Skill(revisit=0.15, overlook=0.80, leave_closed=0.40, forget=0.50, idle=0.04),
 )
-SKILL_SHARES = (0.4, 0.35, 0.25)
+SKILL_SHARES = (0.25, 0.4, 0.35)
 
 
 class Player:
@@ -43,7 +43,6 @@ class Player:
         self.given_up: set[str] = set()  # things overlooked, places left closed
         self.noticed: set[str] = set()
         self.forgets = rng.random() < self.skill.forget
-        self.in_order = rng.random() < 0.7  # searches in the room's order, or at random
         self.last: str | None = None
 
     def act(self) -> str:
@@ -168,4 +167,4 @@ class Player:
                 self.given_up.clear()
             fresh = [p for p in notes.places if p != notes.at] or notes.places
             return f"go to {rng.choice(fresh)}"
-        return f"go to {fresh[0] if self.in_order else rng.choice(fresh)}"
+        return f"go to {fresh[0]}"  # in the room's order

@@ -17,13 +17,14 @@ import envs
 from retro import prompts, tokenizer
 
 DOCUMENTS = 64  # in a shard, a function of (seed, number) alone: a run can resume anywhere
-UNBOUND = (-1, -1)
+UNBOUND = (-1, -1, 0)
 
 
 class Document(NamedTuple):
     ids: list[int]
     said: list[bool]  # to be predicted: said by a player, a reflector, an answer
-    bound: list[tuple[int, int]]  # first and last id of the name a token is bound to, or UNBOUND
+    bound: list[tuple[int, int, int]]  # first and last id of the name that a token is bound to, and
+    # 1 at first sight, 2 at a later mention; or UNBOUND
 
 
 def pieces(demonstration, rng: random.Random) -> list[tuple[str, bool]]:
@@ -56,15 +57,18 @@ def encode(parts, env, coder) -> Document:
         said += [predicted] * len(piece)
     bound = [UNBOUND] * (len(ids) + 1)
     text, starts = coder.encoding.decode_with_offsets(ids)
-    for end, name in env.bindings(text):
+    known = set()
+    for thing, end, name in env.bindings(text):
         last, spelled = bisect_left(starts, end) - 1, coder.encode(f" {name}")
-        bound[last] = bound[last + 1] = (spelled[0], spelled[-1])  # and on what follows a mention
+        bound[last] = (spelled[0], spelled[-1], 2 if thing in known else 1)
+        bound[last + 1] = bound[last]  # and on what follows a mention
+        known.add(thing)
     return Document(ids + [coder.eos], said + [True], bound)
 
 
 def drill_share(number: int) -> float:
-    """Share of drills among the turns of shard `number`: most at first, one in ten later."""
-    return max(0.1, 0.8 - number / 400)
+    """Share of drills among the turns of shard `number`: most at first, a quarter later."""
+    return max(0.25, 0.8 - number / 800)
 
 
 def shard(job: tuple) -> list[Document]:
@@ -86,7 +90,7 @@ def shard(job: tuple) -> list[Document]:
 
 def batches(documents: list[Document], batch_tokens: int, context: int, rng: random.Random):
     """Cut documents, sorted by length so that padding is small, into (ids (B, T), said (B, T),
-    bound (B, T, 2)) tensors.
+    bound (B, T, 3)) tensors.
     """
     documents = sorted((d for d in documents if len(d.ids) <= context), key=lambda d: len(d.ids))
     groups, group = [], []

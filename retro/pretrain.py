@@ -17,6 +17,7 @@ import random
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -40,7 +41,7 @@ from retro.skills import measure_skills
 class Config:
     out: str = "assets"  # folder of the checkpoint
     tokens: float = 24e6  # length of the run, in tokens seen
-    batch_tokens: int = 3072  # tokens of one step, padding included
+    batch_tokens: int = 2048  # tokens of one step, padding included
     vocab_size: int = 2048
     width: int = 192
     layers: int = 5
@@ -48,11 +49,12 @@ class Config:
     kv_heads: int = 3
     mlp_width: int = 384
     context: int = 2560  # tokens; longer documents are left out
-    muon_lr: float = 0.012  # of the matrices inside the blocks
-    adam_lr: float = 2e-3  # of embeddings and norms
+    rope_theta: float = 1e6  # mostly slow rotations: like must find like across a whole trial
+    muon_lr: float = 0.008  # of the matrices inside the blocks
+    adam_lr: float = 1e-3  # of embeddings and norms
     warmup: float = 0.01  # share of the run
     decay: float = 0.35  # share of the run, at its end, in which the learning rates fall to zero
-    reading_weight: float = 0.5  # of the reading loss
+    reading_weight: float = 1.0  # of the reading loss
     oracle_share: float = 0.3  # of the reflections in the corpus are right
     seed: int = 0
     checkpoint_minutes: float = 3.0
@@ -86,32 +88,51 @@ def optimizers(model: GPT, muon_lr: float, adam_lr: float) -> list[torch.optim.O
 
 
 class Reader(nn.Module):
-    """The reading loss: from the states in the middle of the network, the first and the last token
-    of the name that a mention is bound to. Only for pretraining; it is not shipped.
+    """The reading loss: from inner states, the first and the last token of the name that a mention
+    is bound to. At first sight (`mug 1` in the list of what is in `drawer 2`) the states after an
+    early block must know it, at a later mention those after the last block but one. Only for
+    pretraining; it is not shipped.
     """
 
     def __init__(self, model: GPT):
         super().__init__()
-        width, layers = model.config.hidden_size, model.model.layers
-        self.first, self.last = (nn.Linear(width, width, bias=False) for _ in range(2))
-        layers[len(layers) // 2].register_forward_hook(lambda module, inputs, x: self.keep(x))
+        width, blocks = model.config.hidden_size, list(model.model.layers)
+        self.probes = nn.ModuleList(nn.Linear(width, 2 * width, bias=False) for _ in range(2))
+        self.states: dict[int, torch.Tensor] = {}  # 1 = first sight, 2 = later mention: (B, T, D)
+        for sight, block in enumerate((blocks[max(len(blocks) - 4, 0)], blocks[-2:][0]), start=1):
+            block.register_forward_hook(partial(self.keep, sight))
 
-    def keep(self, states) -> None:
-        self.states = states  # (B, T, D)
+    def keep(self, sight: int, block, inputs, states) -> None:
+        self.states[sight] = states
 
     def loss(self, model: GPT, bound):
-        """bound (B, T, 2), -1 where a token is bound to nothing -> nats per mention."""
-        bound_here = bound[..., 0] >= 0  # (B, T)
-        states = model.model.norm(self.states[bound_here])  # (N, D)
-        names = bound[bound_here]  # (N, 2)
-        return F.cross_entropy(model.logits(self.first(states)), names[:, 0]) + F.cross_entropy(
-            model.logits(self.last(states)), names[:, 1]
-        )
+        """bound (B, T, 3): the name's first and last id, and 1 or 2, or 0 where a token is bound to
+        nothing -> nats per token of a name.
+        """
+        logits, names = [], []
+        for sight, probe in enumerate(self.probes, start=1):
+            here = bound[..., 2] == sight  # (B, T)
+            states = model.model.norm(self.states[sight][here])  # (N, D)
+            logits.append(model.logits(probe(states).view(-1, states.shape[-1])))  # (2N, V)
+            names.append(bound[here][:, :2].flatten())  # (2N,)
+        return F.cross_entropy(torch.cat(logits), torch.cat(names))
+
+
+@torch.no_grad()
+def like_finds_like(model: GPT) -> None:
+    """Start one head of each block in the second half but the last with keys equal to queries, so
+    that a token looks at its own likes: the way from a question back to the text that answers it
+    (a mimetic initialisation, Trockman & Kolter 2023).
+    """
+    blocks, width = model.model.layers, model.config.head_dim
+    for block in blocks[len(blocks) // 2 : -1]:
+        queries = block.self_attn.q_proj.weight[:width].normal_(std=0.1)  # (E, D)
+        block.self_attn.k_proj.weight[:width] = queries
 
 
 def losses_of(model: GPT, reader: Reader, ids, said, bound):
-    """ids (B, T), said (B, T), bound (B, T, 2) -> cross-entropy of what is said (nats per token),
-    and the reading loss (nats per mention).
+    """ids (B, T), said (B, T), bound (B, T, 3) -> cross-entropy of what is said (nats per token),
+    and the reading loss (nats per token of a name).
     """
     with torch.autocast(ids.device.type, dtype=torch.bfloat16):
         states = model.hidden(ids[:, :-1])[said[:, 1:]]  # (N, D): what precedes a said token
@@ -143,9 +164,12 @@ def main(config: Config, names: tuple[str, ...] = ("household",)) -> None:
             config.heads,
             config.kv_heads,
             config.context,
+            config.rope_theta,
         ),
         torch.Generator().manual_seed(config.seed),
-    ).to(device)
+    )
+    like_finds_like(model)
+    model = model.to(device)
     reader = Reader(model).to(device)
     opts = optimizers(model, config.muon_lr, config.adam_lr)
     opts[1].add_param_group({"params": list(reader.parameters())})
