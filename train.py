@@ -154,7 +154,17 @@ def main(config: Config) -> None:
     for update in bar:
         rows = draw(failed, update, config)
         stats = learn(
-            env, by_id, rows, update, actor, policy, coder, optimizer, kl_control.kl_coef, config, run
+            env,
+            by_id,
+            rows,
+            update,
+            actor,
+            policy,
+            coder,
+            optimizer,
+            kl_control.kl_coef,
+            config,
+            run,
         )
         bar.set_postfix_str(
             "mean ΔG {mean_rating:+.3f}, retry success {success:.2f}, KL {kl:.1f} nats, "

@@ -2,8 +2,8 @@
 
 A document is one demonstration, written with the prompts that actor and reflector will meet. What
 players, reflectors and answers say is to be predicted; what the environment says is not (most of it
-can't be). On the mention of a thing stands the name that it is bound to (`mug 1` to `drawer 2`): the
-target of the reading loss in `pretrain.py`.
+can't be). On the mention of a thing stands the name that it is bound to (`mug 1` to `drawer 2`):
+a target of the reading loss in `pretrain.py`.
 """
 
 import random
@@ -72,7 +72,7 @@ def drill_share(number: int) -> float:
 
 
 def shard(job: tuple) -> list[Document]:
-    """The documents of one shard: job = (env names, tokenizer folder, seed, number, oracle_share)."""
+    """Documents of one shard: job = (env names, tokenizer folder, seed, number, oracle_share)."""
     names, folder, seed, number, oracle_share = job
     coder, documents = tokenizer.load(folder), []
     rng = random.Random(f"shard {seed} {number}")

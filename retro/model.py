@@ -122,7 +122,7 @@ class Attention(nn.Module):
         k, v = remember(k, v)  # (B, K, J, E)
         if S == 1:  # decode: the H / K queries that share keys become rows, so keys are read once
             q = q.view(B, k.shape[1], -1, self.head_dim)  # (B, K, H / K, E)
-        if see is None and x.device.type == "cpu" and S <= PLAIN:
+        if see is None and x.device.type == "cpu" and 1 < S <= PLAIN:
             y = plain_attention(q, k, v)
         else:
             y = F.scaled_dot_product_attention(

@@ -7,9 +7,10 @@ mixed skill, reflections of mixed quality between them, and neutral questions ab
 Afterwards the model can act, can follow a reflection and can write one; whether what it writes is
 right is left to chance (`oracle_share`), and to Retroformer.
 
-A second loss, on reading: where a thing is mentioned, the middle of the network must know what it is
-bound to (`mug 1` to `drawer 2`). Left to next-token prediction alone, that takes tens of millions of
-tokens, since neither half of the way (place to thing, thing to question) pays without the other.
+A second loss, on reading (`Reader`): where a thing is mentioned, inner states must know what it is
+bound to (`mug 1` to `drawer 2`), and each token the one before it. Left to next-token prediction
+alone that takes tens of millions of tokens: each is the first step of a way of two (to find a place
+by a thing, to copy a name), and neither step pays without the other.
 """
 
 import hashlib
@@ -40,7 +41,7 @@ from retro.skills import measure_skills
 @dataclass(frozen=True)
 class Config:
     out: str = "assets"  # folder of the checkpoint
-    tokens: float = 24e6  # length of the run, in tokens seen
+    tokens: float = 60e6  # length of the run, in tokens seen
     batch_tokens: int = 2048  # tokens of one step, padding included
     vocab_size: int = 2048
     width: int = 192
@@ -50,11 +51,12 @@ class Config:
     mlp_width: int = 384
     context: int = 2560  # tokens; longer documents are left out
     rope_theta: float = 1e6  # mostly slow rotations: like must find like across a whole trial
-    muon_lr: float = 0.008  # of the matrices inside the blocks
+    muon_lr: float = 0.01  # of the matrices inside the blocks
+    muon_decay: float = 0.2  # their weight decay: without it they grow until attention saturates
     adam_lr: float = 1e-3  # of embeddings and norms
     warmup: float = 0.01  # share of the run
     decay: float = 0.35  # share of the run, at its end, in which the learning rates fall to zero
-    reading_weight: float = 1.0  # of the reading loss
+    reading_weight: float = 2.0  # of the reading loss
     oracle_share: float = 0.3  # of the reflections in the corpus are right
     seed: int = 0
     checkpoint_minutes: float = 3.0
@@ -75,55 +77,61 @@ def learning_rate(progress: float, warmup: float, decay: float) -> float:
     return max(0.0, (1 - progress) / decay)  # 3. linear decay
 
 
-def optimizers(model: GPT, muon_lr: float, adam_lr: float) -> list[torch.optim.Optimizer]:
+def optimizers(
+    model: GPT, muon_lr: float, muon_decay: float, adam_lr: float
+) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al. 2024) for the matrices of the blocks, AdamW for the rest."""
     matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "layers" in n]
     rest = [p for n, p in model.named_parameters() if p.dim() != 2 or "layers" not in n]
     return [
         torch.optim.Muon(
-            matrices, lr=muon_lr, weight_decay=0.01, momentum=0.95, adjust_lr_fn="original"
+            matrices, lr=muon_lr, weight_decay=muon_decay, momentum=0.95, adjust_lr_fn="original"
         ),
         torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
     ]
 
 
 class Reader(nn.Module):
-    """The reading loss: from inner states, the first and the last token of the name that a mention
-    is bound to. At first sight (`mug 1` in the list of what is in `drawer 2`) the states after an
-    early block must know it, at a later mention those after the last block but one. Only for
-    pretraining; it is not shipped.
+    """The reading loss: what inner states must know, each the first step of a way of two.
+
+    0, after the first block: the token before this one. What follows it here followed it before.
+    1, after an early block, at first sight of a thing (`mug 1` in the list of what is in `drawer
+       2`), and 2, after the last block but one, at a later mention: the place that it is bound to.
+    Only for pretraining; it is not shipped.
     """
 
     def __init__(self, model: GPT):
         super().__init__()
         width, blocks = model.config.hidden_size, list(model.model.layers)
-        self.probes = nn.ModuleList(nn.Linear(width, 2 * width, bias=False) for _ in range(2))
-        self.states: dict[int, torch.Tensor] = {}  # 1 = first sight, 2 = later mention: (B, T, D)
-        for sight, block in enumerate((blocks[max(len(blocks) - 4, 0)], blocks[-2:][0]), start=1):
-            block.register_forward_hook(partial(self.keep, sight))
+        self.probes = nn.ModuleList(nn.Linear(width, n * width, bias=False) for n in (1, 2, 2))
+        self.states: dict[int, torch.Tensor] = {}  # probe -> (B, T, D)
+        for i, block in enumerate((blocks[0], blocks[max(len(blocks) - 4, 0)], blocks[-2:][0])):
+            block.register_forward_hook(partial(self.keep, i))
 
-    def keep(self, sight: int, block, inputs, states) -> None:
-        self.states[sight] = states
+    def keep(self, probe: int, block, inputs, states) -> None:
+        self.states[probe] = states
 
-    def loss(self, model: GPT, bound):
-        """bound (B, T, 3): the name's first and last id, and 1 or 2, or 0 where a token is bound to
-        nothing -> nats per token of a name.
+    def loss(self, model: GPT, ids, said, bound):
+        """ids and said (B, T); bound (B, T, 3): a name's first and last id, and 1 or 2, or 0 where
+        a token is bound to nothing -> nats per token that is to be known.
         """
-        logits, names = [], []
-        for sight, probe in enumerate(self.probes, start=1):
-            here = bound[..., 2] == sight  # (B, T)
-            states = model.model.norm(self.states[sight][here])  # (N, D)
-            logits.append(model.logits(probe(states).view(-1, states.shape[-1])))  # (2N, V)
-            names.append(bound[here][:, :2].flatten())  # (2N,)
-        return F.cross_entropy(torch.cat(logits), torch.cat(names))
+        asked = [(said[:, 1:], ids[:, :-1], self.states[0][:, 1:])]  # where, what, of what
+        asked += [(bound[..., 2] == i, bound[..., :2], self.states[i]) for i in (1, 2)]
+        total = 0.0
+        for probe, (where, what, states) in zip(self.probes, asked):
+            known = probe(model.model.norm(states[where])).view(-1, states.shape[-1])  # (N, D)
+            total = total + F.cross_entropy(model.logits(known), what[where].flatten())
+        return total / 3
 
 
 @torch.no_grad()
-def like_finds_like(model: GPT) -> None:
-    """Start one head of each block in the second half but the last with keys equal to queries, so
-    that a token looks at its own likes: the way from a question back to the text that answers it
-    (a mimetic initialisation, Trockman & Kolter 2023).
+def head_start(model: GPT) -> None:
+    """Two changes to the first weights. Embeddings five times as large, so that what a token is
+    stays in view beside what the blocks add. And one head of each block in the second half but the
+    last starts with keys equal to queries, so that a token looks at its own likes: the way from a
+    question back to the text that answers it (a mimetic initialisation, Trockman & Kolter 2023).
     """
+    model.model.embed_tokens.weight *= 5
     blocks, width = model.model.layers, model.config.head_dim
     for block in blocks[len(blocks) // 2 : -1]:
         queries = block.self_attn.q_proj.weight[:width].normal_(std=0.1)  # (E, D)
@@ -131,13 +139,13 @@ def like_finds_like(model: GPT) -> None:
 
 
 def losses_of(model: GPT, reader: Reader, ids, said, bound):
-    """ids (B, T), said (B, T), bound (B, T, 3) -> cross-entropy of what is said (nats per token),
-    and the reading loss (nats per token of a name).
+    """ids, said (B, T), bound (B, T, 3) -> cross-entropy of what is said (nats per token),
+    and the reading loss (nats per token to be known).
     """
     with torch.autocast(ids.device.type, dtype=torch.bfloat16):
         states = model.hidden(ids[:, :-1])[said[:, 1:]]  # (N, D): what precedes a said token
         loss = F.cross_entropy(model.logits(states), ids[:, 1:][said[:, 1:]])
-        return loss, reader.loss(model, bound[:, :-1])
+        return loss, reader.loss(model, ids[:, :-1], said[:, :-1], bound[:, :-1])
 
 
 def main(config: Config, names: tuple[str, ...] = ("household",)) -> None:
@@ -168,10 +176,10 @@ def main(config: Config, names: tuple[str, ...] = ("household",)) -> None:
         ),
         torch.Generator().manual_seed(config.seed),
     )
-    like_finds_like(model)
+    head_start(model)
     model = model.to(device)
     reader = Reader(model).to(device)
-    opts = optimizers(model, config.muon_lr, config.adam_lr)
+    opts = optimizers(model, config.muon_lr, config.muon_decay, config.adam_lr)
     opts[1].add_param_group({"params": list(reader.parameters())})
     state = {"config": asdict(config), "shard": 0, "tokens": 0, "seconds": 0.0, "steps": 0}
     checkpoint = out / "pretrain.state"
@@ -196,7 +204,10 @@ def main(config: Config, names: tuple[str, ...] = ("household",)) -> None:
     )
     bar = tqdm(total=int(config.tokens), initial=state["tokens"], unit="tok", unit_scale=True)
     started, saved, means = time.time() - state["seconds"], time.time(), None
-    with nullcontext() if device.type == "cpu" else get_context("spawn").Pool(2) as pool:  # on a CPU, cores are for sums
+    workers = nullcontext()  # on a CPU the cores are needed for the training itself
+    if device.type != "cpu":
+        workers = get_context("spawn").Pool(2)
+    with workers as pool:
         for documents in _ahead(pool, shard, jobs) if pool else map(shard, jobs):
             rng = random.Random(f"batches {config.seed} {state['shard']}")
             for batch in batches(documents, config.batch_tokens, config.context, rng):

@@ -9,8 +9,8 @@ import torch
 
 import envs
 from retro import tokenizer
-from retro.model import GPT, GPTConfig
 from retro.corpus import pieces
+from retro.model import GPT, GPTConfig
 
 torch.set_num_threads(1)  # small tensors; and two threads collapse where a core is busy
 ASSETS = Path(__file__).parent.parent / "assets"
