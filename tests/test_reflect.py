@@ -170,19 +170,23 @@ def test_same_seed_same_reflections_and_order_is_kept(setting):
     assert isinstance(a[0], Reflection) and "\n" not in a[0].text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [1, -1])
 def test_ppo_teaches_a_reflector_and_the_flipped_rating_unteaches_it(setting, monkeypatch, sign):
-    """A toy rating, the share of tokens with an even id, through the whole stack: sampling with the
-    prefix cache, policy, value head, PPO. With the sign flipped the share must fall."""
+    """A toy rating, the share of tokens with an id above the median of the first samples (so that
+    there is room both ways), through the whole stack: sampling with the prefix cache, policy, value
+    head, PPO. With the sign flipped the share must fall."""
     model, coder, trials = setting
     monkeypatch.setattr(retro.reflect, "REFLECTION_TOKENS", 6)
     policy = ReflectionPolicy(model)
     trained = [p for p in policy.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=2e-2)
     shares = []
-    for step in range(20):
+    for step in range(36):
         reflections = sample(model, coder, trials * 8, seed=step)
-        share = torch.tensor([sum(i % 2 == 0 for i in r.response_ids) / 6 for r in reflections])
+        if step == 0:
+            median = torch.tensor([i for r in reflections for i in r.response_ids]).median()
+        share = torch.tensor([sum(i > median for i in r.response_ids) / 6 for r in reflections])
         shares.append(share.mean().item())
         mask = policy.hold(reflections)
         ppo_update(
