@@ -120,7 +120,8 @@ class Reader(nn.Module):
         total = 0.0
         for probe, (where, what, states) in zip(self.probes, asked):
             known = probe(model.model.norm(states[where])).view(-1, states.shape[-1])  # (N, D)
-            total = total + F.cross_entropy(model.logits(known), what[where].flatten())
+            losses = F.cross_entropy(model.logits(known), what[where].flatten(), reduction="sum")
+            total = total + losses / max(len(known), 1)  # a batch may have no mention: 0, not NaN
         return total / 3
 
 
