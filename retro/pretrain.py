@@ -7,10 +7,8 @@ mixed skill, reflections of mixed quality between them, and neutral questions ab
 Afterwards the model can act, can follow a reflection and can write one; whether what it writes is
 right is left to chance (`oracle_share`), and to Retroformer.
 
-A second loss, on reading (`Reader`): where a thing is mentioned, inner states must know what it is
-bound to (`mug 1` to `drawer 2`), and each token the one before it. Left to next-token prediction
-alone that takes tens of millions of tokens: each is the first step of a way of two (to find a place
-by a thing, to copy a name), and neither step pays without the other.
+Two aids, without which it takes tens of millions of tokens: first weights that can copy
+(`first_weights.py`), and a second loss, on reading (`reader.py`).
 """
 
 import hashlib
@@ -18,13 +16,11 @@ import random
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
 from tqdm import tqdm
 
@@ -34,7 +30,9 @@ from retro.checkpoint import load, save
 from retro.command_line import parse, run_script
 from retro.corpus import batches, pieces, shard
 from retro.files import write_atomically
+from retro.first_weights import head_start
 from retro.model import GPT, GPTConfig, pick_device
+from retro.reader import Reader
 from retro.skills import measure_skills
 
 
@@ -91,54 +89,6 @@ def optimizers(
     ]
 
 
-class Reader(nn.Module):
-    """The reading loss: what inner states must know, each the first step of a way of two.
-
-    0, after the first block: the token before this one. What follows it here followed it before.
-    1, after an early block, at first sight of a thing (`mug 1` in the list of what is in `drawer
-       2`), and 2, after the last block but one, at a later mention: the place that it is bound to.
-    Only for pretraining; it is not shipped.
-    """
-
-    def __init__(self, model: GPT):
-        super().__init__()
-        width, blocks = model.config.hidden_size, list(model.model.layers)
-        self.probes = nn.ModuleList(nn.Linear(width, n * width, bias=False) for n in (1, 2, 2))
-        self.states: dict[int, torch.Tensor] = {}  # probe -> (B, T, D)
-        for i, block in enumerate((blocks[0], blocks[max(len(blocks) - 4, 0)], blocks[-2:][0])):
-            block.register_forward_hook(partial(self.keep, i))
-
-    def keep(self, probe: int, block, inputs, states) -> None:
-        self.states[probe] = states
-
-    def loss(self, model: GPT, ids, said, bound):
-        """ids and said (B, T); bound (B, T, 3): a name's first and last id, and 1 or 2, or 0 where
-        a token is bound to nothing -> nats per token that is to be known.
-        """
-        asked = [(said[:, 1:], ids[:, :-1], self.states[0][:, 1:])]  # where, what, of what
-        asked += [(bound[..., 2] == i, bound[..., :2], self.states[i]) for i in (1, 2)]
-        total = 0.0
-        for probe, (where, what, states) in zip(self.probes, asked):
-            known = probe(model.model.norm(states[where])).view(-1, states.shape[-1])  # (N, D)
-            losses = F.cross_entropy(model.logits(known), what[where].flatten(), reduction="sum")
-            total = total + losses / max(len(known), 1)  # a batch may have no mention: 0, not NaN
-        return total / 3
-
-
-@torch.no_grad()
-def head_start(model: GPT) -> None:
-    """Two changes to the first weights. Embeddings five times as large, so that what a token is
-    stays in view beside what the blocks add. And one head of each block in the second half but the
-    last starts with keys equal to queries, so that a token looks at its own likes: the way from a
-    question back to the text that answers it (a mimetic initialisation, Trockman & Kolter 2023).
-    """
-    model.model.embed_tokens.weight *= 5
-    blocks, width = model.model.layers, model.config.head_dim
-    for block in blocks[len(blocks) // 2 : -1]:
-        queries = block.self_attn.q_proj.weight[:width].normal_(std=0.1)  # (E, D)
-        block.self_attn.k_proj.weight[:width] = queries
-
-
 def losses_of(model: GPT, reader: Reader, ids, said, bound):
     """ids, said (B, T), bound (B, T, 3) -> cross-entropy of what is said (nats per token),
     and the reading loss (nats per token to be known).
@@ -164,6 +114,7 @@ def main(config: Config, names: tuple[str, ...] = ("household",)) -> None:
     coder = tokenizer.load(out)
 
     # 2. model, optimisers, and where an interrupted run stood
+    generator = torch.Generator().manual_seed(config.seed)
     model = GPT(
         GPTConfig(
             coder.vocab_size,
@@ -175,9 +126,9 @@ def main(config: Config, names: tuple[str, ...] = ("household",)) -> None:
             config.context,
             config.rope_theta,
         ),
-        torch.Generator().manual_seed(config.seed),
+        generator,
     )
-    head_start(model)
+    head_start(model, generator)
     model = model.to(device)
     reader = Reader(model).to(device)
     opts = optimizers(model, config.muon_lr, config.muon_decay, config.adam_lr)

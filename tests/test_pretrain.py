@@ -12,7 +12,8 @@ import torch
 import envs
 from retro import prompts, tokenizer
 from retro.corpus import Document, batches, encode, pieces, shard
-from retro.model import GPT
+from retro.first_weights import head_start
+from retro.model import GPT, GPTConfig
 from retro.pretrain import Config, learning_rate, main
 
 
@@ -82,6 +83,32 @@ def test_batches_hold_every_document_that_fits_once():
     assert seen == fitting
 
 
+@torch.no_grad()
+def copied(model: GPT, ids: torch.Tensor) -> float:
+    """Of ids that come twice in a row, the share of second ones that the model foresees; the token
+    just read does not count as a guess."""
+    logits = model(torch.cat((ids, ids))[None])[0, len(ids) : -1]
+    logits.scatter_(1, ids[:-1, None], -torch.inf)
+    return (logits.argmax(-1) == ids[1:]).float().mean().item()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_first_weights_copy_random_text(seed):
+    config, generator = Config(), torch.Generator().manual_seed(seed)
+    shape = (config.width, config.mlp_width, config.layers, config.heads, config.kv_heads)
+    model = GPT(GPTConfig(config.vocab_size, *shape, 2048, config.rope_theta), generator)
+    ids = torch.randperm(config.vocab_size, generator=generator)[:200]
+    assert copied(model, ids) < 0.05
+    head_start(model, generator)
+    assert copied(model, ids) > 0.8
+
+
+def test_head_start_says_what_shape_it_needs():
+    model = GPT(GPTConfig(50, 32, 32, 2, 2, 1))
+    with pytest.raises(ValueError, match="heads 2, kv_heads 1"):
+        head_start(model, torch.Generator())
+
+
 def test_learning_rate_in_three_cases():
     assert learning_rate(0.01, 0.02, 0.4) == pytest.approx(0.5)
     assert learning_rate(0.3, 0.02, 0.4) == 1
@@ -102,10 +129,10 @@ def test_resumed_equals_uninterrupted(tmp_path, monkeypatch):
         tokens=12000,
         batch_tokens=2048,
         vocab_size=400,
-        width=32,
-        layers=1,
-        heads=2,
-        kv_heads=1,
+        width=48,
+        layers=2,
+        heads=3,
+        kv_heads=3,
         mlp_width=32,
         checkpoint_minutes=0.0,
     )

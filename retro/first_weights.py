@@ -1,0 +1,77 @@
+"""The first weights of the base: a GPT that can already copy.
+
+To act and to reflect is mostly to copy: a name of two tokens from the room's first lines, a place
+from a plan. The circuit for it has two heads in different blocks, the induction circuit of Olsson
+et al. (2022, "In-context Learning and Induction Heads"): one writes beside each token what the one
+before it was, a later one looks for places that were preceded by what is being read now. Neither
+pays without the other, so a small model finds it late: here it had not after 15 million tokens
+(`docs/experiments.md`, section 8). So it is written into the first weights, in the spirit of a
+mimetic initialisation (Trockman & Kolter 2023), and trained on like all the others.
+
+The residual stream (D wide) starts in three parts, in a random basis:
+
+    1            a constant, the same for each token: what a head with an eye for position needs.
+                 With tied embeddings it moves all logits alike, so it changes no probability
+    E            the token before this one: empty in the embeddings, block 0 fills it
+    D - 1 - E    the token itself
+"""
+
+import math
+
+import torch
+
+from retro.model import GPT
+
+TOKEN_STD = 0.1  # of the embeddings: 5 times GPT-2's, to stay in view beside what blocks add
+FAST = 0.1  # radians a token: rotary pairs at least as fast find the token before
+SLOW = 0.006  # radians a token: in pairs as slow, like finds like across a whole trial
+PREVIOUS_SHARPNESS = 6.0  # logit of the token before, over that of the token itself
+LIKENESS_SHARPNESS = 20.0  # logit of a token that follows what is being read now
+PREVIOUS_LENGTH = 2.0  # of what block 0 writes; embeddings have TOKEN_STD sqrt(D)
+COPY_GAIN = 0.3  # of what an induction head writes
+
+
+@torch.no_grad()
+def head_start(model: GPT, generator: torch.Generator) -> None:
+    """Overwrite the embeddings, head 0 of block 0 (the token before), and head 1 of every second
+    block from block 1 on (induction). ValueError on a shape that has no room for them.
+    """
+    config, blocks = model.config, model.model.layers
+    D, E, heads = config.hidden_size, config.head_dim, config.num_attention_heads
+    if heads < 3 or config.num_key_value_heads != heads:
+        raise ValueError(f"heads {heads}, kv_heads {config.num_key_value_heads}: must be equal, and at least 3")
+    basis = torch.linalg.qr(torch.randn(D, D, generator=generator)).Q.T  # orthonormal rows
+    constant, before, itself = basis[0], basis[1 : 1 + E], basis[1 + E :]
+    some = itself[:E]  # the part of a token by which it is recognised
+
+    # 1. embeddings: half constant, half random
+    length = TOKEN_STD * math.sqrt(D)
+    embed = model.model.embed_tokens.weight
+    random = torch.randn(len(embed), len(itself), generator=generator)
+    embed.copy_(length * (constant + random @ itself / math.sqrt(len(itself))))
+    share = math.sqrt(E / len(itself))  # of a token's length that lies in `some`
+
+    # 2. block 0, head 0: position p's query is the constant turned back by one position, so that
+    #    q . k = a sum of cos(w (p - 1 - j)) over fast pairs: largest at j = p - 1
+    w = config.rope_theta ** (-torch.arange(0, E, 2) / E)  # radians a token, of each pair
+    unit = math.sqrt(D / 2)  # length of the constant, and of the token, after the norm
+    fast, slow = w >= FAST, (w <= SLOW).repeat(2)[:, None]
+    gap = (1 - w[fast].cos()).sum() / math.sqrt(E)
+    gain = fast * math.sqrt(PREVIOUS_SHARPNESS / gap) / unit
+    first = blocks[0].self_attn
+    first.q_proj.weight[:E] = torch.cat((gain * w.cos(), -gain * w.sin()))[:, None] * constant
+    first.k_proj.weight[:E] = torch.cat((gain, 0 * gain))[:, None] * constant
+    first.v_proj.weight[:E] = some
+    first.o_proj.weight[:, :E] = before.T * PREVIOUS_LENGTH / (unit * share)
+
+    # 3. induction: what I read now (query) is what came before it (key); so copy what it is
+    norm = math.sqrt(D / (2 * length**2 + PREVIOUS_LENGTH**2))  # by which a later norm multiplies
+    likeness = norm**2 * length * share * PREVIOUS_LENGTH * slow.float().mean() / math.sqrt(E)
+    gain = math.sqrt(LIKENESS_SHARPNESS / likeness)
+    for block in blocks[1::2]:
+        attention, head = block.self_attn, slice(E, 2 * E)
+        attention.q_proj.weight[head] = gain * slow * some
+        attention.k_proj.weight[head] = gain * slow * before
+        turn = torch.linalg.qr(torch.randn(len(itself), E, generator=generator)).Q.T
+        attention.v_proj.weight[head] = turn @ itself
+        attention.o_proj.weight[:, head] = COPY_GAIN * (turn @ itself).T
