@@ -39,7 +39,9 @@ def head_start(model: GPT, generator: torch.Generator) -> None:
     config, blocks = model.config, model.model.layers
     D, E, heads = config.hidden_size, config.head_dim, config.num_attention_heads
     if heads < 3 or config.num_key_value_heads != heads:
-        raise ValueError(f"heads {heads}, kv_heads {config.num_key_value_heads}: must be equal, and at least 3")
+        raise ValueError(
+            f"heads {heads}, kv_heads {config.num_key_value_heads}: must be equal, and at least 3"
+        )
     basis = torch.linalg.qr(torch.randn(D, D, generator=generator)).Q.T  # orthonormal rows
     constant, before, itself = basis[0], basis[1 : 1 + E], basis[1 + E :]
     some = itself[:E]  # the part of a token by which it is recognised
