@@ -10,13 +10,14 @@ import random
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from envs.observer import Notes, Step, everything, questions
+from envs.observer import Notes, Step, everything, kind, questions
 from envs.players import Player
 from envs.reflections import flawed_reflection, oracle_reflection
-from envs.rooms import generate_task
+from envs.rooms import PLACE_HEADS, PLACE_TAILS, generate_task
 
 MEMORY = 3  # reflections that a trial starts with at most (Reflexion's number)
-WORLDS = {"tiny": 0.4, "renamed": 0.3, "small": 0.2, "full": 0.1}  # share of the chains
+WORLDS = {"tiny": 0.35, "renamed": 0.35, "small": 0.15, "full": 0.15}  # share of the chains
+SLIPS = (0.0, 0.0, 0.1, 0.25)  # share of a trial's actions that slip, each with the same chance
 
 
 class Demonstration(NamedTuple):
@@ -25,6 +26,7 @@ class Demonstration(NamedTuple):
     observation: str
     reflections: list[str]
     steps: list[Step]
+    slips: set[int]  # which steps were slips: to be read, not to be learnt
     success: bool
     progress: float
     reflection: str | None  # None after a success
@@ -56,7 +58,7 @@ def _drill(env, task, rng) -> Demonstration:
     views = [(f"examine {place}", env.view(place)) for place in places]
     room = "\n".join(view for _, view in views)
     asked = [everything(env.answer[0], views, rng) for _ in range(rng.randint(1, 2))]
-    return Demonstration(room, [], [], False, 0.0, None, asked)
+    return Demonstration(room, [], [], set(), False, 0.0, None, asked)
 
 
 def _chain(env, task, rng, oracle_share, trials) -> Iterator[Demonstration]:
@@ -65,8 +67,13 @@ def _chain(env, task, rng, oracle_share, trials) -> Iterator[Demonstration]:
         observation, info = env.reset(task)
         notes, steps, over = Notes(observation), [], False
         player = Player(notes, reflections, rng)
+        slips, slip_share = set(), rng.choice(SLIPS)
         while not over:
-            action = player.act()
+            if rng.random() < slip_share:
+                slips.add(len(steps))
+                action = _slip(notes, steps, rng)
+            else:
+                action = player.act()
             reply, _, terminated, truncated, info = env.step(action)
             notes.read(action, reply)
             steps.append((action, reply))
@@ -83,6 +90,7 @@ def _chain(env, task, rng, oracle_share, trials) -> Iterator[Demonstration]:
             observation,
             reflections[-MEMORY:],
             steps,
+            slips,
             info["success"],
             info["progress"],
             reflection,
@@ -91,3 +99,17 @@ def _chain(env, task, rng, oracle_share, trials) -> Iterator[Demonstration]:
         if reflection is None:
             return
         reflections.append(reflection)
+
+
+def _slip(notes: Notes, steps: list[Step], rng) -> str:
+    """An action that leads nowhere, such as a language model's slips are: the same again, a place or
+    a thing that is not there, the wrong place. What matters is what comes next.
+    """
+    place = rng.choice(notes.places)
+    slips = [
+        f"go to {place}",
+        f"go to {kind(place)} {rng.randint(1, 9)}",
+        f"go to {rng.choice(PLACE_HEADS)}{rng.choice(PLACE_TAILS)} {rng.randint(1, 3)}",
+        f"take {notes.goal.object} {rng.randint(1, 3)} from {place if place != notes.at else 'bed 1'}",
+    ]
+    return rng.choice(slips + [action for action, _ in steps[-1:]])

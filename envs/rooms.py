@@ -138,18 +138,17 @@ def _listed(name: str) -> tuple:
 
 
 def _receptacles(rng, table, world) -> dict[str, int]:
-    """How many of each receptacle type stand in the room: full size, 6 to 14, or 3 to 5."""
+    """How many of each receptacle type stand in the room: full size, 5 to 10, or 3 to 5."""
     counts = {}
     for t, (share, least, median, most) in table.items():
         if rng.random() < share:
             counts[t] = round(rng.triangular(least, most, median))
     if world == "full":
         return counts
-    size = rng.randint(3, 5) if world == "tiny" else rng.randint(6, 14)
+    size = rng.randint(3, 5) if world == "tiny" else rng.randint(5, 10)
     while sum(counts.values()) > size:
-        t = rng.choices(
-            list(counts), [n if t in APPLIANCE.values() else 3 * n for t, n in counts.items()]
-        )[0]
+        weights = [n if t in APPLIANCE.values() else 3 * n * n for t, n in counts.items()]
+        t = rng.choices(list(counts), weights)[0]  # first of what there is much of
         counts[t] -= 1
         if not counts[t]:
             del counts[t]

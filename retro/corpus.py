@@ -35,8 +35,9 @@ def pieces(demonstration, rng: random.Random) -> list[tuple[str, bool]]:
     """
     d = demonstration
     parts = [(prompts.opening(d.observation, d.reflections), False)]
-    for action, reply in d.steps:
-        parts += [(f"{prompts.ACT} {action}\n", True), (prompts.turn(reply)[1:], False)]
+    for i, (action, reply) in enumerate(d.steps):
+        parts += [(f"{prompts.ACT} {action}\n", i not in d.slips)]
+        parts += [(prompts.turn(reply)[1:], False)]
     after = [(prompts.question(q), f" {a}") for q, a in d.questions]
     if d.reflection is not None:
         after.append((prompts.reflection_request(d.progress), f" {d.reflection}"))
