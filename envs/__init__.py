@@ -31,8 +31,9 @@ demonstrations(split, seed, oracle_share, drill_share)
                         endless trials by players of mixed skill, with reflections of mixed quality;
                         drills are short exercises in reading.
 cut_names(text)         the text with made-up names in parts, for training a tokenizer.
-bindings(text)          (thing, end of its mention, what it is bound to) in a trial's text: which
-                        facts belong together, for the reading loss of pretraining.
+bindings(text)          (name, end of its mention, the name it is bound to, whether it was mentioned
+                        before) in a trial's text: what belongs together, for the reading loss of
+                        pretraining.
 
 The order of results is Gymnasium's, without depending on it. An environment knows no model.
 """

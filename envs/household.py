@@ -104,8 +104,8 @@ class Household:
 
         return questions(observation, steps, rng, n=4)
 
-    def bindings(self, text: str) -> list[tuple[str, int, str]]:
-        """Where each thing mentioned in a trial's text belongs: for pretraining."""
+    def bindings(self, text: str) -> list[tuple[str, int, str, bool]]:
+        """Which names in a trial's text belong together: for pretraining."""
         from envs.observer import bindings
 
         return bindings(text)

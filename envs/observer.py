@@ -109,8 +109,10 @@ class Notes:
         return next((place for place, things in self.contents.items() if thing in things), None)
 
     def unsearched(self) -> list[str]:
-        """Places whose inside was never seen, in the room's order."""
-        return [place for place in self.places if place not in self.contents]
+        """Places whose inside was never seen, in the room's order from where the player stands."""
+        start = self.places.index(self.at) + 1 if self.at in self.places else 0
+        around = self.places[start:] + self.places[:start]
+        return [place for place in around if place not in self.contents]
 
     def known(self, type_: str) -> list[str]:
         """Things of a type in the order in which they were first seen."""
@@ -141,18 +143,30 @@ def read_trial(observation: str, steps: list[Step]) -> Notes:
     return notes
 
 
-def bindings(text: str) -> list[tuple[str, int, str]]:
-    """Each mention of a thing seen so far in a text: (the thing, offset of the mention's end, the
-    place where the thing was first seen)."""
+def bindings(text: str) -> list[tuple[str, int, str, bool]]:
+    """Which names in a text belong together: (name, offset of its mention's end, the name that it is
+    bound to, whether it was mentioned before), in the text's order.
+
+    A thing is bound to the place where it was first seen. A place in the room's list is bound to
+    the one before it, and at a later mention to the one after it (after the last comes the first):
+    that is the way round the room.
+    """
+    room, task, _ = text.partition("Your task is to: ")
+    listed = list(_THING.finditer(room)) if task else []
+    places = [mention[1] for mention in listed]
+    after = dict(zip(places, places[1:] + places[:1]))
+    found = [(b[1], b.end(), a[1], False) for a, b in zip(listed, listed[1:])]
     home: dict[str, tuple[str, int]] = {}  # thing -> its place, offset of the first sight
     for view in re.finditer(_CONTENTS.pattern, text, re.MULTILINE):
-        for thing in _THING.findall(view[2]):
-            home.setdefault(thing, (view[1], view.start(2)))
-    return [
-        (mention[0], mention.end(), home[mention[0]][0])
-        for mention in re.finditer(r"\b\w+ \d+\b", text)
-        if mention[0] in home and mention.start() >= home[mention[0]][1]
-    ]
+        for thing in _THING.finditer(view[2]):
+            home.setdefault(thing[1], (view[1], view.start(2) + thing.start(1)))
+    for mention in re.finditer(r"\b\w+ \d+\b", text):
+        name = mention[0]
+        if name in home and mention.start() >= home[name][1]:
+            found.append((name, mention.end(), home[name][0], mention.start() > home[name][1]))
+        elif name in after and mention.start() > len(room):
+            found.append((name, mention.end(), after[name], True))
+    return found
 
 
 def questions(

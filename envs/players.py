@@ -167,4 +167,4 @@ class Player:
                 self.given_up.clear()
             fresh = [p for p in notes.places if p != notes.at] or notes.places
             return f"go to {rng.choice(fresh)}"
-        return f"go to {fresh[0]}"  # in the room's order
+        return f"go to {fresh[0]}"  # the next one, round the room

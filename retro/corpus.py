@@ -2,8 +2,8 @@
 
 A document is one demonstration, written with the prompts that actor and reflector will meet. What
 players, reflectors and answers say is to be predicted; what the environment says is not (most of it
-can't be). On the mention of a thing stands the name that it is bound to (`mug 1` to `drawer 2`):
-a target of the reading loss in `pretrain.py`.
+can't be). On the mention of a name stands the one that it is bound to (`mug 1` to `drawer 2`): a
+target of the reading loss (`reader.py`).
 """
 
 import random
@@ -58,12 +58,10 @@ def encode(parts, env, coder) -> Document:
         said += [predicted] * len(piece)
     bound = [UNBOUND] * (len(ids) + 1)
     text, starts = coder.encoding.decode_with_offsets(ids)
-    known = set()
-    for thing, end, name in env.bindings(text):
+    for _, end, name, later in env.bindings(text):
         last, spelled = bisect_left(starts, end) - 1, coder.encode(f" {name}")
-        bound[last] = (spelled[0], spelled[-1], 2 if thing in known else 1)
+        bound[last] = (spelled[0], spelled[-1], 1 + later)
         bound[last + 1] = bound[last]  # and on what follows a mention
-        known.add(thing)
     return Document(ids + [coder.eos], said + [True], bound)
 
 

@@ -1,7 +1,7 @@
 """The reading loss: what inner states must know. Only for pretraining; it is not shipped.
 
-Where a thing is mentioned, the states there must name the place that it is bound to (`mug 1` to
-`drawer 2`), and every token the one before it. Each is the first step of a way of two (to find a
+Where a name is mentioned, the states there must name the one that it is bound to (`mug 1` to
+`drawer 2`, `shelf 1` to its neighbour), and every token the one before it. Each is the first step of a way of two (to find a
 place by a thing, to copy a name) of which neither step pays without the other: left to next-token
 prediction alone they came late, or not at all (`docs/experiments.md`, sections 6 to 8).
 """
@@ -19,8 +19,8 @@ class Reader(nn.Module):
     """Three linear probes on inner states, which answer through the model's own output matrix:
 
     0, after the first block: the token before this one. What follows it here followed it before.
-    1, after an early block, at first sight of a thing (`mug 1` in the list of what is in `drawer
-       2`), and 2, after the last block but one, at a later mention: the place that it is bound to.
+    1, after an early block, at first sight of a name (`mug 1` in the list of what is in `drawer
+       2`), and 2, after the last block but one, at a later mention: the name that it is bound to.
     """
 
     def __init__(self, model: GPT):

@@ -54,13 +54,21 @@ def test_bound_tokens_are_mentions_and_name_the_place(tiny_base):
         assert len(document.ids) == len(document.said) == len(document.bound)
         mentions = env.bindings(text)
         assert mentions, text
-        for thing, end, place in mentions:
+        room = re.findall(r"\ba (\w+ \d+)", text.partition("Your task")[0])
+        for thing, end, place, later in mentions:
             assert text[:end].endswith(thing)
+            if thing in room:
+                step = 1 if later else -1
+                assert place == room[(room.index(thing) + step) % len(room)], (thing, place)
+                continue
             view = re.search(rf"\b{place}\b[^\n]*, you see [^\n]*\ba {thing}\b", text[: end + 1])
             assert view, (thing, place, text[:end])
-        names = {tuple(coder.encode(f" {place}")[i] for i in (0, -1)) for *_, place in mentions}
+            assert later == (len(re.findall(rf"\b{thing}\b", text[view.end() - 1 : end])) > 0)
+        names = {tuple(coder.encode(f" {place}")[i] for i in (0, -1)) for *_, place, _ in mentions}
         assert {(first, last) for first, last, sight in document.bound if sight} == names
-        assert sum(sight == 1 for *_, sight in document.bound) == 2 * len({t for t, *_ in mentions})
+        things = {thing for thing, *_ in mentions if thing not in room}
+        firsts = len(things) + max(len(room) - 1, 0)
+        assert sum(sight == 1 for *_, sight in document.bound) == 2 * firsts
 
 
 def test_shards_are_a_function_of_their_number(tiny_base):
