@@ -102,14 +102,15 @@ def _chain(env, task, rng, oracle_share, trials) -> Iterator[Demonstration]:
 
 
 def _slip(notes: Notes, steps: list[Step], rng) -> str:
-    """An action that leads nowhere, such as a language model's slips are: the same again, a place or
-    a thing that is not there, the wrong place. What matters is what comes next.
+    """An action that leads nowhere, as a language model's slips do: the same again, a place or a
+    thing that is not there, the wrong place. What matters is what comes next.
     """
     place = rng.choice(notes.places)
+    thing, far = f"{notes.goal.object} {rng.randint(1, 3)}", place if place != notes.at else "bed 1"
     slips = [
         f"go to {place}",
         f"go to {kind(place)} {rng.randint(1, 9)}",
         f"go to {rng.choice(PLACE_HEADS)}{rng.choice(PLACE_TAILS)} {rng.randint(1, 3)}",
-        f"take {notes.goal.object} {rng.randint(1, 3)} from {place if place != notes.at else 'bed 1'}",
+        f"take {thing} from {far}",
     ]
     return rng.choice(slips + [action for action, _ in steps[-1:]])

@@ -144,8 +144,8 @@ def read_trial(observation: str, steps: list[Step]) -> Notes:
 
 
 def bindings(text: str) -> list[tuple[str, int, str, bool]]:
-    """Which names in a text belong together: (name, offset of its mention's end, the name that it is
-    bound to, whether it was mentioned before), in the text's order.
+    """Which names in a text belong together: (name, offset of its mention's end, the name that it
+    is bound to, whether it was mentioned before).
 
     A thing is bound to the place where it was first seen. A place in the room's list is bound to
     the one before it, and at a later mention to the one after it (after the last comes the first):
