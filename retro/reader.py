@@ -1,8 +1,8 @@
 """The reading loss: what inner states must know. Only for pretraining; it is not shipped.
 
 Where a name is mentioned, the states there must name the one that it is bound to (`mug 1` to
-`drawer 2`, `shelf 1` to its neighbour), and every token the one before it. Each is the first step of
-a way of two (to find a place by a thing, to copy a name) of which neither step pays without the
+`drawer 2`, `shelf 1` to its neighbour), and every token the one before it. Each is the first step
+of a way of two (to find a place by a thing, to copy a name) of which neither step pays without the
 other: left to next-token prediction alone they came late, or not at all (`docs/experiments.md`,
 sections 6 to 8).
 """
