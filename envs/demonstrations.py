@@ -17,7 +17,8 @@ from envs.rooms import PLACE_HEADS, PLACE_TAILS, generate_task
 
 MEMORY = 3  # reflections that a trial starts with at most (Reflexion's number)
 WORLDS = {"tiny": 0.35, "renamed": 0.35, "small": 0.15, "full": 0.15}  # share of the chains
-SLIPS = (0.0, 0.0, 0.1, 0.25)  # share of a trial's actions that slip, each with the same chance
+SLIPS = (0.0, 0.0, 0.06, 0.15)  # chance that an action of a trial slips; all equally frequent
+NEXT_SLIP = 0.5  # the same right after a slip, and then often the same again
 
 
 class Demonstration(NamedTuple):
@@ -69,7 +70,8 @@ def _chain(env, task, rng, oracle_share, trials) -> Iterator[Demonstration]:
         player = Player(notes, reflections, rng)
         slips, slip_share = set(), rng.choice(SLIPS)
         while not over:
-            if rng.random() < slip_share:
+            slipped = len(steps) - 1 in slips
+            if rng.random() < (NEXT_SLIP if slipped else slip_share):
                 slips.add(len(steps))
                 action = _slip(notes, steps, rng)
             else:
@@ -113,4 +115,5 @@ def _slip(notes: Notes, steps: list[Step], rng) -> str:
         f"go to {rng.choice(PLACE_HEADS)}{rng.choice(PLACE_TAILS)} {rng.randint(1, 3)}",
         f"take {thing} from {far}",
     ]
-    return rng.choice(slips + [action for action, _ in steps[-1:]])
+    again = [action for action, _ in steps[-1:]]
+    return again[0] if again and rng.random() < 0.5 else rng.choice(slips)
