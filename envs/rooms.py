@@ -5,8 +5,8 @@ rooms. Three kinds of world come from it:
 
   full size   ALFWorld's names and numbers, 50 steps: what a player of the real games meets;
   small       the same names in fewer places, 20 steps: trials are short;
-  renamed     a small room in which objects and receptacles have other names and things lie
-              anywhere, so that nothing but reading tells where;
+  renamed     a small room with one place of a kind and at most two things of a kind, which have
+              other names and lie anywhere, so that nothing but reading tells where;
   tiny        a renamed room of three to five places: only for pretraining, to learn to read.
 
 Splits: `train` and `seen` mix the three and differ in their tasks only; `unseen` is all renamed,
@@ -145,6 +145,8 @@ def _receptacles(rng, table, world) -> dict[str, int]:
             counts[t] = round(rng.triangular(least, most, median))
     if world == "full":
         return counts
+    if world in ("renamed", "tiny"):
+        counts = dict.fromkeys(counts, 1)
     size = rng.randint(3, 5) if world == "tiny" else rng.randint(5, 10)
     while sum(counts.values()) > size:
         weights = [n if t in APPLIANCE.values() else 3 * n * n for t, n in counts.items()]
@@ -167,7 +169,8 @@ def _objects(rng, table, counts, world) -> dict[str, list[str]]:
         if world in ("renamed", "tiny"):  # things may lie anywhere
             places = {p: n for p, n in counts.items() if t not in LAMPS or p not in OPENABLE}
         if places:
-            n = min(4, 1 + int(rng.expovariate(1) * (table[t][1] - 0.5))) if t not in LAMPS else 1
+            most = 1 if t in LAMPS else 2 if world in ("renamed", "tiny") else 4
+            n = min(most, 1 + int(rng.expovariate(1) * (table[t][1] - 0.5)))
             objects[t] = rng.choices(list(places), list(places.values()), k=n)
     return objects
 
@@ -191,15 +194,16 @@ def _goals(counts, objects) -> list[tuple[str, str, str]]:
 
 
 def _renaming(rng, split, types) -> dict[str, str]:
-    """Other names for all types but the appliances and lamps, distinct."""
-    new = {}
+    """Other names for all types but the appliances and lamps; no two in a room share a head."""
+    new, taken = {}, set()
     for t in types:
         if t in APPLIANCE.values() or t in LAMPS:
             continue
         heads, tails = (PLACE_HEADS, PLACE_TAILS) if t in ACCEPTS else (OBJECT_HEADS, OBJECT_TAILS)
         while t not in new:
             head, tail = rng.randrange(len(heads)), rng.randrange(len(tails))
-            name, kept = heads[head] + tails[tail], (head + tail) % 4 == 0
-            if kept == (split == "unseen") and name not in new.values():
-                new[t] = name
+            kept = (head + tail) % 4 == 0
+            if kept == (split == "unseen") and heads[head] not in taken:
+                taken.add(heads[head])
+                new[t] = heads[head] + tails[tail]
     return new
