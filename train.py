@@ -44,8 +44,8 @@ class Config:
     resume: bool = False  # go on with the run in run_dir
     actor_temperature: float = 0.7  # of the actor's sampling
     # the data
-    gap_tasks: int = 64  # `seen` tasks on which the oracle is first compared with plain retries
-    train_tasks: int = 256  # tasks of the train split; their failed trials are what is reflected on
+    gap_tasks: int = 48  # `seen` tasks on which the oracle is first compared with plain retries
+    train_tasks: int = 128  # tasks of the train split; their failed trials are what is reflected on
     collect_rounds: int = 2  # retries with the untrained reflector: the ratings for SFT
     # the adapter
     lora_rank: int = 4
@@ -54,11 +54,11 @@ class Config:
     sft_epochs: int = 3
     sft_lr: float = 1e-3
     # PPO
-    updates: int = 16
+    updates: int = 8
     batch_reflections: int = 96  # rated reflections an update
     minibatch: int = 32
     epochs: int = 3  # passes over a batch
-    lr: float = 1e-3
+    lr: float = 2e-3
     clip_coef: float = 0.2
     kl_coef: float = 0.02  # rating per nat
     kl_target: float = 0.0  # nats per response to which kl_coef is steered; 0 = kl_coef is fixed

@@ -15,7 +15,7 @@ from retro.lora import adapter_off
 from retro.model import GPT, autocast
 from retro.tokenizer import Tokenizer
 
-ACTION_TOKENS = 32  # a longer action is cut off
+ACTION_TOKENS = 16  # a longer action is cut off
 
 
 class GPTActor:

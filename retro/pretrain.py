@@ -39,7 +39,7 @@ from retro.skills import measure_skills
 @dataclass(frozen=True)
 class Config:
     out: str = "assets"  # folder of the checkpoint
-    tokens: float = 60e6  # length of the run, in tokens seen
+    tokens: float = 32e6  # length of the run, in tokens seen
     batch_tokens: int = 2048  # tokens of one step, padding included
     vocab_size: int = 2048
     width: int = 192
@@ -49,11 +49,11 @@ class Config:
     mlp_width: int = 384
     context: int = 2560  # tokens; longer documents are left out
     rope_theta: float = 1e6  # mostly slow rotations: like must find like across a whole trial
-    muon_lr: float = 0.01  # of the matrices inside the blocks
+    muon_lr: float = 0.004  # of the matrices inside the blocks; at 0.01 the noise hides the signal
     muon_decay: float = 0.2  # their weight decay: without it they grow until attention saturates
     adam_lr: float = 1e-3  # of embeddings and norms
     warmup: float = 0.01  # share of the run
-    decay: float = 0.35  # share of the run, at its end, in which the learning rates fall to zero
+    decay: float = 0.7  # share of the run, at its end, in which the learning rates fall to zero
     reading_weight: float = 2.0  # of the reading loss
     oracle_share: float = 0.3  # of the reflections in the corpus are right
     seed: int = 0

@@ -26,7 +26,7 @@ from retro.model import GPT, Cache, autocast
 from retro.tokenizer import Tokenizer
 from retro.trial import Trajectory
 
-REFLECTION_TOKENS = 96  # a longer reflection is cut off
+REFLECTION_TOKENS = 64  # a longer reflection is cut off
 
 
 @dataclass(frozen=True)
