@@ -222,7 +222,7 @@ def draw_picture(results: dict, path: Path) -> bool:
         xticks=list(retries),
         title=f"{results['env']}, {results['split']}: {result['n']} tasks",
     )
-    axes.legend(loc="upper left")
+    axes.legend(loc="lower right", ncol=3)
     figure.tight_layout()
     figure.savefig(path, dpi=150)
     plt.close(figure)
