@@ -28,7 +28,7 @@ from retro.lora import adapter_off, add_lora, save_adapter
 from retro.model import GPT, pick_device
 from retro.ppo import Batch, KLController, ppo_update
 from retro.prompts import well_formed
-from retro.reflect import Reflection, ReflectionPolicy, rate, reflect
+from retro.reflect import Reflection, ReflectionPolicy, rate, read_prompts, reflect, reflection_prompt
 from retro.run_folder import RunFolder
 from retro.seeds import seeded
 from retro.sft import sft_update
@@ -54,11 +54,11 @@ class Config:
     sft_epochs: int = 3
     sft_lr: float = 1e-3
     # PPO
-    updates: int = 8
+    updates: int = 20
     batch_reflections: int = 96  # rated reflections an update
     minibatch: int = 32
-    epochs: int = 3  # passes over a batch
-    lr: float = 2e-3
+    epochs: int = 2  # passes over a batch
+    lr: float = 1e-3
     clip_coef: float = 0.2
     kl_coef: float = 0.02  # rating per nat
     kl_target: float = 0.0  # nats per response to which kl_coef is steered; 0 = kl_coef is fixed
@@ -67,7 +67,7 @@ class Config:
     vf_coef: float = 0.5
     ent_coef: float = 0.0
     gamma: float = 1.0  # one reflection is one decision
-    gae_lambda: float = 0.95
+    gae_lambda: float = 1.0  # below 1 the first tokens, which decide, get little of the rating
     max_grad_norm: float = 1.0
     max_kl: float = 80.0  # nats per response from the base; beyond it the run stops as collapsed
     min_well_formed: float = 0.5  # share of reflections; below it the run stops as collapsed
@@ -273,6 +273,9 @@ def learn(
     clock = time.time()
     actor.generator = seeded(config.seed, "update", update, device=actor.device)
     trial, failed = [i for i, _ in rows], [t for _, t in rows]
+    context, read = policy.model.config.max_position_embeddings, None
+    if not config.adapt_prompt:  # one reading serves sampling and learning
+        read = read_prompts(policy.model, [reflection_prompt(t, coder, context) for t in failed])
     reflections = reflect(
         policy.model,
         coder,
@@ -280,6 +283,7 @@ def learn(
         temperature=1.0,
         generator=actor.generator,
         adapt_prompt=config.adapt_prompt,
+        cache=read,
     )
     trials = retry(env, tasks, failed, reflections, trial, actor, coder, run)
     ratings = torch.tensor(
@@ -287,7 +291,7 @@ def learn(
     )
     rolled = time.time()
 
-    mask = policy.hold(reflections)
+    mask = policy.hold(reflections, read)
     batch = Batch(mask, *policy.evaluate(), ratings=ratings)
     stats = ppo_update(
         policy,

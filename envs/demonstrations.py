@@ -16,7 +16,7 @@ from envs.reflections import flawed_reflection, oracle_reflection
 from envs.rooms import PLACE_HEADS, PLACE_TAILS, generate_task
 
 MEMORY = 3  # reflections that a trial starts with at most (Reflexion's number)
-WORLDS = {"tiny": 0.35, "renamed": 0.35, "small": 0.15, "full": 0.15}  # share of the chains
+WORLDS = {"tiny": 0.25, "renamed": 0.3, "small": 0.15, "full": 0.3}  # share of the chains
 SLIPS = (0.0, 0.0, 0.06, 0.15)  # chance that an action of a trial slips; all equally frequent
 NEXT_SLIP = 0.5  # the same right after a slip, and then often the same again
 

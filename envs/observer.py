@@ -180,7 +180,7 @@ def questions(
     wanted = notes.known(goal.object)
     for _ in range(n):
         topic = rng.choice(
-            "home home home wanted wanted type inside searched last goal place".split()
+            "home home wanted each each type inside inside searched searched last goal place".split()
         )
         if topic == "home" and things:
             thing = rng.choice(things)
@@ -188,6 +188,11 @@ def questions(
         elif topic == "wanted":
             found = f"{wanted[0]} in {notes.home[wanted[0]]}" if wanted else "not seen"
             asked.append((f"Which {goal.object} was seen first?", found))
+        elif topic == "each" and things:
+            many = [t for t in things if len(notes.known(kind(t))) > 1]
+            type_ = kind(rng.choice(many)) if many and rng.random() < 0.5 else goal.object
+            all_ = ", ".join(f"{t} in {notes.home[t]}" for t in notes.known(type_)[:4])
+            asked.append((f"Where was each {type_}?", all_ or "not seen"))
         elif topic == "type" and things:
             type_ = kind(rng.choice(things))
             first = notes.known(type_)[0]

@@ -2,8 +2,8 @@
 more.
 
 They stand for what the web holds of people doing chores. A player carries out the plan of the
-latest reflection that has one, then goes on in its own way: it searches place by place and does
-what the goal asks, with the lapses that its skill allows.
+latest reflection that has one, then goes on in its own way: it searches place by place, the likely
+ones first, else round the room, and does what the goal asks, with the lapses that its skill allows.
 """
 
 import random
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from envs.observer import APPLIANCE, Notes, kind
 from envs.reflections import parse_plan
+from envs.rooms import likely_first
 
 
 @dataclass(frozen=True)
@@ -167,4 +168,5 @@ class Player:
                 self.given_up.clear()
             fresh = [p for p in notes.places if p != notes.at] or notes.places
             return f"go to {rng.choice(fresh)}"
-        return f"go to {fresh[0]}"  # the next one, round the room
+        wanted = notes.goal.target if notes.held else notes.goal.object
+        return f"go to {likely_first(fresh, wanted)[0]}"

@@ -9,6 +9,7 @@ import random
 import re
 
 from envs.observer import APPLIANCE, MAX_LISTED, Notes, Step, kind, read_trial
+from envs.rooms import likely_first
 
 _CLAUSE = re.compile(
     r"(take) (\w+ \d+) from (\w+ \d+)|(clean|heat|cool) (\w+ \d+) with (\w+ \d+)"
@@ -93,7 +94,8 @@ def _reflection(notes: Notes, moved: dict[str, str] | None = None, skip: bool = 
         missing = missing or not lamps
     if missing or not plan:
         unsearched = notes.unsearched() or [p for p in notes.places if p != notes.at]
-        plan += [("search", place) for place in unsearched[:MAX_LISTED]]
+        sought = goal.object if len(things) < needed else goal.target
+        plan += [("search", place) for place in likely_first(unsearched, sought)[:MAX_LISTED]]
     return f"{_cause(notes, things, home, needed)} Plan: {write_plan(plan)}."
 
 

@@ -58,9 +58,7 @@ class GPTSession:
         ]
         if len(keep) < len(self.rows):
             if self.cache is not None:
-                self.cache = self.cache.select(
-                    torch.tensor(keep, dtype=torch.long, device=self.actor.device)
-                )
+                keep = self.cache.keep(keep)
             self.rows, self.chunks = [self.rows[j] for j in keep], [self.chunks[j] for j in keep]
         if not self.rows:
             return [""] * len(rows)

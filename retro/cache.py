@@ -24,10 +24,10 @@ class Cache:
         self.longest = 0  # a bound on lengths.max() known without asking the device
 
     def reserve(self, capacity: int) -> None:
-        """Make room for `capacity` positions; buffers at least double, so growth is cheap."""
+        """Make room for `capacity` positions; buffers grow by half at least, so rarely."""
         old = self.keys.shape[3]
         if capacity > old:
-            pad = (0, 0, 0, max(capacity, 2 * old) - old)
+            pad = (0, 0, 0, max(capacity, old + old // 2) - old)
             self.keys, self.values = F.pad(self.keys, pad), F.pad(self.values, pad)
 
     def write(self, positions, layer: int, k, v):
@@ -44,14 +44,29 @@ class Cache:
         values = self.values[layer, :, :, : self.longest].to(v.dtype)
         return torch.cat((keys, k), dim=2), torch.cat((values, v), dim=2)
 
-    def select(self, rows: torch.Tensor) -> "Cache":
-        """A copy of rows (N,) long, in that order; a row may repeat, for a group of samples."""
+    def select(self, rows: torch.Tensor, room: int = 0) -> "Cache":
+        """A copy of rows (N,) long, in that order, with room for so many positions more. A row may
+        repeat, for a group of samples.
+        """
         part = copy(self)
-        part.keys = self.keys.index_select(1, rows)
-        part.values = self.values.index_select(1, rows)
         part.lengths = self.lengths[rows]
         part.longest = int(part.lengths.max()) if len(rows) else 0
+        part.keys = self.keys[:, :, :, : part.longest + room].index_select(1, rows)
+        part.values = self.values[:, :, :, : part.longest + room].index_select(1, rows)
         return part
+
+    def keep(self, rows: list[int]) -> list[int]:
+        """Drop the other rows, in place: the last ones fill the gaps. Returns the new order."""
+        gaps, n = sorted(set(range(len(rows))) - set(rows)), len(rows)
+        last = [row for row in rows if row >= n]
+        order = [*range(n)]
+        for gap, row in zip(gaps, last, strict=True):
+            order[gap] = row
+        for buffer in (self.keys, self.values):
+            buffer[:, gaps] = buffer[:, last]
+        self.keys, self.values = self.keys[:, :n], self.values[:, :n]
+        self.lengths = self.lengths[torch.tensor(order, dtype=torch.long, device=self.lengths.device)]
+        return order
 
     def restore(self, rows: torch.Tensor, part: "Cache") -> None:
         """Put back rows taken out by select, as they have grown since."""

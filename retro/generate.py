@@ -74,11 +74,11 @@ def generate(
         n_alive = int(alive.sum())  # the one host sync of a step
         if n_alive == 0 or step + 1 == max_new_tokens:
             break
-        if 2 * n_alive <= len(rows):  # half are done: go on with copies of the others
+        if 4 * n_alive <= len(rows):  # most are done: go on with copies of the others
             if part is not cache:
                 cache.restore(rows, part)
             rows, token = rows[alive], token[alive]
-            part, alive = cache.select(rows), alive[alive]
+            part, alive = cache.select(rows, max_new_tokens - step), alive[alive]
         hidden = model.hidden(token[:, None], part, alive.long())[:, 0]  # a done row stands still
     if part is not cache:
         cache.restore(rows, part)

@@ -104,6 +104,16 @@ def plain_attention(q, k, v):
     return torch.bmm(shares, v).view(B, H, S, E)
 
 
+def plain_decoding(q, k, v, see):
+    """The same for one token a row: q (B, K, G, E), k and v (B, K, J, E), see (B, 1, 1, J) ->
+    (B, K, G, E). Keys times query, not query times keys: in bfloat16 that is twice as fast.
+    """
+    scores = (k @ q.transpose(2, 3)).transpose(2, 3) * q.shape[-1] ** -0.5  # (B, K, G, J)
+    with torch.autocast("cpu", enabled=False):
+        shares = scores.masked_fill(~see, -math.inf).softmax(dim=-1)
+    return shares @ v
+
+
 class Attention(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -122,8 +132,11 @@ class Attention(nn.Module):
         k, v = remember(k, v)  # (B, K, J, E)
         if S == 1:  # decode: the H / K queries that share keys become rows, so keys are read once
             q = q.view(B, k.shape[1], -1, self.head_dim)  # (B, K, H / K, E)
-        if see is None and x.device.type == "cpu" and 1 < S <= PLAIN:
+        on_cpu = x.device.type == "cpu"
+        if on_cpu and see is None and 1 < S <= PLAIN:
             y = plain_attention(q, k, v)
+        elif on_cpu and S == 1 and see is not None:
+            y = plain_decoding(q, k, v, see).view(B, -1, S, self.head_dim)
         else:
             y = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=see, is_causal=see is None, enable_gqa=q.shape[1] != k.shape[1]

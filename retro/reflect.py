@@ -27,6 +27,7 @@ from retro.tokenizer import Tokenizer
 from retro.trial import Trajectory
 
 REFLECTION_TOKENS = 64  # a longer reflection is cut off
+READ_ROWS = 16  # prompts read at once
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,13 @@ def reflect(
     temperature: float,
     generator: torch.Generator,
     adapt_prompt: bool = False,
+    cache: Cache | None = None,
     rows: int = 64,
 ) -> list[Reflection]:
     """One reflection on each trajectory, `rows` at a time, those of like length together.
 
     With an adapter on the model this is M_r; under `adapter_off` it is the untrained reflector.
+    `cache` holds the prompts if they have been read already.
     """
     limit, newline = model.config.max_position_embeddings, tokenizer.encode("\n")
     asked = [reflection_prompt(t, tokenizer, limit) for t in trajectories]
@@ -77,8 +80,11 @@ def reflect(
     reflections: dict[int, Reflection] = {}
     for start in range(0, len(order), rows):
         part = order[start : start + rows]
-        cache = read_prompts(model, [asked[i] for i in part], adapt_prompt)
-        with autocast(cache.lengths.device):
+        if cache is None:
+            read = read_prompts(model, [asked[i] for i in part], adapt_prompt)
+        else:
+            read = cache.select(torch.tensor(part, device=cache.lengths.device), REFLECTION_TOKENS)
+        with autocast(read.lengths.device):
             out = generate(
                 model,
                 [asked[i][-1:] for i in part],
@@ -86,7 +92,7 @@ def reflect(
                 tuple(newline),
                 temperature,
                 generator,
-                cache,
+                read,
             )
         logprobs = out.logprobs.tolist()
         for j, i in enumerate(part):
@@ -104,13 +110,18 @@ def rate(trajectory: Trajectory, next_trajectory: Trajectory) -> float:
 @torch.no_grad()
 def read_prompts(model: GPT, prompts_: Sequence[list[int]], adapt_prompt: bool = False) -> Cache:
     """Keys and values of all prompt tokens but the last, from the frozen base unless
-    `adapt_prompt`.
+    `adapt_prompt`. Those of like length are read together.
     """
-    device = model.lm_head.weight.device
-    ids, counts = pad([p[:-1] for p in prompts_], device)  # (B, P-1)
+    device, longest = model.lm_head.weight.device, max(len(p) for p in prompts_) - 1
+    order = sorted(range(len(prompts_)), key=lambda i: len(prompts_[i]))
     with nullcontext() if adapt_prompt else adapter_off(model), autocast(device):
-        cache = model.new_cache(len(prompts_), ids.shape[1] + REFLECTION_TOKENS)
-        model.hidden(ids, cache, counts)
+        cache = model.new_cache(len(prompts_), longest + REFLECTION_TOKENS)
+        for start in range(0, len(order), READ_ROWS):
+            part = order[start : start + READ_ROWS]
+            ids, counts = pad([prompts_[i][:-1] for i in part], device)  # (b, P-1)
+            read = model.new_cache(len(part), ids.shape[1])
+            model.hidden(ids, read, counts)
+            cache.restore(torch.tensor(part, device=device), read)
     return cache
 
 
@@ -130,15 +141,13 @@ class ReflectionPolicy(nn.Module):
         nn.init.zeros_(self.value_head.weight)  # the critic starts by expecting nothing
         nn.init.zeros_(self.value_head.bias)
 
-    def hold(self, reflections: Sequence[Reflection]) -> torch.Tensor:
-        """Make these the rows; returns response_mask (B, R)."""
+    def hold(self, reflections: Sequence[Reflection], cache: Cache | None = None) -> torch.Tensor:
+        """Make these the rows; returns response_mask (B, R). `cache` as in `reflect`."""
         self.reflections = list(reflections)
         device = self.model.lm_head.weight.device
-        self.cache = (
-            None
-            if self.adapt_prompt
-            else read_prompts(self.model, [r.prompt_ids for r in reflections])
-        )
+        if cache is None and not self.adapt_prompt:
+            cache = read_prompts(self.model, [r.prompt_ids for r in reflections])
+        self.cache = cache
         self.responses, counts = pad([r.response_ids for r in reflections], device)  # (B, R)
         self.mask = torch.arange(self.responses.shape[1], device=device) < counts[:, None]  # (B, R)
         return self.mask
