@@ -120,6 +120,21 @@ def test_selected_rows_go_on_alone_and_come_back():
         assert largest_gap(hidden[i, 0], model.hidden(whole)[0, -1]) < 1e-10
 
 
+@torch.no_grad()
+def test_rows_that_are_dropped_leave_the_others_as_they_were():
+    model, ids, lengths = tiny_gpt(), random_ids(5, 12), [8, 5, 7, 3, 6]
+    for kept in ([0, 1, 2], [1, 3, 4], [4], [0, 1, 2, 3, 4]):
+        cache = model.new_cache(5, capacity=8)
+        model.hidden(ids[:, :8], cache, torch.tensor(lengths))
+        order = cache.keep(kept)
+        assert sorted(order) == kept and cache.lengths.tolist() == [lengths[i] for i in order]
+        new = random_ids(len(kept), 4, seed=1)
+        hidden = model.hidden(new, cache)
+        for i, row in enumerate(order):
+            whole = torch.cat((ids[row, : lengths[row]], new[i]))[None]
+            assert largest_gap(hidden[i], model.hidden(whole)[0, -4:]) < 1e-10
+
+
 @pytest.mark.parametrize("new_tokens", [1, 7])
 def test_a_prefix_is_a_constant(new_tokens):
     """Same states as the whole sequence; the cache unchanged bit for bit; gradients flow."""

@@ -64,6 +64,12 @@ def test_a_perfect_player_who_knows_the_room_wins_every_task():
     assert not lost, lost
 
 
+def test_likely_places_come_first_and_renamed_ones_keep_their_order():
+    places = ["bed 1", "fridge 1", "sinkbasin 1", "garbagecan 1", "fridge 2"]
+    assert rooms.likely_first(places, "lettuce")[:2] == ["fridge 1", "fridge 2"]
+    assert rooms.likely_first(places, "silkband") == places
+
+
 def plays(env, task, reflection) -> bool:
     """A flawless demonstrator's success on a task."""
     observation, info = env.reset(task)
