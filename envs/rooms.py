@@ -91,7 +91,11 @@ def generate_tasks(split: str, n: int, seed: int) -> list[dict]:
     if split not in ("train", "seen", "unseen"):
         raise ValueError(f"split {split!r}: must be train, seen or unseen")
     rng = random.Random(f"household {split} {seed}")
-    return [generate_task(rng, split, f"{split}-{seed}-{i}") for i in range(n)]
+    tasks = [generate_task(rng, split, f"{split}-{seed}-{i}") for i in range(n)]
+    for task in tasks:
+        if task["max_steps"] < 50:
+            task["max_steps"] = 14 if task["goal"]["kind"] == "pick_two_obj_and_place" else 10
+    return tasks
 
 
 def generate_task(rng: random.Random, split: str, task_id: str, world: str | None = None) -> dict:
