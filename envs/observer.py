@@ -13,6 +13,7 @@ from envs.household import kind
 
 Step = tuple[str, str]  # (action, observation)
 MAX_LISTED = 6  # places named in one list
+TOPICS = "home wanted each type inside searched last goal place".split()  # of reading questions
 
 STATE = {"clean": "clean", "hot": "heat", "heat": "heat", "cool": "cool"}
 APPLIANCE = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
@@ -179,9 +180,7 @@ def questions(
     goal, things = notes.goal, list(notes.home)
     wanted = notes.known(goal.object)
     for _ in range(n):
-        topic = rng.choice(
-            "home home wanted each each type inside inside searched searched last goal place".split()
-        )
+        topic = rng.choice(TOPICS)
         if topic == "home" and things:
             thing = rng.choice(things)
             asked.append((f"Where was {thing} at first?", f"{thing} in {notes.home[thing]}"))
