@@ -28,7 +28,14 @@ from retro.lora import adapter_off, add_lora, save_adapter
 from retro.model import GPT, pick_device
 from retro.ppo import Batch, KLController, ppo_update
 from retro.prompts import well_formed
-from retro.reflect import Reflection, ReflectionPolicy, rate, read_prompts, reflect, reflection_prompt
+from retro.reflect import (
+    Reflection,
+    ReflectionPolicy,
+    rate,
+    read_prompts,
+    reflect,
+    reflection_prompt,
+)
 from retro.run_folder import RunFolder
 from retro.seeds import seeded
 from retro.sft import sft_update

@@ -4,7 +4,7 @@ A room is furnished by `furniture.json`, the counts of what stands and lies wher
 rooms. Three kinds of world come from it:
 
   full size   ALFWorld's names and numbers, 50 steps: what a player of the real games meets;
-  small       the same names in fewer places, 20 steps: trials are short;
+  small       the same names in fewer places: trials are short;
   renamed     a small room with one place of a kind and at most two things of a kind, which have
               other names and lie anywhere, so that nothing but reading tells where;
   tiny        a renamed room of three to five places: only for pretraining, to learn to read.
@@ -29,6 +29,10 @@ _HOMES = Counter()  # (object type, receptacle type) -> how often one lies in th
 for _room in ROOMS.values():
     for _object, (_, _, _places) in _room["objects"].items():
         _HOMES.update({(_object, _place): n for _place, n in _places.items()})
+
+STEPS = {"full": 50, "small": 20, "renamed": 20, "tiny": 10}  # limits of the demonstrations
+# Limits of tasks in smaller rooms: enough to carry out a plan, too few to search it all first.
+TASK_STEPS, TASK_STEPS_TWO_THINGS = 10, 14
 
 GOALS = {  # kind -> share of ALFWorld's games, its two wordings
     "pick_and_place_simple": (0.24, ("put a {o} in {r}.", "put some {o} on {r}.")),
@@ -93,8 +97,9 @@ def generate_tasks(split: str, n: int, seed: int) -> list[dict]:
     rng = random.Random(f"household {split} {seed}")
     tasks = [generate_task(rng, split, f"{split}-{seed}-{i}") for i in range(n)]
     for task in tasks:
-        if task["max_steps"] < 50:
-            task["max_steps"] = 14 if task["goal"]["kind"] == "pick_two_obj_and_place" else 10
+        if task["max_steps"] < STEPS["full"]:
+            two = task["goal"]["kind"] == "pick_two_obj_and_place"
+            task["max_steps"] = TASK_STEPS_TWO_THINGS if two else TASK_STEPS
     return tasks
 
 
@@ -131,7 +136,7 @@ def generate_task(rng: random.Random, split: str, task_id: str, world: str | Non
     return {
         "env": "household",
         "id": task_id,
-        "max_steps": {"full": 50, "tiny": 10}.get(world, 20),
+        "max_steps": STEPS[world],
         "goal": {
             "kind": kind,
             "object": obj,

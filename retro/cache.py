@@ -57,15 +57,17 @@ class Cache:
 
     def keep(self, rows: list[int]) -> list[int]:
         """Drop the other rows, in place: the last ones fill the gaps. Returns the new order."""
-        gaps, n = sorted(set(range(len(rows))) - set(rows)), len(rows)
+        n = len(rows)
+        gaps = [row for row in range(n) if row not in set(rows)]
         last = [row for row in rows if row >= n]
-        order = [*range(n)]
-        for gap, row in zip(gaps, last, strict=True):
-            order[gap] = row
+        fill = dict(zip(gaps, last, strict=True))
+        order = [fill.get(row, row) for row in range(n)]
         for buffer in (self.keys, self.values):
             buffer[:, gaps] = buffer[:, last]
-        self.keys, self.values = self.keys[:, :n], self.values[:, :n]
-        self.lengths = self.lengths[torch.tensor(order, dtype=torch.long, device=self.lengths.device)]
+        self.keys, self.values, self.lengths = (
+            self.keys[:, :n], self.values[:, :n], self.lengths[order]
+        )  # fmt: skip
+        self.longest = int(self.lengths.max()) if n else 0
         return order
 
     def restore(self, rows: torch.Tensor, part: "Cache") -> None:

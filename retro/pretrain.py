@@ -39,7 +39,7 @@ from retro.skills import measure_skills
 @dataclass(frozen=True)
 class Config:
     out: str = "assets"  # folder of the checkpoint
-    tokens: float = 32e6  # length of the run, in tokens seen
+    tokens: float = 47e6  # length of the run, in tokens seen
     batch_tokens: int = 2048  # tokens of one step, padding included
     vocab_size: int = 2048
     width: int = 192
