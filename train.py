@@ -282,7 +282,8 @@ def learn(
     trial, failed = [i for i, _ in rows], [t for _, t in rows]
     context, read = policy.model.config.max_position_embeddings, None
     if not config.adapt_prompt:  # one reading serves sampling and learning
-        read = read_prompts(policy.model, [reflection_prompt(t, coder, context) for t in failed])
+        asked = [reflection_prompt(t, coder, context) for t in failed]
+        read = list(read_prompts(policy.model, asked))
     reflections = reflect(
         policy.model,
         coder,
@@ -290,7 +291,7 @@ def learn(
         temperature=1.0,
         generator=actor.generator,
         adapt_prompt=config.adapt_prompt,
-        cache=read,
+        read=read,
     )
     trials = retry(env, tasks, failed, reflections, trial, actor, coder, run)
     ratings = torch.tensor(

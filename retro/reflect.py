@@ -12,7 +12,7 @@ the prompt is read anew each time.
 Shapes: B reflections, P prompt tokens, R response tokens, V vocabulary, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ from retro.tokenizer import Tokenizer
 from retro.trial import Trajectory
 
 REFLECTION_TOKENS = 64  # a longer reflection is cut off
-READ_ROWS = 16  # prompts read at once
+READ_ROWS = 24  # prompts read, answered and learnt from together: few, so that padding is small
 
 
 @dataclass(frozen=True)
@@ -66,25 +66,19 @@ def reflect(
     temperature: float,
     generator: torch.Generator,
     adapt_prompt: bool = False,
-    cache: Cache | None = None,
-    rows: int = 64,
+    read: Iterable[tuple[list[int], Cache]] | None = None,
 ) -> list[Reflection]:
-    """One reflection on each trajectory, `rows` at a time, those of like length together.
+    """One reflection on each trajectory.
 
     With an adapter on the model this is M_r; under `adapter_off` it is the untrained reflector.
-    `cache` holds the prompts if they have been read already.
+    `read` holds the prompts if they have been read already.
     """
     limit, newline = model.config.max_position_embeddings, tokenizer.encode("\n")
     asked = [reflection_prompt(t, tokenizer, limit) for t in trajectories]
-    order = sorted(range(len(asked)), key=lambda i: len(asked[i]))
     reflections: dict[int, Reflection] = {}
-    for start in range(0, len(order), rows):
-        part = order[start : start + rows]
-        if cache is None:
-            read = read_prompts(model, [asked[i] for i in part], adapt_prompt)
-        else:
-            read = cache.select(torch.tensor(part, device=cache.lengths.device), REFLECTION_TOKENS)
-        with autocast(read.lengths.device):
+    for part, cache in read or read_prompts(model, asked, adapt_prompt):
+        everyone = torch.arange(len(part), device=cache.lengths.device)
+        with autocast(cache.lengths.device):
             out = generate(
                 model,
                 [asked[i][-1:] for i in part],
@@ -92,7 +86,7 @@ def reflect(
                 tuple(newline),
                 temperature,
                 generator,
-                read,
+                cache.select(everyone, REFLECTION_TOKENS + 1),  # a copy: `read` stays as it is
             )
         logprobs = out.logprobs.tolist()
         for j, i in enumerate(part):
@@ -108,21 +102,21 @@ def rate(trajectory: Trajectory, next_trajectory: Trajectory) -> float:
 
 
 @torch.no_grad()
-def read_prompts(model: GPT, prompts_: Sequence[list[int]], adapt_prompt: bool = False) -> Cache:
+def read_prompts(
+    model: GPT, prompts_: Sequence[list[int]], adapt_prompt: bool = False
+) -> Iterator[tuple[list[int], Cache]]:
     """Keys and values of all prompt tokens but the last, from the frozen base unless
-    `adapt_prompt`. Those of like length are read together.
+    `adapt_prompt`: (which prompts, their cache), READ_ROWS of like length at a time.
     """
-    device, longest = model.lm_head.weight.device, max(len(p) for p in prompts_) - 1
+    device = model.lm_head.weight.device
     order = sorted(range(len(prompts_)), key=lambda i: len(prompts_[i]))
-    with nullcontext() if adapt_prompt else adapter_off(model), autocast(device):
-        cache = model.new_cache(len(prompts_), longest + REFLECTION_TOKENS)
-        for start in range(0, len(order), READ_ROWS):
-            part = order[start : start + READ_ROWS]
-            ids, counts = pad([prompts_[i][:-1] for i in part], device)  # (b, P-1)
-            read = model.new_cache(len(part), ids.shape[1])
-            model.hidden(ids, read, counts)
-            cache.restore(torch.tensor(part, device=device), read)
-    return cache
+    for start in range(0, len(order), READ_ROWS):
+        part = order[start : start + READ_ROWS]
+        ids, counts = pad([prompts_[i][:-1] for i in part], device)  # (b, P-1)
+        with nullcontext() if adapt_prompt else adapter_off(model), autocast(device):
+            cache = model.new_cache(len(part), ids.shape[1])
+            model.hidden(ids, cache, counts)
+        yield part, cache
 
 
 class ReflectionPolicy(nn.Module):
@@ -141,13 +135,17 @@ class ReflectionPolicy(nn.Module):
         nn.init.zeros_(self.value_head.weight)  # the critic starts by expecting nothing
         nn.init.zeros_(self.value_head.bias)
 
-    def hold(self, reflections: Sequence[Reflection], cache: Cache | None = None) -> torch.Tensor:
-        """Make these the rows; returns response_mask (B, R). `cache` as in `reflect`."""
+    def hold(
+        self,
+        reflections: Sequence[Reflection],
+        read: Sequence[tuple[list[int], Cache]] | None = None,
+    ) -> torch.Tensor:
+        """Make these the rows; returns response_mask (B, R). `read` as in `reflect`."""
         self.reflections = list(reflections)
         device = self.model.lm_head.weight.device
-        if cache is None and not self.adapt_prompt:
-            cache = read_prompts(self.model, [r.prompt_ids for r in reflections])
-        self.cache = cache
+        if read is None and not self.adapt_prompt:
+            read = list(read_prompts(self.model, [r.prompt_ids for r in reflections]))
+        self.read = read
         self.responses, counts = pad([r.response_ids for r in reflections], device)  # (B, R)
         self.mask = torch.arange(self.responses.shape[1], device=device) < counts[:, None]  # (B, R)
         return self.mask
@@ -169,7 +167,15 @@ class ReflectionPolicy(nn.Module):
             [[self.reflections[i].prompt_ids[-1]] for i in rows.tolist()], device=responses.device
         )
         ids = torch.cat((last, responses[:, :-1]), dim=1)  # (b, R): the prompt's last token, then y
-        return self.model.hidden(ids, prefix=self.cache.select(rows))
+        hidden, order = [], []
+        for part, cache in self.read:  # the rows whose prompts were read together
+            place = {i: j for j, i in enumerate(part)}
+            here = [n for n, i in enumerate(rows.tolist()) if i in place]
+            if here:
+                some = torch.tensor([place[int(rows[n])] for n in here], device=ids.device)
+                hidden.append(self.model.hidden(ids[here], prefix=cache.select(some)))
+                order += here
+        return torch.cat(hidden)[torch.tensor(order, device=ids.device).argsort()]
 
     def forward(self, rows: torch.Tensor):
         """rows (b,) -> logprobs, entropy (nats), values: (b, R) each, float32."""
