@@ -27,7 +27,7 @@ from retro.tokenizer import Tokenizer
 from retro.trial import Trajectory
 
 REFLECTION_TOKENS = 64  # a longer reflection is cut off
-READ_ROWS = 24  # prompts read, answered and learnt from together: few, so that padding is small
+READ_TOKENS = 16384  # of prompts that are read, answered and learnt from together, with padding
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def reflect(
     """One reflection on each trajectory.
 
     With an adapter on the model this is M_r; under `adapter_off` it is the untrained reflector.
-    `read` holds the prompts if they have been read already.
+    `read` is what read_prompts gave for their prompts, if they have been read already.
     """
     limit, newline = model.config.max_position_embeddings, tokenizer.encode("\n")
     asked = [reflection_prompt(t, tokenizer, limit) for t in trajectories]
@@ -106,12 +106,15 @@ def read_prompts(
     model: GPT, prompts_: Sequence[list[int]], adapt_prompt: bool = False
 ) -> Iterator[tuple[list[int], Cache]]:
     """Keys and values of all prompt tokens but the last, from the frozen base unless
-    `adapt_prompt`: (which prompts, their cache), READ_ROWS of like length at a time.
+    `adapt_prompt`: (which prompts, their cache) of those of like length, group by group.
     """
     device = model.lm_head.weight.device
     order = sorted(range(len(prompts_)), key=lambda i: len(prompts_[i]))
-    for start in range(0, len(order), READ_ROWS):
-        part = order[start : start + READ_ROWS]
+    while order:
+        n = 1
+        while n < len(order) and (n + 1) * len(prompts_[order[n]]) <= READ_TOKENS:
+            n += 1
+        part, order = order[:n], order[n:]
         ids, counts = pad([prompts_[i][:-1] for i in part], device)  # (b, P-1)
         with nullcontext() if adapt_prompt else adapter_off(model), autocast(device):
             cache = model.new_cache(len(part), ids.shape[1])
@@ -163,17 +166,17 @@ class ReflectionPolicy(nn.Module):
             places = first[:, None] + torch.arange(responses.shape[1], device=responses.device)
             places = places.clamp(max=hidden.shape[1] - 1)  # (b, R), padding clamped
             return hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[2]))
+        which = rows.tolist()
         last = torch.tensor(
-            [[self.reflections[i].prompt_ids[-1]] for i in rows.tolist()], device=responses.device
+            [[self.reflections[i].prompt_ids[-1]] for i in which], device=responses.device
         )
         ids = torch.cat((last, responses[:, :-1]), dim=1)  # (b, R): the prompt's last token, then y
         hidden, order = [], []
-        for part, cache in self.read:  # the rows whose prompts were read together
-            place = {i: j for j, i in enumerate(part)}
-            here = [n for n, i in enumerate(rows.tolist()) if i in place]
+        for part, cache in self.read:
+            here = [n for n, i in enumerate(which) if i in part]  # rows that were read together
             if here:
-                some = torch.tensor([place[int(rows[n])] for n in here], device=ids.device)
-                hidden.append(self.model.hidden(ids[here], prefix=cache.select(some)))
+                places = torch.tensor([part.index(which[n]) for n in here], device=ids.device)
+                hidden.append(self.model.hidden(ids[here], prefix=cache.select(places)))
                 order += here
         return torch.cat(hidden)[torch.tensor(order, device=ids.device).argsort()]
 
