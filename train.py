@@ -25,7 +25,7 @@ from retro.command_line import parse, run_script
 from retro.evaluate import METHODS, draw_picture, evaluate, report, summary, table
 from retro.files import write_json
 from retro.lora import adapter_off, add_lora, save_adapter
-from retro.model import GPT, pick_device
+from retro.model import GPT, pick_device, release_memory
 from retro.ppo import Batch, KLController, ppo_update
 from retro.prompts import well_formed
 from retro.reflect import (
@@ -159,6 +159,7 @@ def main(config: Config) -> None:
         unit="update",
     )
     for update in bar:
+        release_memory()
         rows = draw(failed, update, config)
         stats = learn(
             env,
