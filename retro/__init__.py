@@ -4,7 +4,14 @@ Reading order. The language model: tokenizer, model, generate, lora (files holds
 The method: prompts, actor, trial, memory, reflect, reward, ppo. The base checkpoint: pretrain.
 """
 
+import ctypes
 import os
+import sys
 
 # oneDNN keeps a kernel for each shape it has met, by default 1024 of them: a gigabyte in the end.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
+
+# glibc comes to keep freed blocks of up to 32 MB, and ragged batches leave a gigabyte of them: from
+# 8 MB on they go back to the system at once (-3 is M_MMAP_THRESHOLD).
+if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+    mallopt(-3, 8 << 20)
