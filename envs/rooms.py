@@ -19,7 +19,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from envs.observer import APPLIANCE
+from envs.observer import APPLIANCE, kind
 
 FURNITURE = json.loads((Path(__file__).parent / "furniture.json").read_text())
 ROOMS, ACCEPTS = FURNITURE["rooms"], FURNITURE["accepts"]
@@ -86,7 +86,7 @@ def likely_first(places: list[str], thing: str) -> list[str]:
     """Places by how often things of that type lie in their type in ALFWorld's rooms; order kept
     where that does not tell, as in renamed rooms.
     """
-    return sorted(places, key=lambda place: -_HOMES[thing, place.rsplit(" ", 1)[0]])
+    return sorted(places, key=lambda place: -_HOMES[thing, kind(place)])
 
 
 def generate_tasks(split: str, n: int, seed: int) -> list[dict]:

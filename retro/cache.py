@@ -58,7 +58,7 @@ class Cache:
     def keep(self, rows: list[int]) -> list[int]:
         """Drop the other rows, in place: the last ones fill the gaps. Returns the new order."""
         n = len(rows)
-        gaps = [row for row in range(n) if row not in set(rows)]
+        gaps = sorted(set(range(n)) - set(rows))
         last = [row for row in rows if row >= n]
         fill = dict(zip(gaps, last, strict=True))
         order = [fill.get(row, row) for row in range(n)]
