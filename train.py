@@ -10,10 +10,8 @@ LoRA adapter, the only thing that is trained, rewarded by how much better the ac
 goes.
 """
 
-import random
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -21,25 +19,19 @@ from tqdm import tqdm
 import envs
 from retro import tokenizer
 from retro.actor import GPTActor
+from retro.collect import collect, draw, retry
 from retro.command_line import parse, run_script
-from retro.evaluate import METHODS, draw_picture, evaluate, report, summary, table
+from retro.evaluate import METHODS, draw_picture, evaluate, measure_gap, report, table
 from retro.files import write_json
-from retro.lora import adapter_off, add_lora, save_adapter
+from retro.lora import add_lora, save_adapter
 from retro.model import GPT, pick_device, release_memory
 from retro.ppo import Batch, KLController, ppo_update
 from retro.prompts import well_formed
-from retro.reflect import (
-    Reflection,
-    ReflectionPolicy,
-    rate,
-    read_prompts,
-    reflect,
-    reflection_prompt,
-)
+from retro.reflect import Reflection, ReflectionPolicy, read_prompts, reflect, reflection_prompt
 from retro.run_folder import RunFolder
 from retro.seeds import seeded
 from retro.sft import sft_update
-from retro.trial import Trajectory, run_in_batches
+from retro.trial import Trajectory
 
 
 @dataclass(frozen=True)
@@ -103,7 +95,8 @@ def main(config: Config) -> None:
 
     # 2. is there a gap? Oracle reflections must help the actor, or there is nothing to learn
     if "gap" not in run.state:
-        run.save(gap=measure_gap(env, actor, model, coder, config))
+        probe = env.tasks("seen", config.gap_tasks, config.seed)
+        run.save(gap=measure_gap(env, probe, config.seed, actor, model, coder))
     first, again, told = run.state["gap"]
     print(f"the gap: success {first:.2f} at first; after one retry {again:.2f} without")
     print(f"         reflection, {told:.2f} with the oracle's")
@@ -113,7 +106,8 @@ def main(config: Config) -> None:
     starts = range(run.state.get("collected", 0), len(tasks), CHUNK)
     for start in tqdm(starts, desc="collect", unit=f" x {CHUNK} tasks"):
         actor.generator = seeded(config.seed, "collect", start, device=device)
-        collect(env, tasks, start, actor, policy, coder, config, run)
+        chunk = tasks[start : start + CHUNK]
+        collect(env, chunk, config.collect_rounds, actor, model, coder, run)
         run.save(collected=start + CHUNK)
     failed = [(row["trial"], Trajectory.from_json(row["trajectory"])) for row in run.failed]
     if not failed:
@@ -160,7 +154,7 @@ def main(config: Config) -> None:
     )
     for update in bar:
         release_memory()
-        rows = draw(failed, update, config)
+        rows = draw(failed, update, config.batch_reflections, config.seed)
         stats = learn(
             env,
             by_id,
@@ -209,79 +203,16 @@ def main(config: Config) -> None:
     print(f"\n{minutes:.1f} minutes of training, {rest:.1f} of evaluation; see {run.path}/")
 
 
-def measure_gap(env, actor, model, coder, config) -> list[float]:
-    """Success at trial 0, after a retry without reflection, after one with the oracle's."""
-    probe = env.tasks("seen", config.gap_tasks, config.seed)
-    chains = evaluate(
-        env, probe, ("react", "oracle"), 1, config.seed, actor, model, coder, Path(), 1.0, False
-    )
-    none, told = chains["react"], chains["oracle"]
-    return [*summary(none, 1)["success_by_retry"], summary(told, 1)["success_by_retry"][1]]
-
-
-def collect(env, tasks, start, actor, policy, coder, config, run) -> None:
-    """First trials of a chunk of tasks, then rounds of untrained reflection and retry, all on disk.
-    """
-    chunk = {task["id"]: task for task in tasks[start : start + CHUNK]}
-    trials = run_in_batches(env, list(chunk.values()), actor, [[]] * len(chunk))
-    for trial in range(config.collect_rounds):
-        failed = [t for t in trials if not t.success]
-        run.failed.append([{"trial": trial, "trajectory": t.to_json()} for t in failed])
-        with adapter_off(policy.model):
-            reflections = reflect(
-                policy.model, coder, failed, temperature=1.0, generator=actor.generator
-            )
-        trials = retry(env, chunk, failed, reflections, trial, actor, coder, run)
-
-
-def retry(
-    env, tasks: dict[str, dict], failed, reflections, trial, actor, coder, run
-) -> list[Trajectory]:
-    """The trials after the reflections; each reflection goes to the replay buffer with its rating.
-    """
-    memories = [[*t.reflections, r.text] for t, r in zip(failed, reflections)]
-    trials = run_in_batches(env, [tasks[t.task_id] for t in failed], actor, memories)
-    trial = [trial] * len(failed) if isinstance(trial, int) else trial
-    run.replay.append(
-        [
-            {
-                "env": t.env,
-                "task_id": t.task_id,
-                "trial": i,
-                "prompt": coder.decode(r.prompt_ids),
-                "response": coder.decode(r.response_ids),
-                "return": t.episode_return,
-                "next_return": after.episode_return,
-                "rating": rate(t, after),
-            }
-            for i, t, r, after in zip(trial, failed, reflections, trials)
-        ]
-    )
-    return trials
-
-
-def draw(failed: list, update: int, config: Config) -> list:
-    """The failed trajectories of an update: passes over all of them, each pass in another order."""
-    rows: list = []
-    position = update * config.batch_reflections
-    while len(rows) < config.batch_reflections:
-        epoch, offset = divmod(position + len(rows), len(failed))
-        order = list(range(len(failed)))
-        random.Random(f"{config.seed} pass {epoch}").shuffle(order)
-        rows += [failed[i] for i in order[offset:]]
-    return rows[: config.batch_reflections]
-
-
 def learn(
     env, tasks, rows, update, actor, policy, coder, optimizer, kl_coef, config, run
 ) -> dict:
-    """One PPO update from fresh reflections on `rows`, (trial, trajectory) pairs; returns its
+    """One PPO update from fresh reflections on `rows`, (number of the trial, trajectory); its
     metrics.
     """
     clock = time.time()
     actor.generator = seeded(config.seed, "update", update, device=actor.device)
-    trial, failed = [i for i, _ in rows], [t for _, t in rows]
-    context, read = policy.model.config.max_position_embeddings, None
+    failed, read = [t for _, t in rows], None
+    context = policy.model.config.max_position_embeddings
     if not config.adapt_prompt:  # one reading serves sampling and learning
         asked = [reflection_prompt(t, coder, context) for t in failed]
         read = list(read_prompts(policy.model, asked))
@@ -294,14 +225,11 @@ def learn(
         adapt_prompt=config.adapt_prompt,
         read=read,
     )
-    trials = retry(env, tasks, failed, reflections, trial, actor, coder, run)
-    ratings = torch.tensor(
-        [rate(t, after) for t, after in zip(failed, trials)], device=actor.device
-    )
+    trials, ratings = retry(env, tasks, rows, reflections, actor, coder, run)
     rolled = time.time()
 
     mask = policy.hold(reflections, read)
-    batch = Batch(mask, *policy.evaluate(), ratings=ratings)
+    batch = Batch(mask, *policy.evaluate(), ratings=torch.tensor(ratings, device=actor.device))
     stats = ppo_update(
         policy,
         optimizer,
@@ -320,7 +248,7 @@ def learn(
     )
     stats = {
         "update": update,
-        "mean_rating": ratings.mean().item(),
+        "mean_rating": sum(ratings) / len(ratings),
         "success": sum(t.success for t in trials) / len(trials),
         "well_formed": sum(well_formed(r.text) for r in reflections) / len(reflections),
         "distinct": len({r.text for r in reflections}) / len(reflections),

@@ -16,7 +16,9 @@ from envs.reflections import flawed_reflection, oracle_reflection
 from envs.rooms import PLACE_HEADS, PLACE_TAILS, generate_task
 
 MEMORY = 3  # reflections that a trial starts with at most (Reflexion's number)
+HURRIED = 0.7  # share of the chains with as few steps as the tasks allow
 WORLDS = {"tiny": 0.25, "renamed": 0.3, "small": 0.15, "full": 0.3}  # share of the chains
+DRILLED = ("home", "each", "type", "inside")  # topics of a drill's questions
 SLIPS = (0.0, 0.0, 0.06, 0.15)  # chance that an action of a trial slips; all equally frequent
 NEXT_SLIP = 0.5  # the same right after a slip, and then often the same again
 
@@ -46,19 +48,21 @@ def demonstrations(
             yield _drill(env, generate_task(rng, split, "drill", "tiny"), rng)
             continue
         world = rng.choices(list(WORLDS), WORLDS.values())[0]
-        task = generate_task(rng, split, "demonstration", world)
+        hurry = rng.random() < HURRIED
+        task = generate_task(rng, split, "demonstration", world, hurry)
         yield from _chain(env, task, rng, oracle_share, trials)
 
 
 def _drill(env, task, rng) -> Demonstration:
-    """A whole room at a glance, and where everything is, asked once or twice: short, dense practice
-    in reading."""
+    """A whole room at a glance and questions on where things are: short, dense practice in reading.
+    """
     env.reset(task)
     env.opened.update(env.receptacles)
     places = rng.sample(list(env.receptacles), len(env.receptacles))
     views = [(f"examine {place}", env.view(place)) for place in places]
     room = "\n".join(view for _, view in views)
-    asked = [everything(env.answer[0], views, rng) for _ in range(rng.randint(1, 2))]
+    asked = [everything(env.answer[0], views, rng)]
+    asked += questions(env.answer[0], views, rng, n=6, topics=DRILLED)
     return Demonstration(room, [], [], set(), False, 0.0, None, asked)
 
 

@@ -7,6 +7,7 @@ the text did not show.
 
 import random
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from envs.household import kind
@@ -171,16 +172,16 @@ def bindings(text: str) -> list[tuple[str, int, str, bool]]:
 
 
 def questions(
-    observation: str, steps: list[Step], rng: random.Random, n: int
+    observation: str, steps: list[Step], rng: random.Random, n: int, topics: Sequence[str] = TOPICS
 ) -> list[tuple[str, str]]:
-    """Up to n (question, answer) pairs about a trial, answerable from its text; none is about how
-    to do better.
+    """Up to n (question, answer) pairs about a trial, answerable from its text, each on one of the
+    topics; none is about how to do better.
     """
     notes, asked = read_trial(observation, steps), []
     goal, things = notes.goal, list(notes.home)
     wanted = notes.known(goal.object)
     for _ in range(n):
-        topic = rng.choice(TOPICS)
+        topic = rng.choice(topics)
         if topic == "home" and things:
             thing = rng.choice(things)
             asked.append((f"Where was {thing} at first?", f"{thing} in {notes.home[thing]}"))

@@ -30,9 +30,9 @@ for _room in ROOMS.values():
     for _object, (_, _, _places) in _room["objects"].items():
         _HOMES.update({(_object, _place): n for _place, n in _places.items()})
 
-STEPS = {"full": 50, "small": 20, "renamed": 20, "tiny": 10}  # limits of the demonstrations
-# Limits of tasks in smaller rooms: enough to carry out a plan, too few to search it all first.
-TASK_STEPS, TASK_STEPS_TWO_THINGS = 10, 14
+STEPS = {"full": 50, "small": 20, "renamed": 20, "tiny": 10}  # time to search the whole room
+# In a hurry, in smaller rooms: enough to carry out a plan, too few to search it all first.
+HURRY, HURRY_TWO_THINGS = 10, 14
 
 GOALS = {  # kind -> share of ALFWorld's games, its two wordings
     "pick_and_place_simple": (0.24, ("put a {o} in {r}.", "put some {o} on {r}.")),
@@ -95,16 +95,15 @@ def generate_tasks(split: str, n: int, seed: int) -> list[dict]:
     if split not in ("train", "seen", "unseen"):
         raise ValueError(f"split {split!r}: must be train, seen or unseen")
     rng = random.Random(f"household {split} {seed}")
-    tasks = [generate_task(rng, split, f"{split}-{seed}-{i}") for i in range(n)]
-    for task in tasks:
-        if task["max_steps"] < STEPS["full"]:
-            two = task["goal"]["kind"] == "pick_two_obj_and_place"
-            task["max_steps"] = TASK_STEPS_TWO_THINGS if two else TASK_STEPS
-    return tasks
+    return [generate_task(rng, split, f"{split}-{seed}-{i}") for i in range(n)]
 
 
-def generate_task(rng: random.Random, split: str, task_id: str, world: str | None = None) -> dict:
-    """One solvable task, as `household.load_game` gives; `world`: full, small, renamed or tiny."""
+def generate_task(
+    rng: random.Random, split: str, task_id: str, world: str | None = None, hurry: bool = True
+) -> dict:
+    """One solvable task, as `household.load_game` gives; `world`: full, small, renamed or tiny;
+    `hurry`: fewer steps in a room that is not full size.
+    """
     if world is None:
         world = rng.choices(("full", "small", "renamed"), (0.15, 0.35, 0.5))[0]
         world = "renamed" if split == "unseen" else world
@@ -116,6 +115,9 @@ def generate_task(rng: random.Random, split: str, task_id: str, world: str | Non
         objects = _objects(rng, ROOMS[room]["objects"], counts, world)
         goals = [goal for goal in _goals(counts, objects) if goal[0] == kind]
     _, obj, target = rng.choice(goals)
+    steps = STEPS[world]
+    if hurry and world != "full":
+        steps = HURRY_TWO_THINGS if kind == "pick_two_obj_and_place" else HURRY
     new = _renaming(rng, split, [*counts, *objects]) if world in ("renamed", "tiny") else {}
 
     names = [f"{new.get(t, t)} {i}" for t in counts for i in range(counts[t], 0, -1)]
@@ -136,7 +138,7 @@ def generate_task(rng: random.Random, split: str, task_id: str, world: str | Non
     return {
         "env": "household",
         "id": task_id,
-        "max_steps": STEPS[world],
+        "max_steps": steps,
         "goal": {
             "kind": kind,
             "object": obj,

@@ -191,6 +191,15 @@ def evaluate(
     return chains
 
 
+def measure_gap(env, tasks, seed: int, actor, model, coder) -> list[float]:
+    """Success at trial 0, after a retry without reflection, after one with the oracle's."""
+    chains = evaluate(
+        env, tasks, ("react", "oracle"), 1, seed, actor, model, coder, Path(), 1.0, False
+    )
+    none, told = summary(chains["react"], 1), summary(chains["oracle"], 1)
+    return [*none["success_by_retry"], told["success_by_retry"][1]]
+
+
 def report(env, split: str, seed: int, chains: dict, retries: int) -> dict:
     """What results.json and `eval.py --json` hold."""
     methods = {name: summary(c, retries) for name, c in chains.items()}

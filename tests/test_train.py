@@ -82,7 +82,8 @@ def uninterrupted(tiny_base, tmp_path_factory):
         ("retry", 2),
         ("ppo_update", 1),
         ("ppo_update", 3),
-        ("evaluate", 2),
+        ("measure_gap", 1),
+        ("evaluate", 1),
         ("save_adapter", 1),
     ],
 )
