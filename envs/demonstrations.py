@@ -17,7 +17,7 @@ from envs.rooms import PLACE_HEADS, PLACE_TAILS, generate_task
 
 MEMORY = 3  # reflections that a trial starts with at most (Reflexion's number)
 HURRIED = 0.7  # share of the chains with as few steps as the tasks allow
-WORLDS = {"tiny": 0.25, "renamed": 0.3, "small": 0.15, "full": 0.3}  # share of the chains
+WORLD_SHARES = {"tiny": 0.25, "renamed": 0.3, "small": 0.15, "full": 0.3}  # share of the chains
 DRILLED = ("home", "each", "type", "inside")  # topics of a drill's questions
 SLIPS = (0.0, 0.0, 0.06, 0.15)  # chance that an action of a trial slips; all equally frequent
 NEXT_SLIP = 0.5  # the same right after a slip, and then often the same again
@@ -47,7 +47,7 @@ def demonstrations(
         if rng.random() < drill_share:
             yield _drill(env, generate_task(rng, split, "drill", "tiny"), rng)
             continue
-        world = rng.choices(list(WORLDS), WORLDS.values())[0]
+        world = rng.choices(list(WORLD_SHARES), WORLD_SHARES.values())[0]
         hurry = rng.random() < HURRIED
         task = generate_task(rng, split, "demonstration", world, hurry)
         yield from _chain(env, task, rng, oracle_share, trials)

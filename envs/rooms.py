@@ -1,7 +1,7 @@
 """Rooms and tasks for the household, from a seed: endless, no download.
 
 A room is furnished by `furniture.json`, the counts of what stands and lies where in ALFWorld's
-rooms. Three kinds of world come from it:
+rooms. Four kinds of world come from it:
 
   full size   ALFWorld's names and numbers, 50 steps: what a player of the real games meets;
   small       the same names in fewer places: trials are short;
@@ -18,6 +18,7 @@ import random
 import re
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 from envs.observer import APPLIANCE, kind
 
@@ -30,7 +31,20 @@ for _room in ROOMS.values():
     for _object, (_, _, _places) in _room["objects"].items():
         _HOMES.update({(_object, _place): n for _place, n in _places.items()})
 
-STEPS = {"full": 50, "small": 20, "renamed": 20, "tiny": 10}  # time to search the whole room
+
+class World(NamedTuple):
+    renamed: bool  # other names, one place and at most two things of a kind, and these anywhere
+    places: tuple[int, int] | None  # least and most of them; None: as in ALFWorld's rooms
+    things: tuple[int, int] | None  # least and most kinds of them
+    steps: int  # time to search the whole room
+
+
+WORLDS = {
+    "full": World(renamed=False, places=None, things=None, steps=50),
+    "small": World(renamed=False, places=(5, 10), things=(5, 12), steps=20),
+    "renamed": World(renamed=True, places=(5, 10), things=(5, 12), steps=20),
+    "tiny": World(renamed=True, places=(3, 5), things=(3, 6), steps=10),
+}
 # In a hurry, in smaller rooms: enough to carry out a plan, too few to search it all first.
 HURRY, HURRY_TWO_THINGS = 10, 14
 
@@ -99,26 +113,27 @@ def generate_tasks(split: str, n: int, seed: int) -> list[dict]:
 
 
 def generate_task(
-    rng: random.Random, split: str, task_id: str, world: str | None = None, hurry: bool = True
+    rng: random.Random, split: str, task_id: str, world: str = "", hurry: bool = True
 ) -> dict:
-    """One solvable task, as `household.load_game` gives; `world`: full, small, renamed or tiny;
-    `hurry`: fewer steps in a room that is not full size.
+    """One solvable task, as `household.load_game` gives; `world` is one of WORLDS, "" what the
+    split draws; `hurry`: fewer steps in a room that is not full size.
     """
-    if world is None:
+    if not world:
         world = rng.choices(("full", "small", "renamed"), (0.15, 0.35, 0.5))[0]
         world = "renamed" if split == "unseen" else world
+    size = WORLDS[world]
     kind = rng.choices(list(GOALS), [share for share, _ in GOALS.values()])[0]
     goals = []
     while not goals:  # until the room drawn offers such a task
         room = rng.choices(list(ROOMS), [r["share"] for r in ROOMS.values()])[0]
-        counts = _receptacles(rng, ROOMS[room]["receptacles"], world)
-        objects = _objects(rng, ROOMS[room]["objects"], counts, world)
+        counts = _receptacles(rng, ROOMS[room]["receptacles"], size)
+        objects = _objects(rng, ROOMS[room]["objects"], counts, size)
         goals = [goal for goal in _goals(counts, objects) if goal[0] == kind]
     _, obj, target = rng.choice(goals)
-    steps = STEPS[world]
-    if hurry and world != "full":
+    steps = size.steps
+    if hurry and size.places:
         steps = HURRY_TWO_THINGS if kind == "pick_two_obj_and_place" else HURRY
-    new = _renaming(rng, split, [*counts, *objects]) if world in ("renamed", "tiny") else {}
+    new = _renaming(rng, split, [*counts, *objects]) if size.renamed else {}
 
     names = [f"{new.get(t, t)} {i}" for t in counts for i in range(counts[t], 0, -1)]
     locs = rng.sample(range(1, len(names) + 8), len(names))
@@ -160,17 +175,17 @@ def _listed(name: str) -> tuple:
     return kind, -int(number)
 
 
-def _receptacles(rng, table, world) -> dict[str, int]:
-    """How many of each receptacle type stand in the room: full size, 5 to 10, or 3 to 5."""
+def _receptacles(rng, table, world: World) -> dict[str, int]:
+    """How many of each receptacle type stand in the room."""
     counts = {}
     for t, (share, least, median, most) in table.items():
         if rng.random() < share:
             counts[t] = round(rng.triangular(least, most, median))
-    if world == "full":
+    if not world.places:
         return counts
-    if world in ("renamed", "tiny"):
+    if world.renamed:
         counts = dict.fromkeys(counts, 1)
-    size = rng.randint(3, 5) if world == "tiny" else rng.randint(5, 10)
+    size = rng.randint(*world.places)
     while sum(counts.values()) > size:
         weights = [n if t in APPLIANCE.values() else 3 * n * n for t, n in counts.items()]
         t = rng.choices(list(counts), weights)[0]  # first of what there is much of
@@ -180,19 +195,18 @@ def _receptacles(rng, table, world) -> dict[str, int]:
     return counts
 
 
-def _objects(rng, table, counts, world) -> dict[str, list[str]]:
+def _objects(rng, table, counts, world: World) -> dict[str, list[str]]:
     """For each object type present, the receptacle types that its copies lie in."""
     present = [t for t, (share, _, _) in table.items() if rng.random() < share]
-    if world != "full":
-        sizes = (3, 6) if world == "tiny" else (5, 12)
-        present = rng.sample(present, min(len(present), rng.randint(*sizes)))
+    if world.things:
+        present = rng.sample(present, min(len(present), rng.randint(*world.things)))
     objects = {}
     for t in sorted(present):
         places = {p: n for p, n in table[t][2].items() if p in counts}
-        if world in ("renamed", "tiny"):  # things may lie anywhere
+        if world.renamed:
             places = {p: n for p, n in counts.items() if t not in LAMPS or p not in OPENABLE}
         if places:
-            most = 1 if t in LAMPS else 2 if world in ("renamed", "tiny") else 4
+            most = 1 if t in LAMPS else 2 if world.renamed else 4
             n = min(most, 1 + int(rng.expovariate(1) * (table[t][1] - 0.5)))
             objects[t] = rng.choices(list(places), list(places.values()), k=n)
     return objects
