@@ -13,7 +13,7 @@ from typing import NamedTuple
 from envs.observer import Notes, Step, everything, kind, questions
 from envs.players import Player
 from envs.reflections import flawed_reflection, oracle_reflection
-from envs.rooms import PLACE_HEADS, PLACE_TAILS, generate_task
+from envs.rooms import PLACE_HEADS, PLACE_TAILS, generate_task, name_parts
 
 MEMORY = 3  # reflections that a trial starts with at most (Reflexion's number)
 HURRIED = 0.7  # share of the chains with as few steps as the tasks allow
@@ -112,11 +112,12 @@ def _slip(notes: Notes, steps: list[Step], rng) -> str:
     thing that is not there, the wrong place. What matters is what comes next.
     """
     place = rng.choice(notes.places)
+    foreign = "".join(name_parts(rng, PLACE_HEADS, PLACE_TAILS, unseen=False))
     thing, far = f"{notes.goal.object} {rng.randint(1, 3)}", place if place != notes.at else "bed 1"
     slips = [
         f"go to {place}",
         f"go to {kind(place)} {rng.randint(1, 9)}",
-        f"go to {rng.choice(PLACE_HEADS)}{rng.choice(PLACE_TAILS)} {rng.randint(1, 3)}",
+        f"go to {foreign} {rng.randint(1, 3)}",
         f"take {thing} from {far}",
     ]
     again = [action for action, _ in steps[-1:]]

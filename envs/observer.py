@@ -66,6 +66,7 @@ class Notes:
         self.at: str | None = None  # where the player stands
         self.closed: set[str] = set()  # seen closed and not opened since
         self.contents: dict[str, list[str]] = {}  # place -> what was seen in it, kept up to date
+        self.views: dict[str, str] = {}  # place -> the latest sentence that says what is in it
         self.visits: list[str] = []  # places in the order of arrival
         self.held: str | None = None
         self.treated: dict[str, set[str]] = {}  # object -> {"clean", ...}
@@ -97,7 +98,7 @@ class Notes:
         if match := _CONTENTS.search(observation):
             place, things = match[1], _THING.findall(match[2])
             self.closed.discard(place)
-            self.contents[place] = things
+            self.contents[place], self.views[place] = things, match[0]
             for thing in things:
                 self.home.setdefault(thing, place)
 
@@ -197,11 +198,9 @@ def questions(
             type_ = kind(rng.choice(things))
             first = notes.known(type_)[0]
             asked.append((f"Which {type_} was seen first?", f"{first} in {notes.home[first]}"))
-        elif topic == "inside" and notes.contents:
-            place = rng.choice(list(notes.contents))
-            asked.append(
-                (f"What is in {place}?", ", ".join(notes.contents[place][:4]) or "nothing")
-            )
+        elif topic == "inside" and notes.views:
+            place = rng.choice(list(notes.views))
+            asked.append((f"What was last seen in {place}?", notes.views[place]))
         elif topic == "searched":
             unsearched = notes.unsearched()[:MAX_LISTED]
             asked.append(("Which places were not searched?", ", ".join(unsearched) or "none"))

@@ -96,6 +96,14 @@ def cut_names(text: str) -> str:
     return _COMPOUND.sub(r"\1\n\2", text)
 
 
+def name_parts(rng, heads: list[str], tails: list[str], unseen: bool) -> tuple[str, str]:
+    """Head and tail of a made-up name, of those kept for `unseen` or of the others."""
+    while True:
+        head, tail = rng.randrange(len(heads)), rng.randrange(len(tails))
+        if ((head + tail) % 4 == 0) == unseen:
+            return heads[head], tails[tail]
+
+
 def likely_first(places: list[str], thing: str) -> list[str]:
     """Places by how often things of that type lie in their type in ALFWorld's rooms; order kept
     where that does not tell, as in renamed rooms.
@@ -238,9 +246,8 @@ def _renaming(rng, split, types) -> dict[str, str]:
             continue
         heads, tails = (PLACE_HEADS, PLACE_TAILS) if t in ACCEPTS else (OBJECT_HEADS, OBJECT_TAILS)
         while t not in new:
-            head, tail = rng.randrange(len(heads)), rng.randrange(len(tails))
-            kept = (head + tail) % 4 == 0
-            if kept == (split == "unseen") and heads[head] not in taken:
-                taken.add(heads[head])
-                new[t] = heads[head] + tails[tail]
+            head, tail = name_parts(rng, heads, tails, split == "unseen")
+            if head not in taken:
+                taken.add(head)
+                new[t] = head + tail
     return new
