@@ -27,7 +27,7 @@ from retro.tokenizer import Tokenizer
 from retro.trial import Trajectory
 
 REFLECTION_TOKENS = 64  # a longer reflection is cut off
-READ_TOKENS = 16384  # of prompts that are read, answered and learnt from together, with padding
+READ_TOKENS = 8192  # of prompts that are read, answered and learnt from together, with padding
 
 
 @dataclass(frozen=True)

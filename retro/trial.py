@@ -51,7 +51,7 @@ class Trajectory:
         return Trajectory(**row | {"steps": steps, "reflections": tuple(row["reflections"])})
 
 
-def run_in_batches(env, tasks, actor, memories, rows: int = 64) -> list[Trajectory]:
+def run_in_batches(env, tasks, actor, memories, rows: int = 48) -> list[Trajectory]:
     """run_trials, `rows` trials at a time, those with the same step limit together."""
     order = sorted(range(len(tasks)), key=lambda i: tasks[i]["max_steps"])
     done: dict[int, Trajectory] = {}
