@@ -246,6 +246,7 @@ def learn(
         target_kl=config.target_kl,
         generator=seeded(config.seed, "minibatches", update),
     )
+    policy.read = None  # its memory is wanted for the next rollout
     stats = {
         "update": update,
         "mean_rating": sum(ratings) / len(ratings),

@@ -1,7 +1,7 @@
 """Retroformer (Yao et al., ICLR 2024, arXiv 2308.02151): a language model learns to reflect.
 
 Reading order. The language model: tokenizer, model, generate, lora (files holds their file doors).
-The method: prompts, actor, trial, memory, reflect, reward, ppo. The base checkpoint: pretrain.
+The method: prompts, actor, trial, memory, reflect, collect, sft, ppo, evaluate. The base: pretrain.
 """
 
 import ctypes
