@@ -1,6 +1,6 @@
 """Retroformer, from the shipped base model to a table of results.
 
-    python train.py                                   seven minutes on two CPU cores
+    python train.py                                   eight minutes on two CPU cores
     python train.py --run-dir runs/mine --resume      goes on after Ctrl-C or a crash
 
     base -> is there a gap to close? -> collect ratings -> imitate what worked -> PPO -> evaluation
