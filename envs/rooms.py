@@ -129,19 +129,19 @@ def generate_task(
     if not world:
         world = rng.choices(("full", "small", "renamed"), (0.15, 0.35, 0.5))[0]
         world = "renamed" if split == "unseen" else world
-    size = WORLDS[world]
-    kind = rng.choices(list(GOALS), [share for share, _ in GOALS.values()])[0]
+    drawn = WORLDS[world]
+    errand = rng.choices(list(GOALS), [share for share, _ in GOALS.values()])[0]
     goals = []
     while not goals:  # until the room drawn offers such a task
         room = rng.choices(list(ROOMS), [r["share"] for r in ROOMS.values()])[0]
-        counts = _receptacles(rng, ROOMS[room]["receptacles"], size)
-        objects = _objects(rng, ROOMS[room]["objects"], counts, size)
-        goals = [goal for goal in _goals(counts, objects) if goal[0] == kind]
+        counts = _receptacles(rng, ROOMS[room]["receptacles"], drawn)
+        objects = _objects(rng, ROOMS[room]["objects"], counts, drawn)
+        goals = [goal for goal in _goals(counts, objects) if goal[0] == errand]
     _, obj, target = rng.choice(goals)
-    steps = size.steps
-    if hurry and size.places:
-        steps = HURRY_TWO_THINGS if kind == "pick_two_obj_and_place" else HURRY
-    new = _renaming(rng, split, [*counts, *objects]) if size.renamed else {}
+    steps = drawn.steps
+    if hurry and drawn.places:
+        steps = HURRY_TWO_THINGS if errand == "pick_two_obj_and_place" else HURRY
+    new = _renaming(rng, split, [*counts, *objects]) if drawn.renamed else {}
 
     names = [f"{new.get(t, t)} {i}" for t in counts for i in range(counts[t], 0, -1)]
     locs = rng.sample(range(1, len(names) + 8), len(names))
@@ -163,10 +163,10 @@ def generate_task(
         "id": task_id,
         "max_steps": steps,
         "goal": {
-            "kind": kind,
+            "kind": errand,
             "object": obj,
             "target": target,
-            "text": rng.choice(GOALS[kind][1]).format(o=obj, r=target),
+            "text": rng.choice(GOALS[errand][1]).format(o=obj, r=target),
         },
         "receptacles": receptacles,
         "objects": dict(sorted(things.items(), key=lambda item: _listed(item[0]))),

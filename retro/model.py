@@ -331,7 +331,7 @@ def pick_device() -> torch.device:
 
 
 def release_memory() -> None:
-    """Hand free memory back to the system: glibc keeps what ragged batches leave (400 MB)."""
+    """Hand free memory back to the system: glibc keeps what ragged batches leave."""
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
 
