@@ -13,6 +13,7 @@ domain, by hand. What follows from the PDDL, though not from common sense:
 
 import re
 
+from envs import Environment
 from envs.alfworld_files import find_games, load_game  # noqa: F401  (so that one import will do)
 
 ACTIONS = {  # verb -> the form of its command
@@ -59,7 +60,7 @@ def listing(names: list[str]) -> str:
     return enumeration([f"a {name}" for name in names])
 
 
-class Household:
+class Household(Environment):
     """The environment; the contract is in `envs/__init__.py`, a task's schema in `load_game`.
 
     Actions       the forms of ACTIONS, exactly: case and inner spaces count, outer ones do not.

@@ -10,9 +10,9 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from envs.chains import Step
 from envs.household import kind
 
-Step = tuple[str, str]  # (action, observation)
 MAX_LISTED = 6  # places named in one list
 TOPICS = "home wanted each type inside searched last goal place".split()  # of reading questions
 

@@ -9,9 +9,10 @@ ones first, else round the room, and does what the goal asks, with the lapses th
 import random
 from dataclasses import dataclass
 
+from envs.names import name_parts
 from envs.observer import APPLIANCE, Notes, kind
 from envs.reflections import parse_plan
-from envs.rooms import likely_first
+from envs.rooms import PLACE_HEADS, PLACE_TAILS, likely_first
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,14 @@ SKILLS = (
     Skill(revisit=0.05, overlook=0.50, leave_closed=0.15, forget=0.25, idle=0.02),
     Skill(revisit=0.15, overlook=0.80, leave_closed=0.40, forget=0.50, idle=0.04),
 )
-SKILL_SHARES = (0.5, 0.3, 0.2)
+SKILL_SHARES = (0.25, 0.4, 0.35)
 
 
 class Player:
-    """Chooses actions for one trial; `notes` must be fed each step before the next `act`."""
+    """Chooses actions for one trial; the contract is `chains.Player`."""
 
-    def __init__(self, notes: Notes, reflections: list[str], rng: random.Random):
-        self.notes, self.rng = notes, rng
+    def __init__(self, observation: str, reflections: list[str], rng: random.Random):
+        self.notes, self.rng = Notes(observation), rng
         self.skill = rng.choices(SKILLS, SKILL_SHARES)[0]
         plans = [plan for plan in map(parse_plan, reflections) if plan]
         self.plan = plans[-1] if plans else []
@@ -45,6 +46,25 @@ class Player:
         self.noticed: set[str] = set()
         self.forgets = rng.random() < self.skill.forget
         self.last: str | None = None
+
+    def read(self, action: str, reply: str) -> None:
+        """Take in one step."""
+        self.notes.read(action, reply)
+
+    def slip(self) -> str:
+        """An action that leads nowhere: a place or a thing that is not there, the wrong place."""
+        notes, rng = self.notes, self.rng
+        place = rng.choice(notes.places)
+        foreign = "".join(name_parts(rng, PLACE_HEADS, PLACE_TAILS, unseen=False))
+        thing = f"{notes.goal.object} {rng.randint(1, 3)}"
+        far = place if place != notes.at else rng.choice(notes.places)
+        slips = [
+            f"go to {place}",
+            f"go to {kind(place)} {rng.randint(1, 9)}",
+            f"go to {foreign} {rng.randint(1, 3)}",
+            f"take {thing} from {far}",
+        ]
+        return rng.choice(slips)
 
     def act(self) -> str:
         """The next action."""

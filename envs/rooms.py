@@ -3,7 +3,8 @@
 A room is furnished by `furniture.json`, the counts of what stands and lies where in ALFWorld's
 rooms. Four kinds of world come from it:
 
-  full size   ALFWorld's names and numbers, 50 steps: what a player of the real games meets;
+  full size   ALFWorld's names and numbers, 50 steps or half as many: what a player of the real
+              games meets;
   small       the same names in fewer places: trials are short;
   renamed     a small room with one place of a kind and at most two things of a kind, which have
               other names and lie anywhere, so that nothing but reading tells where;
@@ -15,11 +16,11 @@ with words that no training text contains.
 
 import json
 import random
-import re
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+from envs.names import CUT, cutter, name_parts
 from envs.observer import APPLIANCE, kind
 
 FURNITURE = json.loads((Path(__file__).parent / "furniture.json").read_text())
@@ -37,16 +38,16 @@ class World(NamedTuple):
     places: tuple[int, int] | None  # least and most of them; None: as in ALFWorld's rooms
     things: tuple[int, int] | None  # least and most kinds of them
     steps: int  # time to search the whole room
+    hurry: tuple[int, int]  # enough to carry out a plan, too few to search it all: steps for one
+    # thing, for two
 
 
 WORLDS = {
-    "full": World(renamed=False, places=None, things=None, steps=50),
-    "small": World(renamed=False, places=(5, 10), things=(5, 12), steps=20),
-    "renamed": World(renamed=True, places=(5, 10), things=(5, 12), steps=20),
-    "tiny": World(renamed=True, places=(3, 5), things=(3, 6), steps=10),
+    "full": World(renamed=False, places=None, things=None, steps=50, hurry=(25, 35)),
+    "small": World(renamed=False, places=(5, 10), things=(5, 12), steps=20, hurry=(10, 14)),
+    "renamed": World(renamed=True, places=(5, 10), things=(5, 12), steps=20, hurry=(10, 14)),
+    "tiny": World(renamed=True, places=(3, 5), things=(3, 6), steps=10, hurry=(10, 14)),
 }
-# In a hurry, in smaller rooms: enough to carry out a plan, too few to search it all first.
-HURRY, HURRY_TWO_THINGS = 10, 14
 
 GOALS = {  # kind -> share of ALFWorld's games, its two wordings
     "pick_and_place_simple": (0.24, ("put a {o} in {r}.", "put some {o} on {r}.")),
@@ -82,9 +83,7 @@ PLACE_TAILS = """alcove barrel basket bench bin bureau chest closet counter crat
 dock keg ledge locker mantel nook pantry pedestal press rack sack shed sill stand stool tank tray
 trough trunk tub urn vault wagon""".split()
 
-_COMPOUND = re.compile(
-    rf"\b({'|'.join(OBJECT_HEADS + PLACE_HEADS)})({'|'.join(OBJECT_TAILS + PLACE_TAILS)})\b"
-)
+_COMPOUND = cutter(OBJECT_HEADS + PLACE_HEADS, OBJECT_TAILS + PLACE_TAILS)
 
 
 def cut_names(text: str) -> str:
@@ -93,15 +92,7 @@ def cut_names(text: str) -> str:
     >>> cut_names("a silkband 1")
     'a silk\\nband 1'
     """
-    return _COMPOUND.sub(r"\1\n\2", text)
-
-
-def name_parts(rng, heads: list[str], tails: list[str], unseen: bool) -> tuple[str, str]:
-    """Head and tail of a made-up name, of those kept for `unseen` or of the others."""
-    while True:
-        head, tail = rng.randrange(len(heads)), rng.randrange(len(tails))
-        if ((head + tail) % 4 == 0) == unseen:
-            return heads[head], tails[tail]
+    return _COMPOUND.sub(CUT, text)
 
 
 def likely_first(places: list[str], thing: str) -> list[str]:
@@ -124,11 +115,12 @@ def generate_task(
     rng: random.Random, split: str, task_id: str, world: str = "", hurry: bool = True
 ) -> dict:
     """One solvable task, as `household.load_game` gives; `world` is one of WORLDS, "" what the
-    split draws; `hurry`: fewer steps in a room that is not full size.
+    split draws; `hurry`: few steps (in a full-size room that a split drew: every other time).
     """
     if not world:
-        world = rng.choices(("full", "small", "renamed"), (0.15, 0.35, 0.5))[0]
+        world = rng.choices(("full", "small", "renamed"), (0.25, 0.25, 0.5))[0]
         world = "renamed" if split == "unseen" else world
+        hurry = world != "full" or rng.random() < 0.5
     drawn = WORLDS[world]
     errand = rng.choices(list(GOALS), [share for share, _ in GOALS.values()])[0]
     goals = []
@@ -138,9 +130,7 @@ def generate_task(
         objects = _objects(rng, ROOMS[room]["objects"], counts, drawn)
         goals = [goal for goal in _goals(counts, objects) if goal[0] == errand]
     _, obj, target = rng.choice(goals)
-    steps = drawn.steps
-    if hurry and drawn.places:
-        steps = HURRY_TWO_THINGS if errand == "pick_two_obj_and_place" else HURRY
+    steps = drawn.hurry[errand == "pick_two_obj_and_place"] if hurry else drawn.steps
     new = _renaming(rng, split, [*counts, *objects]) if drawn.renamed else {}
 
     names = [f"{new.get(t, t)} {i}" for t in counts for i in range(counts[t], 0, -1)]
