@@ -17,10 +17,12 @@ The residual stream (D wide) starts in three parts, in a random basis:
 """
 
 import math
+from dataclasses import replace
 
 import torch
 
 from retro.model import GPT
+from retro.tokenizer import Tokenizer
 
 TOKEN_STD = 0.1  # of the embeddings: 5 times GPT-2's, to stay in view beside what blocks add
 FAST = 0.1  # radians a token: rotary pairs at least as fast find the token before
@@ -77,3 +79,22 @@ def head_start(model: GPT, generator: torch.Generator) -> None:
         turn = torch.linalg.qr(torch.randn(len(itself), E, generator=generator)).Q.T
         attention.v_proj.weight[head] = turn @ itself
         attention.o_proj.weight[:, head] = COPY_GAIN * (turn @ itself).T
+
+
+@torch.no_grad()
+def grown(base: GPT, old: Tokenizer, new: Tokenizer) -> GPT:
+    """A base with a larger vocabulary: `new` is `old` gone on from. A new token starts as the mean
+    of what it was before, all else stays.
+    """
+    model = GPT(replace(base.config, vocab_size=new.vocab_size))
+    weights = {name: w.float() for name, w in base.state_dict().items()}
+    embed = weights.pop("model.embed_tokens.weight")
+    weights.pop("lm_head.weight", None)
+    model.load_state_dict(weights, strict=False)
+    for token, i in new.ranks.items():
+        known = token in old.ranks
+        assert not known or old.ranks[token] == i, f"{token} was {old.ranks[token]}, is {i}"
+        before = [i] if known else old.encode(token.decode(errors="replace"))
+        model.model.embed_tokens.weight[i] = embed[before].mean(0)
+    model.model.embed_tokens.weight[new.eos] = embed[old.eos]
+    return model

@@ -1,6 +1,7 @@
 """The base model, from nothing: text that the environments generate, a tokenizer, a GPT, a card.
 
     python -m retro.pretrain --out DIR        hours on a laptop CPU; goes on where it stopped
+    ... --out DIR --start assets --envs a,b   from another base, whose vocabulary grows
 
 The corpus plays the part that web text plays for a large model: chains of trials by players of
 mixed skill, reflections of mixed quality between them, and neutral questions about what happened.
@@ -30,7 +31,7 @@ from retro.checkpoint import load, save
 from retro.command_line import parse, run_script
 from retro.corpus import batches, pieces, shard
 from retro.files import write_atomically
-from retro.first_weights import head_start
+from retro.first_weights import grown, head_start
 from retro.model import GPT, GPTConfig, pick_device
 from retro.reader import Reader
 from retro.skills import measure_skills
@@ -39,9 +40,11 @@ from retro.skills import measure_skills
 @dataclass(frozen=True)
 class Config:
     out: str = "assets"  # folder of the checkpoint
+    start: str = ""  # folder of a base to begin with; "": from nothing
+    envs: str = "household,hotpot,shop"
     tokens: float = 47e6  # length of the run, in tokens seen
-    batch_tokens: int = 2048  # tokens of one step, padding included
-    vocab_size: int = 2048
+    batch_tokens: int = 4096  # tokens of one step, padding included
+    vocab_size: int = 2560
     width: int = 192
     layers: int = 5
     heads: int = 3
@@ -62,7 +65,7 @@ class Config:
 
 # settings that may change between a run and its resumption
 FREE = ("out", "tokens", "decay", "checkpoint_minutes")
-ACTOR_TEMPERATURE = 0.7  # for the skills in the card; train.py's default
+ACTOR_TEMPERATURE = 0.3  # for the skills in the card; train.py's default
 TOKENIZER_DOCUMENTS = 3000  # that the tokenizer is trained on
 
 
@@ -99,36 +102,30 @@ def losses_of(model: GPT, reader: Reader, ids, said, bound):
         return loss, reader.loss(model, ids[:, :-1], said[:, :-1], bound[:, :-1])
 
 
-def main(config: Config, names: tuple[str, ...] = ("household",)) -> None:
-    out, device = Path(config.out), pick_device()
+def main(config: Config) -> None:
+    out, device, parts = Path(config.out), pick_device(), envs.make(config.envs).parts
+    base = tokenizer.load(config.start) if config.start else None
     torch.manual_seed(config.seed)
 
     # 1. tokenizer, from the first documents
     if not (out / "tokenizer.tiktoken").exists():
         rng, texts = random.Random(config.seed), []
-        for name in names:
-            env = envs.make(name)
+        for env in parts.values():
             for d in islice(env.demonstrations("train", "tokenizer", 0.5), TOKENIZER_DOCUMENTS):
                 texts.append(env.cut_names("".join(text for text, _ in pieces(d, rng))))
-        tokenizer.train(texts, config.vocab_size).save(out)
+        tokenizer.train(texts, config.vocab_size, start=base).save(out)
     coder = tokenizer.load(out)
 
     # 2. model, optimisers, and where an interrupted run stood
     generator = torch.Generator().manual_seed(config.seed)
-    model = GPT(
-        GPTConfig(
-            coder.vocab_size,
-            config.width,
-            config.mlp_width,
-            config.layers,
-            config.heads,
-            config.kv_heads,
-            config.context,
-            config.rope_theta,
-        ),
-        generator,
-    )
-    head_start(model, generator)
+    if base:
+        model = grown(GPT.from_pretrained(config.start), base, coder)
+    else:
+        shape = (config.width, config.mlp_width, config.layers, config.heads, config.kv_heads)
+        model = GPT(
+            GPTConfig(coder.vocab_size, *shape, config.context, config.rope_theta), generator
+        )
+        head_start(model, generator)
     model = model.to(device)
     reader = Reader(model).to(device)
     opts = optimizers(model, config.muon_lr, config.muon_decay, config.adam_lr)
@@ -151,7 +148,7 @@ def main(config: Config, names: tuple[str, ...] = ("household",)) -> None:
 
     # 3. the loop
     jobs = (
-        (names, str(out), config.seed, number, config.oracle_share)
+        (tuple(parts), str(out), config.seed, number, config.oracle_share)
         for number in range(state["shard"], 10**9)
     )
     bar = tqdm(total=int(config.tokens), initial=state["tokens"], unit="tok", unit_scale=True)
@@ -197,7 +194,7 @@ def main(config: Config, names: tuple[str, ...] = ("household",)) -> None:
 
     # 4. the checkpoint that ships, and its card
     model.to(torch.bfloat16).save_pretrained(out)
-    write_card(out, config, state, names)
+    write_card(out, config, state)
 
 
 CARD = """# The base model
@@ -222,15 +219,15 @@ temperature {temperature}):
 
 
 def write_card(
-    out: Path, config: Config, state: dict, names: tuple[str, ...], n: int = 200
+    out: Path, config: Config, state: dict, n: int = 200
 ) -> None:
     """CARD.md: what the checkpoint is, how it was made, what it can do."""
     model, coder = GPT.from_pretrained(out, pick_device()), tokenizer.load(out)
     rows = {
         f"{name}, {split}": measure_skills(
-            envs.make(name), model, coder, split, n, 1, ACTOR_TEMPERATURE
+            env, model, coder, split, n, 1, ACTOR_TEMPERATURE
         )
-        for name in names
+        for name, env in envs.make(config.envs).parts.items()
         for split in ("seen", "unseen")
     }
     columns = list(next(iter(rows.values())))
@@ -254,7 +251,7 @@ def write_card(
         tokens=state["tokens"] / 1e6,
         hours=state["seconds"] / 3600,
         loss=state["loss"],
-        names=", ".join(names),
+        names=config.envs.replace(",", ", "),
         oracle=config.oracle_share,
         hash=hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest(),
         n=n,

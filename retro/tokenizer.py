@@ -86,19 +86,24 @@ def load(folder) -> Tokenizer:
 
 
 def train(
-    texts: Iterable[str], vocab_size: int, special_tokens: tuple[str, ...] = (EOS,)
+    texts: Iterable[str],
+    vocab_size: int,
+    special_tokens: tuple[str, ...] = (EOS,),
+    start: Tokenizer | None = None,
 ) -> Tokenizer:
     """Learn `vocab_size` tokens: 256 bytes, merges, and the special ones, which get the last ids.
 
     Each merge takes the most frequent pair (ties: the smallest ids). Fewer tokens come out when the
-    text has no pair left that occurs twice.
+    text has no pair left that occurs twice. With `start`, its tokens keep their ids and the merges
+    go on from there: it grows.
     """
     if vocab_size < 256 + len(special_tokens):
         raise ValueError(f"vocab_size is {vocab_size}, at least {256 + len(special_tokens)} needed")
     pre_tokens = Counter()
     for text in texts:
         pre_tokens.update(regex.findall(PATTERN, text))
-    words = [list(word.encode()) for word in pre_tokens]  # each distinct pre-token once
+    # each distinct pre-token once
+    words = [start.encode(word) if start else list(word.encode()) for word in pre_tokens]
     counts = list(pre_tokens.values())
 
     pair_counts = Counter()
@@ -110,7 +115,7 @@ def train(
     queue = [(-count, pair) for pair, count in pair_counts.items()]
     heapq.heapify(queue)
 
-    tokens = [bytes([byte]) for byte in range(256)]
+    tokens = sorted(start.ranks, key=start.ranks.get) if start else [bytes([b]) for b in range(256)]
     while len(tokens) < vocab_size - len(special_tokens) and queue:
         count, pair = heapq.heappop(queue)
         if -count != pair_counts[pair]:

@@ -10,7 +10,6 @@ import time
 
 import pytest
 
-import envs
 from envs.household import ACTIONS, Household, find_games, load_game
 
 DATA = os.environ.get("RETRO_DATA")
@@ -611,12 +610,6 @@ def test_games_are_found_in_order(tmp_path):
 
 
 # ---- The contract
-
-
-def test_make():
-    assert isinstance(envs.make("household", max_steps=7), Household)
-    with pytest.raises(ValueError, match="environment 'kitchen': must be household"):
-        envs.make("kitchen")
 
 
 def test_speed_of_random_play():

@@ -12,7 +12,7 @@ import torch
 import envs
 from retro import prompts, tokenizer
 from retro.corpus import Document, batches, encode, pieces, shard
-from retro.first_weights import head_start
+from retro.first_weights import grown, head_start
 from retro.model import GPT, GPTConfig
 from retro.pretrain import Config, learning_rate, main
 
@@ -134,6 +134,7 @@ def test_resumed_equals_uninterrupted(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "TOKENIZER_DOCUMENTS", 40)
     monkeypatch.setattr(module, "write_card", lambda *args: None)
     small = dict(
+        envs="household",
         tokens=12000,
         batch_tokens=2048,
         vocab_size=400,
@@ -161,3 +162,21 @@ def test_resumed_equals_uninterrupted(tmp_path, monkeypatch):
     whole, cut = (GPT.from_pretrained(tmp_path / name).state_dict() for name in ("whole", "cut"))
     assert all(torch.equal(whole[k], cut[k]) for k in whole)
     assert tokenizer.load(tmp_path / "cut").encode("go to bed 1")
+
+    more = small | {"start": str(tmp_path / "whole"), "vocab_size": 500}
+    main(Config(out=str(tmp_path / "more"), **more))  # and another begins with its weights
+    assert tokenizer.load(tmp_path / "more").vocab_size == 500
+    assert GPT.from_pretrained(tmp_path / "more").config.vocab_size == 500
+
+
+def test_a_grown_base_says_the_same_of_old_tokens(shipped):
+    """New tokens come behind the old ones; no old id, weight or logit changes."""
+    model, old = shipped
+    new = tokenizer.train(["zoo zebra zoo zebra é é"], old.vocab_size + 5, start=old)
+    assert new.vocab_size == old.vocab_size + 5 and old.ranks.items() <= new.ranks.items()
+    assert len(new.encode("zoo zebra")) < len(old.encode("zoo zebra"))
+    ids = torch.tensor([old.encode("go to bed 1, and more \x00")])
+    with torch.no_grad():
+        before, after = model.float()(ids), grown(model, old, new)(ids)
+    assert torch.equal(before[..., : old.eos], after[..., : old.eos])
+    assert torch.equal(before[..., old.eos], after[..., new.eos])

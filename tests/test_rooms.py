@@ -8,7 +8,7 @@ from itertools import islice
 
 import envs
 from envs import rooms
-from envs.observer import Notes
+from envs.chains import play
 from envs.players import Player
 
 
@@ -75,14 +75,8 @@ def test_likely_places_come_first_and_renamed_ones_keep_their_order():
 
 def plays(env, task, reflection) -> bool:
     """A flawless demonstrator's success on a task."""
-    observation, info = env.reset(task)
-    notes = Notes(observation)
-    player = Player(notes, [reflection], random.Random(0))
+    observation, _ = env.reset(task)
+    player = Player(observation, [reflection], random.Random(0))
     player.skill, player.forgets = type(player.skill)(0, 0, 0, 0, 0), False
-    over = False
-    while not over:
-        action = player.act()
-        reply, _, terminated, truncated, info = env.step(action)
-        notes.read(action, reply)
-        over = terminated or truncated
-    return info["success"]
+    play(env, player, random.Random(0), slip_share=0)
+    return env.info()["success"]
