@@ -208,7 +208,7 @@ def bindings(text: str) -> list[tuple[str, int, str, bool]]:
     is bound to, whether that must be looked up).
 
     Where a paragraph states a fact, its value is bound to the paragraph's subject. Afterwards a
-    name is bound to the value asked for in `director of Quietsong`, else, if it was a value, to
+    name is bound to the value asked for in `director of Quietverse`, else, if it was a value, to
     what it was first stated of.
     """
     found, inside = [], set()

@@ -34,7 +34,7 @@ SKILLS = (
 )
 SKILL_SHARES = (0.4, 0.35, 0.25)
 CAREFUL = Skill(0.0, 0.0, 0.0, 0.0, 0.0)
-FORESIGHT = 0.1  # chance to search "Quietsong (film)" at once where the question says "the film"
+FORESIGHT = 0.1  # chance to search "Quietverse (film)" at once where the question says "the film"
 LOOKED_UP = ("born", "by", "river", "town", "music")
 
 

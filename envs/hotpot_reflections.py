@@ -1,7 +1,7 @@
 """Reflections on a HotPotQA trial: the oracle's, and the flawed ones that people and models write.
 
 A reflection is one line: what went wrong, then `Plan: ` and clauses that the next trial can carry
-out: `search Quietsong (film)`, `finish Saltton`.
+out: `search Quietverse (film)`, `finish Greyton`.
 """
 
 import random
@@ -25,8 +25,8 @@ Plan = list[tuple[str, str]]  # (search or finish, a title or an answer)
 def parse_plan(reflection: str) -> Plan:
     """Clauses of the plan.
 
-    >>> parse_plan("I had no step left. Plan: search Oakhill (town), finish Saltton.")
-    [('search', 'Oakhill (town)'), ('finish', 'Saltton')]
+    >>> parse_plan("I had no step left. Plan: search Oakhill (town), finish Greyton.")
+    [('search', 'Oakhill (town)'), ('finish', 'Greyton')]
     """
     return _CLAUSE.findall(reflection.partition("Plan: ")[2])
 

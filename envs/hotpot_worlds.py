@@ -3,7 +3,7 @@
 A world is six to eight paragraphs on works, artists and towns, each with two facts of a kind that
 are easily taken for one another (director and composer, birthplace and home). A question asks along
 a chain of two or three facts, or compares two things. Some names have two senses, and a search for
-the plain name then offers "Quietsong (film)" and "Quietsong (novel)". The step limit of such a task
+the plain name then offers "Quietverse (film)" and "Quietverse (novel)". The step limit of such a task
 mostly leaves no time for the detour: who is told what to search for needs none.
 
 `unseen` tasks have names that no training text contains.
@@ -14,16 +14,16 @@ from typing import NamedTuple
 
 from envs.names import CUT, cutter, name_parts
 
-PERSON_HEADS = """Alder Birch Briar Cedar Clover Fern Flint Frost Hazel Heath Ivory Laurel Maple
+PERSON_HEADS = """Alder Birch Juniper Poppy Clover Fern Flint Frost Hazel Heath Ivory Laurel Maple
 Moss Nettle Olive Raven Reed Rowan Sable Sorrel Thistle Willow Wren""".split()
-PERSON_TAILS = """bert bold brand fred gard hild kin ling lock man mund nard dolf gar mer stan thorn
+PERSON_TAILS = """bert bold brand fred gard hild kin ling lock man mund nard vin gar mer stan thorn
 wald ward wick win wise wood yard""".split()
 WORK_HEADS = """Amber Bitter Purple Crimson Distant Empty Jagged Final Gentle Rusty Hidden Hollow
 Humble Lonely Midnight Morning Narrow Quiet Sacred Secret Silent Clever Velvet Winter""".split()
-WORK_TAILS = """bridge candle chapel circle dance dream echo flame garden harvest journey kingdom
+WORK_TAILS = """bridge candle chapel circle dance dream dawn flame garden market journey kingdom
 lantern letter mirror painting orchard promise kitchen beacon verse poem voyage whisper""".split()
-PLACE_HEADS = """Black Bright Cold Copper Crow Dusk East Elm Grey High Iron King Marsh Long North
-Oak Fox Red Rock Salt Chalk West Swan Wolf""".split()
+PLACE_HEADS = """Black Brown Cold Copper Crow Dusk East Elm Grey High Iron King Marsh Deep North
+Oak Fox Red Rock Gull Chalk West Wood Wolf""".split()
 PLACE_TAILS = """bay borough brook burn bury cliff combe cross dale den field ford gate ham haven
 hill holm lake mere moor mouth port stead ton""".split()
 NAMES = {
@@ -102,7 +102,7 @@ HURRIED = 0.85  # share of tasks with such names that leave no time for the deto
 def cut_names(text: str) -> str:
     """Text with a line's end inside each made-up name, so that a tokenizer learns its parts.
 
-    >>> cut_names("Search[ Quietsong ]")
+    >>> cut_names("Search[ Quietverse ]")
     'Search[ Quiet\\nsong ]'
     """
     return _COMPOUND.sub(CUT, text)
@@ -231,7 +231,7 @@ def _comparison(rng, namer: Namer) -> tuple[str, str, list[Entity], list[Entity]
     """The same for a question that compares two things."""
     relation = rng.choice(("century", "century", "birthplace", "home"))
     if relation == "century":
-        centuries = rng.sample(range(4, 20), 4)
+        centuries = rng.sample(range(4, 10), 4)
         a, b, *others = [namer.entity("town")._replace(century=c) for c in centuries]
         answer = min(a, b, key=lambda town: town.century).name
         others += [namer.entity("artist", home=a.name), namer.entity("artist")]
