@@ -2,8 +2,8 @@
 
 A world is six to eight paragraphs on works, artists and towns, each with two facts of a kind that
 are easily taken for one another (director and composer, birthplace and home). A question asks along
-a chain of two or three facts, or compares two things. Some names have two senses, and a search for
-the plain name then offers "Quietverse (film)" and "Quietverse (novel)". The step limit of such a task
+a chain of two or three facts, or compares two things. Some names have two senses; a search for the
+plain name then offers "Quietverse (film)" and "Quietverse (novel)". The step limit of such a task
 mostly leaves no time for the detour: who is told what to search for needs none.
 
 `unseen` tasks have names that no training text contains.
@@ -103,7 +103,7 @@ def cut_names(text: str) -> str:
     """Text with a line's end inside each made-up name, so that a tokenizer learns its parts.
 
     >>> cut_names("Search[ Quietverse ]")
-    'Search[ Quiet\\nsong ]'
+    'Search[ Quiet\\nverse ]'
     """
     return _COMPOUND.sub(CUT, text)
 
