@@ -59,7 +59,7 @@ def parse_goal(observation: str) -> Goal:
         return Goal((("town", match[1]), ("town", match[2])), ("century",))
     if match := _SAME.search(observation):
         return Goal((("artist", match[1]), ("artist", match[2])), (place,))
-    town = tuple(r for r in RELATIONS["town"] if re.search(rf"\b{r}\b", observation))
+    town = tuple(r for r in RELATIONS["town"] if re.search(rf"\b{r}\b", observation))[:1]
     if match := _MAKER.search(observation):
         return Goal(((match[2], match[3]),), (match[1], place, *town))
     if match := _ARTIST.search(observation):
