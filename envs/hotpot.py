@@ -1,0 +1,265 @@
+"""HotPotQA as a text game: search paragraphs, look words up, finish with an answer.
+
+The data is HotpotQA's (Yang et al., EMNLP 2018), the actions are those of ReAct's agent (Yao et
+al., ICLR 2023), which searched Wikipedia. Here a question's own paragraphs are all there is to
+search, as in HotpotQA's distractor setting. F1 and exact match are the official evaluation's.
+"""
+
+import json
+import random
+import re
+import string
+from collections import Counter
+from difflib import SequenceMatcher
+from pathlib import Path
+
+from envs import Environment
+
+SENTENCES = 5  # of a paragraph that a search shows, as ReAct does
+SIMILAR = 4  # titles offered when there is no such paragraph
+MAX_STEPS = 7  # of a real question
+_ACTION = re.compile(r"(search|lookup|finish|think)\s*\[(.*)\]", re.IGNORECASE | re.DOTALL)
+
+
+class Hotpot(Environment):
+    """The environment; the contract is in `envs/__init__.py`.
+
+    Task          `item`: an item of HotpotQA's own JSON.
+    Actions       Search[title], Lookup[word], Finish[answer], think[anything]; case of the verb,
+                  of titles and words, and blanks at the brackets do not count.
+    Observations  Search: the paragraph's first sentences, or the nearest titles. Lookup: the next
+                  sentence with the word in the paragraph found last. "OK." to a thought.
+    Reward        at Finish the answer's token F1, else 0. Success: its exact match.
+    Progress      the larger of that F1 and 1/4 for each gold paragraph found (at most 1/2): more
+                  than F1 alone tells, since a name is all right or all wrong.
+    The end       terminated by Finish; truncated after `max_steps` actions (None: the task's own).
+    """
+
+    name = "hotpot"
+
+    def __init__(self, data=None, max_steps: int | None = None):
+        """`data`: a file of HotpotQA's; tasks then come from it, not from the generator."""
+        self.data, self.max_steps = data, max_steps
+
+    def fresh(self) -> "Hotpot":
+        """Another environment like this one, for trials in parallel."""
+        return Hotpot(self.data, self.max_steps)
+
+    def tasks(self, split: str, n: int, seed: int) -> list[dict]:
+        """n generated tasks of `train`, `seen` or `unseen`; with `data`, at most n of the file's
+        questions in an order drawn by the seed, whatever the split.
+        """
+        if self.data is None:
+            from envs.hotpot_worlds import generate_tasks
+
+            return generate_tasks(split, n, seed)
+        items = load_items(self.data)
+        random.Random(f"hotpot {seed}").shuffle(items)
+        return [
+            {"env": "hotpot", "id": item["_id"], "max_steps": MAX_STEPS, "item": item}
+            for item in items[:n]
+        ]
+
+    def reset(self, task: dict, seed: int | None = None) -> tuple[str, dict]:
+        """Start a task -> (observation, info). Nothing here is random: `seed` has no effect."""
+        self.item = task["item"]
+        self.limit = task["max_steps"] if self.max_steps is None else self.max_steps
+        self.paragraphs = {
+            title: [one_line(s) for s in sentences] for title, sentences in self.item["context"]
+        }
+        self.titles = {one_line(title).casefold(): title for title in self.paragraphs}
+        self.gold = {title for title, _ in self.item["supporting_facts"]}
+        self.found: set[str] = set()
+        self.page: list[str] = []  # sentences of the paragraph found last
+        self.looked_up, self.n_looked = "", 0
+        self.n_steps, self.success, self.f1 = 0, False, 0.0
+        observation = f"Answer by searching: {one_line(self.item['question'])}"
+        self.answer = (observation, 0.0, False, False, self._info())
+        return observation, self._info()
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict]:
+        """One action, any string -> (observation, reward, terminated, truncated, info)."""
+        _, _, terminated, truncated, _ = self.answer
+        if terminated or truncated:
+            return self.answer
+        verb, words = parse_action(action)
+        reward = 0.0
+        if verb == "search":
+            observation = self._search(words)
+        elif verb == "lookup":
+            observation = self._lookup(words)
+        elif verb == "finish":
+            self.success = exact_match(words, self.item["answer"])
+            reward = self.f1 = f1_score(words, self.item["answer"])
+            terminated = True
+            observation = f"Answer is {'CORRECT' if self.success else 'INCORRECT'}."
+        else:
+            observation = "OK." if verb == "think" else "Invalid action."
+        self.n_steps += 1
+        truncated = not terminated and self.n_steps >= self.limit
+        self.answer = (observation, reward, terminated, truncated, self._info())
+        return self.answer
+
+    def admissible_actions(self) -> list[str]:
+        """A search of each title and a Finish with each, with yes and with no, sorted: the actions
+        that are countable.
+        """
+        finishes = [f"Finish[{words}]" for words in [*self.paragraphs, "yes", "no"]]
+        return sorted([f"Search[{title}]" for title in self.paragraphs] + finishes)
+
+    def _search(self, words: str) -> str:
+        self.looked_up, self.n_looked = "", 0
+        wanted = words.casefold()
+        if wanted in self.titles:
+            title = self.titles[wanted]
+            self.found.add(title)
+            self.page = self.paragraphs[title]
+            return " ".join(self.page[:SENTENCES])
+
+        def distance(title: str) -> tuple:
+            likeness = SequenceMatcher(None, wanted, title, autojunk=False).ratio()
+            return not title.startswith(wanted), -likeness, title
+
+        nearest = sorted(self.titles, key=distance)[:SIMILAR]
+        return f"Could not find {words}. Similar: {', '.join(self.titles[t] for t in nearest)}."
+
+    def _lookup(self, word: str) -> str:
+        """The next of the sentences that hold the word."""
+        hits = [s for s in self.page if word.casefold() in s.casefold()]
+        self.n_looked = self.n_looked + 1 if word == self.looked_up else 1
+        self.looked_up = word
+        if self.n_looked > len(hits):
+            return "No more results."
+        return f"(Result {self.n_looked} / {len(hits)}) {hits[self.n_looked - 1]}"
+
+    def _info(self) -> dict:
+        read = min(0.25 * len(self.found & self.gold), 0.5)
+        return {"success": self.success, "progress": max(self.f1, read)}
+
+    # ---- For reflection and pretraining.
+
+    def demonstrations(self, split: str, seed, oracle_share: float, drill_share: float = 0.0):
+        """Endless trials by players of mixed skill, reflections, questions: for pretraining."""
+        from envs.hotpot_players import demonstrations
+
+        return demonstrations(self, split, seed, oracle_share, drill_share)
+
+    def oracle_reflection(self, observation: str, steps: list[tuple[str, str]]) -> str:
+        """What a perfect observer writes of a failed trial, from the trial's text alone."""
+        from envs.hotpot_reflections import oracle_reflection
+
+        return oracle_reflection(observation, steps)
+
+    def follows(self, reflection: str, steps: list[tuple[str, str]]) -> bool:
+        """True if a trial's actions carry out the reflection's plan."""
+        from envs.hotpot_reflections import follows
+
+        return follows(reflection, steps)
+
+    def questions(self, observation: str, steps: list, rng) -> list[tuple[str, str]]:
+        """Neutral (question, answer) pairs about a trial, answerable from its text."""
+        from envs.hotpot_notes import questions
+
+        return questions(observation, steps, rng, n=4)
+
+    def bindings(self, text: str) -> list[tuple[str, int, str, bool]]:
+        """Which names in a trial's text belong together: for pretraining."""
+        from envs.hotpot_notes import bindings
+
+        return bindings(text)
+
+    def cut_names(self, text: str) -> str:
+        """A text with made-up names in parts: for training a tokenizer."""
+        from envs.hotpot_worlds import cut_names
+
+        return cut_names(text)
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def parse_action(action: str) -> tuple[str, str]:
+    """Verb and what is in its brackets; ("", "") for what is no action.
+
+    >>> parse_action("Search[ Silk Road ]")
+    ('search', 'Silk Road')
+    """
+    match = _ACTION.fullmatch(action.strip())
+    return (match[1].lower(), one_line(match[2])) if match else ("", "")
+
+
+# ---- The official evaluation (hotpot_evaluate_v1): the answer's part.
+
+
+def normalise(text: str) -> str:
+    """Lower case, without punctuation, without articles, single blanks, in this order.
+
+    >>> normalise("The  Beatles' song, an 'a-side'")
+    'beatles song aside'
+    """
+    text = "".join(c for c in text.lower() if c not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def exact_match(prediction: str, answer: str) -> bool:
+    return normalise(prediction) == normalise(answer)
+
+
+def f1_score(prediction: str, answer: str) -> float:
+    """Harmonic mean of precision and recall of the answer's tokens, repeated ones counted.
+
+    0 if either is yes, no or noanswer and they differ: no credit for "yes, it is".
+    """
+    prediction, answer = normalise(prediction), normalise(answer)
+    if prediction != answer and {prediction, answer} & {"yes", "no", "noanswer"}:
+        return 0.0
+    said, right = prediction.split(), answer.split()
+    common = (Counter(said) & Counter(right)).total()
+    if common == 0:
+        return 0.0
+    precision, recall = common / len(said), common / len(right)
+    return 2 * precision * recall / (precision + recall)
+
+
+# ---- HotpotQA's files.
+
+
+def load_items(path) -> list[dict]:
+    """The items of a HotpotQA file, in its order; ValueError, one line, if it is not one."""
+    try:
+        items = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:  # not UTF-8, not JSON
+        raise ValueError(f"{path}: not JSON ({error})") from error
+    if not isinstance(items, list) or not items:
+        raise ValueError(f"{path}: expected a list of questions")
+    for i, item in enumerate(items):
+        if wrong := _fault(item):
+            raise ValueError(f"{path}: question {i}: {wrong}")
+    return items
+
+
+def _fault(item) -> str:
+    """What is wrong with an item, "" if nothing is."""
+    if not isinstance(item, dict):
+        return "is not an object"
+    for field in ("_id", "question", "answer"):
+        if not isinstance(item.get(field), str):
+            return f"{field!r} must be a string"
+    context, facts = item.get("context"), item.get("supporting_facts")
+    for field, pairs, second in (("context", context, list), ("supporting_facts", facts, int)):
+        if not isinstance(pairs, list) or not pairs:
+            return f"{field!r} must be a list that is not empty"
+        for pair in pairs:
+            if not (
+                isinstance(pair, list)
+                and len(pair) == 2
+                and isinstance(pair[0], str)
+                and isinstance(pair[1], second)
+            ):
+                return f"{field!r} must hold [title, {'sentences' if second is list else 'number'}]"
+    if not all(isinstance(s, str) for _, sentences in context for s in sentences):
+        return "a sentence of 'context' is not a string"
+    return ""
