@@ -82,7 +82,7 @@ def generate_task(rng: random.Random, split: str, id_: str) -> dict:
     goal["goal_options"] = {"color": asked["color"], "size": asked["size"]}
     goal["price_upper"] = float(asked["limit"])
     instruction = (
-        f"i need a {asked['attribute']} {asked['kind']} in color {asked['color']} and size "
+        f"find one {asked['attribute']} {asked['kind']} in color {asked['color']} and size "
         f"{asked['size']}, and price lower than {asked['limit']:.2f} dollars"
     )
     return {
