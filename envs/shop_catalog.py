@@ -11,7 +11,7 @@ import random
 from envs.names import CUT, cutter, name_parts
 from envs.shop_files import product
 
-MAX_STEPS = 7  # a purchase takes 5: one wrong page can be made good, no more
+MAX_STEPS = 8  # a purchase takes 5: one wrong page can be made good, no more
 TRAPS = {None: 0.45, "option": 0.2, "attribute": 0.2, "price": 0.15}  # share of the tasks
 COLORS = """beige black blue brown coral gold green grey navy orange pink purple red teal white
 yellow""".split()
@@ -71,10 +71,14 @@ def generate_task(rng: random.Random, split: str, id_: str) -> dict:
         lacks.insert(rng.randint(1, 2), ["price"])
     names = _Names(rng, unseen)
     raw = [_product(rng, names, asked["kind"], asked, lack) for lack in lacks]
-    for other in rng.sample([h for h in KIND_HEADS if h != head], rng.randint(1, 3)):
+    others = [
+        h
+        for i, h in enumerate(KIND_HEADS)
+        if h != head and ((i + KIND_TAILS.index(tail)) % 4 == 0) == unseen  # as `name_parts` draws
+    ]
+    for other in rng.sample(others, rng.randint(1, 3)):  # a word of the asked kind in its name
         lack = ["attribute", "option"] + ["price"] * rng.randint(0, 1)
-        if ((KIND_HEADS.index(other) + KIND_TAILS.index(tail)) % 4 == 0) == unseen:
-            raw.append(_product(rng, names, f"{other} {tail}", asked, lack))
+        raw.append(_product(rng, names, f"{other} {tail}", asked, lack))
     products = [product(row, row["Attributes"]) for row in raw]
     target = products[lacks.index([])]
     goal = {key: target[key] for key in ("asin", "category", "query", "product_category", "name")}

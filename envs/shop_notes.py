@@ -163,7 +163,7 @@ def questions(
     notes, asked = read_trial(observation, steps), []
     seen = list(notes.titles)
     if not seen:
-        return [("What is the price limit?", f"{notes.limit:.2f} dollars")]
+        return [("Which products were opened?", "none")]
     for _ in range(n):
         topic, asin = rng.choice(topics), rng.choice(seen)
         if topic == "cost":
@@ -172,7 +172,7 @@ def questions(
             asked.append((f"Which brand is {asin}?", brand(notes.titles[asin])))
         elif topic == "maker":
             asked.append((f"Which product is from {brand(notes.titles[asin])}?", asin))
-        elif topic == "limit":
+        elif topic == "limit" and notes.limit < float("inf"):
             asked.append(("What is the price limit?", f"{notes.limit:.2f} dollars"))
         elif topic == "opened":
             asked.append(("Which products were opened?", ", ".join(notes.opened[:4]) or "none"))

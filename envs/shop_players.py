@@ -80,8 +80,12 @@ class Player:
         notes = self.notes
         if notes.page == "start" and verb != "search":
             return f"search[{notes.kind}]"
-        away = verb == "open" and notes.page in ("item", "sub") and what != notes.item
-        if away or (verb != "open" and notes.page == "sub"):
+        if verb == "open" and notes.page == "results":
+            if what in notes.titles and what not in notes.listed:
+                order = list(notes.titles)
+                later = order.index(what) > order.index(notes.listed[-1])
+                return "click[Next >]" if later else "click[< Prev]"
+        elif notes.page == "sub" or (verb == "open" and what != notes.item):
             return "click[< Prev]"
         return command(verb, what)
 

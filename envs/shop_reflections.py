@@ -112,7 +112,7 @@ def flawed_reflection(observation: str, steps: list[Step], rng: random.Random) -
         plan = purchase(best, [rng.choice(wrong), *values[1:]])
     reason = cause(notes)
     if rng.random() < 0.4:
-        asin = rng.choice(list(notes.titles))
+        asin = rng.choice([a for a in notes.titles if ("open", a) not in plan] or [best])
         reason = rng.choice(
             [f"{asin} cost {notes.prices[asin]}, too much.", f"{asin} was not {notes.attribute}."]
         )
