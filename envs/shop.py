@@ -186,8 +186,12 @@ class Shop(Environment):
         if self.page == "results":
             self.item = next(p for p in self._shown() if p["asin"] == button)
             self.options = {}
-            if purchase_reward(self.item, self._best_options(), self.item["price"],
-                               self.task["goal"]) == 1.0:
+            if (
+                purchase_reward(
+                    self.item, self._best_options(), self.item["price"], self.task["goal"]
+                )
+                == 1.0
+            ):
                 self.best = OPENED
             return self._go("item")
         group = next(g for g, values in self.item["options"].items() if button in values)

@@ -8,15 +8,19 @@ from collections.abc import Iterator
 
 from envs.chains import Cast, Demonstration, Pairs, Step, chain
 from envs.shop_catalog import generate_task
-from envs.shop_notes import everything, questions
+from envs.shop_notes import TOPICS, everything, questions
 from envs.shop_players import Player
 from envs.shop_reflections import flawed_reflection, oracle_reflection
 
-DRILLED = "cost brand maker option values".split()  # topics of a drill's questions
+ASKED = [*TOPICS, "cheap"]
+DRILLED = "cost brand maker kind cheap option values".split()  # topics of a drill's questions
 
 
 def _asked(observation: str, steps: list[Step], rng: random.Random) -> Pairs:
-    return [everything(observation, steps, rng), *questions(observation, steps, rng, n=8)]
+    return [
+        everything(observation, steps, rng),
+        *questions(observation, steps, rng, n=8, topics=ASKED),
+    ]
 
 
 CAST = Cast(Player, oracle_reflection, flawed_reflection, _asked)

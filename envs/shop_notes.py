@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from envs.chains import Pairs, Step
 
-TOPICS = "cost brand maker option values feature opened unopened last limit".split()
+TOPICS = "cost brand maker kind option values feature opened unopened last limit".split()
 _GENERATED = re.compile(r"find one (\w+) (\w+ \w+) in color (\w+) and size (\w+), and price lower")
 _LIMIT = re.compile(r"price lower than ([\d.]+) dollars")
 _HIT = re.compile(r"^\[(\w+)\]\n((\w+).*)\n(\$.+)$", re.MULTILINE)  # asin, title, brand, price
@@ -144,8 +144,9 @@ def bindings(text: str) -> list[tuple[str, int, str, bool]]:
         is_brand = mention[0] in brands
         if other and (is_brand or mention.start() > first) and mention.start() >= first:
             found.append((mention[0], mention.end(), other, mention.start() > first))
-    for page in re.finditer(r"^> click\[(\w+)\]\n\[Back to Search\].*\n\[< Prev\].*\n", text,
-                            re.MULTILINE):
+    for page in re.finditer(
+        r"^> click\[(\w+)\]\n\[Back to Search\].*\n\[< Prev\].*\n", text, re.MULTILINE
+    ):
         end = text.find("\nPrice: ", page.end())
         for group in _OPTIONS.finditer(text, page.end(), max(end, page.end())):
             line = text[group.end() : text.index("\n", group.end())]
@@ -174,6 +175,12 @@ def questions(
             asked.append((f"Which product is from {brand(notes.titles[asin])}?", asin))
         elif topic == "limit" and notes.limit < float("inf"):
             asked.append(("What is the price limit?", f"{notes.limit:.2f} dollars"))
+        elif topic == "cheap":
+            cheap = [a for a in seen if notes.price(a) <= notes.limit]
+            asked.append(("Which products are cheap enough?", ", ".join(cheap) or "none"))
+        elif topic == "kind":
+            alike = [a for a in seen if notes.kind in notes.titles[a]]
+            asked.append((f"Which products are {notes.kind}?", ", ".join(alike) or "none"))
         elif topic == "opened":
             asked.append(("Which products were opened?", ", ".join(notes.opened[:4]) or "none"))
         elif topic == "unopened":

@@ -67,7 +67,7 @@ class Player:
         rng = self.rng
         foreign = "".join(name_parts(rng, ASIN_HEADS, ASIN_TAILS, unseen=False))
         value = rng.choice(COLORS + SIZES)
-        buttons = [foreign, value, "Reviews", "Description", "Next >"]
+        buttons = [foreign, foreign, value, "Description", "Next >"]
         return f"click[{rng.choice(buttons)}]"
 
     def act(self) -> str:
