@@ -100,28 +100,30 @@ def generate_task(rng: random.Random, split: str, id_: str) -> dict:
 
 
 class _Names:
-    """Asins, brands and prices of one catalogue, each once."""
+    """Asins, brands and prices of one catalogue. No two names share a part or a number: what
+    follows a part is the rest of one name only, so that names can be copied.
+    """
 
     def __init__(self, rng: random.Random, unseen: bool):
         self.rng, self.unseen, self.used = rng, unseen, set()
 
     def draw(self, heads: list[str], tails: list[str]) -> str:
-        while (name := "".join(name_parts(self.rng, heads, tails, self.unseen))) in self.used:
+        while self.used & set(parts := name_parts(self.rng, heads, tails, self.unseen)):
             pass
-        self.used.add(name)
-        return name
+        self.used.update(parts)
+        return "".join(parts)
 
     def price(self, least: int, most: int) -> int:
-        while (price := self.rng.randint(least, most)) in self.used:
+        while str(price := self.rng.randint(least, most)) in self.used:
             pass
-        self.used.add(price)
+        self.used.add(str(price))
         return price
 
 
 def _product(rng, names: _Names, kind: str, asked: dict, lack: list[str]) -> dict:
     """A product in WebShop's schema that has all that is asked but what it lacks."""
     limit = asked["limit"]
-    price = names.price(limit + 2, limit + 40) if "price" in lack else names.price(8, limit - 2)
+    price = names.price(limit + 2, limit + 40) if "price" in lack else names.price(5, limit - 2)
     without = rng.choice(["color", "size"]) if "option" in lack else None
     options = {}
     for group, values in (("color", COLORS), ("size", SIZES)):
