@@ -12,9 +12,10 @@ import re
 from collections import Counter
 
 from envs import Environment
-from envs.shop_reward import purchase_reward
+from envs.shop_files import load, split_tasks
+from envs.shop_reward import purchase_reward, values_of
 
-PER_PAGE = 3
+PER_PAGE, FOUND = 3, 50  # results on a page, results of a search
 INVALID = "Invalid action!"
 SUBPAGES = ("Description", "Features", "Reviews")
 OPENED = 0.1  # progress for having opened a product that can score 1, while nothing is bought
@@ -25,22 +26,27 @@ def words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
-def rank(query: str, products: list[dict], k1: float = 0.9, b: float = 0.4) -> list[dict]:
-    """Products that share a word with the query, best first: BM25 (Robertson et al. 1994)."""
-    documents = [
-        Counter(words(" ".join([p["Title"], *p["BulletPoints"], p["Description"]])))
-        for p in products
-    ]
+def index(products: list[dict]) -> list[Counter]:
+    """How often each word occurs in each product's title, features and description."""
+    texts = [" ".join([p["Title"], *p["BulletPoints"], p["Description"]]) for p in products]
+    return [Counter(words(text)) for text in texts]
+
+
+def rank(query: str, documents: list[Counter], k1: float = 0.9, b: float = 0.4) -> list[int]:
+    """Which documents share a word with the query, best first, FOUND at most: BM25 (Robertson et
+    al. 1994).
+    """
     mean = sum(d.total() for d in documents) / max(len(documents), 1)
-    scores = [0.0] * len(products)
+    scores = [0.0] * len(documents)
     for word in set(words(query)):
         n = sum(word in d for d in documents)
         idf = math.log(1 + (len(documents) - n + 0.5) / (n + 0.5))
         for i, d in enumerate(documents):
-            norm = k1 * (1 - b + b * d.total() / max(mean, 1))
-            scores[i] += idf * d[word] * (k1 + 1) / (d[word] + norm)
+            if word in d:
+                norm = k1 * (1 - b + b * d.total() / mean)
+                scores[i] += idf * d[word] * (k1 + 1) / (d[word] + norm)
     found = [i for i, score in enumerate(scores) if score > 0]
-    return [products[i] for i in sorted(found, key=lambda i: -scores[i])]
+    return sorted(found, key=lambda i: -scores[i])[:FOUND]
 
 
 class Shop(Environment):
@@ -58,18 +64,19 @@ class Shop(Environment):
 
     name = "shop"
 
-    def __init__(self, products=None, goals=None, max_steps: int | None = None):
-        self.files, self.max_steps = (products, goals), max_steps
-        self.loaded = None
-        if products is not None or goals is not None:
-            from envs.shop_files import load
-
-            self.loaded = load(products, goals)
+    def __init__(self, products=None, goals=None, max_steps: int | None = None, attributes=None):
+        """Paths of WebShop's own files (`shop_files.load`), or none: generated tasks."""
+        self.max_steps, self.loaded = max_steps, None
+        self.indexed: tuple[list | None, list[Counter]] = (None, [])  # products, words of each
+        if products is not None:
+            self.loaded = load(products, goals, attributes)
+        elif goals is not None or attributes is not None:
+            raise ValueError("goals and attributes are those of products: name their file too")
 
     def fresh(self) -> "Shop":
         """Another environment like this one; loaded products are shared."""
         other = Shop(max_steps=self.max_steps)
-        other.files, other.loaded = self.files, self.loaded
+        other.loaded, other.indexed = self.loaded, self.indexed
         return other
 
     def demonstrations(self, split: str, seed, oracle_share: float, drill_share: float = 0.0):
@@ -112,8 +119,6 @@ class Shop(Environment):
         """n tasks of `train`, `seen` or `unseen`, generated or of the files; fixed by the
         arguments."""
         if self.loaded is not None:
-            from envs.shop_files import split_tasks
-
             return split_tasks(self.loaded, split, n, seed)
         from envs.shop_catalog import generate_tasks
 
@@ -160,7 +165,10 @@ class Shop(Environment):
     def _search(self, query: str) -> str:
         if self.page != "start":
             return INVALID
-        self.results = rank(query, self.task["products"])
+        products = self.task["products"]
+        if self.indexed[0] is not products:  # loaded products are indexed once for all tasks
+            self.indexed = (products, index(products))
+        self.results = [products[i] for i in rank(query, self.indexed[1])]
         return self._go("results", number=1)
 
     def _click(self, button: str) -> str:
@@ -186,23 +194,19 @@ class Shop(Environment):
         if self.page == "results":
             self.item = next(p for p in self._shown() if p["asin"] == button)
             self.options = {}
-            if (
-                purchase_reward(
-                    self.item, self._best_options(), self.item["price"], self.task["goal"]
-                )
-                == 1.0
-            ):
-                self.best = OPENED
+            best = purchase_reward(
+                self.item, self._best_options(), self.item["price"], self.task["goal"]
+            )
+            self.best = max(self.best, OPENED * (best == 1.0))
             return self._go("item")
         group = next(g for g, values in self.item["options"].items() if button in values)
         self.options[group] = button
         return f"You have clicked {button}."
 
     def _best_options(self) -> dict[str, str]:
-        asked = self.task["goal"]["goal_options"]
-        asked = list(asked.values()) if isinstance(asked, dict) else asked
-        values = [value for group in self.item["options"].values() for value in group]
-        return {value: value for value in values if value in asked}
+        """The asked values that the product has."""
+        asked = values_of(self.task["goal"]["goal_options"])
+        return {v: v for values in self.item["options"].values() for v in values if v in asked}
 
     def _go(self, page: str, number: int | None = None) -> str:
         self.page, self.number = page, number or self.number

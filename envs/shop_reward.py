@@ -76,12 +76,15 @@ def attributes_matched(product: dict, goal: dict) -> int:
 
 def options_matched(chosen: dict[str, str], goal: dict) -> int:
     """Asked option values that were chosen."""
-    asked = goal["goal_options"]
-    asked = list(asked.values()) if isinstance(asked, dict) else asked
     return sum(
         any(token_set_ratio(_color(own), _color(value)) > MATCHED for own in chosen.values())
-        for value in asked
+        for value in values_of(goal["goal_options"])
     )
+
+
+def values_of(goal_options: dict[str, str] | list[str]) -> list[str]:
+    """Generated goals name the option's group, those that people wrote do not."""
+    return list(goal_options.values() if isinstance(goal_options, dict) else goal_options)
 
 
 def _color(value: str) -> str:
