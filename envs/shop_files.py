@@ -1,0 +1,151 @@
+"""WebShop's own files as tasks: products, their attributes, goals.
+
+    items_shuffle*.json    a list of products; `product` says which fields are read
+    items_ins_v2*.json     asin -> {attributes, instruction, instruction_attributes}
+    items_human_ins.json   asin -> [{instruction, instruction_attributes, instruction_options}, ...]
+
+Changed: of a price range the middle is paid, and price limits are drawn from the asin (there both
+from the process's own random state), so that tasks are the same everywhere.
+"""
+
+import json
+import random
+import re
+from itertools import product as combinations
+from pathlib import Path
+
+MAX_STEPS = 15  # the ReAct agent's longest recorded trial
+NO_LIMIT = 1_000_000.0
+TESTED, DEVELOPED = 500, 1500  # WebShop's split of its shuffled goals: test, then development
+
+
+def product(raw: dict, attributes: list[str]) -> dict:
+    """A product as pages and reward need it, from one of WebShop's schema.
+
+    As WebShop's loader: no price counts as $100.0; option values in lower case, `/` as ` | `.
+    """
+    prices = [float(re.sub(r"[^\d.]", "", p)) for p in (raw["pricing"] or "").split("$")[1:3]]
+    prices = prices or [100.0]
+    bullets = raw["small_description"]
+    options = {
+        group.lower(): [v["value"].strip().replace("/", " | ").lower() for v in values]
+        for group, values in (raw["customization_options"] or {}).items()
+        if values is not None
+    }
+    return {
+        "asin": raw["asin"],
+        "name": raw["name"],
+        "category": raw["category"],
+        "query": raw["query"].lower().strip(),
+        "product_category": raw["product_category"],
+        "Title": raw["name"],
+        "Description": raw["full_description"] or "",
+        "BulletPoints": bullets if isinstance(bullets, list) else [bullets or ""],
+        "Attributes": attributes,
+        "Reviews": [],
+        "Rating": "N.A.",
+        "options": options,
+        "Price": " to ".join(f"${p}" for p in prices),
+        "price": sum(prices) / len(prices),
+    }
+
+
+def load(products, goals, attributes=None) -> list[dict]:
+    """Tasks from paths of WebShop's files; all share one list of products.
+
+    goals: items_human_ins.json, or items_ins_v2*.json (then each combination of options is one).
+    attributes: items_ins_v2*.json; None: those in `goals`, if it has them. ValueError, with path
+    and reason, if a file is missing, broken or foreign.
+    """
+    if goals is None:
+        raise ValueError(f"{products}: products without goals; name their file too")
+    asked = _read(goals, dict)
+    known = _read(attributes, dict) if attributes is not None else asked
+    shown: dict[str, dict] = {}
+    for i, raw in enumerate(_read(products, list)):
+        try:
+            asin = raw["asin"]
+            if asin != "nan" and len(asin) <= 10 and asin not in shown:
+                entry = known.get(asin)
+                own = entry.get("attributes", []) if isinstance(entry, dict) else []
+                shown[asin] = product(raw, own)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{products}: product {i} is broken ({error!r})") from None
+    tasks, everything = [], list(shown.values())
+    for asin, item in shown.items():
+        try:
+            tasks += _tasks(item, asked.get(asin), everything)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{goals}: the goal of {asin} is broken ({error!r})") from None
+    if not tasks:
+        raise ValueError(f"{goals}: no goal for any product of {products}")
+    return tasks
+
+
+def split_tasks(tasks: list[dict], split: str, n: int, seed: int) -> list[dict]:
+    """n tasks of a split, or all it has: `unseen` is WebShop's test share, `seen` its development
+    share, `train` the rest. Of fewer than 2,000 goals each split is all of them.
+    """
+    shares = {"unseen": (0, TESTED), "seen": (TESTED, DEVELOPED), "train": (DEVELOPED, None)}
+    if split not in shares:
+        raise ValueError(f"split {split!r}: must be one of {', '.join(shares)}")
+    shuffled = random.Random(233).sample(tasks, len(tasks))
+    if len(tasks) >= TESTED + DEVELOPED:
+        shuffled = shuffled[slice(*shares[split])]
+    return random.Random(f"shop {split} {seed}").sample(shuffled, min(n, len(shuffled)))
+
+
+def _tasks(item: dict, asked, products: list[dict]) -> list[dict]:
+    """The tasks of one product: a list was written by people, a dict made from its attributes."""
+    goals = asked if isinstance(asked, list) else []
+    if isinstance(asked, dict) and asked.get("instruction"):
+        for values in combinations(*item["options"].values()):
+            chosen = dict(zip(item["options"], values))
+            named = ", and ".join(f"{group}: {value}" for group, value in chosen.items())
+            text = asked["instruction"] + (f" with {named}" if named else "")
+            goals.append(
+                {
+                    "instruction": text,
+                    "instruction_attributes": asked["instruction_attributes"],
+                    "instruction_options": chosen,
+                }
+            )
+    above = [10.0 * i for i in range(1, 100) if 10.0 * i > item["price"]][:4]
+    tasks = []
+    for i, goal in enumerate(goals):
+        if not goal["instruction_attributes"]:  # as there: such goals are left out
+            continue
+        limit, text = NO_LIMIT, ""
+        if len(above) >= 2:
+            limit = max(random.Random(f"{item['asin']} {i}").sample(above, 2))
+            text = f", and price lower than {limit:.2f} dollars"
+        fields = ("asin", "category", "query", "name", "product_category")
+        tasks.append(
+            {
+                "env": "shop",
+                "id": f"{item['asin']}-{i}",
+                "max_steps": MAX_STEPS,
+                "products": products,
+                "goal": {field: item[field] for field in fields}
+                | {
+                    "attributes": goal["instruction_attributes"],
+                    "goal_options": goal["instruction_options"],
+                    "price_upper": limit,
+                },
+                "instruction": goal["instruction"].strip(".") + text,
+            }
+        )
+    return tasks
+
+
+def _read(path, kind: type):
+    """JSON of a file whose outermost value is a list or a dict."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError):
+        raise ValueError(f"{path}: not JSON, or only a part of it") from None
+    if not isinstance(value, kind):
+        raise ValueError(f"{path}: expected a JSON {'object' if kind is dict else 'array'}")
+    return value
