@@ -67,7 +67,7 @@ def encode(parts, env, coder) -> Document:
 
 def drill_share(number: int) -> float:
     """Share of drills among the turns of shard `number`: most at first, a quarter later."""
-    return max(0.25, 0.8 - number / 800)
+    return max(0.25, 0.8 - number / 400)
 
 
 def shard(job: tuple) -> list[Document]:
