@@ -7,6 +7,7 @@ matching is shorter; a goal without a price limit counts its price as kept (ther
 
 import re
 from difflib import SequenceMatcher
+from functools import lru_cache
 
 MATCHED = 85  # a fuzzy match scores more (0..100)
 _FUNCTION_WORDS = frozenset(
@@ -22,6 +23,7 @@ yellow""".split()
 _COLOR = re.compile(rf"\b({'|'.join(_COLORS)})\b")
 
 
+@lru_cache(maxsize=100_000)
 def token_set_ratio(a: str, b: str) -> float:
     """Likeness of two texts as sets of words, 0..100: 100 if one's words hold all of the other's.
 
