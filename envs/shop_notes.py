@@ -13,7 +13,7 @@ from envs.chains import Pairs, Step
 TOPICS = "cost brand maker kind option values feature opened unopened last limit".split()
 _GENERATED = re.compile(r"find one (\w+) (\w+ \w+) in color (\w+) and size (\w+), and price lower")
 _LIMIT = re.compile(r"price lower than ([\d.]+) dollars")
-_HIT = re.compile(r"^\[(\w+)\]\n((\w+).*)\n(\$.+)$", re.MULTILINE)  # asin, title, brand, price
+_HIT = re.compile(r"^\[(\w+)\]\n((\S+).*)\n(\$.+)$", re.MULTILINE)  # asin, title, brand, price
 _OPTIONS = re.compile(r"^[a-z][^\[\]\n]* (?=\[)", re.MULTILINE)  # an option group up to its values
 _VALUE = re.compile(r"\[\[?([^\[\]]+)\]\]?")
 

@@ -6,7 +6,7 @@ matching is shorter; a goal without a price limit counts its price as kept (ther
 """
 
 import re
-from difflib import SequenceMatcher
+from functools import lru_cache
 
 MATCHED = 85  # a fuzzy match scores more (0..100)
 _FUNCTION_WORDS = frozenset(
@@ -22,15 +22,16 @@ yellow""".split()
 _COLOR = re.compile(rf"\b({'|'.join(_COLORS)})\b")
 
 
+@lru_cache(maxsize=100_000)
 def token_set_ratio(a: str, b: str) -> float:
     """Likeness of two texts as sets of words, 0..100: 100 if one's words hold all of the other's.
 
-    The best ratio among (common words, common + rest of a, common + rest of b), as thefuzz has it.
+    The best `ratio` of two among common words, common + rest of a, common + rest of b: as thefuzz.
 
     >>> token_set_ratio("long sleeve", "Sleeve, long and soft")
     100.0
     """
-    words = [set(re.sub(r"\W+", " ", text.lower()).split()) for text in (a, b)]
+    words = [set(re.sub(r"[\W_]+", " ", text.lower()).split()) for text in (a, b)]
     if not all(words):
         return 0.0
     common = " ".join(sorted(words[0] & words[1]))
@@ -38,7 +39,21 @@ def token_set_ratio(a: str, b: str) -> float:
         return 100.0
     whole = [" ".join([common, *sorted(w - (words[0] & words[1]))]).strip() for w in words]
     pairs = [whole] + ([[common, text] for text in whole] if common else [])
-    return max(100 * SequenceMatcher(None, x, y, autojunk=False).ratio() for x, y in pairs)
+    return max(float(round(ratio(x, y))) for x, y in pairs)
+
+
+def ratio(a: str, b: str) -> float:
+    """Likeness of two texts, 0..100: letters of their longest common subsequence, out of both.
+
+    >>> ratio("abcd", "axbx")
+    50.0
+    """
+    longest = [0] * (len(b) + 1)  # of a's letters so far with each start of b
+    for x in a:
+        before = longest[:]
+        for j, y in enumerate(b):
+            longest[j + 1] = before[j] + 1 if x == y else max(before[j + 1], longest[j])
+    return 200 * longest[-1] / max(len(a) + len(b), 1)
 
 
 def nouns(title: str) -> list[str]:
