@@ -23,6 +23,18 @@ ROOT = Path(__file__).parent.parent
 TIMES = ("rollout_seconds", "learn_seconds")
 
 
+class Partial(Guess):
+    """Partial credit by an action's letters: a random model's retries are not all worth nothing."""
+
+    def fresh(self) -> "Partial":
+        return Partial()
+
+    def step(self, action: str) -> tuple:
+        *rest, info = super().step(action)
+        self.answer = (*rest, info | {"progress": sum(map(ord, action)) % 5 / 5})
+        return self.answer
+
+
 def config(base, folder, **changes):
     small = dict(
         envs="household,guess",
@@ -31,9 +43,9 @@ def config(base, folder, **changes):
         collect_rounds=1,
         batch_reflections=4,
         minibatch=2,
-        updates=3,
+        updates=2,
         epochs=2,
-        eval_tasks=2,
+        eval_tasks=1,
         retries=1,
         lr=1e-2,
         min_well_formed=0.0,
@@ -57,11 +69,12 @@ def short_games():
         return env
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(train.envs.CLASSES, "guess", Guess)
+        patch.setitem(train.envs.CLASSES, "guess", Partial)
         patch.setattr(train.envs, "make", short)
         patch.setattr(train, "CHUNK", 2)
-        patch.setattr(actor, "ACTION_TOKENS", 4)
-        patch.setattr(reflect, "REFLECTION_TOKENS", 8)
+        patch.setattr(train, "draw_picture", lambda *args: None)
+        patch.setattr(actor, "ACTION_TOKENS", 2)
+        patch.setattr(reflect, "REFLECTION_TOKENS", 4)
         yield
 
 
@@ -104,7 +117,7 @@ def uninterrupted(tiny_base, tmp_path_factory):
         ("online", "learn.retry", 2),
         ("online", "collect", 2),
         ("online", "learn.ppo_update", 1),
-        ("online", "learn", 3),
+        ("online", "learn", 2),
         ("online", "measure_gap", 1),
         ("online", "evaluate", 1),
         ("online", "save_adapter", 1),
@@ -149,6 +162,17 @@ def test_results_are_one_report_for_each_environment(uninterrupted):
     assert sorted(row["env"] for row in last) == ["guess"] * 2 + ["household"] * 2
 
 
+@pytest.fixture(scope="module")
+def guessed(tiny_base, tmp_path_factory):
+    """As `uninterrupted`, of one environment and one update."""
+    done = {}
+    for mode in ("online", "offline"):
+        folder = tmp_path_factory.mktemp("guessed") / mode
+        train.main(config(tiny_base, folder, envs="guess", updates=1, mode=mode))
+        done[mode] = outcome(folder)
+    return done
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -163,28 +187,25 @@ def test_results_are_one_report_for_each_environment(uninterrupted):
         dict(temperature=0.0),
     ],
 )
-def test_ablations_run_and_are_read(tiny_base, tmp_path, change, uninterrupted):
-    settings = config(tiny_base, tmp_path / "run", updates=2, eval_tasks=1, **change)
+def test_ablations_run_and_are_read(tiny_base, tmp_path, change, guessed):
+    settings = config(tiny_base, tmp_path / "run", envs="guess", updates=1, **change)
     train.main(settings)
     left = outcome(tmp_path / "run")
-    assert left != uninterrupted[settings.mode] and len(left[0]) == 2
+    if change != dict(temperature=0.0):
+        assert left[0] != guessed[settings.mode][0] or left[1] != guessed[settings.mode][1]
+    assert left[3] is not None and len(left[0]) == 1
+    replay = [json.loads(line) for line in left[1].splitlines()]
     if settings.group > 1:
-        assert all(m["value_loss"] == 0 for m in left[0])
-        rows = [json.loads(line)["trajectory"] for line in left[2].splitlines()]
-        assert rows and (settings.mode == "offline" or _groups(left[1], 2, updates=2))
-    if change.get("rating") == "next":
-        replay = [json.loads(line) for line in left[1].splitlines()]
+        assert left[0][0]["value_loss"] == 0
+        if settings.mode == "online":  # the update's rows come in groups on one prompt
+            first, second, third, fourth = (row["prompt"] for row in replay[-4:])
+            assert first == second != third == fourth
+    if settings.rating == "next":
         assert all(row["rating"] == row["next_return"] for row in replay)
 
 
-def _groups(replay: bytes, size: int, updates: int) -> bool:
-    """The updates' rows come in groups on one prompt."""
-    prompts = [json.loads(line)["prompt"] for line in replay.splitlines()][-4 * updates :]
-    return all(len(set(prompts[i : i + size])) == 1 for i in range(0, len(prompts), size))
-
-
 def test_without_memory_every_method_is_a_plain_retry(tiny_base, tmp_path):
-    train.main(config(tiny_base, tmp_path / "run", memory=0, updates=1, eval_tasks=4))
+    train.main(config(tiny_base, tmp_path / "run", envs="guess", memory=0, updates=0, eval_tasks=9))
     for report in json.loads((tmp_path / "run" / "results.json").read_text()):
         results = list(report["methods"].values())
         assert all(result == results[0] for result in results)
@@ -192,11 +213,11 @@ def test_without_memory_every_method_is_a_plain_retry(tiny_base, tmp_path):
 
 def test_group_must_divide_the_batch(tiny_base, tmp_path):
     with pytest.raises(ValueError, match="group 3: must divide 4"):
-        train.main(config(tiny_base, tmp_path / "run", group=3))
+        train.main(config(tiny_base, tmp_path / "run", envs="guess", group=3))
 
 
 def test_seed_decides_everything(tiny_base, tmp_path, uninterrupted):
-    train.main(config(tiny_base, tmp_path / "other", seed=1))
+    train.main(config(tiny_base, tmp_path / "other", seed=1, updates=0))
     assert outcome(tmp_path / "other")[1] != uninterrupted["online"][1]
 
 
@@ -213,7 +234,7 @@ def test_folder_in_use_is_refused_and_so_are_other_settings(tiny_base, tmp_path)
 
 def test_collapse_stops_with_a_reason(tiny_base, tmp_path):
     """A random model writes nothing well-formed: the run must say so."""
-    settings = config(tiny_base, tmp_path / "run")
+    settings = config(tiny_base, tmp_path / "run", envs="guess")
     with pytest.raises(SystemExit, match="0% of the reflections are well-formed"):
         train.main(dataclasses.replace(settings, min_well_formed=0.5))
     stats = {"kl": 81.0, "well_formed": 1.0}
@@ -293,7 +314,7 @@ def test_eval_says_which_files_belong_together(offline_run, tmp_path, change, me
         ("train.py --no-such-flag 1", "--no-such-flag"),
         ("train.py --updates -1", "--updates is -1"),
         ("train.py --lora-rank 0", "at least 1"),
-        ("train.py --base /nowhere --run-dir {}/x", "/nowhere"),
+        ("train.py --envs household --base /nowhere --run-dir {}/x", "/nowhere"),
         ("eval.py --run-dir {}/none", "none"),
         ("eval.py --tasks zero", "--tasks"),
         ("train.py --mode sideways", "--mode"),
