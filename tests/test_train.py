@@ -49,6 +49,7 @@ def config(base, folder, **changes):
         retries=1,
         lr=1e-2,
         min_well_formed=0.0,
+        actor_temperature=1.0,
         offline_each=2,
         reward_epochs=2,
         best_of=2,
