@@ -1,10 +1,15 @@
-"""Success by retry of every method, on generated tasks or on real game files.
+"""Success by retry of every method, on generated tasks or on the benchmarks' own files.
 
-    python eval.py --run-dir runs/household
-    python eval.py --run-dir runs/household --games DIR --retries 4 --transcripts episodes.txt
+    python eval.py --run-dir runs/joint                            all environments of the run
+    python eval.py --run-dir runs/joint --env hotpot --data FILE   HotpotQA's JSON
+    python eval.py --run-dir runs/joint --env shop --products FILE --goals FILE
+    python eval.py --run-dir runs/joint --games DIR --retries 4 --transcripts episodes.txt
+    python eval.py --run-dir runs/two --env shop                   transfer to a third environment
+    python eval.py --run-dir runs/joint --actor FOLDER             transfer to another actor
 
-Methods: react, reflexion, sft, retroformer, and the controls shuffled and oracle (retro/evaluate.py
-says what each is). All start from the same first trials.
+Methods: react, last_attempt, reflexion, sft, retroformer (of an offline run: retroformer_offline),
+and the controls shuffled and oracle (retro/evaluate.py says what each is). All start from the same
+first trials.
 """
 
 from dataclasses import dataclass
@@ -17,67 +22,114 @@ from envs.household import find_games, load_game
 from retro import tokenizer
 from retro.actor import GPTActor
 from retro.command_line import parse, run_script
-from retro.evaluate import METHODS, evaluate, report, table
+from retro.evaluate import Reflector, evaluate, methods_of
 from retro.files import read_json, write_atomically, write_json
 from retro.model import GPT, pick_device
+from retro.results import report, table
+from retro.reward import RewardModel
 from retro.seeds import seeded
 
 
 @dataclass(frozen=True)
 class Config:
-    run_dir: str = "runs/household"  # a finished run of train.py
-    env: str = "household"
+    run_dir: str = "runs/joint"  # a finished run of train.py
+    env: str = ""  # one or several, "a,b"; default: what a file is given for, or all the run's
     split: str = "unseen"  # of the generated tasks: train, seen or unseen
-    tasks: int = 100
+    tasks: int = 100  # of each environment
     retries: int = 2  # after the first trial
     seed: int = 1
-    games: str = (
-        ""  # folder of ALFWorld's game.tw-pddl files, read recursively, in place of generated tasks
-    )
-    methods: str = ",".join(METHODS)
-    temperature: float = 1.0  # of the reflector's sampling
-    json: str = ""  # file for the results
+    games: str = ""  # household: folder of ALFWorld's game.tw-pddl files, read recursively
+    data: str = ""  # hotpot: a file of HotpotQA
+    products: str = ""  # shop: WebShop's file of products, and
+    goals: str = ""  # of its instructions
+    actor: str = ""  # folder of another base that acts, default the run's
+    methods: str = ""  # comma-separated, default all
+    temperature: float = 1.0  # of the reflector's sampling; 0 = greedy
+    best_of: int = 1  # offline runs: sample so many, keep the reward model's favourite
+    json: str = ""  # file for the results: an object, of several environments a list of them
     transcripts: str = ""  # file for readable episodes: failed trial, reflection, retry
 
 
 def main(config: Config) -> None:
-    methods = config.methods.split(",")
-    if unknown := [name for name in methods if name not in METHODS]:
-        raise ValueError(f"--methods {unknown[0]!r}: must be among {','.join(METHODS)}")
-    run_dir, env = Path(config.run_dir), envs.make(config.env)
+    run_dir, device = Path(config.run_dir), pick_device()
     settings = read_json(run_dir / "config.json")
-    device = pick_device()
-    coder = tokenizer.load(settings["base"])
-    model = GPT.from_pretrained(settings["base"], device)
-    actor = GPTActor(
-        model, coder, settings["actor_temperature"], seeded(config.seed, device=device)
-    )
+    offline = settings["mode"] == "offline"
+    methods = config.methods.split(",") if config.methods else methods_of(settings["mode"])
+    if unknown := [name for name in methods if name not in methods_of(settings["mode"])]:
+        allowed = ",".join(methods_of(settings["mode"]))
+        raise ValueError(f"--methods {unknown[0]!r}: must be among {allowed}")
+    if config.best_of > 1 and (not offline or config.temperature == 0):
+        raise ValueError(
+            f"--best-of {config.best_of}: needs the reward model of an offline run, and samples "
+            "that differ (--temperature above 0)"
+        )
+    places = open_environments(config, settings["envs"])
 
-    if config.games:
-        tasks, split = [load_game(path) for path in find_games(config.games)], "games"
-    else:
-        tasks, split = env.tasks(config.split, config.tasks, config.seed), config.split
-    chains = evaluate(
-        env,
-        tasks,
-        methods,
-        config.retries,
-        config.seed,
-        actor,
+    coder, model = tokenizer.load(settings["base"]), GPT.from_pretrained(settings["base"], device)
+    other = config.actor or settings["base"]
+    actor = GPTActor(
+        GPT.from_pretrained(other, device) if config.actor else model,
+        tokenizer.load(other),
+        settings["actor_temperature"],
+        seeded(config.seed, device=device),
+        settings["memory"],
+    )
+    reflector = Reflector(
         model,
         coder,
         run_dir,
         config.temperature,
         settings["adapt_prompt"],
-        lambda names: tqdm(names, desc="evaluate", unit="method"),
+        RewardModel.load(model, run_dir / "reward") if config.best_of > 1 else None,
+        config.best_of,
     )
-    results = report(env, split, config.seed, chains, config.retries)
-    print(f"{len(tasks)} tasks of {env.name} ({config.games or config.split}), [95 % intervals]")
-    print(table(results["methods"]))
+
+    reports, texts = [], []
+    for name, env in places.items():
+        if name == "household" and config.games:
+            tasks, split = [load_game(path) for path in find_games(config.games)], "games"
+        else:
+            tasks = env.tasks(config.split, config.tasks, config.seed)
+            split = config.data or config.products or config.split
+        chains = evaluate(
+            env,
+            tasks,
+            methods,
+            config.retries,
+            config.seed,
+            actor,
+            reflector,
+            lambda names, name=name: tqdm(names, desc=f"evaluate {name}", unit="method"),
+        )
+        reports.append(report(name, split, config.seed, chains, config.retries))
+        texts.append(episodes(chains))
+        print(f"{len(tasks)} tasks of {name} ({config.games or split}), [95 % intervals]")
+        print(table(reports[-1]["methods"]))
     if config.json:
-        write_json(config.json, results)
+        write_json(config.json, reports[0] if len(reports) == 1 else reports)
     if config.transcripts:
-        write_atomically(config.transcripts, episodes(chains).encode())
+        write_atomically(config.transcripts, "\n".join(texts).encode())
+
+
+def open_environments(config: Config, trained_on: str) -> dict:
+    """The environments to evaluate, by name, those that files are given for on those files."""
+    files = {
+        "household": {"games": config.games},
+        "hotpot": {"data": config.data},
+        "shop": {"products": config.products, "goals": config.goals},
+    }
+    given = [name for name, own in files.items() if any(own.values())]
+    names = (config.env or ",".join(given) or trained_on).split(",")
+    for name in given:
+        if name not in names:
+            raise ValueError(f"--env {config.env}: a file of {name} is given")
+        if missing := [flag for flag, path in files[name].items() if not path]:
+            raise ValueError(f"--{missing[0]} is missing: {name} needs {' and '.join(files[name])}")
+    made = {}
+    for name in names:
+        kwargs = files[name] if name in given and name != "household" else {}
+        made |= envs.make(name, **kwargs).parts
+    return made
 
 
 def episodes(chains: dict) -> str:

@@ -54,7 +54,10 @@ def make(name: str, **kwargs):
         raise ValueError(f"environment {unknown!r}: must be one of {', '.join(CLASSES)}")
     if len(set(names)) < len(names):
         raise ValueError(f"environments {name!r}: one is named twice")
-    classes = [getattr(import_module(f"envs.{n}"), CLASSES[n]) for n in names]
+    classes = [
+        one if isinstance(one, type) else getattr(import_module(f"envs.{n}"), one)  # or a class
+        for n, one in ((n, CLASSES[n]) for n in names)
+    ]
     if len(classes) == 1:
         return classes[0](**kwargs)
     return Several([one() for one in classes])

@@ -16,18 +16,25 @@ from retro.model import GPT, autocast
 from retro.tokenizer import Tokenizer
 
 ACTION_TOKENS = 16  # a longer action is cut off
+TEMPERATURE = 0.3  # of its sampling; hotter, a plain second draw does half of a reflection's work
+MEMORY = 3  # reflections that it reads, the newest ones (Reflexion keeps the last three)
 
 
 class GPTActor:
     """A frozen GPT. If the model carries an adapter, it is off while it acts: the base plays,
-    always.
+    always. `memory`: how many of a task's reflections it reads; 0 = none, whatever is written.
     """
 
     def __init__(
-        self, model: GPT, tokenizer: Tokenizer, temperature: float, generator: torch.Generator
+        self,
+        model: GPT,
+        tokenizer: Tokenizer,
+        temperature: float,
+        generator: torch.Generator,
+        memory: int = MEMORY,
     ):
         self.model, self.tokenizer = model, tokenizer
-        self.temperature, self.generator = temperature, generator
+        self.temperature, self.generator, self.memory = temperature, generator, memory
         self.device = model.lm_head.weight.device
 
     def start(self, openings: Sequence[str]) -> "GPTSession":
@@ -90,8 +97,8 @@ class GPTSession:
 class ScriptedActor:
     """For tests: `play(transcript) -> action`, a plain function of what an actor would read."""
 
-    def __init__(self, play: Callable[[str], str]):
-        self.play = play
+    def __init__(self, play: Callable[[str], str], memory: int = MEMORY):
+        self.play, self.memory = play, memory
 
     def start(self, openings: Sequence[str]) -> "ScriptedSession":
         return ScriptedSession(self.play, openings)

@@ -1,7 +1,8 @@
 """Rated reflections: which failed trajectories are reflected on, and what each was worth.
 
-    collect   first trials and retries with the untrained reflector: failures, and ratings for SFT
-    draw      the failed trajectories of one update
+    collect   first trials and retries with the untrained reflector: failures, and ratings to learn
+              from
+    draw      the failed trajectories of one update, of all environments in equal parts
     retry     the trials after some reflections; each reflection and its rating go to the replay
               buffer
 """
@@ -13,48 +14,67 @@ from retro.lora import adapter_off
 from retro.reflect import Reflection, rate, reflect
 from retro.trial import Trajectory, run_in_batches
 
+Failed = tuple[int, Trajectory]  # number of the trial, its record
 
-def collect(env, tasks: Sequence[dict], rounds: int, actor, model, coder, run) -> None:
-    """First trials of the tasks, then rounds of untrained reflection and retry, all on disk."""
+
+def by_id(tasks: Sequence[dict]) -> dict[tuple[str, str], dict]:
+    """The tasks by environment and id."""
+    return {(task["env"], task["id"]): task for task in tasks}
+
+
+def collect(
+    env, tasks: Sequence[dict], rounds: int, each: int, actor, model, coder, run, rating: str
+) -> None:
+    """First trials of the tasks, then rounds of untrained reflection and retry, all on disk. Of the
+    `each` reflections on one failed trial the first one's retry is what the next round goes on
+    from.
+    """
     trials = run_in_batches(env, tasks, actor, [[]] * len(tasks))
-    by_id = {task["id"]: task for task in tasks}
     for number in range(rounds):
         failed = [(number, t) for t in trials if not t.success]
         run.failed.append([{"trial": i, "trajectory": t.to_json()} for i, t in failed])
+        failed = [row for row in failed for _ in range(each)]
         with adapter_off(model):
             reflections = reflect(
                 model, coder, [t for _, t in failed], temperature=1.0, generator=actor.generator
             )
-        trials, _ = retry(env, by_id, failed, reflections, actor, coder, run)
+        trials, _ = retry(env, by_id(tasks), failed, reflections, actor, coder, run, rating)
+        trials = trials[::each]
 
 
-def draw(failed: list, update: int, n: int, seed: int) -> list:
-    """The n failed trajectories of an update: passes over all of them, each pass in another order.
+def draw(failed: dict[str, list[Failed]], update: int, n: int, seed: int) -> list[Failed]:
+    """The n failed trajectories of an update, from each environment's in equal parts: passes over
+    all of them, each pass in another order.
     """
-    rows: list = []
-    while len(rows) < n:
-        epoch, offset = divmod(update * n + len(rows), len(failed))
-        order = list(range(len(failed)))
-        random.Random(f"{seed} pass {epoch}").shuffle(order)
-        rows += [failed[i] for i in order[offset:]]
-    return rows[:n]
+    rows: list[Failed] = []
+    for place, (name, own) in enumerate(failed.items()):
+        share = n // len(failed) + (place < n % len(failed))
+        drawn: list[Failed] = []
+        while len(drawn) < share:
+            epoch, offset = divmod(update * share + len(drawn), len(own))
+            order = list(range(len(own)))
+            random.Random(f"{seed} {name} pass {epoch}").shuffle(order)
+            drawn += [own[i] for i in order[offset:]]
+        rows += drawn[:share]
+    return rows
 
 
 def retry(
     env,
-    tasks: dict[str, dict],
-    failed: Sequence[tuple[int, Trajectory]],
+    tasks: dict[tuple[str, str], dict],
+    failed: Sequence[Failed],
     reflections: Sequence[Reflection],
     actor,
     coder,
     run,
+    rating: str,
 ) -> tuple[list[Trajectory], list[float]]:
-    """The next trials and the ratings. `tasks` by id; `failed`: (number of the trial, trajectory),
-    one for each reflection.
+    """The next trials and the ratings, of the kind `rating`; one failed trial for each reflection.
     """
     memories = [[*t.reflections, r.text] for (_, t), r in zip(failed, reflections)]
-    trials = run_in_batches(env, [tasks[t.task_id] for _, t in failed], actor, memories)
-    ratings = [rate(t, after) for (_, t), after in zip(failed, trials)]
+    again = [tasks[t.env, t.task_id] for _, t in failed]
+    trials = run_in_batches(env, again, actor, memories)
+    ratings = [rate(t, after, rating) for (_, t), after in zip(failed, trials)]
     run.replay.append(
         [
             {
@@ -65,9 +85,9 @@ def retry(
                 "response": coder.decode(r.response_ids),
                 "return": t.episode_return,
                 "next_return": after.episode_return,
-                "rating": rating,
+                "rating": value,
             }
-            for (number, t), r, after, rating in zip(failed, reflections, trials, ratings)
+            for (number, t), r, after, value in zip(failed, reflections, trials, ratings)
         ]
     )
     return trials, ratings

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from dataclasses import fields
+from typing import Literal, get_args, get_origin
 
 BOUNDS = {
     "tasks": 1,
@@ -20,6 +21,14 @@ BOUNDS = {
     "seed": 0,
     "tokens": 1,
     "batch_tokens": 1,
+    "memory": 0,
+    "group": 1,
+    "offline_each": 1,
+    "reward_epochs": 1,
+    "best_of": 1,
+    "kl_coef": 0,
+    "temperature": 0,
+    "actor_temperature": 0,
 }
 
 
@@ -36,6 +45,8 @@ def parse(config_class, doc: str, argv=None):
             parser.add_argument(
                 option, action=argparse.BooleanOptionalAction, default=field.default
             )
+        elif get_origin(field.type) is Literal:
+            parser.add_argument(option, choices=get_args(field.type), default=field.default)
         else:
             parser.add_argument(
                 option, type=field.type, default=field.default, help=f"default {field.default!r}"

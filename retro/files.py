@@ -21,7 +21,7 @@ def write_atomically(path, data: bytes) -> None:
         scratch.unlink(missing_ok=True)  # only still there when the write failed
 
 
-def write_json(path, value: dict) -> None:
+def write_json(path, value: dict | list) -> None:
     write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 
 

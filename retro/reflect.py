@@ -2,6 +2,7 @@
 
     reflect(...)       x = prompt, y ~ M_r(. | x)          (paper, section 4)
     rate(...)          r(x, y) = G_next - G                (paper, section 4)
+    read_prompts(...)  the prompts' keys and values, once for all that follows
     ReflectionPolicy   M_r as `ppo.py` and `sft.py` train it
 
 The adapter acts from the prompt's last token on (activated LoRA, Greenewald et al. 2025): the
@@ -22,12 +23,13 @@ from torch import nn
 from retro import prompts
 from retro.generate import generate, pad
 from retro.lora import adapter_off
-from retro.model import GPT, Cache, autocast
+from retro.model import GPT, Cache, autocast, release_memory
 from retro.tokenizer import Tokenizer
 from retro.trial import Trajectory
 
 REFLECTION_TOKENS = 64  # a longer reflection is cut off
 READ_TOKENS = 8192  # of prompts that are read, answered and learnt from together, with padding
+RANGES = {"delta": (-1.0, 1.0), "next": (0.0, 1.0), "success": (0.0, 1.0)}  # of `rate`, by kind
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,15 @@ class Reflection:
 
     def to_json(self) -> dict:
         return {"text": self.text, "tokens": len(self.response_ids)}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Some prompts' keys and values; prompts that are equal share them."""
+
+    rows: list[int]  # which prompts
+    places: torch.Tensor  # (b,) the cache's row of each
+    cache: Cache
 
 
 def reflection_prompt(trajectory: Trajectory, tokenizer: Tokenizer, context: int) -> list[int]:
@@ -66,9 +77,9 @@ def reflect(
     temperature: float,
     generator: torch.Generator,
     adapt_prompt: bool = False,
-    read: Iterable[tuple[list[int], Cache]] | None = None,
+    read: Iterable[Reading] | None = None,
 ) -> list[Reflection]:
-    """One reflection on each trajectory.
+    """One reflection on each trajectory; one that is named n times gets n samples.
 
     With an adapter on the model this is M_r; under `adapter_off` it is the untrained reflector.
     `read` is what read_prompts gave for their prompts, if they have been read already.
@@ -76,50 +87,58 @@ def reflect(
     limit, newline = model.config.max_position_embeddings, tokenizer.encode("\n")
     asked = [reflection_prompt(t, tokenizer, limit) for t in trajectories]
     reflections: dict[int, Reflection] = {}
-    for part, cache in read or read_prompts(model, asked, adapt_prompt):
-        everyone = torch.arange(len(part), device=cache.lengths.device)
-        with autocast(cache.lengths.device):
+    for part in read or read_prompts(model, asked, adapt_prompt):
+        with autocast(part.places.device):
             out = generate(
                 model,
-                [asked[i][-1:] for i in part],
+                [asked[i][-1:] for i in part.rows],
                 REFLECTION_TOKENS,
                 tuple(newline),
                 temperature,
                 generator,
-                cache.select(everyone, REFLECTION_TOKENS + 1),  # a copy: `read` stays as it is
+                part.cache.select(part.places, REFLECTION_TOKENS + 1),  # a copy: `read` stays
             )
         logprobs = out.logprobs.tolist()
-        for j, i in enumerate(part):
+        for j, i in enumerate(part.rows):
             ids = out.response_ids[j]
             text = prompts.one_line(tokenizer.decode(ids))
             reflections[i] = Reflection(asked[i], ids, logprobs[j][: len(ids)], text)
     return [reflections[i] for i in range(len(asked))]
 
 
-def rate(trajectory: Trajectory, next_trajectory: Trajectory) -> float:
-    """The rating of the reflection between two trials: the change in episode return, in [-1, 1]."""
-    return next_trajectory.episode_return - trajectory.episode_return
+def rate(trajectory: Trajectory, next_trajectory: Trajectory, kind: str = "delta") -> float:
+    """The rating of the reflection between two trials, in RANGES[kind]: the change in episode
+    return ("delta", the paper's), the next trial's return ("next"), or its success ("success").
+    """
+    before, after = trajectory.episode_return, next_trajectory.episode_return
+    return {
+        "delta": after - before,
+        "next": after,
+        "success": float(next_trajectory.success),
+    }[kind]
 
 
 @torch.no_grad()
 def read_prompts(
     model: GPT, prompts_: Sequence[list[int]], adapt_prompt: bool = False
-) -> Iterator[tuple[list[int], Cache]]:
+) -> Iterator[Reading]:
     """Keys and values of all prompt tokens but the last, from the frozen base unless
-    `adapt_prompt`: (which prompts, their cache) of those of like length, group by group.
+    `adapt_prompt`: those of like length together, group by group.
     """
     device = model.lm_head.weight.device
-    order = sorted(range(len(prompts_)), key=lambda i: len(prompts_[i]))
+    order = sorted(range(len(prompts_)), key=lambda i: (len(prompts_[i]), prompts_[i]))
     while order:
         n = 1
         while n < len(order) and (n + 1) * len(prompts_[order[n]]) <= READ_TOKENS:
             n += 1
         part, order = order[:n], order[n:]
-        ids, counts = pad([prompts_[i][:-1] for i in part], device)  # (b, P-1)
+        distinct = list(dict.fromkeys(tuple(prompts_[i]) for i in part))
+        ids, counts = pad([list(prompt[:-1]) for prompt in distinct], device)  # (distinct, P-1)
         with nullcontext() if adapt_prompt else adapter_off(model), autocast(device):
-            cache = model.new_cache(len(part), ids.shape[1])
+            cache = model.new_cache(len(distinct), ids.shape[1])
             model.hidden(ids, cache, counts)
-        yield part, cache
+        places = [distinct.index(tuple(prompts_[i])) for i in part]
+        yield Reading(part, torch.tensor(places, device=device), cache)
 
 
 class ReflectionPolicy(nn.Module):
@@ -127,7 +146,7 @@ class ReflectionPolicy(nn.Module):
 
     `hold(reflections)` reads their prompts once; then `policy(rows) -> logprobs, entropy, values`,
     (b, R) each, response-aligned: entry t belongs to response token t. values[t] is the critic's
-    guess before token t.
+    guess before token t. `release()` when they have served: the prompts fill the memory.
     """
 
     def __init__(self, model: GPT, adapt_prompt: bool = False):
@@ -141,7 +160,7 @@ class ReflectionPolicy(nn.Module):
     def hold(
         self,
         reflections: Sequence[Reflection],
-        read: Sequence[tuple[list[int], Cache]] | None = None,
+        read: Sequence[Reading] | None = None,
     ) -> torch.Tensor:
         """Make these the rows; returns response_mask (B, R). `read` as in `reflect`."""
         self.reflections = list(reflections)
@@ -152,6 +171,11 @@ class ReflectionPolicy(nn.Module):
         self.responses, counts = pad([r.response_ids for r in reflections], device)  # (B, R)
         self.mask = torch.arange(self.responses.shape[1], device=device) < counts[:, None]  # (B, R)
         return self.mask
+
+    def release(self) -> None:
+        """Forget what `hold` took."""
+        self.reflections = self.read = self.responses = self.mask = None
+        release_memory()
 
     def states(self, rows: torch.Tensor) -> torch.Tensor:
         """Hidden states (b, R, D) that predict each response token: the one next-token shift there
@@ -172,11 +196,12 @@ class ReflectionPolicy(nn.Module):
         )
         ids = torch.cat((last, responses[:, :-1]), dim=1)  # (b, R): the prompt's last token, then y
         hidden, order = [], []
-        for part, cache in self.read:
-            here = [n for n, i in enumerate(which) if i in part]  # rows that were read together
+        for part in self.read:
+            among = {row: place for place, row in enumerate(part.rows)}
+            here = [n for n, i in enumerate(which) if i in among]  # rows that were read together
             if here:
-                places = torch.tensor([part.index(which[n]) for n in here], device=ids.device)
-                hidden.append(self.model.hidden(ids[here], prefix=cache.select(places)))
+                places = part.places[[among[which[n]] for n in here]]
+                hidden.append(self.model.hidden(ids[here], prefix=part.cache.select(places)))
                 order += here
         return torch.cat(hidden)[torch.tensor(order, device=ids.device).argsort()]
 

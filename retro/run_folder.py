@@ -7,7 +7,9 @@ metrics.jsonl       one line an update; README has the glossary
 replay.jsonl        D_RL: every rated reflection
 failed.jsonl        the failed trajectories that PPO reflects on
 sft/, adapter/      the adapter after imitation and after PPO, in PEFT's format
-results.json        success by retry for every method; results.png if matplotlib is there
+reward/             the reward model of an offline run: its adapter, its head
+results.json        success by retry for every method, a report for each environment; results.png if
+                    matplotlib is there
 """
 
 import json

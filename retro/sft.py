@@ -43,4 +43,5 @@ def sft_update(
             optimizer.step()
             losses.append(loss.item())
         means.append(sum(losses) / len(losses))
+    policy.release()
     return means

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 
 from retro import prompts
 
-MEMORY = 3  # reflections in the actor's prompt at most (Reflexion keeps the last three)
-
 
 @dataclass(frozen=True)
 class Step:
@@ -65,14 +63,14 @@ def run_in_batches(env, tasks, actor, memories, rows: int = 48) -> list[Trajecto
 def run_trials(
     env, tasks: Sequence[dict], actor, memories: Sequence[Sequence[str]]
 ) -> list[Trajectory]:
-    """One trial of each task; memories[i] holds the reflections on task i so far, the last 3 are
-    used.
+    """One trial of each task; memories[i] holds the reflections on task i so far, of which the
+    actor reads the last `actor.memory`.
 
     env: makes as many environments of its kind as there are tasks (`env.fresh()`), all stepped
     together. actor: `actor.start(openings) -> session` with `session.act(rows) -> actions`,
     `session.observe(rows, texts)`.
     """
-    memories = [tuple(memory)[-MEMORY:] for memory in memories]
+    memories = [tuple(memory)[max(len(memory) - actor.memory, 0) :] for memory in memories]
     places = [env.fresh() for _ in tasks]
     first = [place.reset(task)[0] for place, task in zip(places, tasks)]
     session = actor.start([prompts.opening(o, m) for o, m in zip(first, memories)])
@@ -90,6 +88,6 @@ def run_trials(
         session.observe(active, replies)
         active = [i for i in active if not (ends[i][2] or ends[i][3])]
     return [
-        Trajectory(env.name, task["id"], o, m, tuple(s), *end)
+        Trajectory(task["env"], task["id"], o, m, tuple(s), *end)
         for task, o, m, s, end in zip(tasks, first, memories, steps, ends)
     ]

@@ -1,13 +1,17 @@
 """Counting successes: intervals and summaries by other arithmetic; the controls do what they say.
 """
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 import envs
+from retro import tokenizer
 from retro.actor import ScriptedActor
-from retro.evaluate import no_reflection, retry_chains, shuffled, summary, table, wilson
-from retro.trial import Trajectory
+from retro.evaluate import last_attempt, methods_of, no_reflection, retry_chains, shuffled
+from retro.results import draw_picture, report, summary, table, wilson
+from retro.trial import Step, Trajectory
 
 
 def trial(task, success, g=0.0, reflections=()):
@@ -84,3 +88,40 @@ def test_chains_retry_only_what_failed_and_remember_in_order():
     assert all(
         t.reflections == () for t in retry_chains(env, tasks, actor, no_reflection, 1, 0, first)[1]
     )
+
+
+def test_only_the_last_attempt_is_kept_where_asked():
+    env = envs.make("household", max_steps=2)
+    actor = ScriptedActor(lambda text: "look")
+    actor.device, actor.generator = torch.device("cpu"), None
+    tasks = env.tasks("seen", 1, 0)
+    notes = iter("abcd")
+    chain = retry_chains(env, tasks, actor, lambda ts: [next(notes)], 3, 0, keep=1)[0]
+    memories = [t.reflections for t in chain]
+    assert memories == [(), ("a",), ("b",), ("c",)]
+
+
+def test_last_attempt_is_the_trial_without_its_opening_and_keeps_its_end(tiny_base):
+    coder = tokenizer.load(tiny_base)
+    steps = tuple(Step(f"go to bed {i}", "Nothing happens.", 0.0) for i in range(9))
+    t = Trajectory("household", "a", "You see a bed 1.", ("old",), steps, 0, False, False, True)
+    for context, whole in ((2560, True), (60, False)):
+        config = SimpleNamespace(max_position_embeddings=context)
+        actor = SimpleNamespace(tokenizer=coder, model=SimpleNamespace(config=config))
+        text = last_attempt([t], actor)[0]
+        assert text.endswith("> go to bed 8 Nothing happens.") and "\n" not in text
+        assert ("> go to bed 0 " in text) == whole and "You see" not in text and "old" not in text
+        assert len(coder.encode(text)) <= context // 2 or whole
+
+
+def test_methods_name_the_mode():
+    online, offline = methods_of("online"), methods_of("offline")
+    assert "retroformer" in online and "retroformer_offline" not in online
+    assert [m.replace("_offline", "") for m in offline] == list(online)
+
+
+def test_picture_has_a_place_for_each_environment(tmp_path):
+    pytest.importorskip("matplotlib")
+    chains = {"react": [[trial("a", True)], [trial("b", False), trial("b", True)]]}
+    reports = [report(name, "unseen", 0, chains, 1) for name in ("household", "guess")]
+    assert draw_picture(reports, tmp_path / "r.png") and (tmp_path / "r.png").stat().st_size > 1000

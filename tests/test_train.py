@@ -12,27 +12,47 @@ import pytest
 import torch
 
 import eval as evaluation
+import retro.learn
 import train
 from retro import actor, reflect
 from retro.checkpoint import load, save
+from retro.evaluate import methods_of
+from tests.guess import Guess
 
 ROOT = Path(__file__).parent.parent
 TIMES = ("rollout_seconds", "learn_seconds")
 
 
+class Partial(Guess):
+    """Partial credit by an action's letters: a random model's retries are not all worth nothing."""
+
+    def fresh(self) -> "Partial":
+        return Partial()
+
+    def step(self, action: str) -> tuple:
+        *rest, info = super().step(action)
+        self.answer = (*rest, info | {"progress": sum(map(ord, action)) % 5 / 5})
+        return self.answer
+
+
 def config(base, folder, **changes):
     small = dict(
+        envs="household,guess",
         gap_tasks=2,
         train_tasks=4,
         collect_rounds=1,
         batch_reflections=4,
         minibatch=2,
-        updates=3,
+        updates=2,
         epochs=2,
-        eval_tasks=2,
+        eval_tasks=1,
         retries=1,
         lr=1e-2,
         min_well_formed=0.0,
+        actor_temperature=1.0,
+        offline_each=2,
+        reward_epochs=2,
+        best_of=2,
     )
     return train.Config(run_dir=str(folder), base=str(base), **small | changes)
 
@@ -42,11 +62,20 @@ def short_games():
     """Three steps a trial, eight tokens a reflection: these tests are about the loop, not the game.
     """
     make = train.envs.make
+
+    def short(names):
+        env = make(names)
+        if "household" in env.parts:
+            env.parts["household"].max_steps = 3
+        return env
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.envs, "make", lambda name: make(name, max_steps=3))
+        patch.setitem(train.envs.CLASSES, "guess", Partial)
+        patch.setattr(train.envs, "make", short)
         patch.setattr(train, "CHUNK", 2)
-        patch.setattr(actor, "ACTION_TOKENS", 4)
-        patch.setattr(reflect, "REFLECTION_TOKENS", 8)
+        patch.setattr(train, "draw_picture", lambda *args: None)
+        patch.setattr(actor, "ACTION_TOKENS", 2)
+        patch.setattr(reflect, "REFLECTION_TOKENS", 4)
         yield
 
 
@@ -60,8 +89,11 @@ def outcome(folder):
         "results.json",
         "adapter/adapter_model.safetensors",
         "sft/adapter_model.safetensors",
+        "reward/adapter_model.safetensors",
+        "reward/head.safetensors",
     )
-    return [metrics] + [(folder / name).read_bytes() for name in files]
+    files = [folder / name for name in files]
+    return [metrics] + [file.read_bytes() if file.exists() else None for file in files]
 
 
 class Killed(BaseException):
@@ -70,29 +102,39 @@ class Killed(BaseException):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tiny_base, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "whole"
-    train.main(config(tiny_base, folder))
-    return outcome(folder)
+    """What a whole run leaves behind, by its mode."""
+    done = {}
+    for mode in ("online", "offline"):
+        folder = tmp_path_factory.mktemp("runs") / mode
+        train.main(config(tiny_base, folder, mode=mode))
+        done[mode] = outcome(folder)
+    return done
 
 
 @pytest.mark.parametrize(
-    "where, calls",
+    "mode, where, calls",
     [
-        ("reflect", 1),
-        ("retry", 2),
-        ("ppo_update", 1),
-        ("ppo_update", 3),
-        ("measure_gap", 1),
-        ("evaluate", 1),
-        ("save_adapter", 1),
+        ("online", "learn.reflect", 1),
+        ("online", "learn.retry", 2),
+        ("online", "collect", 2),
+        ("online", "learn.ppo_update", 1),
+        ("online", "learn", 2),
+        ("online", "measure_gap", 1),
+        ("online", "evaluate", 1),
+        ("online", "save_adapter", 1),
+        ("offline", "fit", 1),
+        ("offline", "print_reward", 1),
+        ("offline", "learn.ppo_update", 2),
     ],
 )
 def test_resumed_equals_uninterrupted(
-    tiny_base, tmp_path, monkeypatch, uninterrupted, where, calls
+    tiny_base, tmp_path, monkeypatch, uninterrupted, mode, where, calls
 ):
     """Killed right after the n-th call of a function, then resumed: the same files, byte for byte.
     """
-    function, left = getattr(train, where), calls
+    module = retro.learn if where.startswith("learn.") else train
+    name = where.removeprefix("learn.")
+    function, left = getattr(module, name), calls
 
     def killer(*args, **kwargs):
         nonlocal left
@@ -101,21 +143,87 @@ def test_resumed_equals_uninterrupted(
             raise Killed
         return result
 
-    monkeypatch.setattr(train, where, killer)
+    monkeypatch.setattr(module, name, killer)
     with pytest.raises(Killed):
-        train.main(config(tiny_base, tmp_path / "run"))
-    monkeypatch.setattr(train, where, function)
-    train.main(config(tiny_base, tmp_path / "run", resume=True))
-    assert outcome(tmp_path / "run") == uninterrupted
+        train.main(config(tiny_base, tmp_path / "run", mode=mode))
+    monkeypatch.setattr(module, name, function)
+    train.main(config(tiny_base, tmp_path / "run", mode=mode, resume=True))
+    assert outcome(tmp_path / "run") == uninterrupted[mode]
+
+
+def test_results_are_one_report_for_each_environment(uninterrupted):
+    for mode, left in uninterrupted.items():
+        reports = json.loads(left[3])
+        assert [r["env"] for r in reports] == ["household", "guess"]
+        assert all(list(r["methods"]) == list(methods_of(mode)) for r in reports)
+        assert {m["success"] is None for m in left[0]} == {mode == "offline"}
+        assert all(set(m["mean_rating_by_env"]) == {"household", "guess"} for m in left[0])
+    replay = [json.loads(line) for line in uninterrupted["online"][1].splitlines()]
+    last = replay[-4:]  # an update's rated reflections: equal parts
+    assert sorted(row["env"] for row in last) == ["guess"] * 2 + ["household"] * 2
+
+
+@pytest.fixture(scope="module")
+def guessed(tiny_base, tmp_path_factory):
+    """As `uninterrupted`, of one environment and one update."""
+    done = {}
+    for mode in ("online", "offline"):
+        folder = tmp_path_factory.mktemp("guessed") / mode
+        train.main(config(tiny_base, folder, envs="guess", updates=1, mode=mode))
+        done[mode] = outcome(folder)
+    return done
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(kl_coef=0.0),
+        dict(sft_epochs=0),
+        dict(rating="next"),
+        dict(rating="success", mode="offline"),
+        dict(group=2),
+        dict(group=2, mode="offline", memory=1),
+        dict(lora_rank=1, adapt_prompt=True),
+        dict(adapt_prompt=True, mode="offline"),
+        dict(temperature=0.0),
+    ],
+)
+def test_ablations_run_and_are_read(tiny_base, tmp_path, change, guessed):
+    settings = config(tiny_base, tmp_path / "run", envs="guess", updates=1, **change)
+    train.main(settings)
+    left = outcome(tmp_path / "run")
+    if change != dict(temperature=0.0):
+        assert left[0] != guessed[settings.mode][0] or left[1] != guessed[settings.mode][1]
+    assert left[3] is not None and len(left[0]) == 1
+    replay = [json.loads(line) for line in left[1].splitlines()]
+    if settings.group > 1:
+        assert left[0][0]["value_loss"] == 0
+        if settings.mode == "online":  # the update's rows come in groups on one prompt
+            first, second, third, fourth = (row["prompt"] for row in replay[-4:])
+            assert first == second != third == fourth
+    if settings.rating == "next":
+        assert all(row["rating"] == row["next_return"] for row in replay)
+
+
+def test_without_memory_every_method_is_a_plain_retry(tiny_base, tmp_path):
+    train.main(config(tiny_base, tmp_path / "run", envs="guess", memory=0, updates=0, eval_tasks=9))
+    for report in json.loads((tmp_path / "run" / "results.json").read_text()):
+        results = list(report["methods"].values())
+        assert all(result == results[0] for result in results)
+
+
+def test_group_must_divide_the_batch(tiny_base, tmp_path):
+    with pytest.raises(ValueError, match="group 3: must divide 4"):
+        train.main(config(tiny_base, tmp_path / "run", envs="guess", group=3))
 
 
 def test_seed_decides_everything(tiny_base, tmp_path, uninterrupted):
-    train.main(config(tiny_base, tmp_path / "other", seed=1))
-    assert outcome(tmp_path / "other")[1] != uninterrupted[1]
+    train.main(config(tiny_base, tmp_path / "other", seed=1, updates=0))
+    assert outcome(tmp_path / "other")[1] != uninterrupted["online"][1]
 
 
 def test_folder_in_use_is_refused_and_so_are_other_settings(tiny_base, tmp_path):
-    settings = config(tiny_base, tmp_path / "run", updates=0)
+    settings = config(tiny_base, tmp_path / "run", updates=0, envs="guess")
     train.main(settings)
     with pytest.raises(ValueError, match="holds a run already"):
         train.main(settings)
@@ -127,32 +235,37 @@ def test_folder_in_use_is_refused_and_so_are_other_settings(tiny_base, tmp_path)
 
 def test_collapse_stops_with_a_reason(tiny_base, tmp_path):
     """A random model writes nothing well-formed: the run must say so."""
-    settings = config(tiny_base, tmp_path / "run")
+    settings = config(tiny_base, tmp_path / "run", envs="guess")
     with pytest.raises(SystemExit, match="0% of the reflections are well-formed"):
         train.main(dataclasses.replace(settings, min_well_formed=0.5))
     stats = {"kl": 81.0, "well_formed": 1.0}
     with pytest.raises(SystemExit, match="KL 81 nats"):
-        train.check_health(stats, settings)
+        train.check_health(stats, settings.max_kl, 0.5)
+
+
+@pytest.fixture(scope="module")
+def offline_run(tiny_base, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "offline"
+    train.main(config(tiny_base, folder, mode="offline", updates=1, envs="guess"))
+    return folder
+
+
+def evaluated(run_dir, tmp_path, **changes):
+    settings = dict(run_dir=str(run_dir), tasks=2, retries=1, json=str(tmp_path / "r.json"))
+    evaluation.main(evaluation.Config(**settings | changes))
+    return json.loads((tmp_path / "r.json").read_text())
 
 
 def test_eval_reads_a_run(tiny_base, tmp_path):
-    train.main(config(tiny_base, tmp_path / "run"))
-    evaluation.main(
-        evaluation.Config(
-            run_dir=str(tmp_path / "run"),
-            tasks=2,
-            retries=1,
-            methods="react,retroformer",
-            json=str(tmp_path / "r.json"),
-            transcripts=str(tmp_path / "t.txt"),
-        )
+    train.main(config(tiny_base, tmp_path / "run", updates=1, eval_tasks=1))
+    both = evaluated(
+        tmp_path / "run", tmp_path, transcripts=str(tmp_path / "t.txt"), methods="react,retroformer"
     )
-    results = json.loads((tmp_path / "r.json").read_text())
-    assert list(results) == ["env", "split", "seed", "methods"] and list(results["methods"]) == [
-        "react",
-        "retroformer",
-    ]
-    assert set(results["methods"]["react"]) == {
+    assert [report["env"] for report in both] == ["household", "guess"]
+    one = evaluated(tmp_path / "run", tmp_path, env="guess", methods="react,retroformer")
+    assert list(one) == ["env", "split", "seed", "methods"] and one == both[1]
+    assert list(one["methods"]) == ["react", "retroformer"]
+    assert set(one["methods"]["react"]) == {
         "n",
         "success_by_retry",
         "ci95",
@@ -160,6 +273,40 @@ def test_eval_reads_a_run(tiny_base, tmp_path):
         "mean_return_by_retry",
     }
     assert "Reflection:" in (tmp_path / "t.txt").read_text()
+    with pytest.raises(ValueError, match="best-of 2: needs the reward model"):
+        evaluated(tmp_path / "run", tmp_path, best_of=2)
+    with pytest.raises(ValueError, match="retroformer_offline'?: must be among"):
+        evaluated(tmp_path / "run", tmp_path, methods="retroformer_offline")
+
+
+def test_eval_of_an_offline_run_transfers_and_picks_the_best(tiny_base, offline_run, tmp_path):
+    """To an environment it was not trained on, with another actor, best of 3."""
+    single = evaluated(offline_run, tmp_path)
+    assert list(single["methods"]) == list(methods_of("offline")) and single["env"] == "guess"
+    moved = evaluated(
+        offline_run,
+        tmp_path,
+        env="household",
+        actor=str(tiny_base),
+        best_of=3,
+        methods="react,retroformer_offline",
+    )
+    assert moved["env"] == "household" and "retroformer_offline" in moved["methods"]
+    with pytest.raises(ValueError, match="--temperature above 0"):
+        evaluated(offline_run, tmp_path, best_of=2, temperature=0.0)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(products="p.json"), "--goals is missing"),
+        (dict(env="guess", data="d.json"), "a file of hotpot is given"),
+        (dict(env="magic"), "magic"),
+    ],
+)
+def test_eval_says_which_files_belong_together(offline_run, tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        evaluated(offline_run, tmp_path, **change)
 
 
 @pytest.mark.parametrize(
@@ -168,11 +315,12 @@ def test_eval_reads_a_run(tiny_base, tmp_path):
         ("train.py --no-such-flag 1", "--no-such-flag"),
         ("train.py --updates -1", "--updates is -1"),
         ("train.py --lora-rank 0", "at least 1"),
-        ("train.py --base /nowhere --run-dir {}/x", "/nowhere"),
+        ("train.py --envs household --base /nowhere --run-dir {}/x", "/nowhere"),
         ("eval.py --run-dir {}/none", "none"),
         ("eval.py --tasks zero", "--tasks"),
-        ("eval.py --methods react,magic", "magic"),
-        ("train.py --env nowhere --run-dir {}/y", "nowhere"),
+        ("train.py --mode sideways", "--mode"),
+        ("train.py --memory -1", "--memory is -1"),
+        ("train.py --envs nowhere --run-dir {}/y", "nowhere"),
         ("-m retro.pretrain --out {} --tokens -5", "--tokens"),
     ],
 )

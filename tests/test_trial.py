@@ -11,12 +11,13 @@ import envs
 import retro.actor
 from envs.reflections import parse_plan
 from retro import prompts, tokenizer
-from retro.actor import ACTION_TOKENS, GPTActor, ScriptedActor
+from retro.actor import ACTION_TOKENS, MEMORY, GPTActor, ScriptedActor
 from retro.generate import generate
 from retro.lora import add_lora, lora_parameters
 from retro.model import GPT
-from retro.reflect import rate
-from retro.trial import MEMORY, Trajectory, run_in_batches, run_trials
+from retro.reflect import RANGES, rate
+from retro.trial import Trajectory, run_in_batches, run_trials
+from tests.guess import Guess
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,16 @@ def test_only_the_last_reflections_are_kept(env):
     assert t.reflections == tuple(memory[-MEMORY:]) and memory[1] not in t.text()
 
 
+@pytest.mark.parametrize("size", [0, 1, 3, 9])
+def test_the_actor_reads_as_many_reflections_as_its_memory_holds(env, size):
+    task, memory = env.tasks("seen", 1, 0)[0], [f"number {i}. Plan: wait." for i in range(5)]
+    read = []
+    actor = ScriptedActor(lambda text: read.append(text) or "look", memory=size)
+    run_trials(env, [task], actor, [memory])
+    seen = [text for text in memory if text in read[0]]
+    assert seen == memory[5 - min(size, 5) :] and len(seen) == min(size, 5)
+
+
 def test_trajectory_prints_what_the_actor_read_and_survives_json(env):
     texts = []
 
@@ -87,7 +98,8 @@ def test_trajectory_prints_what_the_actor_read_and_survives_json(env):
     t = run_trials(env, env.tasks("seen", 1, 1), ScriptedActor(play), [["a. Plan: b."]])[0]
     assert t.text() == f"{texts[-1]}\n> inventory\nYou are not carrying anything."
     assert Trajectory.from_json(t.to_json()) == t
-    assert t.truncated and not t.terminated and len(t.steps) == 10 and t.episode_return == 0
+    assert t.truncated and not t.terminated and t.episode_return == 0
+    assert len(t.steps) == env.tasks("seen", 1, 1)[0]["max_steps"]
 
 
 def test_lock_step_equals_one_by_one(env):
@@ -159,3 +171,25 @@ def test_ratings_telescope(env):
         == chain[-1].episode_return - chain[0].episode_return
     )
     assert rate(chain[0], chain[1]) == -0.5
+
+
+def test_three_ratings_of_one_retry():
+    before, after = (
+        Trajectory("household", "a", "x", (), (), g, g == 1, g == 1, g < 1) for g in (0.25, 0.75)
+    )
+    assert [rate(before, after, kind) for kind in RANGES] == [0.5, 0.75, 0.0]
+    assert rate(after, before) == -0.5 and rate(before, chain_end()) == 0.75
+    assert rate(before, chain_end(), "success") == 1.0
+
+
+def chain_end() -> Trajectory:
+    return Trajectory("household", "a", "x", (), (), 1.0, True, True, False)
+
+
+def test_tasks_of_several_environments_keep_their_own_names(monkeypatch):
+    monkeypatch.setitem(envs.CLASSES, "guess", Guess)
+    both = envs.make("household,guess")
+    tasks = both.tasks("train", 3, 0)
+    trials = run_in_batches(both, tasks, ScriptedActor(lambda text: "look"), [[]] * 6)
+    assert [t.env for t in trials] == ["household", "guess"] * 3
+    assert all(both.parts[t.env].oracle_reflection(t.observation, t.exchanges) for t in trials)

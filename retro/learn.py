@@ -1,0 +1,97 @@
+"""One PPO update: reflect, learn what the reflections are worth, move the reflector towards it.
+
+    online    the actor plays the next trial after each reflection: the true rating
+    offline   the reward model says what each is worth; nothing is played (the paper's way)
+"""
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from retro.collect import Failed, retry
+from retro.ppo import Batch, ppo_update
+from retro.prompts import well_formed
+from retro.reflect import ReflectionPolicy, read_prompts, reflect, reflection_prompt
+from retro.reward import RewardModel
+
+
+def learn(
+    env,
+    tasks: dict[tuple[str, str], dict],
+    failed: Sequence[Failed],
+    group: int,
+    *,
+    actor,
+    policy: ReflectionPolicy,
+    coder,
+    optimizer: torch.optim.Optimizer,
+    run,
+    rating: str,
+    reward: RewardModel | None,
+    **settings,
+) -> dict:
+    """One update from `group` fresh reflections on each of the failed trials; its metrics.
+
+    `reward` None: online, `tasks` (by environment and id) are played again and rated by `rating`.
+    A group of one has a critic and GAE; of several, each is compared with the others. `settings`
+    are ppo_update's.
+    """
+    clock = time.time()
+    rows = [row for row in failed for _ in range(group)]
+    trajectories, read = [t for _, t in rows], None
+    context = policy.model.config.max_position_embeddings
+    if not policy.adapt_prompt:  # one reading serves sampling, scoring and learning
+        asked = [reflection_prompt(t, coder, context) for t in trajectories]
+        read = list(read_prompts(policy.model, asked))
+    reflections = reflect(
+        policy.model,
+        coder,
+        trajectories,
+        temperature=1.0,
+        generator=actor.generator,
+        adapt_prompt=policy.adapt_prompt,
+        read=read,
+    )
+    success = None
+    if reward:
+        ratings = reward.score(reflections, read)
+    else:
+        trials, ratings = retry(env, tasks, rows, reflections, actor, coder, run, rating)
+        success = sum(t.success for t in trials) / len(trials)
+    rolled = time.time()
+
+    mask = policy.hold(reflections, read)
+    groups = torch.arange(len(rows), device=mask.device) // group
+    rated = torch.tensor(ratings, device=mask.device)
+    batch = Batch(mask, *policy.evaluate(), ratings=rated, groups=groups)
+    advantage = "group" if group > 1 else "gae"
+    stats = ppo_update(policy, optimizer, batch, advantage=advantage, **settings)
+    policy.release()
+    names = sorted({t.env for t in trajectories})
+    of = {name: [r for r, t in zip(ratings, trajectories) if t.env == name] for name in names}
+    return {
+        "mean_rating": sum(ratings) / len(ratings),
+        "mean_rating_by_env": {name: sum(own) / len(own) for name, own in of.items()},
+        "success": success,
+        "well_formed": sum(well_formed(r.text) for r in reflections) / len(reflections),
+        "distinct": len({r.text for r in reflections}) / len(reflections),
+        "kl_coef": settings["kl_coef"],
+        "tokens": sum(len(r.response_ids) for r in reflections) / len(reflections),
+        "rollout_seconds": rolled - clock,
+        "learn_seconds": time.time() - rolled,
+    } | stats
+
+
+def check_health(stats: dict, max_kl: float, min_well_formed: float) -> None:
+    """Stop a run that has collapsed, in words."""
+    if stats["kl"] > max_kl:
+        raise SystemExit(
+            f"collapse: KL {stats['kl']:.0f} nats per response is above max_kl {max_kl}; "
+            "lower --lr or raise --kl-coef"
+        )
+    if stats["well_formed"] < min_well_formed:
+        raise SystemExit(
+            f"collapse: only {stats['well_formed']:.0%} of the reflections are well-formed; "
+            "lower --lr or raise --kl-coef"
+        )

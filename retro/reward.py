@@ -1,0 +1,215 @@
+"""The reward model r_theta(x, y): what a reflection will be worth, told without playing the trial.
+
+The paper's second offline step (section 4): fitted to the ratings of collected reflections, it is
+what PPO maximises, and at execution it picks the best of n samples. It is the base with a LoRA of
+its own and a linear head that reads the state on the response's last token; the adapter acts on the
+response only, so the prompts' keys and values are the ones that the reflector has computed.
+
+    r_theta = low + (high - low) * p,   p = sigmoid(w . h + b)
+    loss    = cross-entropy of p with target (rating - low) / (high - low)
+
+The loss is smallest where p is the mean target, as with a squared error, but its gradient does not
+vanish where p is wrong and sure. Left out: Ouyang et al.'s loss on pairs, which fixes no scale; PPO
+needs one for the KL penalty.
+
+Shapes: B reflections, R response tokens, D width.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from retro.files import check_tensors, read_tensors, write_tensors
+from retro.lora import adapters, add_lora, load_adapter, save_adapter
+from retro.model import GPT, autocast
+from retro.reflect import RANGES, Reading, Reflection, ReflectionPolicy
+
+HELD_OUT = 0.2  # share of the tasks whose reflections are not learnt from
+BINS = 10  # of the calibration, over the rating's range
+
+
+class RewardModel(ReflectionPolicy):
+    """`hold` and `states` are the policy's; `model(rows)` is r_theta, (b,) float32."""
+
+    def __init__(self, model: GPT, low: float, high: float):
+        super().__init__(model)
+        self.register_buffer("range", torch.tensor([low, high], device=self.value_head.bias.device))
+
+    @classmethod
+    def new(cls, base: GPT, rank: int, alpha: float, rating: str, generator) -> "RewardModel":
+        """An untrained one beside a base without adapter; they share the frozen weights."""
+        model = _twin(base)
+        add_lora(model, rank, alpha, generator)
+        return cls(model, *RANGES[rating])
+
+    def hold(
+        self, reflections: Sequence[Reflection], read: Sequence[Reading] | None = None
+    ) -> Tensor:
+        """As the policy's, and one token more: only then does a state have all of y behind it."""
+        longer = [replace(r, response_ids=[*r.response_ids, 0]) for r in reflections]
+        return super().hold(longer, read)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        low, high = self.range
+        return low + (high - low) * self.logits(rows).sigmoid()
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """(b,): w . h + b at the last token of each response."""
+        with autocast(self.responses.device):
+            hidden = self.states(rows)  # (b, R + 1, D)
+        last = self.mask[rows].sum(1) - 1  # (b,)
+        hidden = hidden[torch.arange(len(rows), device=hidden.device), last]  # (b, D)
+        return self.value_head(hidden.float())[:, 0]
+
+    @torch.no_grad()
+    def score(
+        self, reflections: Sequence[Reflection], read: Sequence[Reading] | None = None
+    ) -> list[float]:
+        """r_theta of each; `read` as in `reflect`."""
+        device = self.hold(reflections, read).device
+        parts = torch.arange(len(reflections), device=device).split(64)
+        scores = torch.cat([self(part) for part in parts]).tolist()
+        self.release()
+        return scores
+
+    def best(self, reflections: Sequence[Reflection], n: int) -> list[Reflection]:
+        """Best of n: of each n reflections in a row, the one with the highest score."""
+        scores = self.score(reflections)
+        starts = range(0, len(reflections), n)
+        return [reflections[max(range(i, i + n), key=scores.__getitem__)] for i in starts]
+
+    def save(self, folder) -> None:
+        """The adapter in PEFT's format, and head.safetensors: the head, the rating's range."""
+        save_adapter(self.model, folder)
+        write_tensors(Path(folder) / "head.safetensors", self._head())
+
+    @classmethod
+    def load(cls, base: GPT, folder) -> "RewardModel":
+        """What `save` wrote, beside a base without adapter; ValueError where it does not fit."""
+        model = _twin(base)
+        load_adapter(model, folder)
+        reward = cls(model, 0.0, 1.0)
+        reward.load_weights(folder)
+        return reward
+
+    def load_weights(self, folder) -> None:
+        load_adapter(self.model, folder)
+        path = Path(folder) / "head.safetensors"
+        tensors, wanted = read_tensors(path), self._head()
+        check_tensors(path, tensors, wanted)
+        for name, tensor in wanted.items():
+            tensor.copy_(tensors[name])
+
+    def _head(self) -> dict[str, Tensor]:
+        """The live head, and the range."""
+        return self.value_head.state_dict() | {"range": self.range}
+
+
+def _twin(base: GPT) -> GPT:
+    """A second model on the same tensors."""
+    assert not any(adapters(base)), "the base has an adapter, which the two would share"
+    return deepcopy(base, {id(t): t for t in (*base.parameters(), *base.buffers())})
+
+
+def fit(
+    reward: RewardModel,
+    reflections: Sequence[Reflection],
+    ratings: Sequence[float],
+    tasks: Sequence[tuple[str, str]],
+    *,
+    epochs: int,
+    lr: float,
+    minibatch_size: int,
+    max_grad_norm: float,
+    generator: torch.Generator,
+) -> dict:
+    """Fit r_theta to the ratings, but for those of HELD_OUT of the tasks; tasks[i], (environment,
+    id), is what reflection i was about. Returns the mean loss of each epoch (nats), the number of
+    reflections it learnt from, and `quality` on the held-out ones, of each environment and
+    of "all".
+    """
+    names = sorted(set(tasks))
+    order = torch.randperm(len(names), generator=generator).tolist()
+    held_out = {names[i] for i in order[: round(HELD_OUT * len(names))]}
+    learnt = torch.tensor([i for i, task in enumerate(tasks) if task not in held_out])
+
+    device = reward.hold(reflections).device
+    low, high = reward.range
+    targets = (torch.tensor(ratings, device=device) - low) / (high - low)  # (B,) in [0, 1]
+    parameters = [p for p in reward.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0)
+    means = []
+    for _ in range(epochs):
+        losses = []
+        shuffled = learnt[torch.randperm(len(learnt), generator=generator)].to(device)
+        for rows in shuffled.split(minibatch_size):
+            loss = F.binary_cross_entropy_with_logits(reward.logits(rows), targets[rows])
+            if not loss.isfinite():
+                raise FloatingPointError(f"reward model's loss is {loss.item()}: step not taken")
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+            optimizer.step()
+            losses.append(loss.item())
+        means.append(sum(losses) / len(losses))
+    reward.release()
+
+    unseen: dict[str, list[int]] = defaultdict(list)
+    for i, task in enumerate(tasks):
+        if task in held_out:
+            unseen["all"].append(i)
+            unseen[task[0]].append(i)
+    scores = reward.score([reflections[i] for i in unseen["all"]]) if unseen["all"] else []
+    score = dict(zip(unseen["all"], scores))
+    held = {
+        name: quality(
+            [score[i] for i in rows],
+            [ratings[i] for i in rows],
+            [tuple(reflections[i].prompt_ids) for i in rows],
+            low.item(),
+            high.item(),
+        )
+        for name, rows in unseen.items()
+    }
+    return {"loss": means, "learnt_from": len(learnt), "held_out": held}
+
+
+def quality(
+    scores: Sequence[float], ratings: Sequence[float], prompts: Sequence, low: float, high: float
+) -> dict:
+    """How good a reward model is on reflections that it has not learnt from.
+
+    ranking       of pairs of reflections on the same trajectory that were rated differently, the
+                  share with the better one scored higher (equal scores: half); null without pairs
+    calibration   of each BINS-th of the range that is met: [mean score, mean rating, number]
+    ece           expected calibration error: mean of |mean score - mean rating| over the bins,
+                  weighted by their numbers (Guo et al. 2017, eq. 3); in the rating's unit
+    """
+    same: dict = defaultdict(list)
+    for score, rating, prompt in zip(scores, ratings, prompts):
+        same[prompt].append((score, rating))
+    pairs = [(a, b) for own in same.values() for a, b in combinations(own, 2) if a[1] != b[1]]
+    right = sum(0.5 if a[0] == b[0] else (a[0] > b[0]) == (a[1] > b[1]) for a, b in pairs)
+
+    bins: dict = defaultdict(list)
+    for score, rating in zip(scores, ratings):
+        bins[min(int((score - low) / (high - low) * BINS), BINS - 1)].append((score, rating))
+    calibration = [
+        [sum(s for s, _ in own) / len(own), sum(r for _, r in own) / len(own), len(own)]
+        for _, own in sorted(bins.items())
+    ]
+    gaps = sum(abs(score - rating) * n for score, rating, n in calibration)
+    return {
+        "n": len(scores),
+        "pairs": len(pairs),
+        "ranking": right / len(pairs) if pairs else None,
+        "calibration": calibration,
+        "ece": gaps / max(len(scores), 1),
+    }

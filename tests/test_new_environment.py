@@ -1,0 +1,78 @@
+"""A fourth environment, from nothing: `tests/guess.py` is all that it takes."""
+
+import json
+
+import pytest
+
+import envs
+import retro.collect
+import retro.pretrain
+import train
+from retro.pretrain import Config, main
+from tests.guess import Guess
+
+SMALL = dict(
+    tokens=3e5,
+    batch_tokens=768,
+    vocab_size=340,
+    width=48,
+    layers=2,
+    heads=3,
+    kv_heads=3,
+    mlp_width=96,
+    context=256,
+    muon_lr=0.02,
+)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A base that can act, read and write in `guess`: 400 steps of pretraining."""
+    folder = tmp_path_factory.mktemp("guess-base")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(envs.CLASSES, "guess", Guess)
+        patch.setattr(retro.pretrain, "TOKENIZER_DOCUMENTS", 200)
+        patch.setattr(retro.pretrain, "write_card", lambda *args: None)
+        main(Config(out=str(folder), **SMALL), names=("guess",))
+        yield folder
+
+
+def trained(base, folder, **changes) -> dict:
+    """Success after one retry on unseen words, by method; and what the reward model is worth."""
+    small = dict(
+        envs="guess",
+        gap_tasks=16,
+        train_tasks=64,
+        collect_rounds=1,
+        updates=10,
+        batch_reflections=48,
+        minibatch=16,
+        lr=2e-3,
+        eval_tasks=100,
+        retries=1,
+    )
+    train.main(train.Config(run_dir=str(folder), base=str(base), **small | changes))
+    (report,) = json.loads((folder / "results.json").read_text())
+    after = {name: m["success_by_retry"][1] for name, m in report["methods"].items()}
+    return after | {"ranking": report.get("reward", {}).get("ranking")}
+
+
+@pytest.mark.slow
+def test_a_new_environment_trains_and_not_with_the_sign_flipped(base, tmp_path, monkeypatch):
+    online = trained(base, tmp_path / "online")
+    rate = retro.collect.rate
+    monkeypatch.setattr(retro.collect, "rate", lambda *args: -rate(*args))
+    flipped = trained(base, tmp_path / "flipped", sft_epochs=0)
+    print(online, flipped, sep="\n")
+    assert online["oracle"] > online["react"] + 0.2, online
+    assert online["retroformer"] > online["reflexion"] + 0.15, online
+    assert flipped["retroformer"] < flipped["reflexion"] - 0.05, flipped
+
+
+@pytest.mark.slow
+def test_the_offline_recipe_runs_to_its_end(base, tmp_path):
+    """That it finishes and reports, not that it learns: with these few ratings the reward model
+    does not rank better than chance.
+    """
+    offline = trained(base, tmp_path / "offline", mode="offline", updates=2)
+    assert 0 <= offline["ranking"] <= 1 and offline["oracle"] > offline["react"] + 0.2, offline
