@@ -11,7 +11,7 @@ import re
 import sys
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -99,16 +99,23 @@ class Client:
         answers = {name: self._kept(name) for name in bodies}
         missing = [name for name, answer in answers.items() if answer is None]
         self.budget.count(cached=len(bodies) - len(missing))
-        woken = threading.Event()
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            asked = {pool.submit(self._fetch, n, bodies[n], woken): n for n in missing}
+        woken, errors = threading.Event(), []
+
+        def fetch(name: str) -> None:
             try:
-                for future in as_completed(asked):
-                    answers[asked[future]] = future.result()
-            except BaseException:  # those under way end and are kept, no other one starts
+                if not woken.is_set():
+                    answers[name] = self._fetch(name, bodies[name], woken)
+            except BaseException as error:
+                errors.append(error)
+                woken.set()  # requests under way end and are kept, no other one starts
+
+        with ThreadPoolExecutor(self.concurrency) as pool:
+            try:
+                list(pool.map(fetch, missing))
+            finally:  # on Ctrl-C too
                 woken.set()
-                pool.shutdown(cancel_futures=True)
-                raise
+        if errors:
+            raise errors[0]
         return [answers[name] for name in order]
 
     def _path(self, name: str) -> Path:
