@@ -15,12 +15,12 @@ from retro.react_prompts import Turn
 from retro.trial import Trajectory
 
 REPLY_TOKENS = 200  # of a thought and an action
-REFLECTION_TOKENS = 300
+REFLECTION_TOKENS = 200
 THOUGHTS = 2  # replies in a row that are a thought without an action; after them the action is ""
 REFLECTION_CHARACTERS = 1000
 REPLY_CHARACTERS = 20_000  # of a reply that are looked at
 _LABEL = re.compile(
-    r"[\s>*_`#-]*\b(thought|think|action|observation|reflection)\b[\s\d*_`]*(?::|(?=\[))[\s*_]*",
+    r"[\s>*_`#-]*\b(thought|think|action|observation|reflection)s?\b[\s\d*_`]*(?::|(?=\[))[\s*_]*",
     re.IGNORECASE,
 )
 _ACTION = re.compile(r"\s[*_]*Action(?: \d+)?[*_]*:[\s*_]*", re.IGNORECASE)  # in a thought's line
@@ -91,14 +91,14 @@ class APISession:
             guide = react_prompts.guide_of(opening, actor.names) if actor.examples else None
             write = react_prompts.chat if actor.client.api == "chat" else react_prompts.completion
             asked.append(write(guide, opening, turns))
-        stop = "" if actor.client.api == "chat" else "\n"
+        stop = "\nObservation:" if actor.client.api == "chat" else "\n"
         seeds = [self.seeds[row] for row in rows]
         return actor.client.ask(asked, actor.reply_tokens, actor.temperature, seeds, stop)
 
 
 def reflection_writer(client: Client, temperature: float, generator: torch.Generator) -> Callable:
     """A writer as `evaluate.retry_chains` takes it: the reflections of the model behind `client`;
-    None on a trial that is too long for it.
+    None on a trial that is too long for it, or of which it says nothing.
     """
 
     def write(trajectories: Sequence[Trajectory]) -> list[str | None]:
@@ -109,7 +109,7 @@ def reflection_writer(client: Client, temperature: float, generator: torch.Gener
         seeds = _seeds(generator, len(asked), temperature)
         stop = "" if client.api == "chat" else "\n"
         answers = client.ask(asked, REFLECTION_TOKENS, temperature, seeds, stop)
-        return [None if text is None else read_reflection(text) for text in answers]
+        return [read_reflection(text or "") or None for text in answers]
 
     return write
 

@@ -33,6 +33,7 @@ REPLY = (
     "Answer each observation with one line `Thought: ...`, which may be left out, and one line "
     "`Action: ...`, nothing else. You get the next observation in return."
 )
+NEXT = "That task is over. Here is the next one, in another place:"
 
 HOUSEHOLD = Guide(
     "Your task is to:",
@@ -126,7 +127,11 @@ REFLECT = (
     "An agent tried a task and failed. You read the attempt, its actions after `>`, and write "
     "advice for its next attempt at this same task, where everything is in the same place again. "
     "Write one line: one sentence on what went wrong, then `Plan:` and the steps to take, with the "
-    "exact names that the attempt showed. State only what the attempt shows. For example:\n"
+    "exact names that the attempt showed. State only what the attempt shows."
+)
+FAILED = [*HOUSEHOLD.turns[:3], Turn("", "go to shelf 1", "You arrive at loc 5. On the shelf 1, "
+                                     "you see nothing.")]  # fmt: skip
+ADVICE = (
     "I saw cup 1 in cabinet 1 but did not take it. Plan: take cup 1 from cabinet 1, clean cup 1 "
     "with sinkbasin 1, put cup 1 in/on shelf 1."
 )
@@ -155,21 +160,27 @@ def completion(guide: Guide | None, opening: str, turns: Sequence[Turn]) -> str:
 
 
 def chat(guide: Guide, opening: str, turns: Sequence[Turn]) -> list[dict]:
-    """The messages for chat: the rules and the example, then the trial so far."""
-    example = "\n".join(f"{_reply(t)}\nObservation: {t.answer}" for t in guide.turns)
-    rules = f"{guide.rules}\n{COMMON}\n{REPLY}\n\nAn example:\n\n{guide.first}\n{example}"
-    messages = [_message("system", rules), _message("user", opening)]
-    for turn in turns:
-        messages += [_message("assistant", _reply(turn)), _message("user", turn.answer)]
-    return messages
+    """The messages for chat: the rules, the example as if it had just been played, the trial."""
+    messages = [_message("system", f"{guide.rules}\n{COMMON}\n{REPLY}")]
+    messages += _dialogue(guide.first, guide.turns)
+    last = messages.pop()["content"]  # the roles must alternate
+    return messages + _dialogue(f"{last}\n\n{NEXT}\n\n{opening}", turns)
 
 
 def reflection_request(text: str, episode_return: float, api: str) -> str | list[dict]:
-    """The prompt for a reflection on a trial with this text."""
-    asked = f"{text}{prompts.reflection_request(episode_return)}"
-    if api == "chat":
-        return [_message("system", REFLECT), _message("user", asked)]
-    return f"{REFLECT}\n\nThe attempt:\n\n{asked}"
+    """The prompt for a reflection on a trial with this text: what is asked, an example, the trial.
+    """
+    example = HOUSEHOLD.first + _lines([t._replace(thought="") for t in FAILED])
+    example += prompts.reflection_request(0.0)
+    asked = text + prompts.reflection_request(episode_return)
+    if api == "completions":
+        return f"{REFLECT}\n\nAn example:\n\n{example} {ADVICE}\n\nThe attempt:\n\n{asked}"
+    return [
+        _message("system", REFLECT),
+        _message("user", example),
+        _message("assistant", ADVICE),
+        _message("user", asked),
+    ]
 
 
 def _lines(turns: Sequence[Turn]) -> str:
@@ -182,9 +193,13 @@ def _lines(turns: Sequence[Turn]) -> str:
     return text
 
 
-def _reply(turn: Turn) -> str:
-    thought = f"Thought: {turn.thought}\n" if turn.thought else ""
-    return f"{thought}Action: {turn.action}" if turn.action or not thought else thought.strip()
+def _dialogue(opening: str, turns: Sequence[Turn]) -> list[dict]:
+    messages = [_message("user", opening)]
+    for thought, action, answer in turns:
+        lines = [f"Thought: {thought}"] * bool(thought)
+        lines += [f"Action: {action}"] * bool(action or not thought)
+        messages += [_message("assistant", "\n".join(lines)), _message("user", answer)]
+    return messages
 
 
 def _message(role: str, content: str) -> dict:

