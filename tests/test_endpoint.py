@@ -447,3 +447,13 @@ def test_every_environment_has_a_guide_that_its_openings_find():
             assert read_reply(message["content"])[1] == turn.action
         text = react_prompts.completion(guide, guide.first, guide.turns)
         assert text.count(f"> {guide.turns[-1].action}\n") == 2 and text.endswith("\n>")
+
+
+@pytest.mark.parametrize("name", list(envs.CLASSES))
+def test_openings_carry_the_mark_of_their_guide_and_no_other(name):
+    if importlib.util.find_spec(f"envs.{name}") is None:
+        pytest.skip(f"envs/{name}.py is not there yet")
+    env = envs.make(name)
+    for task in env.tasks("seen", 20, 0):
+        opening = env.reset(task)[0]
+        assert [n for n, g in react_prompts.GUIDES.items() if g.mark in opening] == [name]
