@@ -1,11 +1,14 @@
-"""Shared by the tests: a tiny random base model, and the shipped one."""
+"""Shared by the tests: a tiny random base model, the shipped one, and a server."""
 
 import random
+import subprocess
+import sys
 from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
+from served import KEY
 
 import envs
 from retro import tokenizer
@@ -37,3 +40,22 @@ def tiny_base(tmp_path_factory) -> Path:
 def shipped():
     """(model, tokenizer) of the base in assets/."""
     return GPT.from_pretrained(ASSETS), tokenizer.load(ASSETS)
+
+
+@pytest.fixture(scope="session")
+def url():
+    """Address of a running tests/server.py."""
+    server = subprocess.Popen(
+        [sys.executable, str(Path(__file__).parent / "server.py"), str(ASSETS)],
+        stdout=subprocess.PIPE,
+    )
+    yield f"http://127.0.0.1:{int(server.stdout.readline())}"
+    server.terminate()
+    server.wait()
+    server.stdout.close()
+
+
+@pytest.fixture
+def key(monkeypatch):
+    """OPENAI_API_KEY is set."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)

@@ -1,0 +1,184 @@
+"""The actor and an untrained reflector behind an endpoint (`endpoint.py`): the black boxes that the
+method was made for. What a model writes is data: one line of it becomes the action.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+
+import torch
+
+from retro import react_prompts
+from retro.actor import ACTION_TOKENS
+from retro.endpoint import Budget, Client
+from retro.post import harmless
+from retro.react_prompts import Turn
+from retro.trial import Trajectory
+
+REPLY_TOKENS = 200  # of a thought and an action
+REFLECTION_TOKENS = 200
+THOUGHTS = 2  # replies in a row that are a thought without an action; after them the action is ""
+REFLECTION_CHARACTERS = 1000
+REPLY_CHARACTERS = 20_000  # of a reply that are looked at
+_LABEL = re.compile(
+    r"[\s>*_`#-]*\b(thought|think|action|observation|reflection)s?\b[\s\d*_`]*(?::|(?=\[))[\s*_]*",
+    re.IGNORECASE,
+)
+_ACTION = re.compile(r"\s[*_]*Action(?: \d+)?[*_]*:[\s*_]*", re.IGNORECASE)  # in a thought's line
+_FENCE = re.compile(r"\s*```\w*\s*")
+_REASONING = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)  # as reasoning models mark it
+
+
+class APIActor:
+    """A language model that acts through `client`. `names`: of the environments it plays in.
+
+    With `examples` it is told the rules and shown an example; without, it reads the transcript
+    alone (completions only), which is all that a base of ours was trained on.
+    """
+
+    def __init__(
+        self, client: Client, names: Sequence[str], temperature: float, generator: torch.Generator,
+        examples: bool = True, reply_tokens: int = REPLY_TOKENS,
+    ):  # fmt: skip
+        if client.api == "chat" and not examples:
+            raise ValueError("--no-examples: only with --api completions")
+        self.client, self.names, self.temperature = client, names, temperature
+        self.generator, self.examples = generator, examples
+        self.device = generator.device
+        self.reply_tokens = reply_tokens if examples else ACTION_TOKENS
+
+    def start(self, openings: Sequence[str]) -> "APISession":
+        return APISession(self, openings)
+
+
+class APISession:
+    """Trials in lock step: each turn is one request a trial, or more where the model thinks."""
+
+    def __init__(self, actor: APIActor, openings: Sequence[str]):
+        self.actor, self.openings = actor, list(openings)
+        self.turns: list[list[Turn]] = [[] for _ in openings]
+        self.last: list[tuple[str, str]] = [("", "")] * len(self.openings)  # thought, action
+        self.full: set[int] = set()  # trials that the model's context cannot hold any more
+        self.seeds = _seeds(actor.generator, len(self.openings), actor.temperature)
+
+    def act(self, rows: Sequence[int]) -> list[str]:
+        """The next action of each trial in `rows`; "" from one whose context is full."""
+        for row in rows:
+            self.last[row] = ("", "")
+        asked = [row for row in rows if row not in self.full]
+        for _ in range(1 + THOUGHTS):
+            thinking = []
+            for row, reply in zip(asked, self._ask(asked)):
+                if reply is None:
+                    self.full.add(row)
+                    continue
+                self.last[row] = thought, action = read_reply(reply)
+                if thought and not action:
+                    self.turns[row].append(Turn(thought, "", "OK."))
+                    self.last[row] = ("", "")
+                    thinking.append(row)
+            asked = thinking
+        return [self.last[row][1] for row in rows]
+
+    def observe(self, rows: Sequence[int], observations: Sequence[str]) -> None:
+        """What the environment answered to the last actions."""
+        for row, observation in zip(rows, observations):
+            self.turns[row].append(Turn(*self.last[row], observation))
+
+    def _ask(self, rows: list[int]) -> list[str | None]:
+        actor, asked = self.actor, []
+        for row in rows:
+            opening, turns = self.openings[row], self.turns[row]
+            guide = react_prompts.guide_of(opening, actor.names) if actor.examples else None
+            write = react_prompts.chat if actor.client.api == "chat" else react_prompts.completion
+            asked.append(write(guide, opening, turns))
+        stop = "\nObservation:" if actor.client.api == "chat" else "\n"
+        seeds = [self.seeds[row] for row in rows]
+        return actor.client.ask(asked, actor.reply_tokens, actor.temperature, seeds, stop)
+
+
+def reflection_writer(client: Client, temperature: float, generator: torch.Generator) -> Callable:
+    """A writer as `evaluate.retry_chains` takes it: the reflections of the model behind `client`;
+    None on a trial that is too long for it, or of which it says nothing.
+    """
+
+    def write(trajectories: Sequence[Trajectory]) -> list[str | None]:
+        asked = [
+            react_prompts.reflection_request(t.text(), t.episode_return, client.api)
+            for t in trajectories
+        ]
+        seeds = _seeds(generator, len(asked), temperature)
+        stop = "" if client.api == "chat" else "\n"
+        answers = client.ask(asked, REFLECTION_TOKENS, temperature, seeds, stop)
+        return [read_reflection(text or "") or None for text in answers]
+
+    return write
+
+
+def open_actor(
+    names: Sequence[str], *, base_url: str, model: str, api: str, temperature: float,
+    generator: torch.Generator, cache: str, concurrency: int, timeout: float,
+    max_requests: int, max_tokens: int, examples: bool = True,
+) -> APIActor:  # fmt: skip
+    """The actor of the options --actor openai, --base-url and so on; ValueError on a wrong one."""
+    client = Client(
+        base_url, model, api, cache=cache, budget=Budget(max_requests, max_tokens),
+        concurrency=concurrency, timeout=timeout,
+    )  # fmt: skip
+    return APIActor(client, names, temperature, generator, examples)
+
+
+def read_reply(reply: str) -> tuple[str, str]:
+    """(thought, action) of a reply, each one harmless line, "" where there is none.
+
+    The action is the first line after `Action:` or `>`, else the first that is neither a thought
+    nor a code fence; nothing counts from an observation on that the model made up itself.
+
+    >>> read_reply("Thought: A mug is in there.\\nAction: open cabinet 1\\nObservation: You see")
+    ('A mug is in there', 'open cabinet 1')
+    >>> read_reply("```\\n> go to drawer 2\\n```\\nI did it!"), read_reply("think[It is cheap.]")
+    (('', 'go to drawer 2'), ('It is cheap.', ''))
+    """
+    thought, plain, awaited = "", "", False
+    for line in _REASONING.sub("", reply)[:REPLY_CHARACTERS].splitlines():
+        label = _LABEL.match(line)
+        kind = label[1].lower() if label else ""
+        rest = line[label.end() :] if label else line
+        if kind == "observation":
+            break
+        if kind in ("thought", "think"):
+            said, *actions = _ACTION.split(rest, maxsplit=1)
+            thought = thought or _bare(said).removeprefix("[").removesuffix("]")
+            if actions:
+                return thought, _bare(actions[0])
+        elif kind == "action" or awaited or line.lstrip().startswith(">"):
+            awaited = True  # it may stand on a line of its own below
+            if action := _bare(rest):
+                return thought, action
+        plain = plain or ("" if kind or _FENCE.fullmatch(line) else _bare(rest))
+    return thought, plain
+
+
+def read_reflection(reply: str) -> str:
+    """A reflection as one harmless line, without its label and code fences.
+
+    >>> read_reflection("**Reflection:** I was slow.\\n\\nPlan: open box 1.")
+    'I was slow. Plan: open box 1.'
+    """
+    lines = _REASONING.sub("", reply)[:REPLY_CHARACTERS].splitlines()
+    text = " ".join(line for line in lines if not _FENCE.fullmatch(line))
+    label = _LABEL.match(text)
+    named = label and label[1].lower() == "reflection"
+    return harmless(text[label.end() :] if named else text, REFLECTION_CHARACTERS)
+
+
+def _bare(text: str) -> str:
+    """A line without prompt signs, quotes and emphasis around it, and without a full stop."""
+    return harmless(text).lstrip("> ").strip("`*\"' ").removesuffix(".")
+
+
+def _seeds(generator: torch.Generator, n: int, temperature: float) -> list[int | None]:
+    """A seed for each of n samples: with the same prompt another trial is another request."""
+    if temperature == 0:
+        return [None] * n
+    drawn = torch.randint(2**31, (n,), generator=generator, device=generator.device)
+    return drawn.tolist()

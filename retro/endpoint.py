@@ -1,0 +1,202 @@
+"""A language model behind an OpenAI-compatible endpoint: prompts in, texts out.
+
+What was answered once is kept on disk, one file a request, so a repeated run costs nothing. The key
+is read from OPENAI_API_KEY and goes into the request's header, nowhere else.
+"""
+
+import hashlib
+import json
+import os
+import re
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from retro.files import read_json, write_json
+from retro.post import Refused, hidden, post_json
+
+PATHS = {"chat": "/chat/completions", "completions": "/completions"}
+TOO_LONG = re.compile(r"context.?(length|size|window)|(prompt|input) is too long", re.IGNORECASE)
+CHARACTERS = 4  # a token has about as many, for endpoints that do not count
+
+
+class Budget:
+    """What may be spent, and what has been: by all clients that share it.
+
+    It is checked before each request; the requests then under way may still take `tokens` above
+    its limit. 0 is no limit. Tries count: a request that is sent three times is three.
+    """
+
+    def __init__(self, max_requests: int = 0, max_tokens: int = 0):
+        self.max_requests, self.max_tokens = max_requests, max_tokens
+        self.requests = self.tokens = self.cached = 0
+        self.lock = threading.Lock()
+
+    def request(self) -> None:
+        """Count a request about to be sent; ValueError if the budget has none left."""
+        with self.lock:
+            for option, limit, spent in (
+                ("--max-requests", self.max_requests, self.requests),
+                ("--max-tokens", self.max_tokens, self.tokens),
+            ):
+                if limit and spent >= limit:
+                    raise ValueError(f"budget spent: {option} {limit} ({self}); what was answered "
+                                     "is kept, the same command goes on from there")  # fmt: skip
+            self.requests += 1
+
+    def count(self, tokens: int = 0, cached: int = 0) -> None:
+        with self.lock:
+            self.tokens += tokens
+            self.cached += cached
+
+    def __str__(self) -> str:
+        return f"{self.requests} requests, {self.tokens} tokens, {self.cached} answers from disk"
+
+
+class Client:
+    """`ask(prompts) -> texts`, several requests at a time. A prompt is a string, or with the chat
+    API a list of {"role", "content"}.
+    """
+
+    def __init__(
+        self, base_url: str, model: str, api: str = "chat", *, cache: str, budget: Budget,
+        concurrency: int = 8, timeout: float = 60.0, tries: int = 6,
+    ):  # fmt: skip
+        if api not in PATHS:
+            raise ValueError(f"--api {api!r}: must be one of {', '.join(PATHS)}")
+        if not model:
+            raise ValueError("--actor-model: an endpoint needs the name of a model")
+        self.url, self.model, self.api = endpoint_url(base_url, PATHS[api]), model, api
+        self.cache, self.budget = Path(cache), budget
+        self.concurrency, self.timeout, self.tries = concurrency, timeout, tries
+        self._key = os.environ.get("OPENAI_API_KEY", "").strip()
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise ValueError("OPENAI_API_KEY: holds a character that no HTTP header can carry")
+        self._refused: set[str] = set()  # fields that this endpoint does not know
+
+    def ask(
+        self, prompts: Sequence, max_tokens: int, temperature: float,
+        seeds: Sequence[int | None], stop: str = "",
+    ) -> list[str | None]:  # fmt: skip
+        """The model's text on each prompt; None where the prompt is longer than its context.
+
+        A seed goes to the endpoint and makes the same prompt another request: another sample.
+        Refused or "budget spent" (both ValueErrors, one line) end it; all answers so far are kept.
+        """
+        bodies = {}
+        order = []
+        for prompt, seed in zip(prompts, seeds, strict=True):
+            body = {"model": self.model, "messages" if self.api == "chat" else "prompt": prompt,
+                    "max_tokens": max_tokens, "temperature": temperature}  # fmt: skip
+            body |= {"stop": [stop]} if stop else {}
+            body |= {"seed": seed} if seed is not None else {}
+            text = json.dumps([self.url, body], sort_keys=True)
+            order.append(hashlib.sha256(text.encode()).hexdigest())
+            bodies[order[-1]] = body
+        answers = {name: self._kept(name) for name in bodies}
+        missing = [name for name, answer in answers.items() if answer is None]
+        self.budget.count(cached=len(bodies) - len(missing))
+        woken, errors = threading.Event(), []
+
+        def fetch(name: str) -> None:
+            try:
+                if not woken.is_set():
+                    answers[name] = self._fetch(name, bodies[name], woken)
+            except BaseException as error:
+                errors.append(error)
+                woken.set()  # requests under way end and are kept, no other one starts
+
+        with ThreadPoolExecutor(self.concurrency) as pool:
+            try:
+                list(pool.map(fetch, missing))
+            finally:  # on Ctrl-C too
+                woken.set()
+        if errors:
+            raise errors[0]
+        return [answers[name] for name in order]
+
+    def _path(self, name: str) -> Path:
+        return self.cache / name[:2] / f"{name}.json"
+
+    def _kept(self, name: str) -> str | None:
+        """The answer on disk; None if there is none. A file that is not whole is said, and asked
+        anew."""
+        path = self._path(name)
+        if not path.exists():
+            return None
+        try:
+            answer = read_json(path).get("answer")
+        except ValueError as error:
+            print(f"note: {error}; asked anew", file=sys.stderr)
+            return None
+        return answer if isinstance(answer, str) else None
+
+    def _fetch(self, name: str, body: dict, woken: threading.Event) -> str | None:
+        """Ask the endpoint, count, keep."""
+        while True:
+            sent = {k: v for k, v in body.items() if k not in self._refused}
+            if "max_tokens" not in sent:
+                sent["max_completion_tokens"] = body["max_tokens"]
+            try:
+                text, tokens = post_json(
+                    self.url, sent, self._read, key=self._key, timeout=self.timeout,
+                    tries=self.tries, before=self.budget.request, sleep=woken.wait,
+                )  # fmt: skip
+                break
+            except Refused as error:
+                if error.status in (400, 413, 422) and TOO_LONG.search(str(error)):
+                    return None
+                if not self._do_without(error, sent):
+                    raise
+        text = hidden(text, self._key)
+        self.budget.count(tokens or len(json.dumps(sent) + text) // CHARACTERS)
+        write_json(self._path(name), {"url": self.url.partition("?")[0], "request": body,
+                                      "answer": text, "tokens": tokens})  # fmt: skip
+        return text
+
+    def _do_without(self, error: Refused, sent: dict) -> bool:
+        """True if the refusal names a field that can be left out or goes by another name."""
+        if error.status not in (400, 422):
+            return False
+        fields = [f for f in ("max_tokens", "seed", "stop") if f in sent and f in str(error)]
+        if fields and fields[0] not in self._refused:
+            print(f"note: {error}; sent without {fields[0]!r} from here on", file=sys.stderr)
+            self._refused.add(fields[0])
+        return bool(fields)
+
+    def _read(self, answer) -> tuple[str, int]:
+        """(text, tokens or 0) of an answer; ValueError if it has another shape."""
+        try:
+            choice = answer["choices"][0]
+            text = choice["message"]["content"] if self.api == "chat" else choice["text"]
+        except (TypeError, KeyError, IndexError):
+            said = json.dumps(answer)[:200]
+            raise ValueError(f"expected an object with choices, got {said}") from None
+        if text is not None and not isinstance(text, str):
+            raise ValueError(f"expected a text, got {json.dumps(text)[:200]}")
+        usage = answer.get("usage")
+        total = usage.get("total_tokens") if isinstance(usage, dict) else None
+        return text or "", total if type(total) is int and total > 0 else 0
+
+
+def endpoint_url(base_url: str, path: str) -> str:
+    """`base_url` with the API's path after its own; ValueError if it is no HTTP address.
+
+    >>> endpoint_url("http://127.0.0.1:8000/v1/", "/completions")
+    'http://127.0.0.1:8000/v1/completions'
+    """
+    form = "must be http://HOST/v1 or https://HOST/v1"
+    try:
+        parts = urlsplit(base_url)
+        parts.port  # noqa: B018  (raises ValueError when it is no number)
+    except ValueError:
+        raise ValueError(f"--base-url: {form}") from None
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("--base-url: holds a name or password; a key goes into OPENAI_API_KEY")
+    plain = base_url.isascii() and base_url.isprintable() and " " not in base_url
+    if parts.scheme not in ("http", "https") or not parts.hostname or not plain:
+        raise ValueError(f"--base-url {base_url.partition('?')[0]!r}: {form}")
+    return urlunsplit(parts._replace(path=parts.path.rstrip("/") + path, fragment=""))

@@ -1,0 +1,187 @@
+"""One JSON request over HTTP that ends in a value or in one clear line, whatever the server does.
+
+Tried again, with exponential back-off or after the server's Retry-After: no connection, timeouts,
+408, 409, 425, 429, 5xx, and a 200 whose body is cut off, is not JSON or is not what was asked for.
+Refused at once, with the server's own words: every other status, redirects (they would carry the
+key to another host), an answer above MAX_BODY. The key stands in no message: `harmless` and
+`hidden` clean all that a server wrote.
+"""
+
+import http.client
+import json
+import random
+import re
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
+
+MAX_BODY = 8 << 20  # bytes of an answer
+MAX_WAIT = 300.0  # seconds; a server that asks for more is not waited for
+FIRST_WAIT = 1.0  # seconds before the second try; doubled each time, up to a minute
+PASSING = {408, 409, 425, 429}  # and 5xx: errors that pass
+_ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|.)?|\x9b[0-?]*[@-~]")
+
+
+class Refused(ValueError):
+    """A request that trying again does not help. `status` is HTTP's, 0 if it never came to one."""
+
+    def __init__(self, message: str, status: int = 0):
+        super().__init__(message)
+        self.status = status
+
+
+class Passing(Exception):
+    """An error that may pass; `wait` is what the server asks for in seconds, or None."""
+
+    def __init__(self, message: str, wait: float | None = None):
+        super().__init__(message)
+        self.wait = wait
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *args):
+        return None
+
+
+def post_json(
+    url: str,
+    body: dict,
+    read: Callable,
+    *,
+    key: str = "",
+    timeout: float = 60.0,
+    tries: int = 6,
+    before: Callable[[], None] = lambda: None,
+    sleep: Callable[[float], bool | None] = time.sleep,
+):
+    """read(what the server answered to `body`); Refused when there is no hope, or none any more.
+
+    read: raises ValueError on an answer of the wrong shape. timeout: seconds for a try's answer to
+    begin, and as many again for it to end. before: called ahead of every try, may raise. sleep:
+    waits so many seconds; true if it was woken, and then there is no further try.
+    """
+    headers = {"Content-Type": "application/json", "User-Agent": "retroformer"}
+    if key:
+        headers["Authorization"] = f"Bearer {key}"
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers, method="POST")
+    where = url.partition("?")[0]  # a query may hold a secret
+    for number in range(1, tries + 1):
+        before()
+        try:
+            data = _once(request, timeout)
+            try:
+                return read(json.loads(data))
+            except (ValueError, RecursionError) as error:
+                raise Passing(f"not an answer that can be read ({error})") from error
+        except Refused as error:
+            said = f"{where}: {hidden(harmless(hidden(str(error), key)), key)}"
+            raise Refused(said, error.status) from None
+        except Passing as error:
+            said = hidden(harmless(hidden(str(error), key)), key)
+            backoff = min(60.0, FIRST_WAIT * 2 ** (number - 1)) * random.uniform(0.5, 1.0)
+            wait = backoff if error.wait is None else error.wait
+        if wait > MAX_WAIT:
+            raise Refused(f"{where}: {said}; it asks to wait {wait:.0f} seconds, at most "
+                          f"{MAX_WAIT:.0f} are waited")  # fmt: skip
+        if number == tries or sleep(wait):
+            raise Refused(f"{where}: {said}; given up after {number} tries")
+
+
+def _once(request, timeout: float) -> bytes:
+    """One try: the body of a 200. Raises Passing or Refused."""
+    handlers = [_NoRedirect()]
+    if urlsplit(request.full_url).hostname in ("localhost", "127.0.0.1", "::1"):
+        handlers.append(urllib.request.ProxyHandler({}))  # no proxy knows the way there
+    try:
+        opener = urllib.request.build_opener(*handlers)
+        with opener.open(request, timeout=timeout) as response:
+            return _read(response, timeout)
+    except urllib.error.HTTPError as error:
+        with error:
+            raise _status(error, timeout) from None
+    except TimeoutError:
+        raise Passing(f"no answer within {timeout:g} seconds") from None
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, ssl.SSLCertVerificationError):
+            raise Refused(f"its certificate is not accepted ({error.reason})") from None
+        if isinstance(error.reason, TimeoutError):
+            raise Passing(f"no connection within {timeout:g} seconds") from None
+        raise Passing(f"no connection ({error.reason})") from None
+    except (http.client.HTTPException, OSError) as error:
+        raise Passing(f"the answer broke off ({type(error).__name__}: {error})") from None
+
+
+def _read(response, timeout: float, limit: int = MAX_BODY) -> bytes:
+    """The whole body, in at most twice `timeout` seconds."""
+    parts, size, end = [], 0, time.monotonic() + timeout
+    promised = response.length  # by Content-Length; None without one
+    while size != promised and (part := response.read1(1 << 16)):
+        parts.append(part)
+        size += len(part)
+        if size > limit:
+            raise Refused(f"its answer is longer than {limit} bytes")
+        if time.monotonic() > end:
+            raise TimeoutError
+    if promised is not None and size < promised:
+        raise Passing(f"the answer broke off ({promised - size} bytes are missing)")
+    return b"".join(parts)
+
+
+def _status(error, timeout: float) -> Exception:
+    """What an answer other than 200 means."""
+    try:
+        text = _read(error, timeout, 1 << 16).decode(errors="replace")
+    except (http.client.HTTPException, OSError, Passing, Refused):
+        text = ""  # the status says enough
+    code = None
+    try:  # {"error": {"message": ..., "code": ...}}, {"error": "..."}, {"message": "..."} or text
+        value = json.loads(text)
+        value = value.get("error", value)
+        text = value if isinstance(value, str) else str(value.get("message", text))
+        code = value.get("code")
+    except (ValueError, RecursionError, AttributeError):
+        pass
+    said = f"HTTP {error.code}: {text.strip() or error.reason}"
+    if 300 <= error.code < 400:
+        to = error.headers.get("Location", "nowhere").partition("?")[0]
+        return Refused(f"HTTP {error.code}: it redirects to {to}, which is not followed",
+                       error.code)  # fmt: skip
+    if (error.code in PASSING or error.code >= 500) and code != "insufficient_quota":
+        return Passing(said, retry_after(error.headers.get("Retry-After", "")))
+    return Refused(said, error.code)
+
+
+def retry_after(text: str) -> float | None:
+    """Seconds that a Retry-After header asks for: a whole number or a date; None if it is neither.
+
+    >>> retry_after("7"), retry_after("soon"), retry_after("Wed, 21 Oct 2015 07:28:00 GMT")
+    (7.0, None, 0.0)
+    """
+    text = text.strip()
+    if text.isascii() and text.isdigit() and len(text) < 10:
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
+
+
+def harmless(text: str, limit: int = 300) -> str:
+    """One printable line of at most `limit` characters, whatever a server or a model wrote.
+
+    >>> harmless("\\x1b[31mred\\x1b[0m\\r\\n alert\\x07\\ud800 ")
+    'red alert'
+    """
+    line = " ".join(_ESCAPES.sub("", text[: 20 * limit]).split())
+    return "".join(c for c in line if c.isprintable())[:limit].strip()
+
+
+def hidden(text: str, key: str) -> str:
+    """`text` without the key. A key below 8 characters ("none", "x", for a local server) guards
+    nothing and may be part of any word: it stays.
+    """
+    return text.replace(key, "[key]") if len(key) >= 8 else text

@@ -1,0 +1,183 @@
+"""All that can go wrong between here and an endpoint, and what asking it costs."""
+
+import json
+import threading
+import time
+
+import pytest
+from served import KEY, actor_of, ask, client, seen
+
+from retro.command_line import run_script
+from retro.endpoint import Budget, endpoint_url
+from retro.post import MAX_WAIT, Refused, post_json, retry_after
+
+pytestmark = pytest.mark.usefixtures("key")
+
+
+# ---- What goes wrong.
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["429now", "500", "503", "half", "chunk", "drop", "notjson", "deep", "list", "empty",
+     "error200", "number", "hang", "drip"],
+)  # fmt: skip
+def test_faults_that_pass_are_tried_again_and_in_the_end_refused(url, tmp_path, fault):
+    def post(times):
+        return post_json(
+            f"{url}/{fault}/{times}/v1/completions", {"prompt": "x"}, client(url, tmp_path)._read,
+            timeout=0.4, tries=2, sleep=lambda seconds: None,
+        )  # fmt: skip
+
+    assert post(1) == ("fine", 2)
+    with pytest.raises(Refused, match="given up after 2 tries") as error:
+        post(9)
+    assert len(str(error.value).splitlines()) == 1 and len(str(error.value)) < 500
+    assert str(error.value).isprintable() and f"/{fault}/9/v1/completions: " in str(error.value)
+
+
+def test_waiting_is_exponential_or_what_the_server_asks_for(url):
+    waits = []
+    body, read = {"prompt": "x"}, lambda answer: answer
+    for fault in ("500", "429"):
+        post_json(f"{url}/{fault}/4/v1/wait", body, read, tries=5, sleep=waits.append)
+    for i, seconds in enumerate(waits[:4]):
+        assert 0.5 * 2**i <= seconds <= 2**i, waits
+    assert waits[4:] == [7.0] * 4
+    with pytest.raises(Refused, match=f"asks to wait 7200 seconds, at most {MAX_WAIT:.0f}"):
+        post_json(f"{url}/429hours/9/v1/wait", body, read, sleep=waits.append)
+    assert len(waits) == 8
+    assert [retry_after(t) for t in ("-3", "1e9", "inf", "", "9" * 99)] == [None] * 5
+    with pytest.raises(Refused, match="no connection .* given up after 2 tries"):
+        post_json("http://127.0.0.1:9/v1", body, read, tries=2, sleep=lambda seconds: None)
+
+
+@pytest.mark.parametrize(
+    "path, words",
+    [("/404/9/v1", "HTTP 404: the model `base` does not exist"), ("/quota/9/v1", "no credit"),
+     ("/302/9/v1", "redirects to /say/v1/completions, which is not followed"),
+     ("/huge/9/v1", "longer than"), ("/key/9/v1", "HTTP 401: wrong key: Bearer [key]")],
+)  # fmt: skip
+def test_what_does_not_pass_is_refused_at_once(url, tmp_path, path, words):
+    c = client(url, tmp_path, path)
+    with pytest.raises(ValueError) as error:
+        ask(c, "x")
+    assert words in str(error.value) and KEY not in str(error.value)
+    assert c.budget.requests == 1 and not list(tmp_path.rglob("*.json"))
+
+
+def test_wrong_model_and_wrong_options_are_one_line(url, tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as exit_status:
+        run_script(lambda c: ask(c, "x"), client(url, tmp_path, model="gpt-9"))
+    assert exit_status.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "HTTP 404: model 'gpt-9' does not exist" in said
+    for wrong in ("", "localhost:8000", "ftp://x/v1", "http://", "http://a b/v1", "http://x:y/v1",
+                  "http://u:secret@h/v1", "http://h/\n", "http://[1/v1"):  # fmt: skip
+        with pytest.raises(ValueError, match="^--base-url") as error:
+            endpoint_url(wrong, "/completions")
+        assert "secret" not in str(error.value)
+    for settings, words in (({"api": "talk"}, "--api 'talk'"), ({"model": ""}, "--actor-model")):
+        with pytest.raises(ValueError, match=words):
+            client(url, tmp_path, **settings)
+    with pytest.raises(ValueError, match="--no-examples"):
+        actor_of(client(url, tmp_path, api="chat"), examples=False)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-\nsecret")
+    with pytest.raises(ValueError, match="OPENAI_API_KEY") as error:
+        client(url, tmp_path)
+    assert "secret" not in str(error.value)
+
+
+def test_fields_that_an_endpoint_does_not_know_are_left_out(url, tmp_path, capsys):
+    c = client(url, tmp_path, "/fields/99/v1")
+    fields = [json.loads(text) for text in ask(c, "a", "b", seed=1)]
+    assert fields == [["max_completion_tokens", "model", "prompt", "temperature"]] * 2
+    assert capsys.readouterr().err.count("note:") == 2
+
+
+# ---- Costs.
+
+
+def test_the_budget_ends_a_run_and_keeps_what_was_answered(url, tmp_path):
+    prompts = [f"number {i}" for i in range(6)]
+    for left in (4, 2, 0):
+        c = client(url, tmp_path, "/say/v1", budget=Budget(max_requests=2))
+        if left:
+            with pytest.raises(ValueError, match="^budget spent: --max-requests 2 .2 requests"):
+                ask(c, *prompts)
+        else:
+            assert ask(c, *prompts) == prompts
+        assert len(list(tmp_path.rglob("*.json"))) == 6 - left and c.budget.requests == 2
+    shared = Budget(max_tokens=3)  # the server counts 2 a request
+    c = client(url, tmp_path, "/say/v1", budget=shared, concurrency=1)
+    with pytest.raises(ValueError, match="^budget spent: --max-tokens 3 .2 requests, 4 tokens"):
+        ask(c, "x", "y", "z")
+
+
+def test_requests_run_side_by_side_but_not_more_than_allowed(url, tmp_path, monkeypatch):
+    c, now, most = client(url, tmp_path, "/say/v1", concurrency=3), [], []
+    lock = threading.Lock()
+
+    def slow(*args, **kwargs):
+        with lock:
+            now.append(1)
+            most.append(len(now))
+        time.sleep(0.03)
+        with lock:
+            now.pop()
+        return "said", 1
+
+    monkeypatch.setattr("retro.endpoint.post_json", slow)
+    assert ask(c, *"abcdefghia") == ["said"] * 10
+    assert max(most) == 3 and len(most) == 9  # a prompt that comes twice is asked once
+
+
+def test_one_refusal_stops_the_others_and_their_waiting(url, tmp_path, monkeypatch):
+    """Whoever waits to try again is woken; answers under way are kept."""
+
+    def post(address, sent, read, *, before, sleep, **settings):
+        before()
+        if sent["prompt"] == "bad":
+            time.sleep(0.05)
+            raise Refused("no", 401)
+        if sent["prompt"] == "waits":
+            assert sleep(60)
+            raise Refused("woken")
+        return "kept", 1
+
+    monkeypatch.setattr("retro.endpoint.post_json", post)
+    c, start = client(url, tmp_path, concurrency=2), time.monotonic()
+    with pytest.raises(Refused, match="no"):
+        ask(c, "good", "waits", "bad", "later", "last")
+    assert time.monotonic() - start < 5 and c.budget.requests == 3
+    assert "kept" in [json.loads(p.read_text())["answer"] for p in tmp_path.rglob("*.json")]
+
+
+def test_a_damaged_answer_on_disk_is_asked_anew(url, tmp_path, capsys):
+    assert ask(client(url, tmp_path, "/say/v1"), "x") == ["x"]
+    (file,) = tmp_path.rglob("*.json")
+    for damage in ("", "{", "[]", '{"answer": 7}'):
+        file.write_text(damage)
+        assert ask(client(url, tmp_path, "/say/v1"), "x") == ["x"]
+        assert json.loads(file.read_text())["answer"] == "x"
+    assert capsys.readouterr().err.count("asked anew") == 3
+
+
+@pytest.mark.parametrize("api", ["chat", "completions"])
+def test_the_key_reaches_the_server_and_nothing_else(url, tmp_path, api, capsys):
+    c = client(url, tmp_path, "/say/v1", api)
+    assert ask(c, "your KEY is") == ["your Bearer [key] is"]
+    assert seen(url)[-1][1] == f"Bearer {KEY}"
+    files = [p.read_text() for p in tmp_path.rglob("*") if p.is_file()]
+    assert files and KEY not in "".join(files) + repr(vars(c.budget)) + repr(c)
+    assert KEY not in "".join(capsys.readouterr())
+
+
+def test_a_dummy_key_does_not_spoil_the_text(url, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
+    assert ask(client(url, tmp_path, "/say/v1"), "examine box 1") == ["examine box 1"]
+
+
+def test_no_key_no_header(url, tmp_path, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert ask(client(url, tmp_path, "/say/v1"), "x") == ["x"] and seen(url)[-1][1] == ""
