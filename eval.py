@@ -6,6 +6,7 @@
     python eval.py --run-dir runs/joint --games DIR --retries 4 --transcripts episodes.txt
     python eval.py --run-dir runs/two --env shop                   transfer to a third environment
     python eval.py --run-dir runs/joint --actor FOLDER             transfer to another actor
+    python eval.py --run-dir runs/joint --actor openai --base-url URL --actor-model NAME
 
 Methods: react, last_attempt, reflexion, sft, retroformer (of an offline run: retroformer_offline),
 and the controls shuffled and oracle (retro/evaluate.py says what each is). All start from the same
@@ -20,8 +21,9 @@ from tqdm import tqdm
 import envs
 from envs.household import find_games, load_game
 from retro import tokenizer
-from retro.actor import GPTActor
+from retro.api_actor import ActorOptions, open_actor, open_client, reflection_writer
 from retro.command_line import parse, run_script
+from retro.endpoint import Budget
 from retro.evaluate import Reflector, evaluate, methods_of
 from retro.files import read_json, write_atomically, write_json
 from retro.model import GPT, pick_device
@@ -31,7 +33,7 @@ from retro.seeds import seeded
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(ActorOptions):
     run_dir: str = "runs/joint"  # a finished run of train.py
     env: str = ""  # one or several, "a,b"; default: what a file is given for, or all the run's
     split: str = "unseen"  # of the generated tasks: train, seen or unseen
@@ -42,7 +44,8 @@ class Config:
     data: str = ""  # hotpot: a file of HotpotQA
     products: str = ""  # shop: WebShop's file of products, and
     goals: str = ""  # of its instructions
-    actor: str = ""  # folder of another base that acts, default the run's
+    reflector: str = ""  # openai: the model behind --base-url writes for reflexion
+    reflector_model: str = ""  # its name there, default the actor's
     methods: str = ""  # comma-separated, default all
     temperature: float = 1.0  # of the reflector's sampling; 0 = greedy
     best_of: int = 1  # offline runs: sample so many, keep the reward model's favourite
@@ -66,14 +69,24 @@ def main(config: Config) -> None:
     places = open_environments(config, settings["envs"])
 
     coder, model = tokenizer.load(settings["base"]), GPT.from_pretrained(settings["base"], device)
-    other = config.actor or settings["base"]
-    actor = GPTActor(
-        GPT.from_pretrained(other, device) if config.actor else model,
-        tokenizer.load(other),
+    budget = Budget(config.max_requests, config.max_tokens)
+    actor = open_actor(
+        config,
+        list(places),
+        model,
+        coder,
         settings["actor_temperature"],
         seeded(config.seed, device=device),
         settings["memory"],
+        budget,
     )
+    writers = {}
+    if config.reflector == "openai":
+        client = open_client(config, config.reflector_model or config.actor_model, budget)
+        generator = seeded(config.seed, "reflector", "reflexion", device=device)
+        writers["reflexion"] = reflection_writer(client, config.temperature, generator)
+    elif config.reflector:
+        raise ValueError(f"--reflector {config.reflector!r}: must be openai, or be left out")
     reflector = Reflector(
         model,
         coder,
@@ -99,12 +112,15 @@ def main(config: Config) -> None:
             config.seed,
             actor,
             reflector,
-            lambda names, name=name: tqdm(names, desc=f"evaluate {name}", unit="method"),
+            writers,
+            progress=lambda names, name=name: tqdm(names, desc=f"evaluate {name}", unit="method"),
         )
         reports.append(report(name, split, config.seed, chains, config.retries))
         texts.append(episodes(chains))
         print(f"{len(tasks)} tasks of {name} ({config.games or split}), [95 % intervals]")
         print(table(reports[-1]["methods"]))
+    if budget.requests + budget.cached:
+        print(budget)
     if config.json:
         write_json(config.json, reports[0] if len(reports) == 1 else reports)
     if config.transcripts:

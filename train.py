@@ -22,9 +22,11 @@ from tqdm import tqdm
 
 import envs
 from retro import tokenizer
-from retro.actor import MEMORY, TEMPERATURE, GPTActor
+from retro.actor import MEMORY, TEMPERATURE
+from retro.api_actor import ActorOptions, open_actor
 from retro.collect import by_id, collect, draw
 from retro.command_line import parse, run_script
+from retro.endpoint import Budget
 from retro.evaluate import Reflector, evaluate, measure_gap, methods_of
 from retro.files import write_json
 from retro.learn import check_health, learn
@@ -41,7 +43,7 @@ from retro.trial import Trajectory
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(ActorOptions):
     run_dir: str = "runs/joint"  # where everything is written
     base: str = "assets"  # folder of the base model: actor, and start of the reflector
     envs: str = "household,hotpot,shop"  # one adapter learns from all of them
@@ -113,12 +115,16 @@ def main(config: Config) -> None:
         )
     add_lora(model, config.lora_rank, config.lora_alpha, seeded(config.seed, "lora", device=device))
     policy = ReflectionPolicy(model, config.adapt_prompt)
-    actor = GPTActor(
+    budget = Budget(config.max_requests, config.max_tokens)
+    actor = open_actor(
+        config,
+        list(env.parts),
         model,
         coder,
         config.actor_temperature,
         seeded(config.seed, device=device),
         config.memory,
+        budget,
     )
     weights = {name: p for name, p in policy.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(weights.values(), lr=config.sft_lr, weight_decay=0.0)
@@ -263,7 +269,7 @@ def main(config: Config) -> None:
             config.seed,
             actor,
             reflector,
-            lambda names, name=name: tqdm(names, desc=f"evaluate {name}", unit="method"),
+            progress=lambda names, name=name: tqdm(names, desc=f"evaluate {name}", unit="method"),
         )
         reports.append(report(name, config.eval_split, config.seed, chains, config.retries))
         if offline and name in run.state["reward"]["held_out"]:
@@ -274,6 +280,8 @@ def main(config: Config) -> None:
     draw_picture(reports, run.path / "results.png")
     rest = (time.time() - started) / 60 - minutes
     print(f"\n{minutes:.1f} minutes of training, {rest:.1f} of evaluation; see {run.path}/")
+    if config.actor == "openai":
+        print(budget)
 
 
 def stored(row: dict, coder) -> Reflection:

@@ -4,14 +4,18 @@ method was made for. What a model writes is data: one line of it becomes the act
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
-from retro import react_prompts
-from retro.actor import ACTION_TOKENS
+from retro import react_prompts, tokenizer
+from retro.actor import ACTION_TOKENS, MEMORY, GPTActor
 from retro.endpoint import Budget, Client
+from retro.model import GPT
 from retro.post import harmless
 from retro.react_prompts import Turn
+from retro.tokenizer import Tokenizer
 from retro.trial import Trajectory
 
 REPLY_TOKENS = 200  # of a thought and an action
@@ -37,12 +41,12 @@ class APIActor:
 
     def __init__(
         self, client: Client, names: Sequence[str], temperature: float, generator: torch.Generator,
-        examples: bool = True, reply_tokens: int = REPLY_TOKENS,
+        examples: bool = True, memory: int = MEMORY, reply_tokens: int = REPLY_TOKENS,
     ):  # fmt: skip
         if client.api == "chat" and not examples:
             raise ValueError("--no-examples: only with --api completions")
         self.client, self.names, self.temperature = client, names, temperature
-        self.generator, self.examples = generator, examples
+        self.generator, self.examples, self.memory = generator, examples, memory
         self.device = generator.device
         self.reply_tokens = reply_tokens if examples else ACTION_TOKENS
 
@@ -114,17 +118,42 @@ def reflection_writer(client: Client, temperature: float, generator: torch.Gener
     return write
 
 
-def open_actor(
-    names: Sequence[str], *, base_url: str, model: str, api: str, temperature: float,
-    generator: torch.Generator, cache: str, concurrency: int, timeout: float,
-    max_requests: int, max_tokens: int, examples: bool = True,
-) -> APIActor:  # fmt: skip
-    """The actor of the options --actor openai, --base-url and so on; ValueError on a wrong one."""
-    client = Client(
-        base_url, model, api, cache=cache, budget=Budget(max_requests, max_tokens),
-        concurrency=concurrency, timeout=timeout,
+@dataclass(frozen=True)
+class ActorOptions:
+    """Who plays: options of train.py and eval.py alike."""
+
+    actor: str = ""  # a base's folder, or openai: a model behind --base-url; default the run's base
+    base_url: str = "https://api.openai.com/v1"  # of an OpenAI-compatible endpoint
+    actor_model: str = ""  # the actor's name there; the key is in OPENAI_API_KEY
+    api: Literal["chat", "completions"] = "chat"
+    examples: bool = True  # rules and a worked example first; off for a base of ours
+    answers: str = "runs/answers"  # folder of its answers: a repeated run asks nothing twice
+    concurrency: int = 8  # requests at a time
+    timeout: float = 60.0  # seconds a request may take
+    max_requests: int = 0  # budget of this run, tries counted; 0 = none
+    max_tokens: int = 0  # budget of this run, prompts and answers; 0 = none
+
+
+def open_client(options: ActorOptions, model: str, budget: Budget) -> Client:
+    """A client of the endpoint in the options; ValueError on a wrong one."""
+    return Client(
+        options.base_url, model, options.api, cache=options.answers, budget=budget,
+        concurrency=options.concurrency, timeout=options.timeout,
     )  # fmt: skip
-    return APIActor(client, names, temperature, generator, examples)
+
+
+def open_actor(
+    options: ActorOptions, names: Sequence[str], model: GPT, coder: Tokenizer, temperature: float,
+    generator: torch.Generator, memory: int, budget: Budget,
+) -> "GPTActor | APIActor":  # fmt: skip
+    """The actor of the options; `model` and `coder` are the run's base, which is the default."""
+    if options.actor == "openai":
+        client = open_client(options, options.actor_model, budget)
+        return APIActor(client, names, temperature, generator, options.examples, memory)
+    if options.actor:
+        coder = tokenizer.load(options.actor)
+        model = GPT.from_pretrained(options.actor, generator.device)
+    return GPTActor(model, coder, temperature, generator, memory)
 
 
 def read_reply(reply: str) -> tuple[str, str]:

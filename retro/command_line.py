@@ -27,6 +27,9 @@ BOUNDS = {
     "reward_epochs": 1,
     "best_of": 1,
     "kl_coef": 0,
+    "concurrency": 1,
+    "max_requests": 0,
+    "max_tokens": 0,
     "temperature": 0,
     "actor_temperature": 0,
 }

@@ -106,7 +106,7 @@ def retry_chains(
     return chains
 
 
-def writer_of(method: str, env, actor, reflector: Reflector, seed: int) -> Writer:
+def writer_of(method: str, env, reflector: Reflector, seed: int) -> Writer:
     """The writer of a method; the trained ones read their adapter from the run's folder."""
     device = reflector.model.lm_head.weight.device
     generator = seeded(seed, "reflector", method, device=device)
@@ -116,7 +116,7 @@ def writer_of(method: str, env, actor, reflector: Reflector, seed: int) -> Write
 
     writers = {
         "react": no_reflection,
-        "last_attempt": lambda trajectories: last_attempt(trajectories, actor),
+        "last_attempt": lambda trajectories: last_attempt(trajectories, reflector),
         "reflexion": sampled(None),
         "sft": sampled("sft"),
         "retroformer": sampled("adapter"),
@@ -133,11 +133,11 @@ def no_reflection(trajectories: Sequence[Trajectory]) -> list[None]:
     return [None] * len(trajectories)
 
 
-def last_attempt(trajectories: Sequence[Trajectory], actor) -> list[str]:
+def last_attempt(trajectories: Sequence[Trajectory], reflector: Reflector) -> list[str]:
     """What was done and answered, on one line; the end of it, if it fills more than half of the
-    actor's context.
+    base's context.
     """
-    coder, room = actor.tokenizer, actor.model.config.max_position_embeddings // 2
+    coder, room = reflector.coder, reflector.model.config.max_position_embeddings // 2
     texts = (prompts.transcript("", [], t.exchanges) for t in trajectories)
     return [coder.decode(coder.encode(prompts.one_line(text))[-room:]) for text in texts]
 
@@ -167,13 +167,15 @@ def evaluate(
     seed: int,
     actor,
     reflector: Reflector,
+    writers: dict[str, Writer] = {},  # noqa: B006 (never changed)
     progress=lambda names: names,
 ) -> dict[str, list[list[Trajectory]]]:
-    """The chains of every method, all from the same first trials."""
+    """The chains of every method, all from the same first trials; `writers` take the place of
+    writer_of's."""
     chains: dict[str, list[list[Trajectory]]] = {}
     first = None
     for method in progress(methods):
-        writer = writer_of(method, env, actor, reflector, seed)
+        writer = writers.get(method) or writer_of(method, env, reflector, seed)
         keep = 1 if method == "last_attempt" else None
         chains[method] = retry_chains(env, tasks, actor, writer, retries, seed, first, keep)
         first = [chain[0] for chain in chains[method]]

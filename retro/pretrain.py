@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 import envs
 from retro import tokenizer
+from retro.actor import TEMPERATURE
 from retro.checkpoint import load, save
 from retro.command_line import parse, run_script
 from retro.corpus import batches, pieces, shard
@@ -65,7 +66,6 @@ class Config:
 
 # settings that may change between a run and its resumption
 FREE = ("out", "tokens", "decay", "checkpoint_minutes")
-ACTOR_TEMPERATURE = 0.3  # for the skills in the card; train.py's default
 TOKENIZER_DOCUMENTS = 3000  # that the tokenizer is trained on
 
 
@@ -225,7 +225,7 @@ def write_card(
     model, coder = GPT.from_pretrained(out, pick_device()), tokenizer.load(out)
     rows = {
         f"{name}, {split}": measure_skills(
-            env, model, coder, split, n, 1, ACTOR_TEMPERATURE
+            env, model, coder, split, n, 1, TEMPERATURE
         )
         for name, env in envs.make(config.envs).parts.items()
         for split in ("seen", "unseen")
@@ -255,7 +255,7 @@ def write_card(
         oracle=config.oracle_share,
         hash=hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest(),
         n=n,
-        temperature=ACTOR_TEMPERATURE,
+        temperature=TEMPERATURE,
         table="\n".join(lines),
         layers=config.layers,
         width=config.width,

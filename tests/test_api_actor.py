@@ -17,7 +17,8 @@ import envs
 import retro.actor
 from retro import react_prompts
 from retro.actor import GPTActor
-from retro.api_actor import open_actor, read_reflection, read_reply, reflection_writer
+from retro.api_actor import ActorOptions, open_actor, read_reflection, read_reply, reflection_writer
+from retro.endpoint import Budget
 from retro.post import Refused, harmless
 from retro.trial import run_trials
 
@@ -53,10 +54,10 @@ def test_actor_with_examples_and_reflector_play_to_the_end(url, tmp_path, api, m
     """
     env = envs.make("household", max_steps=1)
     tasks = env.tasks("seen", 2, 0)
-    settings = dict(base_url=f"{url}/v1", model="base", api=api, cache=tmp_path / "answers")
-    limits = dict(concurrency=2, timeout=20.0, max_requests=0, max_tokens=0)
-    actor = open_actor(["household"], temperature=0.7, generator=torch.Generator().manual_seed(0),
-                       **settings, **limits)  # fmt: skip
+    options = ActorOptions("openai", f"{url}/v1", "base", api, answers=str(tmp_path / "answers"),
+                           concurrency=2, timeout=20.0)  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    actor = open_actor(options, ["household"], None, None, 0.7, generator, 3, Budget())
     actor.reply_tokens = 8
     monkeypatch.setattr("retro.api_actor.REFLECTION_TOKENS", 8)
     trials = run_trials(env, tasks, actor, [["Look twice. Plan: look."]] * 2)
