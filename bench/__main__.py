@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each side")
     parser.add_argument("--quick", action="store_true", help="small sizes, one run of each side")
     args = parser.parse_args()
-    warnings.filterwarnings("ignore", category=FutureWarning)  # trl and transformers have many
+    warnings.filterwarnings("ignore")  # trl and transformers have many
     repeats = 1 if args.quick else args.repeats
 
     from bench.timing import machine

@@ -55,7 +55,10 @@ def written(n: int) -> list[Reflection]:
     return found
 
 
-def our_policy(adapt_prompt: bool, optimizer=partial(torch.optim.AdamW, lr=LR, weight_decay=0.0)):
+ADAMW = partial(torch.optim.AdamW, lr=LR, weight_decay=0.0)
+
+
+def our_policy(adapt_prompt: bool, optimizer=ADAMW):
     policy = ReflectionPolicy(peers.ours(True), adapt_prompt)
     return policy, optimizer([p for p in policy.parameters() if p.requires_grad])
 
@@ -71,9 +74,9 @@ def our_update(policy_and_optimizer, minibatch, reflections, ratings, epochs=EPO
     )  # fmt: skip
 
 
-def trl_trainer(adapter_of, n: int, minibatch: int, epochs: int, optimizer=torch.optim.AdamW,
-                lr=LR, mixed=True):
+def trl_trainer(adapter_of, n: int, minibatch: int, epochs: int, optimizer=ADAMW, mixed=True):
     """trl's PPOTrainer on the same base and adapter, its critic at zero like ours."""
+    from accelerate.state import AcceleratorState
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
     from trl import AutoModelForCausalLMWithValueHead, PPOConfig, PPOTrainer
@@ -93,8 +96,8 @@ def trl_trainer(adapter_of, n: int, minibatch: int, epochs: int, optimizer=torch
         max_grad_norm=1.0, accelerator_kwargs={"mixed_precision": "bf16" if bf16 else "no"},
     )  # fmt: skip
     weights = [p for p in model.parameters() if p.requires_grad]
-    settings = {"weight_decay": 0.0} if optimizer is torch.optim.AdamW else {}
-    return PPOTrainer(config, model, None, coder, optimizer=optimizer(weights, lr=lr, **settings))
+    AcceleratorState._reset_state()  # it would keep the precision of an earlier trainer
+    return PPOTrainer(config, model, None, coder, optimizer=optimizer(weights))
 
 
 def trl_step(trainer, reflections, ratings) -> dict:
@@ -114,7 +117,7 @@ def check(name: str, reflections, ratings) -> None:
     n = len(reflections)
     with patch("retro.reflect.autocast", lambda device: nullcontext()):
         side = our_policy(True, sgd)
-        trainer = trl_trainer(side[0].model, n, n, 1, torch.optim.SGD, 1.0, mixed=False)
+        trainer = trl_trainer(side[0].model, n, n, 1, sgd, mixed=False)
         before = [p.detach().clone() for p in lora_parameters(side[0].model)]
         stats = our_update(side, n, reflections, ratings, epochs=1)
     other = trl_step(trainer, reflections, ratings)
