@@ -48,11 +48,11 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def in_turn(*sides: Callable[[], object], repeats: int) -> list[float]:
+def in_turn(*sides: Callable[[], object], repeats: int, warm_up=True) -> list[float]:
     """Median seconds of each side: one warm-up each, then A B A B ..., so that a machine whose
     speed drifts drifts for both.
     """
-    for side in sides:
+    for side in sides if warm_up else ():
         side()
     times = [[seconds(side) for side in sides] for _ in range(repeats)]
     return [median(column) for column in zip(*times)]
