@@ -87,9 +87,11 @@ def trl_trainer(adapter_of, n: int, minibatch: int, epochs: int, optimizer=ADAMW
     )
     for weight in model.v_head.parameters():
         weight.data.zero_()
-    words = {str(i): i for i in range(adapter_of.config.vocab_size)}  # only its padding is used
-    coder = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, "0")),
-                                    pad_token="0")  # fmt: skip
+    words = {str(i): i for i in range(adapter_of.config.vocab_size)}  # only padding and end matter
+    end = tokenizer.load(peers.BASE).encode("\n")[0]
+    coder = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(words, "0")), pad_token="0", eos_token=str(end)
+    )
     bf16 = mixed and not isinstance(autocast(pick_device()), nullcontext)
     config = PPOConfig(
         batch_size=n, mini_batch_size=minibatch, ppo_epochs=epochs, init_kl_coef=KL,
