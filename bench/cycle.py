@@ -121,6 +121,8 @@ class Theirs:
 class PeersActor:
     """transformers as what plays: an actor as `retro/actor.py` describes it, its own session."""
 
+    memory = 3  # reflections that it reads
+
     def __init__(self, coder, temperature: float, dtype):
         self.model, self.coder = peers.theirs(dtype=dtype).eval(), coder
         self.sampling = {"do_sample": False}
