@@ -66,13 +66,16 @@ class Ranks:
             dist.destroy_process_group()
 
 
+ALONE = Ranks()
+
+
 def join(device: torch.device) -> Ranks:
     """Meet the other processes that torchrun started; without torchrun, a single rank.
 
     On GPUs each rank of a machine takes its own. ValueError if there are fewer than ranks.
     """
     if "WORLD_SIZE" not in os.environ:
-        return Ranks()
+        return ALONE
     if device.type == "cuda":
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= gpus:
