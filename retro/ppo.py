@@ -14,13 +14,18 @@ a sum over the vocabulary; a response cut off at the length limit counts as ende
 Shapes: B responses, R response tokens (padded on the right), b rows of a minibatch. Every per-token
 tensor is response-aligned: [i, t] belongs to token t of response i. What lies in the padding is
 never read and gets no gradient, so it may be NaN. KL and entropy are in nats.
+
+`total` adds a tensor up over the processes that train together (`ranks.py`).
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from retro.ranks import Total, alone, backward, share
 
 
 @dataclass(frozen=True)
@@ -51,9 +56,11 @@ def clear_padding(tensor: Tensor, response_mask: Tensor) -> Tensor:
     return torch.where(response_mask.bool(), tensor, torch.zeros_like(tensor))
 
 
-def masked_mean(tensor: Tensor, response_mask: Tensor) -> Tensor:
+def masked_mean(tensor: Tensor, response_mask: Tensor, total: Total = alone) -> Tensor:
     """Mean over the chosen tokens, so that a long response weighs more; 0 if there is none."""
-    return clear_padding(tensor, response_mask).sum() / response_mask.sum().clamp(min=1)
+    sums = torch.stack((clear_padding(tensor, response_mask).sum(), response_mask.sum()))
+    above, below = total(sums)
+    return above / below.clamp(min=1)
 
 
 def token_rewards(ratings: Tensor, logprobs: Tensor, ref_logprobs: Tensor, response_mask: Tensor,
@@ -109,10 +116,11 @@ def group_advantages(rewards: Tensor, groups: Tensor, response_mask: Tensor) -> 
     return clear_padding(advantages[:, None].expand_as(rewards), response_mask)
 
 
-def whiten(advantages: Tensor, response_mask: Tensor) -> Tensor:
+def whiten(advantages: Tensor, response_mask: Tensor, total: Total = alone) -> Tensor:
     """Shift to mean 0 and scale to variance 1 over the chosen tokens. (B, R) -> (B, R)."""
-    centred = clear_padding(advantages - masked_mean(advantages, response_mask), response_mask)
-    return centred * torch.rsqrt(masked_mean(centred**2, response_mask) + 1e-8)
+    mean = masked_mean(advantages, response_mask, total)
+    centred = clear_padding(advantages - mean, response_mask)
+    return centred * torch.rsqrt(masked_mean(centred**2, response_mask, total) + 1e-8)
 
 
 def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, response_mask: Tensor,
@@ -162,11 +170,16 @@ def approx_kl(logprobs: Tensor, old_logprobs: Tensor, response_mask: Tensor) -> 
     return masked_mean(torch.expm1(log_ratios) - log_ratios, response_mask)
 
 
-def explained_variance(values: Tensor, returns: Tensor, response_mask: Tensor) -> float:
+def explained_variance(values: Tensor, returns: Tensor, response_mask: Tensor,
+                       total: Total = alone) -> float:
     """1 - Var(return - V) / Var(return) over tokens: 1 = perfect, 0 = no better than a constant."""
-    values, returns = values[response_mask.bool()], returns[response_mask.bool()]  # (tokens,)
-    variance = returns.var(correction=0).item()
-    return 1 - (returns - values).var(correction=0).item() / variance if variance > 0 else 0.0
+
+    def variance(tensor):
+        mean = masked_mean(tensor, response_mask, total)
+        return masked_mean((tensor - mean) ** 2, response_mask, total).item()
+
+    whole = variance(returns)
+    return 1 - variance(returns - values) / whole if whole > 0 else 0.0
 
 
 class KLController:
@@ -194,7 +207,8 @@ class KLController:
 def ppo_update(policy, optimizer, batch: Batch, *, epochs: int, minibatch_size: int,
                clip_coef: float, vf_coef: float, ent_coef: float, kl_coef: float, gamma: float,
                gae_lambda: float, max_grad_norm: float, target_kl: float | None,
-               advantage: str = "gae", generator: torch.Generator) -> dict[str, float]:
+               advantage: str = "gae", generator: torch.Generator,
+               total: Total = alone) -> dict[str, float]:
     """Improve the policy on one batch of rated responses (Schulman et al. 2017, eq. 9, negated).
 
         loss = policy_loss + vf_coef * value_loss - ent_coef * entropy
@@ -212,6 +226,10 @@ def ppo_update(policy, optimizer, batch: Batch, *, epochs: int, minibatch_size: 
     largest |ratio - 1| in the first minibatch: if not ~0, policy and old_logprobs disagree.
     The generator (on the CPU) only shuffles rows.
 
+    With the `total` of several ranks, each brings as many rows and its share of a minibatch: all
+    take the step of one process with the batches joined. No group spans ranks; first_ratio_error
+    is each one's own.
+
     FloatingPointError on NaN or inf in rewards, loss or gradient, before the step it would spoil.
     """
     # 1. Which tokens did better than expected?
@@ -221,10 +239,11 @@ def ppo_update(policy, optimizer, batch: Batch, *, epochs: int, minibatch_size: 
         advantages, critic_fit = group_advantages(rewards, batch.groups, mask), 0.0  # (B, R)
     elif advantage == "gae":
         advantages, returns = gae(rewards, values, mask, gamma, gae_lambda)  # (B, R)
-        advantages, critic_fit = whiten(advantages, mask), explained_variance(values, returns, mask)
+        advantages = whiten(advantages, mask, total)
+        critic_fit = explained_variance(values, returns, mask, total)
     else:
         raise ValueError(f"advantage {advantage!r}: 'gae', or 'group' together with batch.groups")
-    if not (rewards.isfinite() & advantages.isfinite()).all():
+    if total((rewards * 0 + advantages * 0).sum()) != 0:  # 0 * inf is NaN, and NaN != 0
         raise FloatingPointError("NaN or inf in ratings, logprobs or values: no step taken")
 
     order = [torch.randperm(len(mask), generator=generator).to(mask.device) for _ in range(epochs)]
@@ -241,33 +260,38 @@ def ppo_update(policy, optimizer, batch: Batch, *, epochs: int, minibatch_size: 
         if advantage == "gae":
             loss_v = value_loss(new_values, values[rows], returns[rows], row_mask, clip_coef)
         mean_entropy = masked_mean(entropy, row_mask)
-        loss = loss_pi + vf_coef * loss_v - ent_coef * mean_entropy
-        if not loss.isfinite():
-            raise FloatingPointError(f"loss is {loss.item()}: step {len(grad_norms)} not taken")
+        part = share(row_mask, total)
+        loss = part * (loss_pi + vf_coef * loss_v - ent_coef * mean_entropy)
 
         # 3. How far is the policy from the one that wrote the responses?
         with torch.no_grad():
             shift = clear_padding(logprobs - old_logprobs, row_mask).expm1().abs()  # |ratio - 1|
-            kl = approx_kl(logprobs, old_logprobs, row_mask).item()
             clip_fraction = masked_mean((shift > clip_coef).float(), row_mask)
+            kl = approx_kl(logprobs, old_logprobs, row_mask)
+            means = part * torch.stack((loss_pi, loss_v, mean_entropy, clip_fraction, kl))
+            whole_loss, *means, kl = total(torch.cat((loss[None], means))).tolist()
+        if not math.isfinite(whole_loss):
+            raise FloatingPointError(f"loss is {whole_loss}: step {len(grad_norms)} not taken")
         if not history:
             first_ratio_error = shift.max().item()
-        history.append([x.item() for x in (loss_pi, loss_v, mean_entropy, clip_fraction)])
+        history.append(means)
         if target_kl is not None and kl > target_kl:
             break
 
         # 4. The step
         optimizer.zero_grad()
-        loss.backward()
+        backward(loss, parameters, total)
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
         if not grad_norm.isfinite():
             raise FloatingPointError(f"gradient is {grad_norm}: step {len(grad_norms)} not taken")
         optimizer.step()
         grad_norms.append(grad_norm.item())
 
+    kl_to_ref = sequence_kl(batch.old_logprobs, batch.ref_logprobs, mask)
+    kl_to_ref = total(kl_to_ref) / total(torch.ones_like(kl_to_ref))
     means = [sum(column) / len(history) for column in zip(*history)]
     return dict(zip(("policy_loss", "value_loss", "entropy", "clip_fraction"), means)) | {
-        "kl": sequence_kl(batch.old_logprobs, batch.ref_logprobs, mask).item(),
+        "kl": kl_to_ref.item(),
         "approx_kl": kl,
         "explained_variance": critic_fit,
         "grad_norm": sum(grad_norms) / max(len(grad_norms), 1),

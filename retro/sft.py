@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from retro.ppo import masked_mean
+from retro.ranks import Total, alone, backward, share
 from retro.reflect import Reflection, ReflectionPolicy
 
 
@@ -22,9 +23,10 @@ def sft_update(
     minibatch_size: int,
     max_grad_norm: float,
     generator: torch.Generator,
+    total: Total = alone,
 ) -> list[float]:
     """Passes over the reflections, each in random order; returns the mean loss of each (nats per
-    token).
+    token). `total` as in ppo_update: of several ranks, each brings as many reflections.
     """
     mask = policy.hold(reflections)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -34,14 +36,15 @@ def sft_update(
         order = torch.randperm(len(reflections), generator=generator).to(mask.device)
         for rows in order.split(minibatch_size):
             logprobs, _, _ = policy(rows)  # (b, R)
-            loss = -masked_mean(logprobs, mask[rows])
-            if not loss.isfinite():
-                raise FloatingPointError(f"supervised loss is {loss.item()}: step not taken")
+            loss = -share(mask[rows], total) * masked_mean(logprobs, mask[rows])
+            whole_loss = total(loss.detach())
+            if not whole_loss.isfinite():
+                raise FloatingPointError(f"supervised loss is {whole_loss}: step not taken")
             optimizer.zero_grad()
-            loss.backward()
+            backward(loss, parameters, total)
             torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
             optimizer.step()
-            losses.append(loss.item())
+            losses.append(whole_loss.item())
         means.append(sum(losses) / len(losses))
     policy.release()
     return means

@@ -1,0 +1,165 @@
+"""One whole cycle: first trials, reflections on those that failed, retries, ratings, the update.
+
+The peers' assembly: transformers' `generate` plays the actor, trl's trainer with peft writes the
+reflections and learns. The environment and the walk through a trial are our code on both sides. The
+peers' actor reads its transcript anew for every action: their caches don't outlive a batch of
+ragged rows.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from statistics import median
+from unittest.mock import patch
+
+import torch
+
+import envs
+from bench import peers, update
+from bench.timing import Row, synchronise
+from retro import prompts, tokenizer
+from retro.actor import ACTION_TOKENS, GPTActor
+from retro.model import autocast, pick_device
+from retro.reflect import (
+    REFLECTION_TOKENS,
+    Reflection,
+    rate,
+    read_prompts,
+    reflect,
+    reflection_prompt,
+)  # fmt: skip
+from retro.seeds import seeded
+from retro.trial import run_in_batches
+
+PHASES = ("first_trials", "reflect", "retry", "update")
+TEMPERATURE = 0.7  # of the actor, as in train.py
+
+
+def run(name: str, repeats: int, quick: bool) -> Iterator[Row]:
+    """Row `name`, rated reflections per second, and the seconds of each phase for one of them."""
+    check(name)
+    env = envs.make("household", max_steps=4) if quick else envs.make("household")
+    tasks = env.tasks("train", 4 if quick else 32, 0)
+    sides = Ours(), Theirs()
+    measured: tuple[list, list] = ([], [])
+    for _ in range(min(repeats, 2)):
+        for side, found in zip(sides, measured):
+            found.append(cycle(env, tasks, side))
+    mine, other = ([median(column) for column in zip(*found)] for found in measured)
+    yield Row(name, 1 / sum(mine), "transformers+peft+trl", 1 / sum(other), "reflections/s")
+    for phase, a, b in zip(PHASES, mine, other):
+        yield Row(f"{name}_{phase}", a, "transformers+peft+trl", b, "s/reflection")
+
+
+def cycle(env, tasks, side) -> list[float]:
+    """Seconds of each phase for one rated reflection."""
+    clock = [now()]
+    trials = run_in_batches(env, tasks, side.actor, [[]] * len(tasks))
+    failed = [(task, trial) for task, trial in zip(tasks, trials) if not trial.success]
+    clock.append(now())
+    reflections = side.reflect([trial for _, trial in failed])
+    clock.append(now())
+    memories = [[reflection.text] for reflection in reflections]
+    again = run_in_batches(env, [task for task, _ in failed], side.actor, memories)
+    ratings = torch.tensor([rate(trial, after) for (_, trial), after in zip(failed, again)])
+    clock.append(now())
+    side.learn(reflections, ratings)
+    clock.append(now())
+    return [(end - start) / len(failed) for start, end in zip(clock, clock[1:])]
+
+
+def now() -> float:
+    synchronise()
+    return time.perf_counter()
+
+
+class Ours:
+    def __init__(self):
+        self.policy, self.optimizer = update.our_policy(adapt_prompt=False)
+        self.coder, self.model = tokenizer.load(peers.BASE), self.policy.model
+        self.generator = seeded("bench cycle", device=pick_device())
+        self.actor = GPTActor(self.model, self.coder, TEMPERATURE, self.generator)
+
+    def reflect(self, trials) -> list[Reflection]:
+        context = self.model.config.max_position_embeddings
+        asked = [reflection_prompt(trial, self.coder, context) for trial in trials]
+        self.read = list(read_prompts(self.model, asked))  # serves the update, too
+        return reflect(self.model, self.coder, trials, temperature=1.0, generator=self.generator,
+                       read=self.read)  # fmt: skip
+
+    def learn(self, reflections, ratings) -> None:
+        update.our_update((self.policy, self.optimizer), update.MINIBATCH, reflections, ratings,
+                          read=self.read)  # fmt: skip
+
+
+class Theirs:
+    def __init__(self):
+        self.coder, adapter = tokenizer.load(peers.BASE), peers.ours(True)
+        self.context = adapter.config.max_position_embeddings
+        self.actor = PeersActor(self.coder, TEMPERATURE, torch.bfloat16)
+        self.trainer = update.trl_trainer(adapter, 8, 8, update.EPOCHS)
+
+    def reflect(self, trials) -> list[Reflection]:
+        asked = [reflection_prompt(trial, self.coder, self.context) for trial in trials]
+        with autocast(pick_device()):
+            answers = self.trainer.generate(
+                [torch.tensor(ids, device=pick_device()) for ids in asked],
+                batch_size=32, return_prompt=False, do_sample=True, top_k=0, pad_token_id=0,
+                max_new_tokens=REFLECTION_TOKENS, eos_token_id=self.coder.encode("\n")[0],
+            )  # fmt: skip
+        ids = [answer.tolist() for answer in answers]
+        texts = [prompts.one_line(self.coder.decode(row)) for row in ids]
+        return [Reflection(x, y, [], text) for x, y, text in zip(asked, ids, texts)]
+
+    def learn(self, reflections, ratings) -> None:
+        config = self.trainer.config
+        config.batch_size, minibatch = len(reflections), min(update.MINIBATCH, len(reflections))
+        config.mini_batch_size = config.backward_batch_size = minibatch
+        update.trl_step(self.trainer, reflections, ratings)
+
+
+class PeersActor:
+    """transformers as what plays: an actor as `retro/actor.py` describes it, its own session."""
+
+    memory = 3  # reflections that it reads
+
+    def __init__(self, coder, temperature: float, dtype):
+        self.model, self.coder = peers.theirs(dtype=dtype).eval(), coder
+        self.sampling = {"do_sample": False}
+        if temperature > 0:
+            self.sampling = {"do_sample": True, "temperature": temperature, "top_k": 0}
+
+    def start(self, openings) -> "PeersActor":
+        self.texts = list(openings)
+        return self
+
+    def act(self, rows) -> list[str]:
+        limit = self.model.config.max_position_embeddings - ACTION_TOKENS
+        read = [self.coder.encode(self.texts[row] + prompts.ACT)[-limit:] for row in rows]
+        padded = peers.left_padded(read, pick_device())
+        ids = self.model.generate(
+            **padded, **self.sampling, max_new_tokens=ACTION_TOKENS,
+            eos_token_id=self.coder.encode("\n")[0],
+        )  # fmt: skip
+        new = ids[:, padded["input_ids"].shape[1] :].tolist()
+        actions = [self.coder.decode(row).partition("\n")[0].strip() for row in new]
+        for row, action in zip(rows, actions):
+            self.texts[row] += f"{prompts.ACT} {action}"
+        return actions
+
+    def observe(self, rows, observations) -> None:
+        for row, observation in zip(rows, observations):
+            self.texts[row] += prompts.turn(observation)
+
+
+def check(name: str) -> None:
+    """Greedy and in float32, both actors play the same trials."""
+    env, coder = envs.make("household", max_steps=4), tokenizer.load(peers.BASE)
+    tasks = env.tasks("train", 4, 0)
+    with patch("retro.actor.autocast", lambda device: nullcontext()):
+        mine = GPTActor(peers.ours(), coder, 0.0, seeded("unused", device=pick_device()))
+        trials = run_in_batches(env, tasks, mine, [[]] * len(tasks))
+    other = run_in_batches(env, tasks, PeersActor(coder, 0.0, torch.float32), [[]] * len(tasks))
+    agree = sum(a.text() == b.text() for a, b in zip(trials, other))
+    if agree < len(tasks) - 1:  # a near tie may fall either way
+        raise ValueError(f"{name}: ours and theirs play the same trial in {agree} of 4 tasks only")

@@ -1,0 +1,71 @@
+"""The same GPT in the peers' hands, from the same files; prompts for both."""
+
+import random
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+import envs
+from retro import tokenizer
+from retro.actor import GPTActor
+from retro.lora import add_lora, lora_parameters, save_adapter
+from retro.model import GPT, pick_device
+from retro.seeds import seeded
+from retro.trial import run_in_batches
+
+BASE = Path(__file__).parent.parent / "assets"
+RANK, ALPHA = 4, 8.0  # as in train.py
+
+
+def ours(adapter: bool = False, dtype=torch.float32) -> GPT:
+    """The shipped base; the adapter, if any, is random, not zero: so that it shows in the numbers.
+    """
+    model = GPT.from_pretrained(BASE, pick_device(), dtype)
+    if adapter:
+        add_lora(model, RANK, ALPHA, seeded("bench adapter", device=pick_device()))
+        with torch.no_grad():
+            for weight in lora_parameters(model)[1::2]:  # the B
+                weight.normal_(std=0.02, generator=seeded("bench B", device=weight.device))
+    return model
+
+
+def theirs(adapter_of: GPT | None = None, dtype=torch.float32, trainable: bool = False):
+    """transformers' Llama with our files; with our adapter in peft's hands."""
+    from transformers import LlamaForCausalLM
+
+    model = LlamaForCausalLM.from_pretrained(BASE, torch_dtype=dtype).to(pick_device())
+    model.generation_config.pad_token_id = 0
+    if adapter_of is None:
+        return model
+    from peft import PeftModel
+
+    with TemporaryDirectory() as folder:
+        save_adapter(adapter_of, folder)
+        return PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+
+
+def prompts(n: int, shortest: int = 50, longest: int = 300) -> list[list[int]]:
+    """n beginnings of household trials, of mixed length (tokens)."""
+    rng, texts = random.Random(0), [trial.text() for trial in trials(16)]
+    coder = tokenizer.load(BASE)
+    ids = coder.encode("\n".join(texts))
+    starts = [rng.randrange(len(ids) - longest) for _ in range(n)]
+    return [ids[start : start + rng.randint(shortest, longest)] for start in starts]
+
+
+def left_padded(rows: list[list[int]], device):
+    """Ragged ids as the peers want them: input_ids and attention_mask (B, S), padding first."""
+    width = max(map(len, rows))
+    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=device)
+    seen = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+    return {"input_ids": ids, "attention_mask": seen}
+
+
+@cache
+def trials(n: int) -> list:
+    """First trials of n household tasks by the shipped actor."""
+    env, coder = envs.make("household"), tokenizer.load(BASE)
+    actor = GPTActor(ours(), coder, 0.7, seeded("bench trials", device=pick_device()))
+    return run_in_batches(env, env.tasks("train", n, 0), actor, [[]] * n)

@@ -1,0 +1,143 @@
+"""Two processes that each hold half of a batch take the step of one that holds all of it."""
+
+import os
+import socket
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from subprocess import Popen
+
+import pytest
+import torch
+from tiny import tiny_gpt
+
+import retro.reflect
+from retro.ppo import Batch, ppo_update
+from retro.ranks import Ranks, join
+from retro.reflect import Reflection, ReflectionPolicy
+from retro.sft import sft_update
+
+N, HALF = 12, 6
+PPO = dict(epochs=2, minibatch_size=4, clip_coef=0.2, vf_coef=0.5, ent_coef=0.1, kl_coef=0.1,
+           gamma=1.0, gae_lambda=0.95, max_grad_norm=0.5)  # fmt: skip
+
+
+def reflections() -> list[Reflection]:
+    """Random ones; those of odd rows, which rank 1 will hold, are longer."""
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda n: torch.randint(0, 50, (n,), generator=generator).tolist()
+    return [Reflection(draw(5 + i), draw(2 + i % 3 + 6 * (i % 2)), [], "") for i in range(N)]
+
+
+def train(ranks: Ranks, kind: str, target_kl: float | None, halves: int) -> tuple:
+    """(how far the weights move, stats) in an update on this rank's rows; minibatches of 4 in all.
+    """
+    torch.manual_seed(0)
+    retro.reflect.autocast = lambda device: nullcontext()
+    policy = ReflectionPolicy(tiny_gpt(scale=8.0), adapt_prompt=True)
+    for weight in policy.model.model["layers"][0].parameters():
+        weight.requires_grad_(False)  # some weights without gradient
+    optimizer = torch.optim.SGD([p for p in policy.parameters() if p.requires_grad], lr=0.2)
+    start = flat(policy)
+    settings = dict(generator=torch.Generator().manual_seed(1), total=ranks.total)
+    rows = ranks.deal(list(range(N)))
+    mine = [reflections()[i] for i in rows]
+    if kind == "sft":
+        stats = sft_update(policy, optimizer, mine, epochs=2, minibatch_size=4 // halves,
+                           max_grad_norm=0.5, **settings)  # fmt: skip
+    else:
+        ratings = torch.linspace(-1, 1, N)[rows]
+        mask = policy.hold(mine)
+        old, _, values = policy.evaluate()
+        ref = old - torch.linspace(-0.3, 0.5, N)[rows][:, None]
+        batch = Batch(mask, old, ref, values, ratings)
+        stats = ppo_update(policy, optimizer, batch, target_kl=target_kl, **settings,
+                           **PPO | dict(minibatch_size=4 // halves))  # fmt: skip
+        stats.pop("first_ratio_error")
+    return flat(policy) - start, stats
+
+
+def flat(policy) -> torch.Tensor:
+    return torch.cat([p.detach().double().flatten() for p in policy.parameters()])
+
+
+CASES = [("sft", None), ("ppo", None), ("ppo", 0.01)]
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory):
+    """[rank][case] -> (weights, stats), of two processes started as torchrun starts them."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as probe:  # a free port
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    shared = os.environ | dict(
+        MASTER_ADDR="localhost", MASTER_PORT=str(port), WORLD_SIZE="2",
+        PYTHONPATH=str(Path(__file__).parent.parent),
+    )
+    started = [
+        Popen([sys.executable, __file__, str(folder / str(rank))],
+              env=shared | dict(RANK=str(rank), LOCAL_RANK=str(rank)))  # fmt: skip
+        for rank in range(2)
+    ]
+    assert [process.wait(timeout=240) for process in started] == [0, 0]
+    return [torch.load(folder / str(rank)) for rank in range(2)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_two_ranks_take_the_step_of_one(of_two, case, monkeypatch):
+    """The one process visits, minibatch by minibatch, the rows that the two visit together."""
+    shuffle = torch.randperm
+
+    def joined(n, generator):  # local row i of rank r is row 2 i + r of all
+        order = shuffle(n // 2, generator=generator)
+        return torch.stack((2 * order, 2 * order + 1), dim=1).flatten()
+
+    monkeypatch.setattr(torch, "randperm", joined)
+    move, stats = train(Ranks(), *CASES[case], halves=1)
+    for rank in range(2):
+        got, got_stats = of_two[rank]["cases"][case]
+        assert (got - move).norm() < 1e-4 * move.norm(), ((got - move).norm(), move.norm())
+        assert got_stats == pytest.approx(stats, rel=1e-4, abs=1e-6)
+    assert torch.equal(of_two[0]["cases"][case][0], of_two[1]["cases"][case][0])
+    if case == 2:
+        assert 0 < stats["updates"] < 6, stats  # stopped early, after the same step
+    other, _ = train(Ranks(), *CASES[case], halves=2)  # the control: minibatches of 2
+    assert (other - move).norm() > 0.1 * move.norm(), ((other - move).norm(), move.norm())
+
+
+@pytest.mark.slow
+def test_gather_and_deal(of_two):
+    for rank in range(2):
+        assert of_two[rank]["gathered"] == ["0 a", "0 b", "1 a", "1 b"]
+        assert of_two[rank]["dealt"] == [[0, 2], [1, 3]][rank]  # of 5 rows one is nobody's
+        assert of_two[rank]["writes"] == (rank == 0)
+
+
+def test_one_process_is_a_rank_alone(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    ranks = join(torch.device("cpu"))
+    assert ranks == Ranks(0, 1) and ranks.writes
+    assert ranks.deal([1, 2, 3]) == ranks.gather([1, 2, 3]) == [1, 2, 3]
+    ranks.wait()
+    ranks.leave()
+
+
+def main(path: str) -> None:
+    """One of the two processes."""
+    torch.set_num_threads(1)
+    ranks = join(torch.device("cpu"))
+    results = dict(
+        cases=[train(ranks, *case, halves=2) for case in CASES],
+        gathered=ranks.gather([f"{ranks.rank} {x}" for x in "ab"]),
+        dealt=ranks.deal(list(range(5))),
+        writes=ranks.writes,
+    )
+    ranks.wait()
+    torch.save(results, path)
+    ranks.leave()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
