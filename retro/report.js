@@ -14,7 +14,7 @@ function build(space, tag, attributes, children) {
 }
 const el = (tag, attributes, ...children) => build(null, tag, attributes, children);
 const svg = (tag, attributes, ...children) => build("http://www.w3.org/2000/svg", tag, attributes, children);
-const percent = (share) => `${Math.round(100 * share)} %`;
+const percent = (share) => `${Math.round(100 * share)}\u00a0%`;
 const signed = (x, digits = 2) => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(digits);
 const pretty = (method) => method.replaceAll("_", " ");
 const has = (object, key) => Object.prototype.hasOwnProperty.call(object, key);
@@ -39,16 +39,19 @@ function finding(report) {
 function successChart(report, width) {
   const methods = Object.entries(report.methods);
   const retries = methods[0][1].success_by_retry.length - 1;
-  const height = 330, left = 40, right = 148, top = 12, bottom = 36;
+  const narrow = width < 440, height = 330, left = 40, right = narrow ? 122 : 148, top = 12, bottom = 36;
+  const when = (retry) => (retry ? `${narrow ? "" : "retry "}${retry}` : narrow ? "first" : "first trial");
   const spread = Math.min(9, (width - left - right) / (retries + 1) / methods.length / 1.6);
-  const x = (retry, i) => left + 24 + (retry / Math.max(retries, 1)) * (width - left - right - 48) + (i - (methods.length - 1) / 2) * spread;
+  const shared = new Set(methods.map(([, m]) => m.success_by_retry[0])).size === 1; // all start from the same first trials
+  const aside = (retry, i) => (shared && retry === 0 ? 0 : (i - (methods.length - 1) / 2) * spread);
+  const x = (retry, i) => left + (narrow ? 16 : 32) + (retry / Math.max(retries, 1)) * (width - left - right - (narrow ? 42 : 72)) + aside(retry, i);
   const y = (share) => top + (1 - share) * (height - top - bottom);
   const chart = svg("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": `Success by retry, ${report.env}` });
   for (const share of [0, 0.25, 0.5, 0.75, 1]) {
     chart.append(svg("line", { class: share ? "grid" : "axis", x1: left, x2: width - right, y1: y(share), y2: y(share) }));
     chart.append(svg("text", { x: left - 8, y: y(share) + 4, "text-anchor": "end" }, share === 1 ? "100 %" : 100 * share));
   }
-  for (let r = 0; r <= retries; r++) chart.append(svg("text", { x: x(r, (methods.length - 1) / 2), y: height - 14, "text-anchor": "middle" }, r ? `retry ${r}` : "first trial"));
+  for (let r = 0; r <= retries; r++) chart.append(svg("text", { x: x(r, (methods.length - 1) / 2), y: height - 14, "text-anchor": "middle" }, when(r)));
   const labels = methods.map(([name, m], i) => ({ i, at: y(m.success_by_retry.at(-1)) })).sort((a, b) => a.at - b.at);
   labels.forEach((label, k) => (label.y = k ? Math.max(label.at, labels[k - 1].y + 16) : label.at));
   labels.reduceRight((limit, label) => (label.y = Math.min(label.y, limit)) - 16, height - bottom);
@@ -59,11 +62,11 @@ function successChart(report, width) {
     group.append(svg("path", { class: "line", d: "M" + points.join("L") }));
     points.forEach(([px, py], r) => {
       const [low, high] = m.ci95[r];
-      group.append(svg("path", { class: "interval", d: `M${px} ${y(low)}V${y(high)}` }));
+      if (i === 0 || r || !shared) group.append(svg("path", { class: "interval", d: `M${px} ${y(low)}V${y(high)}` }));
       group.append(svg("circle", { cx: px, cy: py, r: kind === "main" ? 4 : 3 }, svg("title", {}, `${pretty(name)}, ${r ? `retry ${r}` : "first trial"}: ${percent(m.success_by_retry[r])} [${percent(low)}, ${percent(high)}]`)));
     });
     const label = labels.find((one) => one.i === i);
-    group.append(svg("text", { x: width - right + 14, y: label.y + 4 }, `${pretty(name)} ${Math.round(100 * m.success_by_retry.at(-1))}`));
+    group.append(svg("text", { x: width - right + (narrow ? 8 : 14), y: label.y + 4 }, `${pretty(name)} ${Math.round(100 * m.success_by_retry.at(-1))}`));
     const choose = (on) => () => { chart.classList.toggle("chosen", on); group.classList.toggle("on", on); };
     group.addEventListener("pointerenter", choose(true));
     group.addEventListener("pointerleave", choose(false));

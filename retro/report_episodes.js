@@ -17,7 +17,7 @@ const inEnv = (episode) => !chosen.env || episode.env === chosen.env;
 const matching = () => data.episodes.filter((e) => inEnv(e) && OUTCOMES.find(([key]) => key === chosen.outcome)[2](e));
 
 function taskOf(observation) {
-  const stated = observation.match(/(?:Your task is to|Question|Instruction):\s*(\[SEP\])?\s*([^\n]+)/);
+  const stated = observation.match(/(?:Your task is to|Answer by searching|Instruction):\s*(\[SEP\])?\s*([^\n]+)/);
   return stated ? stated[2] : observation.trim().split("\n").at(-1);
 }
 
@@ -48,13 +48,13 @@ function reflection(retry) {
   box.setAttribute("role", "group");
   box.setAttribute("aria-label", `reflection: ${retry.text}`);
   const spans = retry.tokens.map(([text, advantage, , own, base]) => {
-    const span = el("span", { class: "tok" }, text === "\n" ? " ⏎" : text);
+    const span = el("span", { class: "tok" }, text === "\n" ? "⏎" : text.trimStart());
     const strength = chosen.shade === "advantage" ? advantage : chosen.shade === "kl" ? (own - base) / 2 : 0;
     if (strength) span.classList.add(strength > 0 ? "pos" : "neg");
     span.style.setProperty("--a", Math.min(0.75, Math.abs(strength) * 0.75).toFixed(3));
     return span;
   });
-  box.append(...spans);
+  retry.tokens.forEach(([text], i) => box.append(i && /^\s/.test(text) ? " " : "", spans[i]));
   let at = -1;
   const select = (index) => {
     if (at >= 0) spans[at].classList.remove("on");
@@ -80,7 +80,7 @@ function side(episode, method, kind) {
   const column = el("section", { class: `side ${kind}` }, el("h3", {}, `${WHEN[method] || "Control"}: ${pretty(method)}`));
   if (!WHEN[method]) column.firstChild.textContent = pretty(method);
   episode.chains[method].forEach((retry, i) => {
-    column.append(...reflection(retry));
+    column.append(el("p", { class: "hint ordinal" }, `Reflection ${i + 1}`), ...reflection(retry));
     const trial = el("details", {}, el("summary", {}, `Retry ${i + 1}: `, verdict(retry.trial)), transcript(retry.trial));
     trial.open = i === 0;
     column.append(trial);
@@ -121,10 +121,13 @@ function choose(index) {
 }
 
 function drawList() {
-  const mark = (episode, method) => (solves(episode, method) ? "✓" : "✗");
+  const mark = (episode, method) => {
+    const solved = solves(episode, method);
+    return el("span", {}, el("span", { class: solved ? "solved" : "failed" }, solved ? "✓" : "✗"), ` ${pretty(method)}`);
+  };
   $("list").replaceChildren(...matching().map((episode, i) => {
-    const notes = [...new Set([before, chosen.after])].map((method) => `${mark(episode, method)} ${pretty(method)}`);
-    const item = el("div", { class: "item", role: "option", id: `item-${i}` }, taskOf(episode.first.observation), el("small", {}, notes.join("   ")));
+    const notes = [...new Set([before, chosen.after])].map((method) => mark(episode, method));
+    const item = el("div", { class: "item", role: "option", id: `item-${i}` }, taskOf(episode.first.observation), el("small", {}, ...notes));
     item.addEventListener("click", () => choose(i));
     return item;
   }));
@@ -136,7 +139,7 @@ function picker(id, label, values, value, change) {
   const select = el("select", { id }, ...values.map(([key, text]) => el("option", { value: key }, text)));
   select.value = value;
   select.addEventListener("change", () => { change(select.value); drawList(); choose(0); });
-  return el("label", {}, label, select);
+  return el("label", { class: "field" }, label, select);
 }
 
 function shading() {
@@ -146,7 +149,7 @@ function shading() {
     input.addEventListener("change", () => { chosen.shade = key; choose(chosen.at); });
     return el("label", {}, input, text);
   });
-  return el("fieldset", {}, el("legend", {}, "Tokens shaded by"), el("div", {}, ...options));
+  return el("div", { class: "field", role: "radiogroup", "aria-label": "Tokens shaded by" }, "Tokens shaded by", el("div", { class: "choices" }, ...options));
 }
 
 if (methods.length) {
