@@ -46,7 +46,7 @@ function successChart(report, width) {
   const aside = (retry, i) => (shared && retry === 0 ? 0 : (i - (methods.length - 1) / 2) * spread);
   const x = (retry, i) => left + (narrow ? 16 : 32) + (retry / Math.max(retries, 1)) * (width - left - right - (narrow ? 42 : 72)) + aside(retry, i);
   const y = (share) => top + (1 - share) * (height - top - bottom);
-  const chart = svg("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": `Success by retry, ${report.env}` });
+  const chart = svg("svg", { viewBox: `0 0 ${width} ${height}`, height, preserveAspectRatio: "xMinYMid", role: "img", "aria-label": `Success by retry, ${report.env}` });
   for (const share of [0, 0.25, 0.5, 0.75, 1]) {
     chart.append(svg("line", { class: share ? "grid" : "axis", x1: left, x2: width - right, y1: y(share), y2: y(share) }));
     chart.append(svg("text", { x: left - 8, y: y(share) + 4, "text-anchor": "end" }, share === 1 ? "100 %" : 100 * share));
