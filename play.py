@@ -49,6 +49,7 @@ def main(config: Config) -> None:
     if not 0 <= config.delay <= 60:
         raise ValueError(f"--delay {config.delay}: must be between 0 and 60 seconds")
     env, tasks = choose(config)
+    env.fresh = lambda: env  # one trial at a time, so this is where you are when you ask `?`
 
     # 1. the two roles, as in train.py
     settings = vars(train.Config())
