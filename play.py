@@ -33,14 +33,16 @@ from retro.trial import Trajectory, run_trials
 class Config:
     run_dir: str = ""  # a run of train.py, for its trained reflector; none = the untrained one
     env: str = "household"
-    game: str = ""  # a game file of that environment in place of a generated task
+    game: str = ""  # the benchmark's own file of that environment, see FILES
     seed: int = 0  # another seed, another task
     retries: int = 2  # after the first trial
     delay: float = 0.5  # seconds a step
     you: str = ""  # `actor` or `reflector`: which one you are
 
 
+FILES = {"household": ("game.tw-pddl",), "hotpot": ("data",), "shop": ("products", "goals")}
 LOOK = 20  # tasks among which to find one that the actor fails at first
+FORM = "I looked in the wrong places. Plan: do this, then that."
 
 
 def main(config: Config) -> None:
@@ -87,7 +89,8 @@ def main(config: Config) -> None:
         screen.heading("Reflection")
         screen.wait(2)
         if config.you == "reflector":
-            text = screen.ask("What went wrong? Plan: ... (empty: retry without)\n> ", "mind")
+            screen.say(f"One line, such as: {FORM} An empty one: retry without.", "dim")
+            text = screen.ask("> ", "mind")
         else:
             text = reflect(
                 model,
@@ -105,15 +108,17 @@ def main(config: Config) -> None:
 
 
 def choose(config: Config) -> tuple:
-    """The environment and the tasks to choose from: generated ones, or those of a game file."""
-    if not config.game:
+    """The environment and the tasks to choose from: generated ones, or those of a game's files."""
+    files = config.game.split(",") if config.game else []
+    if not files:
         env = envs.make(config.env)
-    elif "," in config.env:
-        raise ValueError(f"--env {config.env!r}: a game file is one environment's, name that one")
+    elif len(files) != len(FILES.get(config.env, ())):
+        named = "; ".join(f"{env}: {','.join(names)}" for env, names in FILES.items())
+        raise ValueError(f"--game {config.game!r} of {config.env!r}: expected {named}")
     elif config.env == "household":
         return envs.make(config.env), [load_game(config.game)]
     else:
-        env = envs.make(config.env, data=config.game)
+        env = envs.make(config.env, **dict(zip(FILES[config.env], files)))
     return env, env.tasks("unseen", LOOK, config.seed)
 
 
@@ -121,7 +126,7 @@ def tell_end(screen: Screen, trajectory: Trajectory, last: Trajectory | None) ->
     """How a trial ended, and what the reflection before it was worth."""
     end = "SOLVED" if trajectory.success else f"FAILED, score {trajectory.episode_return:.2f}"
     count = len(trajectory.steps)
-    end += f" after {count} step{'s' * (count != 1)}"
+    end += f" after {count} step{'s' * (count != 1)}{', the limit' * trajectory.truncated}"
     if last is not None:
         end += f"; rating of the reflection: {rate(last, trajectory):+.2f}"
     print()

@@ -30,7 +30,7 @@ function finding(report) {
     .map(([method, words], i) => [el(i ? "span" : "strong", {}, percent(last(method))), ` ${words}`]);
   const n = Object.values(report.methods)[0].n;
   const retries = Object.values(report.methods)[0].success_by_retry.length - 1;
-  const text = el("p", { class: "finding" }, `${n} ${report.split} tasks of ${report.env}, solved after ${retries} ${retries === 1 ? "retry" : "retries"}: `);
+  const text = el("p", { class: "finding" }, `${n} tasks of ${report.env} (${report.split.split("/").at(-1)}), solved after ${retries} ${retries === 1 ? "retry" : "retries"}: `);
   parts.forEach((part, i) => text.append(i ? ", " : "", ...part));
   text.append(".");
   return text;
@@ -94,11 +94,19 @@ const CURVES = [
 ];
 const SHARES = ["success", "well_formed", "distinct"];
 
-function curve(key, title, digits, width, panels) {
-  const rows = data.metrics.filter((row) => Number.isFinite(row[key]));
+// [title, digits, row -> value, is it a share] of each curve that was logged; ratings by environment too
+function curves() {
+  const all = CURVES.map(([key, title, digits]) => [title, digits, (row) => row[key], SHARES.includes(key)]);
+  const parts = new Set(data.metrics.flatMap((row) => Object.keys(row.mean_rating_by_env || {})));
+  if (parts.size > 1) all.splice(1, 0, ...[...parts].map((env) => [`mean rating, ${env}`, 3, (row) => (row.mean_rating_by_env || {})[env], false]));
+  return all.filter(([, , get]) => data.metrics.some((row) => Number.isFinite(get(row))));
+}
+
+function curve([title, digits, get, share], width, panels) {
+  const rows = data.metrics.filter((row) => Number.isFinite(get(row)));
   const height = 116, left = 38, top = 8, bottom = 20, right = 6;
-  const values = rows.map((row) => row[key]);
-  let low = Math.min(...values, 0), high = SHARES.includes(key) ? 1 : Math.max(...values, 0);
+  const values = rows.map(get);
+  let low = Math.min(...values, 0), high = share ? 1 : Math.max(...values, 0);
   if (high === low) high = low + 1;
   const first = rows[0].update, last = Math.max(rows.at(-1).update, first + 1);
   const x = (update) => left + ((update - first) / (last - first)) * (width - left - right);
@@ -110,16 +118,16 @@ function curve(key, title, digits, width, panels) {
   }
   if (low < 0 && high > 0) chart.append(svg("line", { class: "zero", x1: left, x2: width - right, y1: y(0), y2: y(0) }));
   chart.append(svg("text", { x: left, y: height - 4 }, first + 1), svg("text", { x: width - right, y: height - 4, "text-anchor": "end" }, `update ${rows.at(-1).update + 1}`));
-  chart.append(svg("path", { class: "curve", d: "M" + rows.map((row) => [x(row.update), y(row[key])]).join("L") }));
+  chart.append(svg("path", { class: "curve", d: "M" + rows.map((row) => [x(row.update), y(get(row))]).join("L") }));
   const cross = svg("line", { class: "cross", y1: top, y2: height - bottom, visibility: "hidden" });
   const dot = svg("circle", { class: "dot", r: 3 });
   chart.append(cross, dot);
   const value = el("b", {});
   const show = (update) => {
     const row = update === null ? rows.at(-1) : rows.reduce((a, b) => (Math.abs(b.update - update) < Math.abs(a.update - update) ? b : a));
-    value.textContent = row[key].toFixed(digits);
+    value.textContent = get(row).toFixed(digits);
     dot.setAttribute("cx", x(row.update));
-    dot.setAttribute("cy", y(row[key]));
+    dot.setAttribute("cy", y(get(row)));
     cross.setAttribute("x1", x(row.update));
     cross.setAttribute("x2", x(row.update));
     cross.setAttribute("visibility", update === null ? "hidden" : "visible");
@@ -143,8 +151,8 @@ function drawCharts() {
   const room = $("curves").clientWidth, side = 28;
   const across = Math.max(1, Math.floor((room + side) / (250 + side)));
   const panels = [];
-  const known = CURVES.filter(([key]) => data.metrics.some((row) => Number.isFinite(row[key])));
-  $("curves").replaceChildren(...known.map(([key, title, digits]) => curve(key, title, digits, (room - side * (across - 1)) / across, panels)));
+  const known = curves();
+  $("curves").replaceChildren(...known.map((one) => curve(one, (room - side * (across - 1)) / across, panels)));
   if (!known.length) $("curves").append(el("p", { class: "meta" }, "No update was made."));
 }
 

@@ -1,6 +1,8 @@
 """A run as one page to look at: success by retry, learning curves, episodes with shaded tokens.
 
-    write_page -> page_data -> episode_rows, weigh (policy and critic on every reflection) -> render
+    pick            the episodes to show
+    weigh           what policy and critic make of each token of their reflections
+    render          the page
 
 The page is one file without network: report.html with its style, scripts and the data put in.
 All text of environments and models is data: JSON in a script element in which no "<" is left,
@@ -14,8 +16,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Sequence
-from itertools import chain, zip_longest
+from collections.abc import Iterator, Sequence
+from itertools import pairwise, zip_longest
 from pathlib import Path
 
 import torch
@@ -38,15 +40,15 @@ ROWS = 64  # reflections that are weighed together
 def write_page(
     path,
     reports: Sequence[dict],
-    chains: dict[str, list[list[Trajectory]]],
+    chains: Sequence[dict[str, list[list[Trajectory]]]],
     run_dir: Path,
     model: GPT,
     coder: Tokenizer,
 ) -> None:
     """Write the page of a finished run.
 
-    reports: what results.json holds, one an environment. chains: method -> the chain of trials of
-    each task, all methods in the same order of tasks, environments mixed or not.
+    reports: what results.json holds, one an environment. chains: for each of them, method -> the
+    chain of trials of each task.
     """
     write_atomically(path, render(page_data(reports, chains, Path(run_dir), model, coder)))
 
@@ -57,77 +59,76 @@ def page_data(reports, chains, run_dir: Path, model: GPT, coder: Tokenizer) -> d
     metrics = list(JsonLines(run_dir / "metrics.jsonl"))
     policy = trained_policy(run_dir, model, settings["adapt_prompt"])
     kl_coef = metrics[-1]["kl_coef"] if metrics else settings["kl_coef"]
-    rewarding = (kl_coef, settings["gamma"], settings["gae_lambda"])
 
-    rows = episode_rows(chains)
-    written = [
-        (row["method"], before, after, after.reflections[-1])
-        for row in rows
-        for before, after in zip(row["trials"], row["trials"][1:])
-        if after.reflections
-    ]
-    tokens = iter(weigh(policy, coder, [w[1:] for w in written], *rewarding))
-    episodes: dict[tuple, dict] = {}  # by environment and task, in the order they are shown
-    for row in rows:
-        first = row["trials"][0]
-        episode = episodes.setdefault(
-            (first.env, row["task"]),
-            {"env": first.env, "id": first.task_id, "first": trial_data(first, True), "chains": {}},
-        )
-        episode["chains"][row["method"]] = [
-            {
-                "text": after.reflections[-1] if after.reflections else None,
-                "tokens": next(tokens) if after.reflections else None,
-                "rating": rate(before, after),
-                "trial": trial_data(after),
-            }
-            for before, after in zip(row["trials"], row["trials"][1:])
-        ]
+    picked = pick(reports, chains)
+    pairs = [pair for _, of in picked for pair in retries(of)]
+    told = [(before, after, after.reflections[-1]) for before, after in pairs if after.reflections]
+    tokens = iter(weigh(policy, coder, told, kl_coef, settings["gamma"], settings["gae_lambda"]))
+    episodes = [episode(env, of, tokens) for env, of in picked]
     shown, size = [], 0
-    for episode in episodes.values():
-        size += len(json.dumps(episode))
+    for one in episodes:
+        size += len(json.dumps(plain(one)))
         if size > EPISODE_BYTES:
             break
-        shown.append(episode)
+        shown.append(one)
     return {
         "run": {"name": run_dir.name, "seed": settings["seed"], "base": settings["base"]},
         "reports": list(reports),
         "metrics": metrics,
         "kl_coef": kl_coef,
         "episodes": shown,
-        "failed": len(failed_first(chains)),
+        "failed": sum(len(failed_first(of)) for of in chains),
     }
 
 
 def failed_first(chains) -> list[int]:
     """The tasks whose first trial failed: only they have a reflection to show."""
-    return [i for i, c in enumerate(next(iter(chains.values()))) if not c[0].success]
+    return [i for i, trials in enumerate(next(iter(chains.values()))) if not trials[0].success]
 
 
-def episode_rows(chains) -> list[dict]:
-    """The chains to be shown, one a method and task: EPISODES tasks of each environment, in turn.
-    """
-    some = next(iter(chains.values()))
-    by_env: dict[str, list[int]] = {}
-    for i in failed_first(chains):
-        by_env.setdefault(some[i][0].env, []).append(i)
-    turns = chain(*zip_longest(*(tasks[:EPISODES] for tasks in by_env.values())))
-    return [
-        {"task": i, "method": method, "trials": chains[method][i]}
-        for i in turns
-        if i is not None
-        for method in chains
+def pick(reports, chains) -> list[tuple[str, dict[str, list[Trajectory]]]]:
+    """What is shown, EPISODES tasks of each environment, in turn: its name, a chain a method."""
+    by_env = [
+        [(report["env"], {m: c[i] for m, c in of.items()}) for i in failed_first(of)[:EPISODES]]
+        for report, of in zip(reports, chains)
     ]
+    return [one for turn in zip_longest(*by_env) for one in turn if one]
 
 
-def trial_data(trajectory: Trajectory, with_observation: bool = False) -> dict:
-    """A retry starts from the first trial's observation, so that is not stored again."""
-    data = {
+def retries(of: dict[str, list[Trajectory]]) -> list[tuple[Trajectory, Trajectory]]:
+    """(failed trial, the one after it), method by method."""
+    return [pair for trials in of.values() for pair in pairwise(trials)]
+
+
+def episode(env: str, of: dict[str, list[Trajectory]], tokens: Iterator) -> dict:
+    """A task's chains as data; `tokens` yields each reflection's, in the order of `retries`."""
+    first = next(iter(of.values()))[0]
+    return {
+        "env": env,
+        "id": first.task_id,
+        "first": {"observation": first.observation, **trial_data(first)},
+        "chains": {
+            method: [
+                {
+                    "text": after.reflections[-1] if after.reflections else None,
+                    "tokens": next(tokens) if after.reflections else None,
+                    "rating": rate(before, after),
+                    "trial": trial_data(after),
+                }
+                for before, after in pairwise(trials)
+            ]
+            for method, trials in of.items()
+        },
+    }
+
+
+def trial_data(trajectory: Trajectory) -> dict:
+    """A trial as data, without what it starts from: that is the same for a task's retries."""
+    return {
         "steps": [list(exchange) for exchange in trajectory.exchanges],
         "return": trajectory.episode_return,
         "success": trajectory.success,
     }
-    return {"observation": trajectory.observation, **data} if with_observation else data
 
 
 def trained_policy(run_dir: Path, model: GPT, adapt_prompt: bool) -> ReflectionPolicy:

@@ -55,7 +55,7 @@ def chains():
 
 @pytest.fixture(scope="module")
 def page(tiny_base, chains, tmp_path_factory):
-    """(bytes of the page, data in it) of a run folder made by hand, named by an attacker."""
+    """(bytes of the page, data in it, folder) of a run made by hand, named by an attacker."""
     run_dir = tmp_path_factory.mktemp("runs") / "<b>in<"
     policy = trained(tiny_base)
     settings = dict(seed=0, base=str(tiny_base), adapt_prompt=False, kl_coef=0.1, gamma=1.0)
@@ -69,9 +69,9 @@ def page(tiny_base, chains, tmp_path_factory):
     methods = {name: summary(c, 2) for name, c in chains.items()}
     reports = [{"env": "household", "split": HOSTILE, "seed": 0, "methods": methods}]
     model, coder = GPT.from_pretrained(tiny_base, "cpu"), tokenizer.load(tiny_base)
-    report.write_page(run_dir / "report.html", reports, chains, run_dir, model, coder)
+    report.write_page(run_dir / "report.html", reports, [chains], run_dir, model, coder)
     html = (run_dir / "report.html").read_bytes()
-    return html, json.loads(re.search(rb'id="data">(.*?)</script>', html, re.S)[1])
+    return html, json.loads(re.search(rb'id="data">(.*?)</script>', html, re.S)[1]), run_dir
 
 
 def test_tokens_are_weighed_as_a_plain_forward_pass_weighs_them(tiny_base, chains, monkeypatch):
@@ -110,7 +110,7 @@ def test_characters_cut_into_several_tokens_stay_whole(tiny_base):
 
 
 def test_the_page_holds_the_episodes(page, chains):
-    html, data = page
+    html, data, _ = page
     assert len(html) < 2_000_000 and data["failed"] == len(data["episodes"]) == 3
     retries = data["episodes"][0]["chains"]
     assert [r["text"] for r in retries["reflexion"]] == [CAUSE] * 2
@@ -122,7 +122,7 @@ def test_the_page_holds_the_episodes(page, chains):
 
 
 def test_hostile_text_stays_data(page):
-    html, data = page
+    html, data, _ = page
     script = re.search(rb'id="data">(.*?)</script>', html, re.S)[1]
     assert b"<" not in script and script.isascii()
     assert len(re.findall(rb"</script", html)) == 2 and b"{{nonsense}}" in script
@@ -142,9 +142,22 @@ def test_the_page_asks_for_nothing_and_runs_its_own_script_only(page):
     assert "innerHTML" not in script and "eval(" not in script
 
 
-def test_a_page_never_grows_too_large(page, tiny_base, chains, monkeypatch, tmp_path):
+def test_environments_take_turns(chains, monkeypatch):
     monkeypatch.setattr(report, "EPISODES", 2)
-    assert len(report.episode_rows(chains)) == 2 * len(chains)
+    one = {method: c[:1] for method, c in chains.items()}
+    picked = report.pick([{"env": "a"}, {"env": "b"}, {"env": "c"}], [one, chains, chains])
+    assert [env for env, _ in picked] == ["a", "b", "c", "b", "c"]
+    assert picked[3][1]["long"] is chains["long"][1]
+
+
+def test_a_page_never_grows_too_large(page, tiny_base, chains, monkeypatch):
+    """Episodes that do not fit are left out."""
+    size = len(json.dumps(page[1]["episodes"][0], separators=(",", ":")))
+    monkeypatch.setattr(report, "EPISODE_BYTES", int(size * 2.5))
+    reports = [{"env": "household"}]
+    model, coder = GPT.from_pretrained(tiny_base, "cpu"), tokenizer.load(tiny_base)
+    data = report.page_data(reports, [chains], page[2], model, coder)
+    assert 1 <= len(data["episodes"]) <= 2 and data["failed"] == 3
 
 
 def test_a_run_without_a_critic_is_told_in_words(tiny_base, tmp_path):
