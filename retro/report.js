@@ -89,8 +89,8 @@ function numbers(report) {
 const CURVES = [
   ["mean_rating", "mean rating ΔG", 3], ["success", "success of the next trial", 2],
   ["well_formed", "well-formed share", 2], ["distinct", "distinct share", 2],
-  ["kl", "KL to the base, nats a reflection", 2], ["entropy", "entropy, nats a token", 2],
-  ["value_loss", "value error, rating²", 3], ["explained_variance", "explained variance of the critic", 2],
+  ["kl", "KL to the base, nats", 2], ["entropy", "entropy, nats a token", 2],
+  ["value_loss", "value error, rating²", 3], ["explained_variance", "explained variance (critic)", 2],
 ];
 const SHARES = ["success", "well_formed", "distinct"];
 

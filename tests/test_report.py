@@ -9,6 +9,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from tiny import largest_gap
 
 import envs
 from retro import checkpoint, reflect, report, tokenizer
@@ -96,10 +97,8 @@ def test_tokens_are_weighed_as_a_plain_forward_pass_weighs_them(tiny_base, chain
     charged = kl_coef * (own - base).flip(0).cumsum(0).flip(0)
     advantages = after.episode_return - before.episode_return - charged - values
     expected = torch.stack((advantages, values, own, base), 1)
-    torch.testing.assert_close(
-        torch.tensor([row[1:] for row in found]), expected, atol=1e-4, rtol=1e-4
-    )
-    assert (own - base).abs().max() > 0.01, "the adapter does nothing: the test is blind"
+    assert largest_gap(torch.tensor([row[1:] for row in found]), expected) < 1e-4
+    assert largest_gap(own, base) > 0.01, "the adapter does nothing: the test is blind"
 
 
 def test_characters_cut_into_several_tokens_stay_whole(tiny_base):
