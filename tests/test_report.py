@@ -9,6 +9,8 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny import largest_gap
 
 import envs
@@ -128,6 +130,18 @@ def test_hostile_text_stays_data(page):
     assert data["episodes"][0]["chains"]["retroformer"][0]["text"].startswith("</script><script>")
     shown = json.dumps(data, ensure_ascii=False)
     assert not {c for c in shown if unicodedata.category(c) in ("Cc", "Cf", "Cs")}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters()), inner),
+))  # fmt: skip
+def test_any_data_stays_in_its_place(value):
+    html = report.render({"x": value}).decode()
+    script = html.split('id="data">')[1].split("</script>")[0]
+    assert "<" not in script and html.count("</script") == 2
+    assert json.loads(script) == {"x": json.loads(json.dumps(report.plain(value)))}
 
 
 def test_the_page_asks_for_nothing_and_runs_its_own_script_only(page):
