@@ -1,0 +1,206 @@
+"""Watch one task in the terminal: the actor's trial, a reflection on its failure, the retry.
+
+    python play.py                                  the untrained reflector
+    python play.py --run-dir runs/household         the trained one
+    python play.py --you actor                      you play; `?` lists what can be done
+    python play.py --you reflector                  you write; the frozen actor reads it
+
+Ctrl-C or Ctrl-D ends it. Colours and pauses are for terminals only, and NO_COLOR is heeded.
+"""
+
+import contextlib
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import envs
+import train
+from envs.household import load_game
+from retro import prompts, tokenizer
+from retro.actor import GPTActor
+from retro.command_line import parse, run_script
+from retro.files import read_json
+from retro.lora import load_adapter
+from retro.model import GPT, pick_device
+from retro.reflect import rate, reflect
+from retro.seeds import seeded
+from retro.show import Screen
+from retro.trial import Trajectory, run_trials
+
+
+@dataclass(frozen=True)
+class Config:
+    run_dir: str = ""  # a run of train.py, for its trained reflector; none = the untrained one
+    env: str = "household"
+    game: str = ""  # the benchmark's own file of that environment, see FILES
+    seed: int = 0  # another seed, another task
+    retries: int = 2  # after the first trial
+    delay: float = 0.5  # seconds a step
+    you: str = ""  # `actor` or `reflector`: which one you are
+
+
+FILES = {"household": ("game.tw-pddl",), "hotpot": ("data",), "shop": ("products", "goals")}
+LOOK = 20  # tasks among which to find one that the actor fails at first
+FORM = "I looked in the wrong places. Plan: do this, then that."
+
+
+def main(config: Config) -> None:
+    if config.you not in ("", "actor", "reflector"):
+        raise ValueError(f"--you {config.you!r}: must be actor or reflector")
+    if not 0 <= config.delay <= 60:
+        raise ValueError(f"--delay {config.delay}: must be between 0 and 60 seconds")
+    env, tasks = choose(config)
+    env.fresh = lambda: env  # one trial at a time, so this is where you are when you ask `?`
+
+    # 1. the two roles, as in train.py
+    settings = vars(train.Config())
+    if config.run_dir:
+        settings = settings | read_json(Path(config.run_dir) / "config.json")
+    model = GPT.from_pretrained(settings["base"], pick_device())
+    coder, device = tokenizer.load(settings["base"]), model.lm_head.weight.device
+    if config.run_dir:
+        load_adapter(model, Path(config.run_dir) / "adapter")
+    actor = GPTActor(model, coder, settings["actor_temperature"], seeded(config.seed))
+
+    def trial(task: dict, number: int, memory: list[str], player) -> Trajectory:
+        actor.generator = seeded(config.seed, "play", number, device=device)
+        return run_trials(env, [task], player, [memory])[0]
+
+    # 2. a task: one with something to reflect on, if there is a choice
+    task = tasks[0]
+    if config.you != "actor" and len(tasks) > 1:
+        task = next((t for t in tasks if not trial(t, 0, [], actor).success), task)
+
+    # 3. trial, reflection, retry
+    screen, memory, last = Screen(config.delay), [], None
+    player = Aloud(You(env, screen) if config.you == "actor" else actor, screen)
+    generator = seeded(config.seed, "play", "reflector", device=device)
+    whose = "after training" if config.run_dir else "untrained"
+    if config.you == "reflector":
+        whose = "you"
+    screen.say(f"environment {env.name}, task {task['id']}, reflector: {whose}", "dim")
+    for number in range(config.retries + 1):
+        screen.heading(f"Retry {number}" if number else "First trial")
+        trajectory = trial(task, number, memory, player)
+        tell_end(screen, trajectory, last)
+        if trajectory.success or number == config.retries:
+            break
+        screen.heading("Reflection")
+        screen.wait(2)
+        if config.you == "reflector":
+            screen.say(f"One line, such as: {FORM} An empty one: retry without.", "dim")
+            text = screen.ask("> ", "mind")
+        else:
+            text = reflect(
+                model,
+                coder,
+                [trajectory],
+                temperature=1.0,
+                generator=generator,
+                adapt_prompt=settings["adapt_prompt"],
+            )[0].text
+            screen.say(text, "mind")
+            screen.wait(6)
+        if prompts.one_line(text):
+            memory.append(text)
+        last = trajectory
+
+
+def choose(config: Config) -> tuple:
+    """The environment and the tasks to choose from: generated ones, or those of a game's files."""
+    files = config.game.split(",") if config.game else []
+    if not files:
+        env = envs.make(config.env)
+    elif len(files) != len(FILES.get(config.env, ())):
+        named = "; ".join(f"{env}: {','.join(names)}" for env, names in FILES.items())
+        raise ValueError(f"--game {config.game!r} of {config.env!r}: expected {named}")
+    elif config.env == "household":
+        return envs.make(config.env), [load_game(config.game)]
+    else:
+        env = envs.make(config.env, **dict(zip(FILES[config.env], files)))
+    return env, env.tasks("unseen", LOOK, config.seed)
+
+
+def tell_end(screen: Screen, trajectory: Trajectory, last: Trajectory | None) -> None:
+    """How a trial ended, and what the reflection before it was worth."""
+    end = "SOLVED" if trajectory.success else f"FAILED, score {trajectory.episode_return:.2f}"
+    count = len(trajectory.steps)
+    end += f" after {count} step{'s' * (count != 1)}{', the limit' * trajectory.truncated}"
+    if last is not None:
+        end += f"; rating of the reflection: {rate(last, trajectory):+.2f}"
+    print()
+    screen.say(end, "good" if trajectory.success else "bad")
+    screen.wait(3)
+
+
+class Aloud:
+    """An actor whose trial is shown as it happens. `actor` is the one that plays; one trial at a
+    time.
+    """
+
+    def __init__(self, actor, screen: Screen):
+        self.actor, self.screen = actor, screen
+
+    def __getattr__(self, name: str):
+        return getattr(self.actor, name)  # its memory, device, ...
+
+    def start(self, openings) -> "Aloud":
+        session = Aloud(self.actor.start(openings), self.screen)
+        for line in openings[0].split("\n"):
+            remembered = line.startswith(prompts.REFLECT.strip())
+            task = line.startswith("Your task is to:")
+            self.screen.say(line, "mind" if remembered else "task" if task else "")
+        self.screen.wait(4)
+        return session
+
+    def act(self, rows) -> list[str]:
+        actions = self.actor.act(rows)
+        if not isinstance(self.actor, You):  # what one types stands there already
+            self.screen.say(prompts.one_line(actions[0]), "act", "> ")
+            self.screen.wait()
+        return actions
+
+    def observe(self, rows, texts) -> None:
+        self.actor.observe(rows, texts)
+        self.screen.say(texts[0])
+        self.screen.wait()
+
+
+class You:
+    """You as the actor: each action is a line that you type, `?` lists what would be accepted."""
+
+    memory = 3  # reflections that you are shown, as many as the model reads
+
+    def __init__(self, env, screen: Screen):
+        self.env, self.screen = env, screen
+
+    def start(self, openings) -> "You":
+        self.screen.say("Type an action; ? lists what would be accepted now.\n", "dim")
+        return self
+
+    def act(self, rows) -> list[str]:
+        while (action := self.screen.ask("> ").strip()) == "?":
+            self.screen.say("\n".join(self.env.admissible_actions()), "dim")
+        return [action]
+
+    def observe(self, rows, texts) -> None:
+        """The screen shows it."""
+
+
+def interruptible(config: Config) -> None:
+    """main, which Ctrl-C, Ctrl-D and a reader that has gone away end politely."""
+    try:
+        main(config)
+    except (KeyboardInterrupt, EOFError):
+        print("\nGoodbye.")
+    except BrokenPipeError:  # `play.py | head`: nothing more can be said
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(ImportError):  # not on every system
+        import readline  # noqa: F401  (gives input() its line editing)
+    for stream in (sys.stdin, sys.stdout):
+        stream.reconfigure(errors="replace")
+    run_script(interruptible, parse(Config, __doc__))

@@ -1,0 +1,223 @@
+"""A run as one page to look at: success by retry, learning curves, episodes with shaded tokens.
+
+    pick            the episodes to show
+    weigh           what policy and critic make of each token of their reflections
+    render          the page
+
+The page is one file without network: report.html with its style, scripts and the data put in.
+All text of environments and models is data: JSON in a script element in which no "<" is left,
+shown by textContent only; and the page's security policy runs no script but its own.
+
+Shapes: B reflections, R response tokens.
+"""
+
+import base64
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from itertools import pairwise, zip_longest
+from pathlib import Path
+
+import torch
+
+from retro.files import read_bytes, read_json, read_tensors, write_atomically
+from retro.lora import load_adapter
+from retro.memory import JsonLines
+from retro.model import GPT
+from retro.ppo import gae, token_rewards
+from retro.reflect import REFLECTION_TOKENS, Reflection, ReflectionPolicy, rate, reflection_prompt
+from retro.show import harmless
+from retro.tokenizer import Tokenizer
+from retro.trial import Trajectory
+
+EPISODES = 40  # tasks of an environment on the page, at most
+EPISODE_BYTES = 1_500_000  # of all of them together
+ROWS = 64  # reflections that are weighed together
+
+
+def write_page(
+    path,
+    reports: Sequence[dict],
+    chains: Sequence[dict[str, list[list[Trajectory]]]],
+    run_dir: Path,
+    model: GPT,
+    coder: Tokenizer,
+) -> None:
+    """Write the page of a finished run.
+
+    reports: what results.json holds, one an environment. chains: for each of them, method -> the
+    chain of trials of each task.
+    """
+    write_atomically(path, render(page_data(reports, chains, Path(run_dir), model, coder)))
+
+
+def page_data(reports, chains, run_dir: Path, model: GPT, coder: Tokenizer) -> dict:
+    """Everything the page shows, as JSON can hold it."""
+    settings = read_json(run_dir / "config.json")
+    metrics = list(JsonLines(run_dir / "metrics.jsonl"))
+    policy = trained_policy(run_dir, model, settings["adapt_prompt"])
+    kl_coef = metrics[-1]["kl_coef"] if metrics else settings["kl_coef"]
+
+    picked = pick(reports, chains)
+    pairs = [pair for _, of in picked for pair in retries(of)]
+    told = [(before, after, after.reflections[-1]) for before, after in pairs if after.reflections]
+    tokens = iter(weigh(policy, coder, told, kl_coef, settings["gamma"], settings["gae_lambda"]))
+    episodes = [episode(env, of, tokens) for env, of in picked]
+    shown, size = [], 0
+    for one in episodes:
+        size += len(json.dumps(plain(one)))
+        if size > EPISODE_BYTES:
+            break
+        shown.append(one)
+    return {
+        "run": {"name": run_dir.name, "seed": settings["seed"], "base": settings["base"]},
+        "reports": list(reports),
+        "metrics": metrics,
+        "kl_coef": kl_coef,
+        "episodes": shown,
+        "failed": sum(len(failed_first(of)) for of in chains),
+    }
+
+
+def failed_first(chains) -> list[int]:
+    """The tasks whose first trial failed: only they have a reflection to show."""
+    return [i for i, trials in enumerate(next(iter(chains.values()))) if not trials[0].success]
+
+
+def pick(reports, chains) -> list[tuple[str, dict[str, list[Trajectory]]]]:
+    """What is shown, EPISODES tasks of each environment, in turn: its name, a chain a method."""
+    by_env = [
+        [(report["env"], {m: c[i] for m, c in of.items()}) for i in failed_first(of)[:EPISODES]]
+        for report, of in zip(reports, chains)
+    ]
+    return [one for turn in zip_longest(*by_env) for one in turn if one]
+
+
+def retries(of: dict[str, list[Trajectory]]) -> list[tuple[Trajectory, Trajectory]]:
+    """(failed trial, the one after it), method by method."""
+    return [pair for trials in of.values() for pair in pairwise(trials)]
+
+
+def episode(env: str, of: dict[str, list[Trajectory]], tokens: Iterator) -> dict:
+    """A task's chains as data; `tokens` yields each reflection's, in the order of `retries`."""
+    first = next(iter(of.values()))[0]
+    return {
+        "env": env,
+        "id": first.task_id,
+        "first": {"observation": first.observation, **trial_data(first)},
+        "chains": {
+            method: [
+                {
+                    "text": after.reflections[-1] if after.reflections else None,
+                    "tokens": next(tokens) if after.reflections else None,
+                    "rating": rate(before, after),
+                    "trial": trial_data(after),
+                }
+                for before, after in pairwise(trials)
+            ]
+            for method, trials in of.items()
+        },
+    }
+
+
+def trial_data(trajectory: Trajectory) -> dict:
+    """A trial as data, without what it starts from: that is the same for a task's retries."""
+    return {
+        "steps": [list(exchange) for exchange in trajectory.exchanges],
+        "return": trajectory.episode_return,
+        "success": trajectory.success,
+    }
+
+
+def trained_policy(run_dir: Path, model: GPT, adapt_prompt: bool) -> ReflectionPolicy:
+    """M_r with its critic as the run left them; ValueError if there is none."""
+    load_adapter(model, run_dir / "adapter")
+    policy = ReflectionPolicy(model, adapt_prompt)
+    stored = read_tensors(run_dir / "checkpoint")
+    with torch.no_grad():
+        for name, weight in policy.value_head.named_parameters():
+            if f"weight.value_head.{name}" not in stored:
+                raise ValueError(f"{run_dir / 'checkpoint'}: no critic in it")
+            weight.copy_(stored[f"weight.value_head.{name}"])
+    return policy
+
+
+def weigh(
+    policy: ReflectionPolicy,
+    coder: Tokenizer,
+    written: Sequence[tuple[Trajectory, Trajectory, str]],
+    kl_coef: float,
+    gamma: float,
+    gae_lambda: float,
+) -> list[list[list] | None]:
+    """What the trained policy and critic make of each token of some reflections, whoever wrote
+    them: (the failed trial, the one after it, the reflection between them).
+
+    -> for each reflection a list of [token, advantage (rating, not whitened), value (the critic's
+    guess before it), log-probability (nats), the same of the base], or None if it is longer than
+    the reflector writes. The difference of the last two is the token's part of the KL. The text is
+    cut into tokens afresh, its line end included.
+    """
+    limit = policy.model.config.max_position_embeddings
+    asked = [
+        Reflection(
+            reflection_prompt(before, coder, limit), coder.encode(f" {text}\n"), [], f" {text}\n"
+        )
+        for before, _, text in written
+    ]
+    ratings = [rate(before, after) for before, after, _ in written]
+    found: list[list[list] | None] = [None] * len(asked)
+    short = [i for i, r in enumerate(asked) if len(r.response_ids) <= REFLECTION_TOKENS]
+    for start in range(0, len(short), ROWS):
+        part = short[start : start + ROWS]
+        mask = policy.hold([asked[i] for i in part])  # (B, R)
+        logprobs, ref_logprobs, values = policy.evaluate()  # (B, R) each
+        rating = torch.tensor([ratings[i] for i in part], device=mask.device)  # (B,)
+        rewards = token_rewards(rating, logprobs, ref_logprobs, mask, kl_coef)  # (B, R)
+        advantages, _ = gae(rewards, values, mask, gamma, gae_lambda)  # (B, R)
+        numbers = torch.stack((advantages, values, logprobs, ref_logprobs), dim=-1)  # (B, R, 4)
+        for i, row in zip(part, numbers.tolist()):
+            found[i] = [[t, *n] for t, n in zip(pieces(coder, asked[i].response_ids), row)]
+    return found
+
+
+def pieces(coder: Tokenizer, ids: Sequence[int]) -> list[str]:
+    """The text of each token; a character that is cut into several belongs to the first of them."""
+    text, starts = coder.encoding.decode_with_offsets(list(ids))
+    return [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)])]
+
+
+def plain(value):
+    """`value` with harmless strings, and numbers that JSON and the page's size can take."""
+    if isinstance(value, str):
+        return harmless(value)
+    if isinstance(value, float):
+        return round(value, 4) if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {harmless(key): plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def render(data: dict) -> bytes:
+    """The page: ASCII data, in which `<` stands as an escape, in a template filled in one pass."""
+    html, css, *js = (
+        read_bytes(Path(__file__).with_name(name)).decode()
+        for name in ("report.html", "report.css", "report.js", "report_episodes.js")
+    )
+    js = "\n".join(js)
+    text = json.dumps(plain(data), separators=(",", ":"), allow_nan=False)
+    parts = {
+        "css": css,
+        "js": js,
+        "data": text.replace("<", "\\u003c"),
+        "css_hash": digest(css),
+        "js_hash": digest(js),
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], html).encode()
+
+
+def digest(text: str) -> str:
+    """What a content security policy names a style or script by."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

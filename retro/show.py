@@ -1,0 +1,76 @@
+"""Text from environments and models, shown to people: made harmless, then printed on a terminal.
+
+    harmless    no escape sequence, control character or change of writing direction gets through
+    Screen      a trial as it happens: wrapped, coloured and slow on a terminal, plain in a pipe
+"""
+
+import os
+import shutil
+import sys
+import textwrap
+import time
+import unicodedata
+
+STYLES = {"dim": "2", "bold": "1", "task": "36", "act": "1;33", "mind": "35", "good": "1;32",
+          "bad": "1;31"}  # fmt: skip
+
+
+def harmless(text: str) -> str:
+    """`text` with each character that does anything but print, line ends excepted, made visible.
+
+    >>> harmless(chr(27) + "[2J" + chr(0x202E) + "x" + chr(10))
+    '␛[2J<U+202E>x\\n'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c == "\n" or c.isprintable() else _visible(c) for c in text)
+
+
+def _visible(character: str) -> str:
+    code = ord(character)
+    if character == "\t" or unicodedata.category(character) == "Zs":
+        return " "
+    if code < 0x20 or code == 0x7F:
+        return chr(0x2421 if code == 0x7F else 0x2400 + code)  # Unicode's control pictures
+    return f"<U+{code:04X}>"
+
+
+class Screen:
+    """Prints to stdout. What comes from outside goes through `harmless`; `delay` in seconds between
+    two lines counts on a terminal only, as do colours (https://no-color.org) and wrapping.
+    """
+
+    def __init__(self, delay: float):
+        self.live = sys.stdout.isatty()
+        self.delay = delay if self.live else 0.0
+        dumb = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+        self.coloured = self.live and not dumb
+
+    def paint(self, text: str, style: str) -> str:
+        return f"\x1b[{STYLES[style]}m{text}\x1b[0m" if self.coloured and style else text
+
+    def say(self, text: str, style: str = "", sign: str = "") -> None:
+        """Lines of text in a style, `sign` before the first one."""
+        width = min(shutil.get_terminal_size().columns, 100) if self.live else 0
+        for number, line in enumerate(harmless(text).split("\n")):
+            line = sign + line if number == 0 else line
+            indent = " " * len(sign)
+            parts = textwrap.wrap(line, max(width, 20), subsequent_indent=indent) if width else []
+            for part in parts or [line]:
+                print(self.paint(part, style), flush=True)
+
+    def heading(self, text: str) -> None:
+        rule = "─" * max(min(shutil.get_terminal_size().columns, 100) - len(text) - 4, 3)
+        print(f"\n{self.paint('── ' + harmless(text) + ' ' + rule, 'bold')}\n", flush=True)
+
+    def wait(self, steps: float = 1.0) -> None:
+        """Time to read what was printed last."""
+        if self.delay:
+            time.sleep(steps * self.delay)
+
+    def ask(self, sign: str, style: str = "act") -> str:
+        """A line that the user types; KeyboardInterrupt and EOFError are the caller's."""
+        line = input(sign)  # uncoloured: line editing counts the prompt's characters
+        if not sys.stdin.isatty():
+            print(self.paint(harmless(line), style), flush=True)  # else it is not on the page
+        return line

@@ -1,0 +1,181 @@
+"""play.py with piped input: every role, every end, and no text from outside reaches the terminal
+raw.
+"""
+
+import functools
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import envs
+import play
+import train
+from retro import actor, reflect
+from retro.actor import ScriptedActor
+from retro.files import write_json
+from retro.lora import add_lora, save_adapter
+from retro.model import GPT
+from retro.show import Screen, harmless
+from retro.trial import run_trials
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch, tiny_base):
+    """The tiny base; two actions a trial, each of few tokens."""
+    make = play.envs.make
+    short = lambda name, **kwargs: make(name, **{"max_steps": 2} | kwargs)
+    monkeypatch.setattr(play.envs, "make", short)
+    monkeypatch.setattr(play.train, "Config", functools.partial(train.Config, base=str(tiny_base)))
+    monkeypatch.setattr(play, "LOOK", 2)
+    monkeypatch.setattr(actor, "ACTION_TOKENS", 4)
+    monkeypatch.setattr(reflect, "REFLECTION_TOKENS", 8)
+
+
+def told(capsys, monkeypatch, typed="", **changes):
+    """What is printed when `typed` is piped in."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+    play.interruptible(play.Config(**changes))
+    out = capsys.readouterr().out
+    assert "\x1b" not in out, "colour in a pipe"
+    return out
+
+
+@pytest.mark.parametrize("env", envs.CLASSES)
+def test_watching_every_environment(capsys, monkeypatch, env):
+    pytest.importorskip(f"envs.{env}")
+    out = told(capsys, monkeypatch, env=env, retries=1)
+    assert "reflector: untrained" in out and out.count("\n> ") == 4
+    first, reflection, retry = map(out.index, ("First trial", "Reflection ─", "Retry"))
+    assert first < reflection < retry and "rating of the reflection: " in out[retry:]
+    assert told(capsys, monkeypatch, env=env, retries=1) == out  # the same seed, the same task
+
+
+def test_a_run_brings_its_reflector(capsys, monkeypatch, tmp_path, tiny_base):
+    model = GPT.from_pretrained(tiny_base, "cpu")
+    add_lora(model, 2, 4.0, torch.Generator().manual_seed(0))
+    save_adapter(model, tmp_path / "adapter")
+    write_json(tmp_path / "config.json", {"base": str(tiny_base), "actor_temperature": 0.5})
+    assert "after training" in told(capsys, monkeypatch, run_dir=str(tmp_path), retries=1)
+    with pytest.raises(ValueError, match="nowhere"):
+        told(capsys, monkeypatch, run_dir="nowhere")
+
+
+def test_you_as_the_actor(capsys, monkeypatch):
+    typed = "?\nlook\nfly \x1b[2Jaway\n"
+    out = told(capsys, monkeypatch, typed, you="actor", retries=0)
+    assert "inventory\n" in out  # ? lists it
+    assert "> fly ␛[2Jaway\nNothing happens." in out and "FAILED" in out
+
+
+def test_you_as_the_reflector(capsys, monkeypatch):
+    typed = "I never looked. Plan: look.\n\n"
+    out = told(capsys, monkeypatch, typed, you="reflector", retries=2)
+    again, last = out.split("─ Retry 1")[1], out.split("─ Retry 2")[1]
+    assert "\nReflection: I never looked. Plan: look.\n" in again
+    assert last.count("Reflection: ") == 1  # an empty line adds none
+    assert again.count("rating of the reflection") == 2
+
+
+@pytest.mark.parametrize("typed", ["", "look\n"])
+def test_the_end_of_input_is_no_error(capsys, monkeypatch, typed):
+    assert told(capsys, monkeypatch, typed, you="actor").endswith("\nGoodbye.\n")
+
+
+def test_as_a_program():
+    """The end of input after bytes that are no UTF-8; a reader that goes away: no traceback."""
+    run = lambda line, typed=b"": subprocess.run(
+        line, shell=True, input=typed, capture_output=True, cwd=ROOT, executable="/bin/bash",
+        env=os.environ | {"PY": sys.executable, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    ended = run('"$PY" play.py --you actor', b"l\xff\xfeok\n")
+    assert ended.returncode == 0 and ended.stdout.endswith(b"Goodbye.\n") and not ended.stderr
+    gone = run('set -o pipefail; "$PY" play.py --you actor | head -n 1', b"look\n" * 60)
+    assert not gone.stderr
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"you": "nobody"}, {"delay": float("nan")}, {"delay": -1.0}, {"env": "chess"},
+     {"env": "household,hotpot", "game": "x"}, {"game": "nowhere"}],
+)  # fmt: skip
+def test_wrong_settings(capsys, monkeypatch, wrong):
+    with pytest.raises(ValueError):
+        told(capsys, monkeypatch, **wrong)
+
+
+def test_real_game_files(capsys, monkeypatch, tmp_path):
+    if "RETRO_DATA" not in os.environ:
+        pytest.skip("needs RETRO_DATA, the folder with alfworld_games.tgz")
+    with tarfile.open(Path(os.environ["RETRO_DATA"]) / "alfworld_games.tgz") as archive:
+        game = next(m for m in archive if m.name.endswith("game.tw-pddl"))
+        (tmp_path / "game").write_bytes(archive.extractfile(game).read())
+    out = told(capsys, monkeypatch, "inventory\n" * 2, game=str(tmp_path / "game"), you="actor")
+    assert "You are not carrying anything." in out
+
+
+def test_real_questions(capsys, monkeypatch):
+    pytest.importorskip("envs.hotpot")
+    if "RETRO_DATA" not in os.environ:
+        pytest.skip("needs RETRO_DATA, the folder with hotpotqa_distractor_50.json")
+    game = str(Path(os.environ["RETRO_DATA"]) / "hotpotqa_distractor_50.json")
+    out = told(capsys, monkeypatch, "think[so]\n" * 2, env="hotpot", game=game, you="actor")
+    assert "FAILED" in out
+
+
+class Hostile(envs.Environment):
+    """Answers with what would clear the screen, retitle the window and turn the text around."""
+
+    name, text = "hostile", "\x1b[2J\x1b]0;title\x07\x9b31m\u202e\r\b\x00\ud800 x\tx"
+
+    def fresh(self):
+        return self
+
+    def reset(self, task, seed=None):
+        return self.text, {}
+
+    def step(self, action):
+        return self.text, 0.0, True, False, {"success": False, "progress": 0.0}
+
+
+def test_hostile_text_is_shown_and_does_nothing(capsys):
+    screen, player = Screen(0.0), ScriptedActor(lambda text: Hostile.text)
+    player.memory = 3
+    task = {"env": "hostile", "id": Hostile.text, "max_steps": 1}
+    trajectory = run_trials(Hostile(), [task], play.Aloud(player, screen), [[Hostile.text]])[0]
+    play.tell_end(screen, trajectory, None)
+    out = capsys.readouterr().out
+    assert out.count("␛[2J␛]0;title␇<U+009B>31m<U+202E>") == 4  # twice observed, read, done
+    assert all(c == "\n" or c.isprintable() for c in out)
+
+
+def test_colours_on_a_terminal_only_and_not_if_unwanted(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    Screen(0.0).say("look", "act", "> ")
+    assert capsys.readouterr().out == "\x1b[1;33m> look\x1b[0m\n"
+    monkeypatch.setenv("NO_COLOR", "1")
+    Screen(0.0).say("look", "act", "> ")
+    assert capsys.readouterr().out == "> look\n"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
+    assert Screen(3.0).delay == 0
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text(st.characters(), max_size=40))
+def test_harmless_text_only_prints(text):
+    shown = harmless(text)
+    assert all(c == "\n" or c.isprintable() for c in shown) and harmless(shown) == shown
+    assert shown.count("\n") == text.count("\n")
+    if text.isprintable():
+        assert shown == text

@@ -1,0 +1,224 @@
+"""The page of a run: its numbers by other arithmetic, and nothing hostile gets out of its data."""
+
+import json
+import os
+import re
+import shutil
+import unicodedata
+from contextlib import nullcontext
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import largest_gap
+
+import envs
+from retro import checkpoint, reflect, report, tokenizer
+from retro.actor import ScriptedActor
+from retro.evaluate import no_reflection, retry_chains, summary
+from retro.files import write_json
+from retro.lora import adapter_off, add_lora, lora_parameters, save_adapter
+from retro.memory import JsonLines
+from retro.model import GPT
+from retro.reflect import ReflectionPolicy, reflection_prompt
+
+HOSTILE = (
+    "</script><script>document.title='in'</script><img src=x onerror=\"document.title='in'\"><!--"
+    "\x1b[2J\x1b]0;in\x07\x00\x9b31m\u202eabc\u2028 {{js}} {{nonsense}} \ud800 & &lt; `${1}` \\"
+)
+CAUSE = "I never found a mug. Plan: search shelf 2."
+
+
+def trained(base, seed=0):
+    """A tiny model with an adapter and a critic that do something."""
+    model, generator = GPT.from_pretrained(base, "cpu"), torch.Generator().manual_seed(seed)
+    add_lora(model, 2, 4.0, generator)
+    policy = ReflectionPolicy(model, adapt_prompt=True)
+    for weight in [*lora_parameters(model), policy.value_head.weight]:
+        weight.data.normal_(0, 0.3, generator=generator)
+    return policy
+
+
+@pytest.fixture(scope="module")
+def chains():
+    """Three methods on three tasks which all fail; each step looks about."""
+    env = envs.make("household", max_steps=2)
+    actor = ScriptedActor(lambda text: "look")
+    actor.device, actor.generator = torch.device("cpu"), None
+    tasks = env.tasks("seen", 3, 0)
+    writers = {
+        "react": no_reflection,
+        "reflexion": lambda ts: [CAUSE] * len(ts),
+        "retroformer": lambda ts: [f"{HOSTILE} Plan: é漢🙂."] * len(ts),
+        "long": lambda ts: ["look " * 200] * len(ts),
+    }
+    return {m: retry_chains(env, tasks, actor, w, 2, 0) for m, w in writers.items()}
+
+
+@pytest.fixture(scope="module")
+def page(tiny_base, chains, tmp_path_factory):
+    """(bytes of the page, data in it, folder) of a run made by hand, named by an attacker."""
+    run_dir = tmp_path_factory.mktemp("runs") / "<b>in<"
+    policy = trained(tiny_base)
+    settings = dict(seed=0, base=str(tiny_base), adapt_prompt=False, kl_coef=0.1, gamma=1.0)
+    write_json(run_dir / "config.json", settings | {"gae_lambda": 1.0})
+    save_adapter(policy.model, run_dir / "adapter")
+    weights = {n: p for n, p in policy.named_parameters() if p.requires_grad}
+    checkpoint.save(run_dir / "checkpoint", weights, [], {})
+    curves = ("mean_rating", "success", "kl", "entropy", "value_loss", "explained_variance")
+    rows = [{"update": i, "kl_coef": 0.1} | {c: i / 7 for c in curves} for i in range(5)]
+    JsonLines(run_dir / "metrics.jsonl").append([*rows, rows[-1] | {"kl": float("nan")}])
+    methods = {name: summary(c, 2) for name, c in chains.items()}
+    reports = [{"env": "household", "split": HOSTILE, "seed": 0, "methods": methods}]
+    model, coder = GPT.from_pretrained(tiny_base, "cpu"), tokenizer.load(tiny_base)
+    report.write_page(run_dir / "report.html", reports, [chains], run_dir, model, coder)
+    html = (run_dir / "report.html").read_bytes()
+    return html, json.loads(re.search(rb'id="data">(.*?)</script>', html, re.S)[1]), run_dir
+
+
+def test_tokens_are_weighed_as_a_plain_forward_pass_weighs_them(tiny_base, chains, monkeypatch):
+    """gamma = lambda = 1: A_t = rating - kl_coef * (log-ratios from t on) - V_t."""
+    monkeypatch.setattr(reflect, "autocast", lambda device: nullcontext())  # all in float32
+    policy, coder, kl_coef = trained(tiny_base), tokenizer.load(tiny_base), 0.3
+    before, after = chains["reflexion"][0][:2]
+    (found,) = report.weigh(policy, coder, [(before, after, CAUSE)], kl_coef, 1.0, 1.0)
+    prompt = reflection_prompt(before, coder, 2560)
+    ids = coder.encode(f" {CAUSE}\n")
+    assert "".join(row[0] for row in found) == f" {CAUSE}\n" and len(found) == len(ids)
+
+    def logprobs():
+        hidden = policy.model.hidden(torch.tensor([prompt + ids]))[0, len(prompt) - 1 : -1]
+        full = policy.model.logits(hidden).float().log_softmax(-1)
+        return full[range(len(ids)), ids], policy.value_head(hidden.float())[:, 0]
+
+    with torch.no_grad():
+        own, values = logprobs()
+        with adapter_off(policy.model):
+            base, _ = logprobs()
+    charged = kl_coef * (own - base).flip(0).cumsum(0).flip(0)
+    advantages = after.episode_return - before.episode_return - charged - values
+    expected = torch.stack((advantages, values, own, base), 1)
+    assert largest_gap(torch.tensor([row[1:] for row in found]), expected) < 1e-4
+    assert largest_gap(own, base) > 0.01, "the adapter does nothing: the test is blind"
+
+
+def test_characters_cut_into_several_tokens_stay_whole(tiny_base):
+    coder = tokenizer.load(tiny_base)
+    text = " é漢🙂 mug 1\n"
+    parts = report.pieces(coder, coder.encode(text))
+    assert "".join(parts) == text and len(parts) == len(coder.encode(text))
+
+
+def test_the_page_holds_the_episodes(page, chains):
+    html, data, _ = page
+    assert len(html) < 2_000_000 and data["failed"] == len(data["episodes"]) == 3
+    retries = data["episodes"][0]["chains"]
+    assert [r["text"] for r in retries["reflexion"]] == [CAUSE] * 2
+    assert "".join(token for token, *_ in retries["reflexion"][0]["tokens"]) == f" {CAUSE}\n"
+    assert retries["react"][0]["text"] is None and retries["react"][0]["tokens"] is None
+    assert retries["long"][0]["text"] and retries["long"][0]["tokens"] is None
+    assert retries["react"][1]["trial"]["steps"][0][0] == "look"
+    assert data["metrics"][-1]["kl"] is None  # NaN is no JSON
+
+
+def test_hostile_text_stays_data(page):
+    html, data, _ = page
+    script = re.search(rb'id="data">(.*?)</script>', html, re.S)[1]
+    assert b"<" not in script and script.isascii()
+    assert len(re.findall(rb"</script", html)) == 2 and b"{{nonsense}}" in script
+    assert data["episodes"][0]["chains"]["retroformer"][0]["text"].startswith("</script><script>")
+    shown = json.dumps(data, ensure_ascii=False)
+    assert not {c for c in shown if unicodedata.category(c) in ("Cc", "Cf", "Cs")}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters()), inner),
+))  # fmt: skip
+def test_any_data_stays_in_its_place(value):
+    html = report.render({"x": value}).decode()
+    script = html.split('id="data">')[1].split("</script>")[0]
+    assert "<" not in script and html.count("</script") == 2
+    assert json.loads(script) == {"x": json.loads(json.dumps(report.plain(value)))}
+
+
+def test_the_page_asks_for_nothing_and_runs_its_own_script_only(page):
+    html = page[0].decode()
+    policy = re.search('Content-Security-Policy" content="([^"]*)"', html)[1]
+    script = re.search(r"<script>(.*?)</script>", html, re.S)[1]
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    assert f"script-src '{report.digest(script)}'" in policy
+    outside = html.replace(re.search(r'id="data">(.*?)</script>', html, re.S)[1], "")
+    assert re.findall(r"https?://[^\s\"'`]+", outside) == ["http://www.w3.org/2000/svg"]
+    assert "innerHTML" not in script and "eval(" not in script
+
+
+def test_environments_take_turns(chains, monkeypatch):
+    monkeypatch.setattr(report, "EPISODES", 2)
+    one = {method: c[:1] for method, c in chains.items()}
+    picked = report.pick([{"env": "a"}, {"env": "b"}, {"env": "c"}], [one, chains, chains])
+    assert [env for env, _ in picked] == ["a", "b", "c", "b", "c"]
+    assert picked[3][1]["long"] is chains["long"][1]
+
+
+def test_a_page_never_grows_too_large(page, tiny_base, chains, monkeypatch):
+    """Episodes that do not fit are left out."""
+    size = len(json.dumps(page[1]["episodes"][0], separators=(",", ":")))
+    monkeypatch.setattr(report, "EPISODE_BYTES", int(size * 2.5))
+    reports = [{"env": "household"}]
+    model, coder = GPT.from_pretrained(tiny_base, "cpu"), tokenizer.load(tiny_base)
+    data = report.page_data(reports, [chains], page[2], model, coder)
+    assert 1 <= len(data["episodes"]) <= 2 and data["failed"] == 3
+
+
+def test_a_run_without_a_critic_is_told_in_words(tiny_base, tmp_path):
+    policy = trained(tiny_base)
+    save_adapter(policy.model, tmp_path / "adapter")
+    checkpoint.save(tmp_path / "checkpoint", {}, [], {})
+    with pytest.raises(ValueError, match="no critic"):
+        report.trained_policy(tmp_path, GPT.from_pretrained(tiny_base, "cpu"), False)
+
+
+@pytest.mark.parametrize("scheme, width", [("light", 1280), ("dark", 1280), ("light", 360)])
+def test_in_a_browser(page, tmp_path, scheme, width):
+    """Console free of errors, no request, nothing injected, fits the width, works by keyboard."""
+    driver = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
+    browser = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+    if not browser:
+        pytest.skip("needs chromium on the path")
+    (tmp_path / "report.html").write_bytes(page[0])
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with driver.sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=browser, args=arguments)
+        view = dict(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        tab, said = chromium.new_context(**view).new_page(), []
+        tab.on("console", lambda message: said.append(message.text))
+        tab.on("pageerror", lambda error: said.append(str(error)))
+        tab.on("request", lambda r: said.append(r.url) if r.url.startswith("http") else None)
+        tab.goto((tmp_path / "report.html").as_uri())
+        chosen = lambda: tab.locator("#list [aria-selected=true]").get_attribute("id")
+        assert chosen() == "item-0"
+        tab.keyboard.press("j")
+        assert chosen() == "item-1"
+        tab.locator("#list").focus()
+        tab.keyboard.press("ArrowUp")
+        assert chosen() == "item-0"
+        tab.locator("#outcome").select_option("gain")
+        assert "No episode" in tab.locator("#episode").inner_text()
+        tab.locator("#outcome").select_option("none")
+        tab.locator(".reflection").first.focus()
+        tab.keyboard.press("ArrowRight")
+        assert "critic" in tab.locator(".readout").first.inner_text()
+        tab.locator("[name=shade][value=advantage]").focus()
+        tab.keyboard.press("ArrowRight")
+        assert tab.locator("[name=shade]:checked").get_attribute("value") == "kl"
+        assert tab.locator("#success circle").count() == 4 * 3
+        assert tab.locator("#curves svg").count() == 6
+        assert "</script>" in tab.locator("#episode").inner_text()
+        assert tab.locator("#episode img, #list img").count() == 0
+        assert tab.title().startswith("Retroformer: ")
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        chromium.close()
+    assert said == []
