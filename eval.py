@@ -27,6 +27,7 @@ from retro.endpoint import Budget
 from retro.evaluate import Reflector, evaluate, methods_of
 from retro.files import read_json, write_atomically, write_json
 from retro.model import GPT, pick_device
+from retro.report import write_page
 from retro.results import report, table
 from retro.reward import RewardModel
 from retro.seeds import seeded
@@ -50,6 +51,7 @@ class Config(ActorOptions):
     temperature: float = 1.0  # of the reflector's sampling; 0 = greedy
     best_of: int = 1  # offline runs: sample so many, keep the reward model's favourite
     json: str = ""  # file for the results: an object, of several environments a list of them
+    report: str = ""  # file for a page to look at: success, learning curves, episodes
     transcripts: str = ""  # file for readable episodes: failed trial, reflection, retry
 
 
@@ -97,7 +99,7 @@ def main(config: Config) -> None:
         config.best_of,
     )
 
-    reports, texts = [], []
+    reports, played, texts = [], [], []
     for name, env in places.items():
         if name == "household" and config.games:
             tasks, split = [load_game(path) for path in find_games(config.games)], "games"
@@ -116,6 +118,7 @@ def main(config: Config) -> None:
             progress=lambda names, name=name: tqdm(names, desc=f"evaluate {name}", unit="method"),
         )
         reports.append(report(name, split, config.seed, chains, config.retries))
+        played.append(chains)
         texts.append(episodes(chains))
         print(f"{len(tasks)} tasks of {name} ({config.games or split}), [95 % intervals]")
         print(table(reports[-1]["methods"]))
@@ -123,6 +126,8 @@ def main(config: Config) -> None:
         print(budget)
     if config.json:
         write_json(config.json, reports[0] if len(reports) == 1 else reports)
+    if config.report:
+        write_page(config.report, reports, played, run_dir, model, coder)
     if config.transcripts:
         write_atomically(config.transcripts, "\n".join(texts).encode())
 

@@ -4,6 +4,7 @@
     python train.py --envs household --run-dir runs/household
     python train.py --mode offline --run-dir runs/offline          the paper's recipe
     python train.py --run-dir runs/mine --resume      goes on after Ctrl-C or a crash
+    torchrun --nproc-per-node=2 train.py              each process plays its share of the tasks
 
     base -> is there a gap to close? -> collect ratings -> imitate what worked
          -> (offline: a reward model fitted to the ratings) -> PPO -> evaluation
@@ -15,6 +16,7 @@ or a reward model says how it would go (offline).
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -33,6 +35,7 @@ from retro.learn import check_health, learn
 from retro.lora import add_lora, save_adapter
 from retro.model import GPT, pick_device, release_memory
 from retro.ppo import KLController
+from retro.ranks import join
 from retro.reflect import Reflection, ReflectionPolicy
 from retro.results import draw_picture, report, table
 from retro.reward import RewardModel, fit
@@ -101,9 +104,14 @@ PPO = ("epochs", "clip_coef", "vf_coef", "ent_coef", "gamma", "gae_lambda", "max
 
 def main(config: Config) -> None:
     started, device = time.time(), pick_device()
-    offline = config.mode == "offline"
+    ranks, offline = join(device), config.mode == "offline"
+    say = print if ranks.writes else lambda *words: None
+    bar_of = partial(tqdm, disable=not ranks.writes)
     if config.batch_reflections % config.group:
         raise ValueError(f"group {config.group}: must divide {config.batch_reflections}, the batch")
+    for name in ("minibatch", "batch_reflections"):
+        if getattr(config, name) % (ranks.world * (1 if name == "minibatch" else config.group)):
+            raise ValueError(f"{name} {getattr(config, name)}: {ranks.world} ranks can't share it")
 
     # 1. the two roles: one frozen base, one adapter (offline, a second one: the reward model's)
     env, coder = envs.make(config.envs), tokenizer.load(config.base)
@@ -128,7 +136,7 @@ def main(config: Config) -> None:
     )
     weights = {name: p for name, p in policy.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(weights.values(), lr=config.sft_lr, weight_decay=0.0)
-    run = RunFolder(config, weights, optimizer)
+    run = RunFolder(config, weights, optimizer, ranks)
     reflector = Reflector(
         model,
         coder,
@@ -143,10 +151,11 @@ def main(config: Config) -> None:
     gaps = run.state.get("gap", {})
     for name, part in env.parts.items():
         if name not in gaps:
-            probe = part.tasks("seen", config.gap_tasks, config.seed)
-            gaps[name] = measure_gap(part, probe, config.seed, actor, reflector)
+            probe = ranks.deal(part.tasks("seen", config.gap_tasks, config.seed))
+            gap = measure_gap(part, probe, config.seed, actor, reflector)
+            gaps[name] = (ranks.total(torch.tensor(gap)) / ranks.world).tolist()
             run.save(gap=gaps)
-        print(
+        say(
             "the gap in {}: success {:.2f} at first; after one retry {:.2f} without\n"
             "    reflection, {:.2f} with the oracle's".format(name, *gaps[name])
         )
@@ -155,9 +164,9 @@ def main(config: Config) -> None:
     tasks = env.tasks("train", config.train_tasks, config.seed)
     starts = range(run.state.get("collected", 0), len(tasks), CHUNK)
     each = config.offline_each if offline else 1
-    for start in tqdm(starts, desc="collect", unit=f" x {CHUNK} tasks"):
-        actor.generator = seeded(config.seed, "collect", start, device=device)
-        chunk = tasks[start : start + CHUNK]
+    for start in bar_of(starts, desc="collect", unit=f" x {CHUNK} tasks"):
+        actor.generator = seeded(config.seed, "collect", start, ranks.rank, device=device)
+        chunk = ranks.deal(tasks[start : start + CHUNK])
         collect(
             env, chunk, config.collect_rounds, each, actor, model, coder, run, config.rating
         )
@@ -174,21 +183,24 @@ def main(config: Config) -> None:
     if "sft_loss" not in run.state:
         rows = list(run.replay)
         rows = [row for row in rows if row["next_return"] > row["return"]]
-        print(
+        say(
             f"SFT on {len(rows)} of {len(run.replay)} reflections, those that raised the return"
         )
         losses: list = []
+        rows = ranks.deal(rows)
         if rows and config.sft_epochs:
             losses = sft_update(
                 policy,
                 optimizer,
                 [stored(row, coder) for row in rows],
                 epochs=config.sft_epochs,
-                minibatch_size=config.minibatch,
+                minibatch_size=config.minibatch // ranks.world,
                 max_grad_norm=config.max_grad_norm,
                 generator=seeded(config.seed, "sft"),
+                total=ranks.total,
             )
-        save_adapter(model, run.path / "sft")
+        if ranks.writes:
+            save_adapter(model, run.path / "sft")
         optimizer.state.clear()  # PPO starts with fresh moments
         run.save(sft_loss=losses)
 
@@ -206,11 +218,12 @@ def main(config: Config) -> None:
             max_grad_norm=config.max_grad_norm,
             generator=seeded(config.seed, "reward fit"),
         )
-        reward.save(run.path / "reward")
+        if ranks.writes:
+            reward.save(run.path / "reward")
         run.save(reward=fitted)
     elif offline:
         reward.load_weights(run.path / "reward")
-    if offline:
+    if offline and ranks.writes:
         print_reward(run.state["reward"])
 
     # 6. PPO: reflect, find out what the reflections are worth, learn from the difference
@@ -220,7 +233,7 @@ def main(config: Config) -> None:
         run.state.get("kl_coef", config.kl_coef), config.kl_target or None, config.kl_horizon
     )
     known = by_id(tasks)
-    bar = tqdm(
+    bar = bar_of(
         range(run.state.get("updates", 0), config.updates),
         initial=run.state.get("updates", 0),
         total=config.updates,
@@ -228,11 +241,12 @@ def main(config: Config) -> None:
         unit="update",
     )
     for update in bar:
-        actor.generator = seeded(config.seed, "update", update, device=device)
+        actor.generator = seeded(config.seed, "update", update, ranks.rank, device=device)
+        drawn = draw(failed, update, config.batch_reflections // config.group, config.seed)
         stats = learn(
             env,
             known,
-            draw(failed, update, config.batch_reflections // config.group, config.seed),
+            ranks.deal(drawn),
             config.group,
             actor=actor,
             policy=policy,
@@ -241,12 +255,13 @@ def main(config: Config) -> None:
             run=run,
             rating=config.rating,
             reward=reward,
+            ranks=ranks,
             generator=seeded(config.seed, "minibatches", update),
             kl_coef=kl_control.kl_coef,
-            minibatch_size=config.minibatch,
+            minibatch_size=config.minibatch // ranks.world,
             **{name: getattr(config, name) for name in PPO},
         )
-        run.metrics.append([{"update": update} | stats])
+        run.metrics.append([{"update": update} | stats] if ranks.writes else [])
         bar.set_postfix_str(
             "mean rating {mean_rating:+.3f}, KL {kl:.1f} nats, well-formed {well_formed:.2f}"
             .format(**stats) + ("" if offline else f", retry success {stats['success']:.2f}")
@@ -254,7 +269,9 @@ def main(config: Config) -> None:
         kl_control.update(stats["kl"], config.batch_reflections)
         run.save(updates=update + 1, kl_coef=kl_control.kl_coef)
         check_health(stats, config.max_kl, config.min_well_formed)
-    save_adapter(model, run.path / "adapter")
+    if ranks.writes:
+        save_adapter(model, run.path / "adapter")
+    ranks.wait()
     minutes = (time.time() - started) / 60
 
     # 7. evaluation, on tasks with names that no training saw
@@ -263,25 +280,28 @@ def main(config: Config) -> None:
         held_out = part.tasks(config.eval_split, config.eval_tasks, config.seed)
         chains = evaluate(
             part,
-            held_out,
+            ranks.deal(held_out),
             methods_of(config.mode),
             config.retries,
             config.seed,
             actor,
             reflector,
-            progress=lambda names, name=name: tqdm(names, desc=f"evaluate {name}", unit="method"),
+            progress=lambda names, name=name: bar_of(names, desc=f"evaluate {name}", unit="method"),
         )
+        chains = {method: ranks.gather(own) for method, own in chains.items()}
         reports.append(report(name, config.eval_split, config.seed, chains, config.retries))
         if offline and name in run.state["reward"]["held_out"]:
             reports[-1]["reward"] = run.state["reward"]["held_out"][name]
-        print(f"\n{len(held_out)} {config.eval_split} tasks of {name}, [95 % intervals]")
-        print(table(reports[-1]["methods"]))
-    write_json(run.path / "results.json", reports)
-    draw_picture(reports, run.path / "results.png")
+        say(f"\n{len(held_out)} {config.eval_split} tasks of {name}, [95 % intervals]")
+        say(table(reports[-1]["methods"]))
+    if ranks.writes:
+        write_json(run.path / "results.json", reports)
+        draw_picture(reports, run.path / "results.png")
     rest = (time.time() - started) / 60 - minutes
-    print(f"\n{minutes:.1f} minutes of training, {rest:.1f} of evaluation; see {run.path}/")
+    say(f"\n{minutes:.1f} minutes of training, {rest:.1f} of evaluation; see {run.path}/")
     if config.actor == "openai":
-        print(budget)
+        say(budget)
+    ranks.leave()
 
 
 def stored(row: dict, coder) -> Reflection:

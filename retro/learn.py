@@ -12,6 +12,7 @@ import torch
 from retro.collect import Failed, retry
 from retro.ppo import Batch, ppo_update
 from retro.prompts import well_formed
+from retro.ranks import Ranks
 from retro.reflect import ReflectionPolicy, read_prompts, reflect, reflection_prompt
 from retro.reward import RewardModel
 
@@ -29,6 +30,7 @@ def learn(
     run,
     rating: str,
     reward: RewardModel | None,
+    ranks: Ranks,
     **settings,
 ) -> dict:
     """One update from `group` fresh reflections on each of the failed trials; its metrics.
@@ -53,12 +55,11 @@ def learn(
         adapt_prompt=policy.adapt_prompt,
         read=read,
     )
-    success = None
     if reward:
-        ratings = reward.score(reflections, read)
+        ratings, won = reward.score(reflections, read), [None] * len(rows)
     else:
         trials, ratings = retry(env, tasks, rows, reflections, actor, coder, run, rating)
-        success = sum(t.success for t in trials) / len(trials)
+        won = [t.success for t in trials]
     rolled = time.time()
 
     mask = policy.hold(reflections, read)
@@ -66,18 +67,21 @@ def learn(
     rated = torch.tensor(ratings, device=mask.device)
     batch = Batch(mask, *policy.evaluate(), ratings=rated, groups=groups)
     advantage = "group" if group > 1 else "gae"
-    stats = ppo_update(policy, optimizer, batch, advantage=advantage, **settings)
+    stats = ppo_update(policy, optimizer, batch, advantage=advantage, total=ranks.total, **settings)
     policy.release()
-    names = sorted({t.env for t in trajectories})
-    of = {name: [r for r, t in zip(ratings, trajectories) if t.env == name] for name in names}
+    names, texts, tokens, ratings, won = zip(*ranks.gather([
+        (t.env, r.text, len(r.response_ids), value, success)
+        for t, r, value, success in zip(trajectories, reflections, ratings, won)
+    ]))  # fmt: skip
+    of = {name: [r for r, n in zip(ratings, names) if n == name] for name in sorted(set(names))}
     return {
         "mean_rating": sum(ratings) / len(ratings),
         "mean_rating_by_env": {name: sum(own) / len(own) for name, own in of.items()},
-        "success": success,
-        "well_formed": sum(well_formed(r.text) for r in reflections) / len(reflections),
-        "distinct": len({r.text for r in reflections}) / len(reflections),
+        "success": None if reward else sum(won) / len(won),
+        "well_formed": sum(map(well_formed, texts)) / len(texts),
+        "distinct": len(set(texts)) / len(texts),
         "kl_coef": settings["kl_coef"],
-        "tokens": sum(len(r.response_ids) for r in reflections) / len(reflections),
+        "tokens": sum(tokens) / len(tokens),
         "rollout_seconds": rolled - clock,
         "learn_seconds": time.time() - rolled,
     } | stats

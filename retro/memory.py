@@ -10,26 +10,32 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from retro.ranks import ALONE, Ranks
+
 FIELDS = ("env", "task_id", "trial", "prompt", "response", "return", "next_return", "rating")
 
 
 class JsonLines:
     """A file of JSON objects, one a line, each with at least `fields`: append many, read all.
 
-    An append is on disk when it returns. A checkpoint remembers `len`; after a crash `truncate`
-    drops what came later, half-written lines included.
+    An append is on disk when it returns: the rows of all ranks, which one of them writes. A
+    checkpoint remembers `len`; after a crash `truncate` drops what came later, half-written lines
+    included.
     """
 
-    def __init__(self, path, fields: tuple[str, ...] = ()):
-        self.path, self.fields = Path(path), fields
+    def __init__(self, path, fields: tuple[str, ...] = (), ranks: Ranks = ALONE):
+        self.path, self.fields, self.ranks = Path(path), fields, ranks
 
     def append(self, rows: list[dict]) -> None:
         for row in rows:
             assert not set(self.fields) - set(row), f"fields {tuple(row)}, expected {self.fields}"
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(row) + "\n" for row in rows))
-            file.flush()
-            os.fsync(file.fileno())
+        rows = self.ranks.gather(rows)
+        if self.ranks.writes:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("".join(json.dumps(row) + "\n" for row in rows))
+                file.flush()
+                os.fsync(file.fileno())
+        self.ranks.wait()
 
     def truncate(self, rows: int) -> None:
         """Keep the first `rows` lines; a missing file becomes an empty one."""
@@ -59,5 +65,5 @@ class JsonLines:
 class ReplayBuffer(JsonLines):
     """D_RL: (x, y, G, G_next) as text, one rated reflection a line, with the FIELDS."""
 
-    def __init__(self, path):
-        super().__init__(path, FIELDS)
+    def __init__(self, path, ranks: Ranks = ALONE):
+        super().__init__(path, FIELDS, ranks)
