@@ -61,7 +61,8 @@ def main(config: Config) -> None:
     coder, device = tokenizer.load(settings["base"]), model.lm_head.weight.device
     if config.run_dir:
         load_adapter(model, Path(config.run_dir) / "adapter")
-    actor = GPTActor(model, coder, settings["actor_temperature"], seeded(config.seed))
+    temperature, memory = settings["actor_temperature"], settings["memory"]
+    actor = GPTActor(model, coder, temperature, seeded(config.seed), memory)
 
     def trial(task: dict, number: int, memory: list[str], player) -> Trajectory:
         actor.generator = seeded(config.seed, "play", number, device=device)
