@@ -33,7 +33,7 @@ def base(tmp_path_factory):
         patch.setitem(envs.CLASSES, "guess", Guess)
         patch.setattr(retro.pretrain, "TOKENIZER_DOCUMENTS", 200)
         patch.setattr(retro.pretrain, "write_card", lambda *args: None)
-        main(Config(out=str(folder), **SMALL), names=("guess",))
+        main(Config(out=str(folder), envs="guess", **SMALL))
         yield folder
 
 
