@@ -64,17 +64,41 @@ def make(name: str, **kwargs):
 
 
 class Environment:
-    """What all environments share: `parts`, the single environments that it is made of, by name."""
+    """What all environments share. `people` names the module with those who play and write for
+    pretraining and for controls; it is imported when first asked, an engine needs none of it.
+    """
 
     name: str
+    people: str
 
     @property
     def parts(self) -> dict[str, "Environment"]:
+        """The single environments that it is made of, by name."""
         return {self.name: self}
 
     def info(self) -> dict:
         """The info of the last answer."""
         return self.answer[-1]
+
+    def demonstrations(self, split: str, seed, oracle_share: float, drill_share: float = 0.0):
+        return import_module(self.people).demonstrations(
+            self, split, seed, oracle_share, drill_share
+        )
+
+    def oracle_reflection(self, observation: str, steps: list[tuple[str, str]]) -> str:
+        return import_module(self.people).oracle_reflection(observation, steps)
+
+    def follows(self, reflection: str, steps: list[tuple[str, str]]) -> bool:
+        return import_module(self.people).follows(reflection, steps)
+
+    def questions(self, observation: str, steps: list, rng) -> list[tuple[str, str]]:
+        return import_module(self.people).questions(observation, steps, rng, n=4)
+
+    def bindings(self, text: str) -> list[tuple[str, int, str, bool]]:
+        return import_module(self.people).bindings(text)
+
+    def cut_names(self, text: str) -> str:
+        return import_module(self.people).cut_names(text)
 
 
 class Several(Environment):

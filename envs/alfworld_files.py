@@ -47,7 +47,7 @@ def find_games(folder: str | os.PathLike) -> list[str]:
 def load_game(path: str | os.PathLike) -> dict:
     """One game as a task; ValueError, with path and reason, if it is missing, broken or foreign.
 
-    A task is JSON-able, and `envs/rooms.py` generates the same. Names are `type number`.
+    A task is JSON-able, and `envs/household_rooms.py` generates the same. Names are `type number`.
       env, id, max_steps
       goal         kind, object (type), target (type of receptacle or lamp), text;
                    sliced: true only where the object must also be sliced

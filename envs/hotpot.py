@@ -36,6 +36,7 @@ class Hotpot(Environment):
     """
 
     name = "hotpot"
+    people = "envs.hotpot_demonstrations"
 
     def __init__(self, data=None, max_steps: int | None = None):
         """`data`: a file of HotpotQA's; tasks then come from it, not from the generator."""
@@ -135,44 +136,6 @@ class Hotpot(Environment):
     def _info(self) -> dict:
         read = min(0.25 * len(self.found & self.gold), 0.5)
         return {"success": self.success, "progress": max(self.f1, read)}
-
-    # ---- For reflection and pretraining.
-
-    def demonstrations(self, split: str, seed, oracle_share: float, drill_share: float = 0.0):
-        """Endless trials by players of mixed skill, reflections, questions: for pretraining."""
-        from envs.hotpot_players import demonstrations
-
-        return demonstrations(self, split, seed, oracle_share, drill_share)
-
-    def oracle_reflection(self, observation: str, steps: list[tuple[str, str]]) -> str:
-        """What a perfect observer writes of a failed trial, from the trial's text alone."""
-        from envs.hotpot_reflections import oracle_reflection
-
-        return oracle_reflection(observation, steps)
-
-    def follows(self, reflection: str, steps: list[tuple[str, str]]) -> bool:
-        """True if a trial's actions carry out the reflection's plan."""
-        from envs.hotpot_reflections import follows
-
-        return follows(reflection, steps)
-
-    def questions(self, observation: str, steps: list, rng) -> list[tuple[str, str]]:
-        """Neutral (question, answer) pairs about a trial, answerable from its text."""
-        from envs.hotpot_notes import questions
-
-        return questions(observation, steps, rng, n=4)
-
-    def bindings(self, text: str) -> list[tuple[str, int, str, bool]]:
-        """Which names in a trial's text belong together: for pretraining."""
-        from envs.hotpot_notes import bindings
-
-        return bindings(text)
-
-    def cut_names(self, text: str) -> str:
-        """A text with made-up names in parts: for training a tokenizer."""
-        from envs.hotpot_worlds import cut_names
-
-        return cut_names(text)
 
 
 def one_line(text: str) -> str:

@@ -1,19 +1,16 @@
-"""HotPotQA demonstrations: players of mixed skill who act on what they have read (Notes), and
-drills.
+"""HotPotQA's players of mixed skill, who act on what they have read (Notes), nothing more.
 
 A player carries out the plan of the latest reflection that has one; where that leads to a paragraph
 it goes on from there with care. Without such a plan it goes the question's way, title by title,
-with the lapses that its skill allows. Drills are questions about paragraphs seen at a glance.
+with the lapses that its skill allows.
 """
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from envs.chains import Cast, Demonstration, Pairs, Step, chain
-from envs.hotpot_notes import DRILLED, Entity, Notes, everything, questions
-from envs.hotpot_reflections import flawed_reflection, oracle_reflection, parse_plan
-from envs.hotpot_worlds import WORKS, Namer, generate_task
+from envs.hotpot_notes import Entity, Notes
+from envs.hotpot_reflections import parse_plan
+from envs.hotpot_worlds import WORKS, Namer
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ class Player:
         """An action that leads nowhere: a name from elsewhere, a known one, a word, a thought."""
         foreign = Namer(self.rng, unseen=False)(self.rng.choice(("work", "artist", "town")))
         known = [name for _, name in self.notes.facts] or [foreign]
-        return self.rng.choice((_search(foreign), _search(self.rng.choice(known)), self._idle()))
+        return self.rng.choice((search(foreign), search(self.rng.choice(known)), self._idle()))
 
     def act(self) -> str:
         """The next action."""
@@ -77,9 +74,9 @@ class Player:
     def _follow(self, verb: str, words: str) -> str | None:
         """The action that carries out a clause of the plan, or None when it is done."""
         if verb == "finish":
-            return _finish(words)
+            return finish(words)
         if words not in self.notes.searched:
-            return _search(words)
+            return search(words)
         plain, _, kind = words.rstrip(")").partition(" (")
         for entity in self.notes.facts:
             level = self.notes.level(entity)
@@ -107,10 +104,10 @@ class Player:
                 value = others[0] if careless else notes.facts[read][relation]
                 self.trusted = (passed[0] + 1, value)
                 if self.trusted[0] < len(goal.relations) and self.rng.random() < self.skill.early:
-                    return _finish(value)
+                    return finish(value)
                 return self._go_on()
         if level == len(goal.relations):
-            return _finish(name)
+            return finish(name)
         return self._open(level, name)
 
     def _open(self, level: int, name: str) -> str:
@@ -119,21 +116,21 @@ class Player:
         title = f"{name} ({kind})"
         senses = [t for t in notes.offered if t.startswith(f"{name} (")]
         if level == 0 and self.foresight and title not in notes.searched:
-            return _search(title)
+            return search(title)
         if name not in notes.searched and title not in senses and notes.title((kind, name)) == name:
-            return _search(name)
+            return search(name)
         wrong = [t for t in senses if t != title]
         if wrong and wrong[0] not in notes.searched:
             if title not in notes.searched and self.rng.random() < self.skill.sense:
-                return _search(wrong[0])
+                return search(wrong[0])
         elif wrong and kind in WORKS and title not in notes.searched:
             other = next(known for entity, known in notes.facts.items() if entity[1] == name)
             if self.rng.random() < self.skill.sense:  # does not notice: goes on from there
                 self.trusted = (level + 1, next(iter(other.values())))
                 return self._go_on()
         if title in senses and title not in notes.searched:
-            return _search(title)
-        return _finish(name)  # at a loss
+            return search(title)
+        return finish(name)  # at a loss
 
     def _compare(self) -> str:
         """One step of a comparison."""
@@ -143,49 +140,17 @@ class Player:
         if goal.relations[0] != "century":
             answers = ["yes", "no"]
         if (not unread or len(unread) == 1) and self.rng.random() < self.skill.guess / 2:
-            return _finish(self.rng.choice(answers))
+            return finish(self.rng.choice(answers))
         if not unread:
-            return _finish(notes.compared())
+            return finish(notes.compared())
         unsearched = [name for name in unread if name not in notes.searched]
-        return _search(unsearched[0]) if unsearched else _finish(self.rng.choice(answers))
+        return search(unsearched[0]) if unsearched else finish(self.rng.choice(answers))
 
 
-def _search(title: str) -> str:
+def search(title: str) -> str:
     """Blanks inside the brackets, so that a name is the same tokens everywhere."""
     return f"Search[ {title} ]"
 
 
-def _finish(answer: str) -> str:
+def finish(answer: str) -> str:
     return f"Finish[ {answer} ]"
-
-
-def _asked(observation: str, steps: list[Step], rng: random.Random) -> Pairs:
-    return [everything(observation, steps, rng), *questions(observation, steps, rng, n=8)]
-
-
-CAST = Cast(Player, oracle_reflection, flawed_reflection, _asked)
-
-
-def demonstrations(
-    env, split: str, seed, oracle_share: float, drill_share: float = 0.0, trials: int = 4
-) -> Iterator[Demonstration]:
-    """Endless demonstrations; `oracle_share` of the reflections are the oracle's, the rest are
-    flawed. `drill_share` of the turns go to a drill, not to a chain of trials.
-    """
-    rng = random.Random(f"hotpot demonstrations {split} {seed}")
-    while True:
-        task = generate_task(rng, split, "demonstration")
-        if rng.random() < drill_share:
-            yield _drill(env, task, rng)
-        else:
-            yield from chain(env, task, CAST, rng, oracle_share, trials)
-
-
-def _drill(env, task: dict, rng: random.Random) -> Demonstration:
-    """All paragraphs at a glance and questions on what stands in them."""
-    observation, _ = env.reset(task)
-    views = [(_search(title), " ".join(text)) for title, text in task["item"]["context"]]
-    asked = [everything(observation, views, rng)]
-    asked += questions(observation, views, rng, n=6, topics=DRILLED)
-    glance = "\n".join(view for _, view in views)
-    return Demonstration(glance, [], [], set(), False, 0.0, None, asked)

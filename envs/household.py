@@ -73,6 +73,7 @@ class Household(Environment):
     """
 
     name = "household"
+    people = "envs.household_demonstrations"
 
     def __init__(self, max_steps: int | None = None):
         self.max_steps = max_steps
@@ -81,45 +82,9 @@ class Household(Environment):
         """Another environment like this one, for trials in parallel."""
         return Household(self.max_steps)
 
-    def demonstrations(self, split: str, seed, oracle_share: float, drill_share: float = 0.0):
-        """Endless trials by players of mixed skill, reflections, questions: for pretraining."""
-        from envs.demonstrations import demonstrations
-
-        return demonstrations(self, split, seed, oracle_share, drill_share)
-
-    def oracle_reflection(self, observation: str, steps: list[tuple[str, str]]) -> str:
-        """What a perfect observer writes of a failed trial, from the trial's text alone."""
-        from envs.reflections import oracle_reflection
-
-        return oracle_reflection(observation, steps)
-
-    def follows(self, reflection: str, steps: list[tuple[str, str]]) -> bool:
-        """True if a trial's actions carry out the reflection's plan."""
-        from envs.reflections import follows
-
-        return follows(reflection, steps)
-
-    def questions(self, observation: str, steps: list, rng) -> list[tuple[str, str]]:
-        """Neutral (question, answer) pairs about a trial, answerable from its text."""
-        from envs.observer import questions
-
-        return questions(observation, steps, rng, n=4)
-
-    def bindings(self, text: str) -> list[tuple[str, int, str, bool]]:
-        """Which names in a trial's text belong together: for pretraining."""
-        from envs.observer import bindings
-
-        return bindings(text)
-
-    def cut_names(self, text: str) -> str:
-        """A text with made-up names in parts: for training a tokenizer."""
-        from envs.rooms import cut_names
-
-        return cut_names(text)
-
     def tasks(self, split: str, n: int, seed: int) -> list[dict]:
         """n generated tasks of `train`, `seen` or `unseen`; fixed by the arguments."""
-        from envs.rooms import generate_tasks
+        from envs.household_rooms import generate_tasks
 
         return generate_tasks(split, n, seed)
 

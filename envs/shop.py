@@ -63,6 +63,7 @@ class Shop(Environment):
     """
 
     name = "shop"
+    people = "envs.shop_demonstrations"
 
     def __init__(self, products=None, goals=None, max_steps: int | None = None, attributes=None):
         """Paths of WebShop's own files (`shop_files.load`), or none: generated tasks."""
@@ -78,42 +79,6 @@ class Shop(Environment):
         other = Shop(max_steps=self.max_steps)
         other.loaded, other.indexed = self.loaded, self.indexed
         return other
-
-    def demonstrations(self, split: str, seed, oracle_share: float, drill_share: float = 0.0):
-        """Endless trials by players of mixed skill, reflections, questions: for pretraining."""
-        from envs.shop_demonstrations import demonstrations
-
-        return demonstrations(self, split, seed, oracle_share, drill_share)
-
-    def oracle_reflection(self, observation: str, steps: list[tuple[str, str]]) -> str:
-        """What a perfect observer writes of a failed trial, from the trial's text alone."""
-        from envs.shop_reflections import oracle_reflection
-
-        return oracle_reflection(observation, steps)
-
-    def follows(self, reflection: str, steps: list[tuple[str, str]]) -> bool:
-        """True if a trial's actions carry out the reflection's plan."""
-        from envs.shop_reflections import follows
-
-        return follows(reflection, steps)
-
-    def questions(self, observation: str, steps: list, rng) -> list[tuple[str, str]]:
-        """Neutral (question, answer) pairs about a trial, answerable from its text."""
-        from envs.shop_notes import questions
-
-        return questions(observation, steps, rng, n=4)
-
-    def bindings(self, text: str) -> list[tuple[str, int, str, bool]]:
-        """Which names in a trial's text belong together: for pretraining."""
-        from envs.shop_notes import bindings
-
-        return bindings(text)
-
-    def cut_names(self, text: str) -> str:
-        """A text with made-up names in parts: for training a tokenizer."""
-        from envs.shop_catalog import cut_names
-
-        return cut_names(text)
 
     def tasks(self, split: str, n: int, seed: int) -> list[dict]:
         """n tasks of `train`, `seen` or `unseen`, generated or of the files; fixed by the

@@ -7,10 +7,10 @@ import random
 from collections.abc import Iterator
 
 from envs.chains import Cast, Demonstration, Pairs, Step, chain
-from envs.shop_catalog import generate_task
-from envs.shop_notes import TOPICS, everything, questions
+from envs.shop_catalog import cut_names, generate_task  # noqa: F401
+from envs.shop_notes import TOPICS, bindings, everything, questions  # noqa: F401
 from envs.shop_players import Player
-from envs.shop_reflections import flawed_reflection, oracle_reflection
+from envs.shop_reflections import flawed_reflection, follows, oracle_reflection  # noqa: F401
 
 ASKED = [*TOPICS, "cheap"]
 DRILLED = "cost brand maker kind cheap option values".split()  # topics of a drill's questions

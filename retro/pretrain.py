@@ -208,7 +208,7 @@ key-value heads, {vocab} tokens.
 - Text: demonstrations in {names}, chains of up to four trials by players of mixed skill, and
   neutral questions about each trial
 - Reflections in it: {oracle:.0%} the oracle's, the rest vague or wrong in one of four ways
-  (`envs/reflections.py`)
+  (`envs/household_reflections.py`)
 - SHA-256 of model.safetensors: `{hash}`
 
 Skills, measured before any reinforcement on {n} tasks a split (`retro/skills.py` says how; actor at

@@ -7,8 +7,14 @@ from itertools import islice
 import pytest
 
 import envs
-from envs.observer import Notes, parse_goal, questions, read_trial
-from envs.reflections import flawed_reflection, follows, oracle_reflection, parse_plan, write_plan
+from envs.household_notes import Notes, parse_goal, questions, read_trial
+from envs.household_reflections import (
+    flawed_reflection,
+    follows,
+    oracle_reflection,
+    parse_plan,
+    write_plan,
+)
 from retro.prompts import transcript, well_formed
 
 

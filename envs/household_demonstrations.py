@@ -7,10 +7,10 @@ import random
 from collections.abc import Iterator
 
 from envs.chains import Cast, Demonstration, Pairs, Step, chain
-from envs.observer import everything, questions
-from envs.players import Player
-from envs.reflections import flawed_reflection, oracle_reflection
-from envs.rooms import generate_task
+from envs.household_notes import bindings, everything, questions  # noqa: F401
+from envs.household_players import Player
+from envs.household_reflections import flawed_reflection, follows, oracle_reflection  # noqa: F401
+from envs.household_rooms import cut_names, generate_task  # noqa: F401
 
 HURRIED = 0.7  # share of the chains with as few steps as the tasks allow
 WORLD_SHARES = {"tiny": 0.25, "renamed": 0.3, "small": 0.15, "full": 0.3}  # share of the chains

@@ -7,9 +7,9 @@ import re
 from itertools import islice
 
 import envs
-from envs import rooms
+from envs import household_rooms as rooms
 from envs.chains import play
-from envs.players import Player
+from envs.household_players import Player
 
 
 def words(tasks):

@@ -20,8 +20,8 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+from envs.household_notes import APPLIANCE, kind
 from envs.names import CUT, cutter, name_parts
-from envs.observer import APPLIANCE, kind
 
 FURNITURE = json.loads((Path(__file__).parent / "furniture.json").read_text())
 ROOMS, ACCEPTS = FURNITURE["rooms"], FURNITURE["accepts"]

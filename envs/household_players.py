@@ -9,10 +9,10 @@ ones first, else round the room, and does what the goal asks, with the lapses th
 import random
 from dataclasses import dataclass
 
+from envs.household_notes import APPLIANCE, Notes, kind
+from envs.household_reflections import parse_plan
+from envs.household_rooms import PLACE_HEADS, PLACE_TAILS, likely_first
 from envs.names import name_parts
-from envs.observer import APPLIANCE, Notes, kind
-from envs.reflections import parse_plan
-from envs.rooms import PLACE_HEADS, PLACE_TAILS, likely_first
 
 
 @dataclass(frozen=True)

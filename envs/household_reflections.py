@@ -8,8 +8,8 @@ desklamp 1 on desk 2`, `search drawer 3, drawer 4`.
 import random
 import re
 
-from envs.observer import APPLIANCE, MAX_LISTED, Notes, Step, kind, read_trial
-from envs.rooms import likely_first
+from envs.household_notes import APPLIANCE, MAX_LISTED, Notes, Step, kind, read_trial
+from envs.household_rooms import likely_first
 
 _CLAUSE = re.compile(
     r"(take) (\w+ \d+) from (\w+ \d+)|(clean|heat|cool) (\w+ \d+) with (\w+ \d+)"
