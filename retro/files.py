@@ -62,7 +62,7 @@ def read_tensors(path, device=None, dtype=None) -> dict[str, torch.Tensor]:
             with safe_open(path, framework="pt") as file:  # anew: a map keeps what was read of it
                 tensor = file.get_tensor(name)
             kind = dtype if tensor.is_floating_point() else None
-            tensors[name] = tensor.to(device=device, dtype=kind)
+            tensors[name] = tensor.to(device=device, dtype=kind, copy=True)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: is not a whole safetensors file ({error})") from error
     return tensors

@@ -134,9 +134,10 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.recompute = False  # in training: keep only each block's input, for the backward pass
+        embedding = torch.empty(config.vocab_size, config.hidden_size)
         self.model = nn.ModuleDict(
             {
-                "embed_tokens": nn.Embedding(config.vocab_size, config.hidden_size),
+                "embed_tokens": nn.Embedding.from_pretrained(embedding, freeze=False),
                 "layers": nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers)),
                 "norm": RMSNorm(config.hidden_size, config.rms_norm_eps),
             }
@@ -148,6 +149,8 @@ class GPT(nn.Module):
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
         for name, weight in self.named_parameters():
+            if weight.is_meta:  # to be loaded
+                continue
             if weight.dim() == 2:  # GPT-2's init: what adds to the residual stream starts smaller
                 residual = name.endswith(("o_proj.weight", "down_proj.weight"))
                 std = 0.02 / math.sqrt(2 * config.num_hidden_layers) if residual else 0.02
@@ -236,8 +239,6 @@ class GPT(nn.Module):
         model.load_state_dict(tensors, strict=False, assign=True)
         if config.tie_word_embeddings:
             model.lm_head.weight = model.model.embed_tokens.weight
-        angles = rope_angles(config)
-        model.cos, model.sin = angles.cos(), angles.sin()
         return model.to(device=device, dtype=dtype or torch.float32)
 
     def save_pretrained(self, folder) -> None:

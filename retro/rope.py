@@ -39,7 +39,7 @@ def read_scaling(settings: dict | None) -> dict | None:
 
 def frequencies(head_dim: int, theta: float, scaling: dict | None = None):
     """Radians a position of each pair, theta^(-2e / E), scaled: (E/2,) float32."""
-    turn = theta ** -(torch.arange(0, head_dim, 2) / head_dim)  # (E/2,)
+    turn = theta ** -(torch.arange(0, head_dim, 2, device="cpu") / head_dim)  # (E/2,)
     if scaling is None:
         return turn
     slow = turn / scaling["factor"]
@@ -55,10 +55,12 @@ def frequencies(head_dim: int, theta: float, scaling: dict | None = None):
 def rope_angles(config):
     """angle[p, e] = p * frequency[e]: (positions, E/2), float32.
 
-    For twice the context, since the padding of a ragged chunk may run past the last position.
+    For twice the context, since the padding of a ragged chunk may run past the last position. On
+    the CPU, even under torch.device("meta").
     """
     turn = frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
-    return torch.outer(torch.arange(2 * config.max_position_embeddings).float(), turn)
+    positions = torch.arange(2 * config.max_position_embeddings, device="cpu")
+    return torch.outer(positions.float(), turn)
 
 
 def rotate(x, cos, sin):

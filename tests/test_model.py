@@ -255,7 +255,7 @@ BROKEN = {
     r"quantization_config is .*gptq": lambda f: break_config(
         f, quantization_config={"quant_method": "gptq"}),
     r"head_dim 99 is odd": lambda f: break_config(f, head_dim=99),
-    r"o_proj.weight is \[32, 32\] .*takes \[32, 40\]": lambda f: break_config(f, head_dim=10),
+    r"k_proj.weight is \[16, 32\] .*takes \[20, 32\]": lambda f: break_config(f, head_dim=10),
     r"model.safetensors: no such file": lambda f: (f / "model.safetensors").unlink(),
     r"model.safetensors: is not a whole safetensors file": cut_tensors,
     r"not a whole": lambda f: (f / "model.safetensors").write_bytes(b"PK\x03\x04 a pickle"),
