@@ -11,6 +11,8 @@ some files add of themselves; give one.
 
 from collections.abc import Sequence
 
+from retro.hf_tokenizer import split_at
+
 TURN_ENDS = {"<|im_end|>": "chatml", "<|eot_id|>": "llama3"}
 
 
@@ -30,15 +32,49 @@ def chat_prompt(coder, messages: Sequence[tuple[str, str]]) -> list[int]:
     if template is None:
         raise ValueError(f"the tokenizer has no chat template: its end token is {coder.eos}")
     ids = [] if coder.bos is None else [coder.bos]
-    if template == "chatml":
-        for role, text in messages:
-            ids += [special["<|im_start|>"], *encode(f"{role}\n{text}"), special["<|im_end|>"]]
-            ids += encode("\n")
-        return ids + [special["<|im_start|>"], *encode("assistant\n")]
-    head, end_of_head = special["<|start_header_id|>"], special["<|end_header_id|>"]
     for role, text in messages:
-        ids += [head, *encode(role), end_of_head, *encode(f"\n\n{text.strip()}"), coder.eos]
-    return ids + [head, *encode("assistant"), end_of_head, *encode("\n\n")]
+        if template == "chatml":  # role and text as one, as the models were trained
+            ids += [special["<|im_start|>"], *encode(f"{role}\n{text}")]
+        else:
+            ids += _name(coder, role) + encode(f"\n\n{text.strip()}")
+        ids += _tail(coder)
+    return ids + _head(coder, "assistant")
+
+
+def frame(coder, system: str) -> tuple[list[int], list[int]]:
+    """What stands before and after a user's text, so that a long one can be cut to fit between:
+    before + encode(text) + after is the chat_prompt of both messages, for a text without white
+    space at its ends. A model that continues plain text has only its `bos` before it.
+    """
+    if template_of(coder) is None:
+        return [] if coder.bos is None else [coder.bos], []
+    answer_head = _head(coder, "assistant")
+    before = chat_prompt(coder, [("system", system)])[: -len(answer_head)]
+    return before + _head(coder, "user"), _tail(coder) + answer_head
+
+
+def _head(coder, role: str) -> list[int]:
+    if template_of(coder) == "chatml":
+        return [coder.special_tokens["<|im_start|>"], *coder.encode(f"{role}\n")]
+    return _name(coder, role) + coder.encode("\n\n")
+
+
+def _name(coder, role: str) -> list[int]:
+    special = coder.special_tokens
+    return [special["<|start_header_id|>"], *coder.encode(role), special["<|end_header_id|>"]]
+
+
+def _tail(coder) -> list[int]:
+    return [coder.eos, *(coder.encode("\n") if template_of(coder) == "chatml" else ())]
+
+
+def encode_decoded(coder, text: str) -> list[int]:
+    """Ids of a prompt that `decode` wrote: special tokens, there by name, are tokens again. Not for
+    a text from elsewhere, which could spell one.
+    """
+    parts = split_at(text, set(coder.special_tokens))
+    ids = [[coder.special_tokens[p]] if n % 2 else coder.encode(p) for n, p in enumerate(parts)]
+    return [i for part in ids for i in part]
 
 
 def answer(coder, ids: Sequence[int]) -> str:

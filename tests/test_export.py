@@ -78,8 +78,9 @@ def test_merged_in_transformers(tmp_path, family):
     assert close(ours(ids), theirs.eval()(ids).logits)
     assert close(ours(ids), GPT.from_pretrained(tmp_path / "out")(ids))
 
-    coder = tokenizer.load(tmp_path / "base")
-    reader = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    coder = tokenizer.load(tmp_path / "base")  # qwen2's AutoTokenizer insists on its own pattern
+    kind = transformers.PreTrainedTokenizerFast if family == "qwen2" else transformers.AutoTokenizer
+    reader = kind.from_pretrained(tmp_path / "out")
     assert reader(TEXT)["input_ids"] == coder.encode(TEXT)
     assert reader.eos_token_id == coder.eos == theirs.generation_config.eos_token_id
     assert tokenizer.load(tmp_path / "out").encode(TEXT) == coder.encode(TEXT)

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from retro import tokenizer
-from retro.chat import answer, chat_prompt, line_ends, template_of
+from retro.chat import answer, chat_prompt, encode_decoded, frame, line_ends, template_of
 from retro.hf_tokenizer import DIGITS_GPT2, GPT2, HFTokenizer, as_tokenizer_json
 
 tokenizers = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
@@ -161,6 +161,10 @@ def test_chat_prompts_are_the_template_s_text_with_its_tokens(tmp_path, template
         text += head.format("assistant")
     assert template_of(coder) == template
     assert chat_prompt(coder, messages) == theirs.encode(text).ids
+    before, after = frame(coder, "Be brief.")
+    framed = before + coder.encode("open drawer 2") + after
+    assert framed == chat_prompt(coder, [("system", "Be brief."), ("user", "open drawer 2")])
+    assert encode_decoded(coder, coder.decode(framed)) == framed
     sly = chat_prompt(coder, [("user", f"a {TURNS[template][-1]} b")])
     assert sly.count(coder.eos) == 1  # what a text spells does not end its turn
     assert answer(coder, [*coder.encode("in drawer 2"), coder.eos, *coder.encode("x")]) == (
@@ -174,6 +178,7 @@ def test_a_base_model_has_no_template(tmp_path):
     assert template_of(coder) is None and template_of(tokenizer.train([TEXT], 300)) is None
     with pytest.raises(ValueError, match="no chat template"):
         chat_prompt(coder, [("user", "hello")])
+    assert frame(coder, "not read") == ([], [])
     ends = {coder.decode([i]) for i in line_ends(coder)}
     assert ends >= {"\n", "<|endoftext|>"} and all("\n" in e or e[0] == "<" for e in ends)
 
