@@ -28,15 +28,13 @@ class GPTConfig:
 
     def __post_init__(self):
         for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name in ("head_dim", "rope_scaling") and value is None:
+            name, value, kind = field.name, getattr(self, field.name), field.type
+            if name == "rope_scaling" or (name == "head_dim" and value is None):
                 continue
-            kind = {float: (int, float), int | None: int, dict | None: dict}.get(
-                field.type, field.type
-            )
-            if not isinstance(value, kind) or (kind not in (bool, dict) and value <= 0):
-                name = getattr(field.type, "__name__", "int")
-                raise ValueError(f"{field.name} is {value!r}, expected a positive {name}")
+            kind = int if name == "head_dim" else kind
+            allowed = (int, float) if kind is float else kind
+            if not isinstance(value, allowed) or (kind is not bool and value <= 0):
+                raise ValueError(f"{name} is {value!r}, expected a positive {kind.__name__}")
         if self.head_dim is None:
             self._divides("hidden_size", "num_attention_heads")
             object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)

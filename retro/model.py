@@ -211,7 +211,7 @@ class GPT(nn.Module):
         x = self.model.embed_tokens(ids)  # (B, S, D)
         for layer, block in enumerate(self.model.layers):
             step = partial(block, cos=cos, sin=sin, see=see, remember=partial(remember, layer))
-            if self.recompute and torch.is_grad_enabled():  # Chen et al. 2016: 1/3 slower
+            if self.recompute and torch.is_grad_enabled():  # Chen et al. 2016: a second forward
                 x = checkpoint(step, x, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = step(x)
@@ -227,11 +227,11 @@ class GPT(nn.Module):
 
         dtype None = float32, whatever the file holds. ValueError on anything that does not fit.
         """
-        config = read_config(Path(folder) / "config.json")
+        config, dtype = read_config(Path(folder) / "config.json"), dtype or torch.float32
         with torch.device("meta"):  # shapes only: no memory, no random numbers
             model = cls(config)
         wanted = model.state_dict()
-        tensors = read_checkpoint(folder, device, dtype or torch.float32)
+        tensors = read_checkpoint(folder, device, dtype)
         if config.tie_word_embeddings:
             del wanted["lm_head.weight"]
             tensors.pop("lm_head.weight", None)
@@ -239,7 +239,7 @@ class GPT(nn.Module):
         model.load_state_dict(tensors, strict=False, assign=True)
         if config.tie_word_embeddings:
             model.lm_head.weight = model.model.embed_tokens.weight
-        return model.to(device=device, dtype=dtype or torch.float32)
+        return model.to(device=device, dtype=dtype)
 
     def save_pretrained(self, folder) -> None:
         """Write config.json and model.safetensors, each atomically; transformers loads them."""
