@@ -48,15 +48,42 @@ def read_json(path) -> dict:
     return value
 
 
-def read_tensors(path) -> dict[str, torch.Tensor]:
-    """All tensors of a safetensors file (nothing is unpickled); ValueError when it is broken."""
+def read_tensors(path, device=None, dtype=None) -> dict[str, torch.Tensor]:
+    """All tensors of a safetensors file (nothing is unpickled), those of a float type in `dtype`
+    when given; ValueError when the file is broken.
+    """
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file, expected a safetensors file")
+    tensors = {}
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
+            names = list(file.keys())
+        for name in names:
+            with safe_open(path, framework="pt") as file:  # anew: a map keeps what was read of it
+                tensor = file.get_tensor(name)
+            kind = dtype if tensor.is_floating_point() else None
+            tensors[name] = tensor.to(device=device, dtype=kind, copy=True)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: is not a whole safetensors file ({error})") from error
+    return tensors
+
+
+def read_checkpoint(folder, device=None, dtype=None) -> dict[str, torch.Tensor]:
+    """model.safetensors, or the shards that model.safetensors.index.json names."""
+    path = Path(folder) / "model.safetensors"
+    index = path.with_name(path.name + ".index.json")
+    if path.exists() or not index.exists():
+        files = [path]
+    else:
+        places = read_json(index).get("weight_map")
+        if not isinstance(places, dict) or not all(isinstance(f, str) for f in places.values()):
+            raise ValueError(f"{index}: weight_map is not an object of tensors and their files")
+        files = [path.with_name(Path(name).name) for name in sorted(set(places.values()))]
+    tensors = {}
+    for file in files:
+        tensors |= read_tensors(file, device, dtype)
+    # a table that old Llama checkpoints store and every program computes
+    return {n: t for n, t in tensors.items() if not n.endswith("rotary_emb.inv_freq")}
 
 
 def check_tensors(path, tensors: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:

@@ -20,12 +20,12 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 
 class LoRALinear(nn.Module):
-    """Takes the place of a bias-free nn.Linear and keeps its `weight` (the same, now frozen)."""
+    """Takes the place of an nn.Linear and keeps its `weight` and `bias` (the same, now frozen)."""
 
     def __init__(self, linear: nn.Linear, rank: int, alpha: float, generator=None):
         super().__init__()
-        assert linear.bias is None, "only linear layers without bias"
         self.weight = linear.weight.requires_grad_(False)  # (out, in)
+        self.bias = linear.bias if linear.bias is None else linear.bias.requires_grad_(False)
         out_width, in_width = self.weight.shape
         A = torch.empty(rank, in_width, device=generator.device if generator else None)
         nn.init.kaiming_uniform_(A, a=math.sqrt(5), generator=generator)  # +- 1 / sqrt(in), as PEFT
@@ -35,7 +35,7 @@ class LoRALinear(nn.Module):
         self.rank, self.alpha, self.on = rank, alpha, True
 
     def forward(self, x):
-        y = F.linear(x, self.weight)
+        y = F.linear(x, self.weight, self.bias)
         if not self.on:
             return y
         low = F.linear(x, self.lora_A.to(x.dtype))  # (..., r)
@@ -118,7 +118,9 @@ def load_adapter(model: nn.Module, folder) -> None:
     settings = read_json(path)
     demands = {"peft_type": "LORA", "bias": "none", "use_rslora": False, "use_dora": False,
                "fan_in_fan_out": False, "rank_pattern": {}, "alpha_pattern": {},
-               "modules_to_save": None, "layers_to_transform": None}  # fmt: skip
+               "lora_bias": False, "modules_to_save": None, "layers_to_transform": None,
+               "layer_replication": None, "exclude_modules": None, "target_parameters": None,
+               "trainable_token_indices": None, "alora_invocation_tokens": None}  # fmt: skip
     for key, allowed in demands.items():
         if settings.get(key, allowed) != allowed:
             raise ValueError(f"{path}: {key} is {settings[key]!r}, only {allowed!r} is known here")

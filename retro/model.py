@@ -1,8 +1,8 @@
 """The language model: a GPT of the Llama family.
 
 RMSNorm, rotary positions (Su et al. 2021), SwiGLU, grouped-query attention. Names of parameters and
-of config keys are Hugging Face's, so checkpoints travel both ways (LlamaForCausalLM, SmolLM2).
-Left out: biases, dropout, rope scaling, attention windows.
+of config keys are Hugging Face's, so checkpoints travel both ways: Llama 2 and 3, SmolLM2, Qwen2.5.
+Left out: biases but those of q, k and v, dropout, attention windows.
 
 One attention serves four uses, which differ only in the keys a token sees:
 
@@ -12,58 +12,25 @@ One attention serves four uses, which differ only in the keys a token sees:
                                                       gradients flow through the new tokens only
 
 Shapes: B rows, S new tokens a row, J keys a query may see, D width, L layers, V vocabulary,
-        H query heads, K key/value heads, E = D / H width of a head.
+        H query heads, K key/value heads, E width of a head, D / H unless the config says more.
 """
 
 import ctypes
 import math
 import sys
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from retro.cache import Cache
-from retro.files import check_tensors, read_json, read_tensors, write_json, write_tensors
-
-
-@dataclass(frozen=True)
-class GPTConfig:
-    vocab_size: int
-    hidden_size: int  # D
-    intermediate_size: int  # of the SwiGLU, usually 8/3 D
-    num_hidden_layers: int  # L
-    num_attention_heads: int  # H
-    num_key_value_heads: int  # K, divides H
-    max_position_embeddings: int = 1024  # tokens, prompt and response together
-    rope_theta: float = 10000.0
-    rms_norm_eps: float = 1e-5
-    tie_word_embeddings: bool = True
-
-    def __post_init__(self):
-        for field in fields(self):
-            value = getattr(self, field.name)
-            kind = (int, float) if field.type is float else field.type
-            if not isinstance(value, kind) or (field.type is not bool and value <= 0):
-                kind = field.type.__name__
-                raise ValueError(f"{field.name} is {value!r}, expected a positive {kind}")
-        for whole, part in (
-            ("hidden_size", "num_attention_heads"),
-            ("num_attention_heads", "num_key_value_heads"),
-        ):
-            n, divisor = getattr(self, whole), getattr(self, part)
-            if n % divisor:
-                raise ValueError(f"{whole} {n} is not a multiple of {part} {divisor}")
-        if self.head_dim % 2:
-            raise ValueError(f"head width {self.head_dim} is odd; rotary positions need it even")
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_attention_heads
+from retro.config import GPTConfig, read_config, write_config
+from retro.files import check_tensors, read_checkpoint, write_tensors
+from retro.rope import rope_angles, rotate
 
 
 class RMSNorm(nn.Module):
@@ -74,22 +41,6 @@ class RMSNorm(nn.Module):
 
     def forward(self, x):
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-
-
-def rope_angles(config: GPTConfig):
-    """angle[p, e] = p * theta^(-2e / E): (positions, E/2), float32.
-
-    For twice the context, since the padding of a ragged chunk may run past the last position.
-    """
-    frequencies = config.rope_theta ** -(torch.arange(0, config.head_dim, 2) / config.head_dim)
-    return torch.outer(torch.arange(2 * config.max_position_embeddings).float(), frequencies)
-
-
-def rotate(x, cos, sin):
-    """Turn each pair (x[e], x[e + E/2]) by its position's angle: x (B, S, heads, E)."""
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)  # ([B,] S, 1, E/2)
-    x1, x2 = x.chunk(2, dim=-1)
-    return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1)
 
 
 PLAIN = 2560  # up to so many tokens plain matrix products beat PyTorch's fused kernel on a CPU
@@ -126,14 +77,16 @@ class Attention(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.head_dim = config.head_dim
+        D, bias = config.hidden_size, config.qkv_bias
+        q_width = config.num_attention_heads * config.head_dim
         kv_width = config.num_key_value_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=False)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.q_proj = nn.Linear(D, q_width, bias=bias)
+        self.k_proj = nn.Linear(D, kv_width, bias=bias)
+        self.v_proj = nn.Linear(D, kv_width, bias=bias)
+        self.o_proj = nn.Linear(q_width, D, bias=False)
 
     def forward(self, x, cos, sin, see, remember):
-        B, S, D = x.shape
+        B, S, _ = x.shape
         q = rotate(self.q_proj(x).view(B, S, -1, self.head_dim), cos, sin).transpose(1, 2)
         k = rotate(self.k_proj(x).view(B, S, -1, self.head_dim), cos, sin).transpose(1, 2)
         v = self.v_proj(x).view(B, S, -1, self.head_dim).transpose(1, 2)  # (B, K, S, E)
@@ -149,7 +102,7 @@ class Attention(nn.Module):
             y = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=see, is_causal=see is None, enable_gqa=q.shape[1] != k.shape[1]
             ).view(B, -1, S, self.head_dim)  # (B, H, S, E)
-        return self.o_proj(y.transpose(1, 2).reshape(B, S, D))
+        return self.o_proj(y.transpose(1, 2).reshape(B, S, -1))
 
 
 class MLP(nn.Module):
@@ -180,9 +133,11 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig, generator: torch.Generator | None = None):
         super().__init__()
         self.config = config
+        self.recompute = False  # in training: keep only each block's input, for the backward pass
+        embedding = torch.empty(config.vocab_size, config.hidden_size)
         self.model = nn.ModuleDict(
             {
-                "embed_tokens": nn.Embedding(config.vocab_size, config.hidden_size),
+                "embed_tokens": nn.Embedding.from_pretrained(embedding, freeze=False),
                 "layers": nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers)),
                 "norm": RMSNorm(config.hidden_size, config.rms_norm_eps),
             }
@@ -194,10 +149,14 @@ class GPT(nn.Module):
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
         for name, weight in self.named_parameters():
+            if weight.is_meta:  # to be loaded
+                continue
             if weight.dim() == 2:  # GPT-2's init: what adds to the residual stream starts smaller
                 residual = name.endswith(("o_proj.weight", "down_proj.weight"))
                 std = 0.02 / math.sqrt(2 * config.num_hidden_layers) if residual else 0.02
                 nn.init.normal_(weight, std=std, generator=generator)
+            elif name.endswith("bias"):
+                nn.init.zeros_(weight)
 
     def forward(self, ids):
         """ids (B, S) -> logits (B, S, V) of the token after each."""
@@ -251,7 +210,11 @@ class GPT(nn.Module):
         cos, sin = self.cos[positions].unsqueeze(-2), self.sin[positions].unsqueeze(-2)
         x = self.model.embed_tokens(ids)  # (B, S, D)
         for layer, block in enumerate(self.model.layers):
-            x = block(x, cos, sin, see, partial(remember, layer))
+            step = partial(block, cos=cos, sin=sin, see=see, remember=partial(remember, layer))
+            if self.recompute and torch.is_grad_enabled():  # Chen et al. 2016: a second forward
+                x = checkpoint(step, x, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = step(x)
 
         # 3. bookkeeping, once all layers have written
         if cache is not None:
@@ -260,26 +223,23 @@ class GPT(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder, device=None, dtype=None) -> "GPT":
-        """Read config.json and model.safetensors (Hugging Face's layout, model_type llama).
+        """Read config.json and model.safetensors, or its shards (Hugging Face's layout).
 
         dtype None = float32, whatever the file holds. ValueError on anything that does not fit.
         """
-        config = read_config(Path(folder) / "config.json")
-        path = Path(folder) / "model.safetensors"
-        tensors = read_tensors(path)
+        config, dtype = read_config(Path(folder) / "config.json"), dtype or torch.float32
         with torch.device("meta"):  # shapes only: no memory, no random numbers
             model = cls(config)
         wanted = model.state_dict()
+        tensors = read_checkpoint(folder, device, dtype)
         if config.tie_word_embeddings:
             del wanted["lm_head.weight"]
             tensors.pop("lm_head.weight", None)
-        check_tensors(path, tensors, wanted)
+        check_tensors(Path(folder) / "model.safetensors", tensors, wanted)
         model.load_state_dict(tensors, strict=False, assign=True)
         if config.tie_word_embeddings:
             model.lm_head.weight = model.model.embed_tokens.weight
-        angles = rope_angles(config)
-        model.cos, model.sin = angles.cos(), angles.sin()
-        return model.to(device=device, dtype=dtype or torch.float32)
+        return model.to(device=device, dtype=dtype)
 
     def save_pretrained(self, folder) -> None:
         """Write config.json and model.safetensors, each atomically; transformers loads them."""
@@ -287,47 +247,7 @@ class GPT(nn.Module):
         if self.config.tie_word_embeddings:
             del tensors["lm_head.weight"]
         write_tensors(Path(folder) / "model.safetensors", tensors)
-        settings = {
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            "hidden_act": "silu",
-            **asdict(self.config),
-        }
-        write_json(Path(folder) / "config.json", settings)
-
-
-def read_config(path) -> GPTConfig:
-    """A config.json of Hugging Face's LlamaConfig; ValueError on what this model does not do."""
-    settings = read_json(path)
-    rope = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
-    if not isinstance(rope, dict):
-        raise ValueError(f"{path}: rope_parameters is {rope!r}, expected an object")
-    defaults = {  # LlamaConfig's
-        "num_key_value_heads": settings.get("num_attention_heads"),
-        "max_position_embeddings": 2048,
-        "rope_theta": rope.get("rope_theta", 10000.0),
-        "rms_norm_eps": 1e-6,
-        "tie_word_embeddings": False,
-    }
-    settings = {**defaults, **settings}
-    demands = {
-        "model_type": (settings.get("model_type"), "llama"),
-        "hidden_act": (settings.get("hidden_act", "silu"), "silu"),
-        "attention_bias": (settings.get("attention_bias", False), False),
-        "mlp_bias": (settings.get("mlp_bias", False), False),
-        "rope_type": (rope.get("rope_type", rope.get("type", "default")), "default"),
-    }
-    for key, (value, allowed) in demands.items():
-        if value != allowed:
-            raise ValueError(f"{path}: {key} is {value!r}, this model takes only {allowed!r}")
-    names = [field.name for field in fields(GPTConfig)]
-    try:
-        config = GPTConfig(**{name: settings[name] for name in names if name in settings})
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
-    if settings.get("head_dim") not in (None, config.head_dim):
-        raise ValueError(f"{path}: head_dim is {settings['head_dim']}, only {config.head_dim} fits")
-    return config
+        write_config(Path(folder) / "config.json", self.config)
 
 
 def pick_device() -> torch.device:

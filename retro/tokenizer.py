@@ -20,6 +20,7 @@ import regex  # tiktoken brings it along
 import tiktoken
 
 from retro.files import read_bytes, read_json, write_atomically, write_json
+from retro.hf_tokenizer import HFTokenizer
 
 PATTERN = r" ?\p{L}+(?: \p{N}{1,2}(?!\p{N}))?| ?\p{N}{1,3}|\n| ?>| ?[^\s\p{L}\p{N}>]+|[^\S\n]+"
 EOS = "<|eos|>"
@@ -35,6 +36,7 @@ class Tokenizer:
         )
         self.vocab_size = len(ranks) + len(special_tokens)
         self.eos = special_tokens[EOS]  # ends a document
+        self.bos = None  # nothing opens one
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`; "<|eos|>" in it is ordinary text: a special id is only put by hand."""
@@ -55,9 +57,16 @@ class Tokenizer:
         write_json(Path(folder) / "tokenizer_config.json", settings)
 
 
-def load(folder) -> Tokenizer:
-    """The tokenizer saved in `folder`; ValueError when its files are missing or wrong."""
+def load(folder) -> Tokenizer | HFTokenizer:
+    """The tokenizer saved in `folder`, ours or a pretrained model's tokenizer.json; ValueError when
+    its files are missing or wrong.
+    """
     path = Path(folder) / "tokenizer.tiktoken"
+    if not path.exists():
+        if path.with_name("tokenizer.json").exists():
+            return HFTokenizer(folder)
+        if path.with_name("tokenizer.model").exists():
+            raise ValueError(f"{folder}: tokenizer.model is sentencepiece, which is not known here")
     ranks = {}
     for number, line in enumerate(read_bytes(path).splitlines(), start=1):
         try:

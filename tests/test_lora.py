@@ -200,6 +200,8 @@ BROKEN = {
     r"not a whole": lambda f: (f / "adapter_model.safetensors").write_bytes(b"\x80\x04."),
     r"peft_type is 'IA3', only 'LORA'": lambda f: rewrite(f, peft_type="IA3"),
     r"use_dora is True": lambda f: rewrite(f, use_dora=True),
+    r"alora_invocation_tokens is \[3\], only None": lambda f: rewrite(
+        f, alora_invocation_tokens=[3]),
     r"r is 0": lambda f: rewrite(f, r=0),
     r"target_modules is \['lm_head'\]": lambda f: rewrite(f, target_modules=["lm_head"]),
     r"lora_A.weight is \[3, 32\] .*takes \[4, 32\]": lambda f: rewrite(f, r=4),

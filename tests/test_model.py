@@ -239,10 +239,23 @@ BROKEN = {
     r"hidden_size is 'wide', expected .* int": lambda f: break_config(f, hidden_size="wide"),
     r"num_attention_heads 2 is not .* 3": lambda f: break_config(f, num_attention_heads=2,
                                                                 num_key_value_heads=3),
-    r"model_type is 'gpt2', .* 'llama'": lambda f: break_config(f, model_type="gpt2"),
-    r"rope_type is 'llama3', .* 'default'": lambda f: break_config(
-        f, rope_scaling={"rope_type": "llama3"}),
-    r"head_dim is 99": lambda f: break_config(f, head_dim=99),
+    r"model_type is 'gpt2', .* llama, qwen2": lambda f: break_config(f, model_type="gpt2"),
+    r"rope_type is 'yarn', .* default, linear, llama3": lambda f: break_config(
+        f, rope_scaling={"rope_type": "yarn", "factor": 4.0}),
+    r"rope_type llama3: low_freq_factor is None": lambda f: break_config(
+        f, rope_scaling={"rope_type": "llama3", "factor": 8.0}),
+    r"rope_type linear: factor is -1": lambda f: break_config(
+        f, rope_scaling={"type": "linear", "factor": -1}),
+    r"rope_scaling is 'yes'": lambda f: break_config(f, rope_scaling="yes"),
+    r"partial_rotary_factor is 0.5": lambda f: break_config(
+        f, rope_parameters={"rope_type": "default", "partial_rotary_factor": 0.5}),
+    r"attention_bias is True": lambda f: break_config(f, attention_bias=True),
+    r"hidden_act is 'gelu'": lambda f: break_config(f, hidden_act="gelu"),
+    r"use_sliding_window is True": lambda f: break_config(f, use_sliding_window=True),
+    r"quantization_config is .*gptq": lambda f: break_config(
+        f, quantization_config={"quant_method": "gptq"}),
+    r"head_dim 99 is odd": lambda f: break_config(f, head_dim=99),
+    r"k_proj.weight is \[16, 32\] .*takes \[20, 32\]": lambda f: break_config(f, head_dim=10),
     r"model.safetensors: no such file": lambda f: (f / "model.safetensors").unlink(),
     r"model.safetensors: is not a whole safetensors file": cut_tensors,
     r"not a whole": lambda f: (f / "model.safetensors").write_bytes(b"PK\x03\x04 a pickle"),

@@ -1,0 +1,109 @@
+"""A trained reflector as files that transformers and PEFT read.
+
+    python -m retro.export --run-dir runs/mine --out mine            mine/base and mine/adapter
+    python -m retro.export --run-dir runs/mine --out mine --merge    one model, W + (alpha / r) B A
+
+`base` is the model that the run started from, file by file, with a tokenizer.json where it had
+none; `adapter` goes on top of it with peft.PeftModel.from_pretrained.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from retro import tokenizer
+from retro.command_line import parse, run_script
+from retro.files import read_json, write_json, write_tensors
+from retro.hf_tokenizer import HFTokenizer, as_tokenizer_json
+from retro.lora import adapters, load_adapter
+from retro.model import GPT
+
+
+@dataclass(frozen=True)
+class Config:
+    run_dir: str = "runs/joint"  # of train.py: its base and its adapter are taken
+    out: str = "exported"  # folder, new or empty
+    merge: bool = False  # the adapter inside the weights, for programs that know no adapters
+
+
+def main(config: Config) -> None:
+    run, out = Path(config.run_dir), Path(config.out)
+    settings = read_json(run / "config.json")
+    base = Path(settings.get("reflector") or settings["base"])
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"--out {out}: is there already and not an empty folder")
+    if not (run / "adapter").is_dir():
+        raise ValueError(f"{run / 'adapter'}: no such folder, the run has not come to its end")
+    if config.merge:
+        write_merged(base, run / "adapter", out)
+    else:
+        copy_base(base, out / "base")
+        copy_adapter(run / "adapter", out / "adapter", out / "base")
+    if not settings.get("adapt_prompt", True):
+        print("note: trained with the adapter off on the prompt; transformers and PEFT put it on")
+        print("      all tokens, so what it writes there differs (--adapt-prompt trains it so)")
+    print(f"written to {out}")
+
+
+def copy_base(base: Path, out: Path) -> None:
+    """The base's own files, and what transformers asks for beside them."""
+    out.mkdir(parents=True, exist_ok=True)
+    weights = sorted(base.glob("model*.safetensors*"))
+    if not weights:
+        raise ValueError(f"{base}: holds no model.safetensors")
+    for path in [base / "config.json", *weights]:
+        shutil.copyfile(path, out / path.name)
+    copy_tokenizer(base, out)
+
+
+def copy_tokenizer(base: Path, out: Path) -> None:
+    """tokenizer.json and tokenizer_config.json, written anew for a tokenizer of ours."""
+    coder = tokenizer.load(base)
+    if isinstance(coder, HFTokenizer):
+        for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+                     "generation_config.json", "chat_template.jinja"):  # fmt: skip
+            if (base / name).exists():
+                shutil.copyfile(base / name, out / name)
+        return
+    write_json(
+        out / "tokenizer.json",
+        as_tokenizer_json(coder.ranks, coder.pattern, coder.special_tokens),
+    )
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": tokenizer.EOS}
+    write_json(out / "tokenizer_config.json", settings)
+    write_json(out / "generation_config.json", {"eos_token_id": coder.eos})
+
+
+def copy_adapter(adapter: Path, out: Path, base: Path) -> None:
+    settings = read_json(adapter / "adapter_config.json")
+    write_json(out / "adapter_config.json", {**settings, "base_model_name_or_path": str(base)})
+    shutil.copyfile(adapter / "adapter_model.safetensors", out / "adapter_model.safetensors")
+
+
+def write_merged(base: Path, adapter: Path, out: Path) -> None:
+    """One model in float32: a merge rounded to bfloat16 would lose what a small adapter adds."""
+    model = GPT.from_pretrained(base)
+    load_adapter(model, adapter)
+    write_tensors(out / "model.safetensors", merged_tensors(model))
+    settings = read_json(base / "config.json")
+    settings.pop("torch_dtype", None)  # the older name of dtype
+    write_json(out / "config.json", {**settings, "dtype": "float32"})
+    copy_tokenizer(base, out)
+
+
+@torch.no_grad()
+def merged_tensors(model: GPT) -> dict[str, torch.Tensor]:
+    """The weights under their plain names, with W + (alpha / r) B A for each adapted one."""
+    tensors = {n: t for n, t in model.state_dict().items() if ".lora_" not in n}
+    if model.config.tie_word_embeddings:
+        del tensors["lm_head.weight"]
+    for name, layer in adapters(model):
+        change = layer.lora_B.double() @ layer.lora_A.double() * (layer.alpha / layer.rank)
+        tensors[f"{name}.weight"] = (layer.weight.double() + change).to(layer.weight.dtype)
+    return tensors
+
+
+if __name__ == "__main__":
+    run_script(main, parse(Config, __doc__))

@@ -1,0 +1,247 @@
+"""The tokenizer.json of a pretrained model as a tiktoken.Encoding: byte-level BPE only.
+
+    vocabulary + merges     -> ranks: tiktoken joins the pair whose joint token has the lowest id.
+                               The same as the list of merges if that goes up in ids: checked.
+    pre_tokenizer           -> one regular expression
+    added tokens            -> special tokens (put by hand) and plain ones (found in any text)
+    bytes without a token   -> dropped, or the unknown token: what Hugging Face's `tokenizers` does
+
+Left out, and refused by name: sentencepiece and unigram, several splits in a row, a prefix space.
+"""
+
+from itertools import pairwise
+from pathlib import Path
+from unicodedata import normalize
+
+import regex  # tiktoken brings it along
+import tiktoken
+
+from retro.files import read_json
+
+GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+# every digit alone, then GPT-2's on what lies between: there a digit is an edge, as the end is
+DIGITS_GPT2 = r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
+
+
+def byte_letters() -> dict[int, str]:
+    """GPT-2's alphabet, letter -> the character of its byte: printable bytes stand for themselves,
+    the n-th other one is U+0100 + n. What is no letter of it becomes U+FFFF.
+    """
+    plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in plain]
+    return dict.fromkeys(others, "\uffff") | {256 + n: chr(b) for n, b in enumerate(others)}
+
+
+class HFTokenizer:
+    """str <-> token ids, as retro.tokenizer.Tokenizer, from the files of a pretrained model.
+
+    `ranks`: token bytes -> id. `special_tokens`: name -> id, all added ones. `eos` ends a document
+    or an answer; `bos` opens every sequence, None if the model wants none.
+    """
+
+    def __init__(self, folder):
+        path = Path(folder) / "tokenizer.json"
+        settings = read_json(path)
+        try:
+            self._read(settings, read_names(folder))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: is not a tokenizer.json ({error!r})") from error
+
+    def _read(self, settings: dict, names: dict) -> None:
+        model, added = settings["model"], settings.get("added_tokens") or []
+        self.special_tokens = {token["content"]: token["id"] for token in added}
+        self.plain = {t["content"] for t in added if not t["special"]}
+        for token in added:
+            if not token["special"] and any(token[k] for k in ("lstrip", "rstrip", "single_word")):
+                raise ValueError(f"the added token {token['content']!r} takes spaces along")
+        self.ranks = read_ranks(model, self.special_tokens)
+        self.pattern = read_pattern(settings.get("pre_tokenizer"))
+        self.form = read_normalizer(settings.get("normalizer"))
+        self.vocab_size = 1 + max([*model["vocab"].values(), *self.special_tokens.values()])
+
+        # tiktoken needs every byte: the missing ones get ids past the end, which never come out
+        lacking = [b for b in range(256) if bytes([b]) not in self.ranks]
+        self.lacking = bytes(lacking)
+        unknown = model.get("unk_token")
+        self.unknown = [] if unknown is None else [model["vocab"][unknown]]
+        fill = {bytes([b]): self.vocab_size + n for n, b in enumerate(lacking)}
+        self.encoding = tiktoken.Encoding(
+            "pretrained",
+            pat_str=self.pattern,
+            mergeable_ranks=self.ranks | fill,
+            special_tokens=self.special_tokens,
+        )
+        self.words = {i: token for token, i in self.ranks.items()}
+        self.words |= {i: name.encode() for name, i in self.special_tokens.items()}
+        self.bos, self.eos = self._ends(settings.get("post_processor"), names)
+
+    def _ends(self, post_processor: dict | None, names: dict) -> tuple[int | None, int]:
+        for name in ("eos", "bos"):
+            if names[name] is not None and names[name] not in self.special_tokens:
+                raise ValueError(f"{name}_token {names[name]!r} is not among the added tokens")
+        if names["eos"] is None:
+            raise ValueError("tokenizer_config.json beside it names no eos_token")
+        parts = (post_processor or {}).get("processors", [post_processor or {}])
+        starts = [(part.get("single") or [{}])[0] for part in parts]
+        opens = names["add_bos"] or any("SpecialToken" in start for start in starts)
+        bos = self.special_tokens[names["bos"]] if opens and names["bos"] else None
+        return bos, self.special_tokens[names["eos"]]
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, without `bos`; "<|im_end|>" in it is ordinary text, not the token."""
+        if self.form:
+            text = normalize(self.form, text)
+        if self.lacking:
+            data = text.encode("utf-8", "replace")
+            if len(data.translate(None, self.lacking)) < len(data):
+                return self._encode_lacking(text)
+        return self.encoding.encode(text, allowed_special=self.plain, disallowed_special=())
+
+    def _encode_lacking(self, text: str) -> list[int]:
+        """The slow way, piece by piece, for text with bytes that have no token."""
+        ids, gap = [], b"([" + regex.escape(self.lacking) + b"])"
+        for place, part in enumerate(split_at(text, self.plain)):
+            if place % 2:
+                ids.append(self.special_tokens[part])
+                continue
+            for match in regex.finditer(self.pattern, part):
+                piece = match.group().encode("utf-8", "replace")
+                if not self.unknown:  # dropped before the merges: its neighbours may join
+                    piece = piece.translate(None, self.lacking)
+                for n, run in enumerate(regex.split(gap, piece)):
+                    ids += self.unknown if n % 2 else self._encode_piece(run)
+        return ids
+
+    def _encode_piece(self, piece: bytes) -> list[int]:
+        return self.encoding._encode_single_piece(piece) if piece else []
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of `ids`, added tokens by name; an id without a token, as models that round up
+        their vocabulary have, is nothing, and bytes that are not UTF-8 become U+FFFD.
+        """
+        return b"".join(self.words.get(i, b"") for i in ids).decode("utf-8", "replace")
+
+
+def split_at(text: str, names: set[str]) -> list[str]:
+    """Text, name, text, name, ..., text."""
+    if not names:
+        return [text]
+    longest_first = sorted(names, key=len, reverse=True)
+    return regex.split("(" + "|".join(map(regex.escape, longest_first)) + ")", text)
+
+
+def read_ranks(model: dict, added: dict[str, int]) -> dict[bytes, int]:
+    """Token bytes -> id, of the tokens that merges make; ValueError if ranks cannot say the same.
+    """
+    kind = model.get("type", "BPE" if "merges" in model else None)
+    if kind != "BPE":
+        raise ValueError(f"a {kind} model, only byte-level BPE is known here")
+    letters, vocab = byte_letters(), model["vocab"]
+    if model.get("byte_fallback") or "\u2581" in vocab:
+        raise ValueError("a sentencepiece vocabulary, only byte-level BPE is known here")
+    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(key):
+            raise ValueError(f"{key} is {model[key]!r}, only byte-level BPE without it is known")
+    made, last = set(), -1
+    for merge in model["merges"]:
+        left, right = merge.split(" ") if isinstance(merge, str) else merge
+        new = vocab[left + right]
+        if new < last:
+            raise ValueError(f"the merge {left!r} {right!r} is not in the order of the ids")
+        made.add(left + right)
+        last = new
+    if model.get("ignore_merges"):
+        made = vocab.keys()  # a pre-token that is a token stays one, however it is made
+    ranks = {}
+    for token, i in vocab.items():
+        if token not in added and (token in made or len(token) == 1):
+            try:
+                ranks[token.translate(letters).encode("latin-1")] = i
+            except UnicodeEncodeError as error:
+                raise ValueError(f"token {token!r} is not byte-level, as BPE is here") from error
+    return ranks
+
+
+def read_pattern(pre_tokenizer: dict | None) -> str:
+    """One regular expression whose matches are the pre-tokens."""
+    steps = (pre_tokenizer or {}).get("pretokenizers", [pre_tokenizer])
+    kinds = [step and step["type"] for step in steps]
+    if kinds[-1] == "ByteLevel" and not steps[-1].get("add_prefix_space"):
+        own_pattern = steps[-1].get("use_regex", True)
+        if kinds == ["ByteLevel"] and own_pattern:
+            return GPT2
+        if kinds == ["Digits", "ByteLevel"] and own_pattern and steps[0].get("individual_digits"):
+            return DIGITS_GPT2
+        if kinds == ["Split", "ByteLevel"] and not own_pattern:
+            way = (steps[0]["behavior"], bool(steps[0].get("invert")))
+            pattern = steps[0]["pattern"].get("Regex")
+            if pattern and way in (("Isolated", False), ("Removed", True)):
+                return pattern
+    raise ValueError(f"pre_tokenizer {kinds} {steps} is not known here")
+
+
+def read_normalizer(normalizer: dict | None) -> str | None:
+    """NFC and the like, or None."""
+    steps = [normalizer] if normalizer else []
+    if normalizer and normalizer["type"] == "Sequence":
+        steps = normalizer["normalizers"]
+    forms = [step["type"] for step in steps]
+    if forms and (len(forms) > 1 or forms[0] not in ("NFC", "NFD", "NFKC", "NFKD")):
+        raise ValueError(f"normalizer {forms} is not known here")
+    return forms[0] if forms else None
+
+
+def read_names(folder) -> dict:
+    """eos, bos and add_bos from the tokenizer_config.json beside it."""
+    settings = read_json(Path(folder) / "tokenizer_config.json")
+
+    def name(key):
+        token = settings.get(key)
+        return token["content"] if isinstance(token, dict) else token
+
+    return {
+        "eos": name("eos_token"),
+        "bos": name("bos_token"),
+        "add_bos": settings.get("add_bos_token", False),
+    }
+
+
+def as_tokenizer_json(ranks: dict[bytes, int], pattern: str, special_tokens: dict[str, int]):
+    """The way back: the tokenizer.json of tiktoken ranks. A token's merge is the last step of its
+    own encoding; one that its merges do not reach is still found when it is a whole pre-token.
+    """
+    letter = {ord(own): chr(code) for code, own in byte_letters().items() if own != "\uffff"}
+    words = {token: token.decode("latin-1").translate(letter) for token in ranks}
+    merges = []
+    for token in sorted(ranks, key=ranks.get):
+        parts = [token[i : i + 1] for i in range(len(token))]
+        while len(parts) > 2:
+            joint = [ranks.get(a + b, ranks[token]) for a, b in pairwise(parts)]
+            n = joint.index(min(joint))
+            if joint[n] >= ranks[token]:
+                break
+            parts[n : n + 2] = [parts[n] + parts[n + 1]]
+        if len(parts) == 2:
+            merges.append([words[part] for part in parts])
+    flags = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}
+    return {
+        "version": "1.0",
+        "added_tokens": [{"id": i, "content": n, **flags} for n, i in special_tokens.items()],
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [{**split, "invert": False}, {**level, "use_regex": False}],
+        },
+        "post_processor": None,
+        "decoder": {**level, "use_regex": False},
+        "model": {
+            "type": "BPE",
+            "ignore_merges": True,
+            "vocab": {words[token]: i for token, i in ranks.items()},
+            "merges": merges,
+        },
+    }

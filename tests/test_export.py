@@ -1,0 +1,115 @@
+"""python -m retro.export, read back by transformers, PEFT and ourselves."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_pretrained import FAMILIES, their_model
+from tiny import largest_gap, random_ids
+
+from retro import tokenizer
+from retro.export import Config, main
+from retro.files import read_json
+from retro.lora import add_lora, load_adapter, lora_parameters, save_adapter
+from retro.model import GPT
+
+TEXT = "You open the drawer 2. In it, you see a mug 1.\n> take mug 1 from drawer 2\n" * 5
+
+
+def trained_run(folder, base, adapt_prompt=True):
+    """A run folder as train.py leaves it, with an adapter that does something; and its model."""
+    model = GPT.from_pretrained(base)
+    add_lora(model, 3, 6.0, torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for i, weight in enumerate(lora_parameters(model)):
+            weight.normal_(std=0.3, generator=torch.Generator().manual_seed(i))
+    save_adapter(model, folder / "adapter")
+    settings = {"base": str(base), "adapt_prompt": adapt_prompt}
+    (folder / "config.json").write_text(json.dumps(settings))
+    return model
+
+
+def close(a, b) -> bool:
+    return largest_gap(a, b) < 1e-5 * max(1.0, b.abs().max().item())
+
+
+def base_of(tmp_path, family) -> Path:
+    """A random model of a family, in shards, with a tokenizer of ours."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    changes = {**FAMILIES[family], "vocab_size": 300}
+    their_model(transformers, **changes).save_pretrained(tmp_path / "base", max_shard_size="20KB")
+    tokenizer.train([TEXT], 300).save(tmp_path / "base")
+    return tmp_path / "base"
+
+
+@pytest.mark.parametrize("family", ["llama3 scaling", "qwen2", "qwen2, tied"])
+@torch.no_grad()
+def test_base_and_adapter_in_peft(tmp_path, family):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    ours, ids = trained_run(tmp_path, base_of(tmp_path, family)), random_ids(2, 30)
+    main(Config(run_dir=str(tmp_path), out=str(tmp_path / "out")))
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out/base")
+    theirs = peft.PeftModel.from_pretrained(base, tmp_path / "out/adapter").eval()
+    assert close(ours(ids), theirs(ids).logits)
+    assert not close(ours(ids), GPT.from_pretrained(tmp_path / "out/base")(ids))
+    again = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out/adapter").eval()
+    assert close(ours(ids), again(ids).logits)
+
+    theirs.save_pretrained(tmp_path / "theirs")  # and the way back, as PEFT writes it
+    back = GPT.from_pretrained(tmp_path / "out/base")
+    load_adapter(back, tmp_path / "theirs")
+    assert torch.equal(back(ids), ours(ids))
+
+
+@pytest.mark.parametrize("family", ["llama", "llama, old names", "qwen2"])
+@torch.no_grad()
+def test_merged_in_transformers(tmp_path, family):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    ours, ids = trained_run(tmp_path, base_of(tmp_path, family)), random_ids(2, 30)
+    main(Config(run_dir=str(tmp_path), out=str(tmp_path / "out"), merge=True))
+    theirs, report = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", output_loading_info=True
+    )
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert close(ours(ids), theirs.eval()(ids).logits)
+    assert close(ours(ids), GPT.from_pretrained(tmp_path / "out")(ids))
+
+    coder = tokenizer.load(tmp_path / "base")  # qwen2's AutoTokenizer insists on its own pattern
+    kind = transformers.PreTrainedTokenizerFast if family == "qwen2" else transformers.AutoTokenizer
+    reader = kind.from_pretrained(tmp_path / "out")
+    assert reader(TEXT)["input_ids"] == coder.encode(TEXT)
+    assert reader.eos_token_id == coder.eos == theirs.generation_config.eos_token_id
+    assert tokenizer.load(tmp_path / "out").encode(TEXT) == coder.encode(TEXT)
+
+
+@torch.no_grad()
+def test_a_rounded_base_is_merged_in_float32(tmp_path, tiny_base):
+    """The shipped base is bfloat16: rounded like it, the merge would not give our logits."""
+    GPT.from_pretrained(tiny_base).to(torch.bfloat16).save_pretrained(tmp_path / "base")
+    tokenizer.load(tiny_base).save(tmp_path / "base")
+    ours, ids = trained_run(tmp_path, tmp_path / "base"), random_ids(2, 30)
+    main(Config(run_dir=str(tmp_path), out=str(tmp_path / "out"), merge=True))
+    assert close(GPT.from_pretrained(tmp_path / "out")(ids), ours(ids))
+
+
+def test_what_is_refused_and_what_is_said(tmp_path, tiny_base, capsys):
+    with pytest.raises(ValueError, match="config.json: cannot be read"):
+        main(Config(run_dir=str(tmp_path), out=str(tmp_path / "out")))
+    trained_run(tmp_path, tiny_base, adapt_prompt=False)
+    main(Config(run_dir=str(tmp_path), out=str(tmp_path / "out")))
+    assert "adapter off on the prompt" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="not an empty folder"):
+        main(Config(run_dir=str(tmp_path), out=str(tmp_path / "out")))
+    settings = read_json(tmp_path / "out/adapter/adapter_config.json")
+    assert settings["base_model_name_or_path"] == str(tmp_path / "out/base")
+    (tmp_path / "adapter").rename(tmp_path / "sft")
+    run = subprocess.run(
+        [sys.executable, "-m", "retro.export", "--run-dir", tmp_path, "--out", tmp_path / "new"],
+        capture_output=True, text=True, cwd=Path(__file__).parent.parent,
+    )  # fmt: skip
+    assert run.returncode == 2 and "has not come to its end" in run.stderr
+    assert run.stderr.count("\n") == 1 and not (tmp_path / "new").exists()

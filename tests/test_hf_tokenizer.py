@@ -1,0 +1,219 @@
+"""tokenizer.json files, trained here with `tokenizers`, against `tokenizers` itself."""
+
+import json
+import random
+from unicodedata import ucd_3_2_0 as UNICODE  # letters that all versions of all packages know
+
+import pytest
+
+from retro import tokenizer
+from retro.chat import answer, chat_prompt, encode_decoded, frame, line_ends, template_of
+from retro.hf_tokenizer import DIGITS_GPT2, GPT2, HFTokenizer, as_tokenizer_json
+
+tokenizers = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
+
+LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+          r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")  # fmt: skip
+TEXT = """In 1984, it's said, they'd seen 12 mugs; "We'LL open drawer 2!" Naïve café — 漢字 🙂.\n
+    >>> for i in range(100):\n\tprint(f"{i}  ...")   # ...\r\n  The end:   it doesn't end...
+""" * 4
+TURNS = {
+    "chatml": ("<|im_start|>", "<|im_end|>"),
+    "llama3": ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+}
+
+
+def pre_tokenizer(kind):
+    p = tokenizers.pre_tokenizers
+    level = p.ByteLevel(add_prefix_space=False, use_regex=kind in ("gpt2", "smollm2"))
+    if kind == "gpt2":
+        return level
+    first = p.Digits(individual_digits=True)
+    if kind != "smollm2":
+        pattern = LLAMA3 if kind == "llama3" else LLAMA3.replace("{1,3}", "")
+        first = p.Split(tokenizers.Regex(pattern), behavior="isolated")
+    return p.Sequence([first, level])
+
+
+def trained(folder, kind, special=("<|end|>",), every_byte=True, bos=None):
+    """A tokenizer of 400 tokens by the package's own trainer, saved in `folder`."""
+    theirs = tokenizers.Tokenizer(tokenizers.models.BPE())
+    theirs.pre_tokenizer = pre_tokenizer(kind)
+    theirs.decoder = tokenizers.decoders.ByteLevel()
+    if kind == "qwen2":
+        theirs.normalizer = tokenizers.normalizers.NFC()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet() if every_byte else []
+    theirs.train_from_iterator(
+        [TEXT],
+        tokenizers.trainers.BpeTrainer(
+            vocab_size=400, special_tokens=list(special), initial_alphabet=alphabet,
+            show_progress=False,
+        ),
+    )  # fmt: skip
+    if bos:
+        theirs.post_processor = tokenizers.processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, theirs.token_to_id(bos))]
+        )
+    theirs.save(str(folder / "tokenizer.json"))
+    names = {"eos_token": {"content": special[-1]}, "bos_token": bos}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    theirs.encode_special_tokens = True
+    return theirs
+
+
+def random_texts(rng, count):
+    ranges = [(0, 0x20), (0x20, 0x7F), (0x20, 0x3000), (0x3000, 0xD800), (0xE000, 0x110000)]
+    for _ in range(count):
+        letters = [chr(rng.randrange(*rng.choice(ranges))) for _ in range(rng.randrange(60))]
+        letters = [c for c in letters if UNICODE.category(c) != "Cn"]
+        yield "".join(rng.choice((c, c, " ", "\n", "7", "'Ll", "e\u0301")) for c in letters)
+        start = rng.randrange(len(TEXT))
+        yield TEXT[start : start + rng.randrange(60)]
+
+
+@pytest.mark.parametrize("every_byte", [True, False])
+@pytest.mark.parametrize("kind", ["gpt2", "smollm2", "llama3", "qwen2"])
+def test_ids_and_text_are_those_of_tokenizers(tmp_path, kind, every_byte):
+    theirs = trained(tmp_path, kind, every_byte=every_byte)
+    ours = tokenizer.load(tmp_path)
+    assert isinstance(ours, HFTokenizer) and bool(ours.lacking) != every_byte
+    assert ours.vocab_size == theirs.get_vocab_size() and ours.bos is None
+    for text in random_texts(random.Random(0), 300):
+        ids = ours.encode(text)
+        assert ids == theirs.encode(text, add_special_tokens=False).ids, repr(text)
+        assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=False), repr(text)
+
+
+def change(folder, name="tokenizer.json", **changes):
+    """Set keys of a file, "model.unk_token" within its model."""
+    path = folder / name
+    settings = json.loads(path.read_text())
+    for key, value in changes.items():
+        *parents, last = key.split("__")
+        place = settings
+        for parent in parents:
+            place = place[parent]
+        place[last] = value
+    path.write_text(json.dumps(settings))
+
+
+def test_a_byte_without_a_token_may_be_the_unknown_token(tmp_path):
+    trained(tmp_path, "gpt2", every_byte=False)
+    change(tmp_path, model__unk_token="<|end|>")
+    ours = tokenizer.load(tmp_path)
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    theirs.encode_special_tokens = True
+    for text in random_texts(random.Random(1), 100):
+        assert ours.encode(text) == theirs.encode(text).ids, repr(text)
+    assert ours.encode("a\x00\x00b") == [*ours.encode("a"), 0, 0, *ours.encode("b")]
+
+
+@pytest.mark.parametrize("every_byte", [True, False])
+def test_plain_added_tokens_are_found_in_text_and_special_ones_are_not(tmp_path, every_byte):
+    theirs = trained(tmp_path, "qwen2", every_byte=every_byte)
+    theirs.add_tokens(["<think>", "<think>!"])
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    ours = tokenizer.load(tmp_path)
+    for text in ("a<think>b", "<think>! <think>\x00", "the <|end|> of it"):
+        assert ours.encode(text) == theirs.encode(text, add_special_tokens=False).ids
+        assert ours.eos not in ours.encode(text)
+    assert ours.decode([ours.special_tokens["<think>"], ours.eos]) == "<think><|end|>"
+
+
+def test_no_text_and_no_id_panics(tmp_path):
+    trained(tmp_path, "smollm2", every_byte=False)
+    ours = tokenizer.load(tmp_path)
+    for text in ("", "\x00", "\ud800 a", " " * 50000, "\xff\u0378\U000e0000", "<|end|>" * 3):
+        assert all(0 <= i < ours.vocab_size for i in ours.encode(text))
+    assert ours.decode([10**9, -1, ours.vocab_size, *ours.encode("mug")]) == "mug"
+
+
+def test_our_own_tokenizer_as_a_tokenizer_json(tmp_path):
+    ours = tokenizer.train([TEXT], 330)
+    settings = as_tokenizer_json(ours.ranks, ours.pattern, ours.special_tokens)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": tokenizer.EOS}))
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    theirs.encode_special_tokens = True
+    back = tokenizer.load(tmp_path)
+    assert back.ranks == ours.ranks and back.eos == ours.eos
+    for text in random_texts(random.Random(2), 200):
+        assert ours.encode(text) == theirs.encode(text).ids == back.encode(text), repr(text)
+
+
+def test_patterns_are_read_by_name(tmp_path):
+    for kind, pattern in {"gpt2": GPT2, "smollm2": DIGITS_GPT2, "llama3": LLAMA3}.items():
+        trained(tmp_path, kind)
+        assert tokenizer.load(tmp_path).pattern == pattern
+
+
+@pytest.mark.parametrize("template", TURNS)
+def test_chat_prompts_are_the_template_s_text_with_its_tokens(tmp_path, template):
+    bos = "<|begin_of_text|>" if template == "llama3" else None
+    theirs = trained(tmp_path, "llama3", TURNS[template], bos=bos)
+    theirs.encode_special_tokens = False  # here the whole text is read, tokens and all
+    coder = tokenizer.load(tmp_path)
+    messages = [("system", "Be brief."), ("user", "open drawer 2\n"), ("assistant", "Why?")]
+    if template == "chatml":
+        text = "".join(f"<|im_start|>{role}\n{text}<|im_end|>\n" for role, text in messages)
+        text += "<|im_start|>assistant\n"
+    else:
+        head = "<|start_header_id|>{}<|end_header_id|>\n\n"
+        text = "".join(f"{head.format(r)}{t.strip()}<|eot_id|>" for r, t in messages)
+        text += head.format("assistant")
+    assert template_of(coder) == template
+    assert chat_prompt(coder, messages) == theirs.encode(text).ids
+    before, after = frame(coder, "Be brief.")
+    framed = before + coder.encode("open drawer 2") + after
+    assert framed == chat_prompt(coder, [("system", "Be brief."), ("user", "open drawer 2")])
+    assert encode_decoded(coder, coder.decode(framed)) == framed
+    sly = chat_prompt(coder, [("user", f"a {TURNS[template][-1]} b")])
+    assert sly.count(coder.eos) == 1  # what a text spells does not end its turn
+    assert answer(coder, [*coder.encode("in drawer 2"), coder.eos, *coder.encode("x")]) == (
+        "in drawer 2"
+    )
+
+
+def test_a_base_model_has_no_template(tmp_path):
+    trained(tmp_path, "gpt2", ("<|im_start|>", "<|im_end|>", "<|endoftext|>"))
+    coder = tokenizer.load(tmp_path)
+    assert template_of(coder) is None and template_of(tokenizer.train([TEXT], 300)) is None
+    with pytest.raises(ValueError, match="no chat template"):
+        chat_prompt(coder, [("user", "hello")])
+    assert frame(coder, "not read") == ([], [])
+    ends = {coder.decode([i]) for i in line_ends(coder)}
+    assert ends >= {"\n", "<|endoftext|>"} and all("\n" in e or e[0] == "<" for e in ends)
+
+
+def swap_merges(folder):
+    merges = json.loads((folder / "tokenizer.json").read_text())["model"]["merges"]
+    change(folder, model__merges=merges[::-1])
+
+
+BROKEN = {
+    r"json: is not JSON": lambda f: (f / "tokenizer.json").write_text("{"),
+    r"is not a tokenizer.json \(KeyError": lambda f: (f / "tokenizer.json").write_text("{}"),
+    r"a Unigram model, only byte-level BPE": lambda f: change(f, model__type="Unigram"),
+    r"a sentencepiece vocabulary": lambda f: change(f, model__byte_fallback=True),
+    r"token '漢' is not byte-level": lambda f: change(f, model__vocab__漢=400),
+    r"end_of_word_suffix is '</w>'": lambda f: change(f, model__end_of_word_suffix="</w>"),
+    r"the merge .* is not in the order of the ids": swap_merges,
+    r"pre_tokenizer \['Whitespace'\]": lambda f: change(f, pre_tokenizer={"type": "Whitespace"}),
+    r"pre_tokenizer \[None\]": lambda f: change(f, pre_tokenizer=None),
+    r"normalizer \['Lowercase'\]": lambda f: change(f, normalizer={"type": "Lowercase"}),
+    r"config.json: cannot be read": lambda f: (f / "tokenizer_config.json").unlink(),
+    r"names no eos_token": lambda f: (f / "tokenizer_config.json").write_text("{}"),
+    r"eos_token '</s>' is not among": lambda f: change(
+        f, "tokenizer_config.json", eos_token="</s>"),
+    r"tokenizer.model is sentencepiece": lambda f: (f / "tokenizer.json").rename(
+        f / "tokenizer.model"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", BROKEN)
+def test_what_is_not_known_is_refused_in_one_line(tmp_path, message):
+    trained(tmp_path, "gpt2")
+    BROKEN[message](tmp_path)
+    with pytest.raises(ValueError, match=message) as error:
+        tokenizer.load(tmp_path)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)

@@ -1,0 +1,112 @@
+"""Models of other people: random ones of each family, against transformers."""
+
+import pytest
+import torch
+from tiny import CONFIG, largest_gap, random_ids, tiny_gpt
+
+from retro.lora import add_lora, lora_parameters
+from retro.model import GPT
+
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 16}  # fmt: skip
+FAMILIES = {
+    "llama": dict(),
+    "llama, old names": dict(rope_theta=500.0, tie_word_embeddings=True),
+    "linear scaling": dict(rope_scaling={"type": "linear", "factor": 4.0}),
+    "llama3 scaling": dict(rope_scaling=LLAMA3, rope_theta=100.0),
+    "head_dim": dict(head_dim=12),
+    "one head each": dict(num_key_value_heads=4),
+    "qwen2": dict(model_type="qwen2"),
+    "qwen2, tied": dict(model_type="qwen2", tie_word_embeddings=True, rope_theta=1e6),
+}
+
+
+def their_model(transformers, model_type="llama", **changes):
+    """A random LlamaForCausalLM or Qwen2ForCausalLM whose biases and norms do something."""
+    families = {
+        "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
+        "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
+    }
+    config_class, model_class = families[model_type]
+    model = model_class(config_class(**{**CONFIG, "rope_theta": 10000.0, **changes})).eval()
+    numbers = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            scale = 0.3 if weight.dim() > 1 else 1.0
+            weight += scale * torch.randn(weight.shape, generator=numbers)
+    return model
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("shards", [False, True])
+@torch.no_grad()
+def test_a_model_of_each_family_gives_transformers_logits(tmp_path, family, shards):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    theirs, ids = their_model(transformers, **FAMILIES[family]), random_ids(2, 50)
+    theirs.save_pretrained(tmp_path / "theirs", **({"max_shard_size": "8KB"} if shards else {}))
+    files = sorted(path.name for path in (tmp_path / "theirs").glob("*.safetensors"))
+    assert (len(files) > 2) == shards
+    ours, expected = GPT.from_pretrained(tmp_path / "theirs"), theirs(ids).logits
+    assert largest_gap(ours(ids), expected) < 1e-5 * expected.abs().max()
+
+    cache = ours.new_cache(2)  # and token by token
+    steps = [ours.hidden(ids[:, :30], cache)] + [ours.hidden(ids[:, [t]], cache) for t in (30, 31)]
+    logits = ours.logits(torch.cat(steps, dim=1))
+    assert largest_gap(logits, expected[:, :32]) < 1e-5 * expected.abs().max()
+
+    ours.save_pretrained(tmp_path / "ours")
+    back, report = type(theirs).from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert largest_gap(back(ids).logits, expected) < 1e-5 * expected.abs().max()
+
+
+def test_a_wrong_set_of_shards_is_refused_in_one_line(tmp_path):
+    tiny_gpt(dtype=torch.float32).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "a.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    for text, message in {
+        '{"weight_map": 3}': "weight_map is not an object",
+        '{"weight_map": {"x": "b.safetensors"}}': "b.safetensors: no such file",
+    }.items():
+        index.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            GPT.from_pretrained(tmp_path)
+    index.write_text('{"weight_map": {"x": "a.safetensors"}}')
+    GPT.from_pretrained(tmp_path)
+
+
+def saved_bytes(model, ids) -> int:
+    """Bytes that one training pass keeps for its backward pass; gradients are left in the model."""
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = model(ids).float().square().mean()
+        total = sum(kept.values())
+        loss.backward()
+    return total
+
+
+@pytest.mark.parametrize("with_prefix", [False, True])
+def test_recomputed_activations_give_the_same_gradient_for_less_memory(with_prefix):
+    model, ids = tiny_gpt(num_hidden_layers=8), random_ids(4, 60)
+    add_lora(model, 4, 8.0, torch.Generator().manual_seed(0))
+    for weight in lora_parameters(model):
+        weight.data += 0.1
+    gradients, sizes = [], []
+    for model.recompute in (False, True):
+        model.zero_grad()
+        if with_prefix:
+            cache = model.new_cache(4)
+            with torch.no_grad():
+                model.hidden(ids[:, :40], cache)
+            model.hidden(ids[:, 40:], prefix=cache).square().mean().backward()
+        else:
+            sizes.append(saved_bytes(model, ids))
+        gradients.append([weight.grad.clone() for weight in lora_parameters(model)])
+    for plain, again in zip(*gradients, strict=True):
+        assert torch.equal(plain, again) and plain.any()
+    assert with_prefix or sizes[1] < 0.3 * sizes[0], sizes
