@@ -240,7 +240,7 @@ def write_card(
     flags = [
         f"--{k.replace('_', '-')} {v}"
         for k, v in asdict(config).items()
-        if v != getattr(default, k)
+        if k != "out" and v != getattr(default, k)
     ]
     card = CARD.format(
         million=sum(p.numel() for p in model.parameters()) / 1e6,
