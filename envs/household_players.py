@@ -31,7 +31,7 @@ SKILLS = (
     Skill(revisit=0.05, overlook=0.50, leave_closed=0.15, forget=0.25, idle=0.02),
     Skill(revisit=0.15, overlook=0.80, leave_closed=0.40, forget=0.50, idle=0.04),
 )
-SKILL_SHARES = (0.25, 0.4, 0.35)
+SKILL_SHARES = (0.4, 0.35, 0.25)
 
 
 class Player:
