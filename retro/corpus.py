@@ -17,6 +17,7 @@ import envs
 from retro import prompts, tokenizer
 
 DOCUMENTS = 64  # in a shard, a function of (seed, number) alone: a run can resume anywhere
+WEIGHTS = {"household": 2}  # of an environment's documents, where it is not 1
 UNBOUND = (-1, -1, 0)
 
 
@@ -65,25 +66,25 @@ def encode(parts, env, coder) -> Document:
     return Document(ids + [coder.eos], said + [True], bound)
 
 
-def drill_share(number: int) -> float:
+def drill_share(number: int, first: float) -> float:
     """Share of drills among the turns of shard `number`: most at first, a quarter later."""
-    return max(0.25, 0.8 - number / 400)
+    return max(0.25, first - number / 400)
 
 
 def shard(job: tuple) -> list[Document]:
-    """Documents of one shard: job = (env names, tokenizer folder, seed, number, oracle_share)."""
-    names, folder, seed, number, oracle_share = job
+    """Documents of one shard: job = (env names, tokenizer folder, seed, number, oracle_share,
+    drills).
+    """
+    names, folder, seed, number, oracle_share, drills = job
     coder, documents = tokenizer.load(folder), []
     rng = random.Random(f"shard {seed} {number}")
     for name in names:
         env = envs.make(name)
         stream = env.demonstrations(
-            "train", f"{seed}/{number}", oracle_share, drill_share(number)
+            "train", f"{seed}/{number}", oracle_share, drill_share(number, drills)
         )
-        documents += [
-            encode(pieces(d, rng), env, coder)
-            for d in islice(stream, DOCUMENTS // len(names))
-        ]
+        n = DOCUMENTS * WEIGHTS.get(name, 1) // sum(WEIGHTS.get(name, 1) for name in names)
+        documents += [encode(pieces(d, rng), env, coder) for d in islice(stream, n)]
     return documents
 
 

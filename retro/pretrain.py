@@ -60,6 +60,7 @@ class Config:
     decay: float = 0.7  # share of the run, at its end, in which the learning rates fall to zero
     reading_weight: float = 2.0  # of the reading loss
     oracle_share: float = 0.3  # of the reflections in the corpus are right
+    drills: float = 0.8  # share of the corpus at first; a quarter later
     seed: int = 0
     checkpoint_minutes: float = 3.0
 
@@ -148,7 +149,7 @@ def main(config: Config) -> None:
 
     # 3. the loop
     jobs = (
-        (tuple(parts), str(out), config.seed, number, config.oracle_share)
+        (tuple(parts), str(out), config.seed, number, config.oracle_share, config.drills)
         for number in range(state["shard"], 10**9)
     )
     bar = tqdm(total=int(config.tokens), initial=state["tokens"], unit="tok", unit_scale=True)

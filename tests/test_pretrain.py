@@ -72,7 +72,7 @@ def test_bound_tokens_are_mentions_and_name_the_place(tiny_base):
 
 
 def test_shards_are_a_function_of_their_number(tiny_base):
-    job = (("household",), str(tiny_base), 0, 3, 0.3)
+    job = (("household",), str(tiny_base), 0, 3, 0.3, 0.8)
     assert shard(job) == shard(job)
     assert shard(job) != shard((*job[:3], 4, *job[4:]))
 
