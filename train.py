@@ -127,6 +127,7 @@ def main(config: Config) -> None:
     folder, reward = config.reflector or config.base, None
     model, coder = open_model(folder, device, config.bfloat16 and bool(config.reflector))
     model.recompute = config.recompute
+    recorded = read_buffer(config.from_buffer, config.rating, coder) if config.from_buffer else []
     if offline:
         generator = seeded(config.seed, "reward", device=device)
         reward = RewardModel.new(
@@ -184,7 +185,7 @@ def main(config: Config) -> None:
         release_memory()
         run.save(collected=start + CHUNK)
     if config.from_buffer and "collected" not in run.state:
-        run.replay.append(ranks.deal(read_buffer(config.from_buffer, config.rating, coder)))
+        run.replay.append(ranks.deal(recorded))
         run.save(collected=0)
     failed: dict[str, list] = prompts_of(run.replay) if config.from_buffer else {}
     for row in run.failed:

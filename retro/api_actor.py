@@ -123,7 +123,6 @@ class ActorOptions:
     """Who plays: options of train.py and eval.py alike."""
 
     actor: str = ""  # a model's folder, or openai: one behind --base-url; default the run's base
-    bfloat16: bool = False  # weights of the models in --actor and --reflector; adapters are float32
     base_url: str = "https://api.openai.com/v1"  # of an OpenAI-compatible endpoint
     actor_model: str = ""  # the actor's name there; the key is in OPENAI_API_KEY
     api: Literal["chat", "completions"] = "chat"
@@ -133,6 +132,7 @@ class ActorOptions:
     timeout: float = 60.0  # seconds a request may take
     max_requests: int = 0  # budget of this run, tries counted; 0 = none
     max_tokens: int = 0  # budget of this run, prompts and answers; 0 = none
+    bfloat16: bool = False  # weights of the models in --actor and --reflector; adapters are float32
 
 
 def open_client(options: ActorOptions, model: str, budget: Budget) -> Client:

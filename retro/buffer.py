@@ -67,8 +67,8 @@ def read_buffer(path, rating: str, coder: Tokenizer) -> list[dict]:
             raise ValueError(
                 f"{path}:{number}: rating {row['rating']}: must be in [{low}, {high}] ({rating})"
             )
-        if not row["prompt"].strip() or not row["response"].strip():
-            raise ValueError(f"{path}:{number}: prompt or response is empty")
+        if not row["prompt"].strip():
+            raise ValueError(f"{path}:{number}: prompt is empty")
         rows.append(row | {"response": as_response(one_line(row["response"]), coder)})
     if not rows:
         raise ValueError(f"{path}: holds no rows")

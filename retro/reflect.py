@@ -161,7 +161,8 @@ def read_prompts(
         ids, counts = pad([list(prompt[:-1]) for prompt in distinct], device)  # (distinct, P-1)
         with nullcontext() if adapt_prompt else adapter_off(model), autocast(device):
             cache = model.new_cache(len(distinct), ids.shape[1])
-            model.hidden(ids, cache, counts)
+            if ids.shape[1]:  # else prompts of one token: nothing comes before the last
+                model.hidden(ids, cache, counts)
         places = [distinct.index(tuple(prompts_[i])) for i in part]
         yield Reading(part, torch.tensor(places, device=device), cache)
 
