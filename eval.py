@@ -6,6 +6,7 @@
     python eval.py --run-dir runs/joint --games DIR --retries 4 --transcripts episodes.txt
     python eval.py --run-dir runs/two --env shop                   transfer to a third environment
     python eval.py --run-dir runs/joint --actor FOLDER             transfer to another actor
+    python eval.py --run-dir runs/joint --reflector FOLDER         another reflector, as it comes
     python eval.py --run-dir runs/joint --actor openai --base-url URL --actor-model NAME
 
 Methods: react, last_attempt, reflexion, sft, retroformer (of an offline run: retroformer_offline),
@@ -20,13 +21,12 @@ from tqdm import tqdm
 
 import envs
 from envs.household import find_games, load_game
-from retro import tokenizer
-from retro.api_actor import ActorOptions, open_actor, open_client, reflection_writer
+from retro.api_actor import ActorOptions, open_actor, open_client, open_model, reflection_writer
 from retro.command_line import parse, run_script
 from retro.endpoint import Budget
-from retro.evaluate import Reflector, evaluate, methods_of
+from retro.evaluate import UNTRAINED, Reflector, evaluate, methods_of
 from retro.files import read_json, write_atomically, write_json
-from retro.model import GPT, pick_device
+from retro.model import pick_device
 from retro.report import write_page
 from retro.results import report, table
 from retro.reward import RewardModel
@@ -45,7 +45,8 @@ class Config(ActorOptions):
     data: str = ""  # hotpot: a file of HotpotQA
     products: str = ""  # shop: WebShop's file of products, and
     goals: str = ""  # of its instructions
-    reflector: str = ""  # openai: the model behind --base-url writes for reflexion
+    reflector: str = ""  # a model's folder, in place of the run's: compared are the methods without
+    # an adapter, or those named. openai: the one behind --base-url writes for reflexion
     reflector_model: str = ""  # its name there, default the actor's
     methods: str = ""  # comma-separated, default all
     temperature: float = 1.0  # of the reflector's sampling; 0 = greedy
@@ -59,7 +60,11 @@ def main(config: Config) -> None:
     run_dir, device = Path(config.run_dir), pick_device()
     settings = read_json(run_dir / "config.json")
     offline = settings["mode"] == "offline"
-    methods = config.methods.split(",") if config.methods else methods_of(settings["mode"])
+    own = settings.get("reflector") or settings["base"]
+    folder = own if config.reflector in ("", "openai") else config.reflector
+    methods = methods_of(settings["mode"]) if folder == own else UNTRAINED
+    if config.methods:
+        methods = config.methods.split(",")
     if unknown := [name for name in methods if name not in methods_of(settings["mode"])]:
         allowed = ",".join(methods_of(settings["mode"]))
         raise ValueError(f"--methods {unknown[0]!r}: must be among {allowed}")
@@ -68,15 +73,18 @@ def main(config: Config) -> None:
             f"--best-of {config.best_of}: needs the reward model of an offline run, and samples "
             "that differ (--temperature above 0)"
         )
+    if config.report and folder != own:
+        raise ValueError("--report: shows what the run's own reflector thinks, not --reflector's")
     places = open_environments(config, settings["envs"])
 
-    coder, model = tokenizer.load(settings["base"]), GPT.from_pretrained(settings["base"], device)
+    small = config.bfloat16 or settings.get("bfloat16", False)
+    model, coder = open_model(folder, device, small and folder != settings["base"])
     budget = Budget(config.max_requests, config.max_tokens)
     actor = open_actor(
         config,
         list(places),
-        model,
-        coder,
+        settings["base"],
+        {folder: (model, coder)},
         settings["actor_temperature"],
         seeded(config.seed, device=device),
         settings["memory"],
@@ -87,8 +95,6 @@ def main(config: Config) -> None:
         client = open_client(config, config.reflector_model or config.actor_model, budget)
         generator = seeded(config.seed, "reflector", "reflexion", device=device)
         writers["reflexion"] = reflection_writer(client, config.temperature, generator)
-    elif config.reflector:
-        raise ValueError(f"--reflector {config.reflector!r}: must be openai, or be left out")
     reflector = Reflector(
         model,
         coder,

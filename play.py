@@ -17,12 +17,13 @@ from pathlib import Path
 import envs
 import train
 from envs.household import load_game
-from retro import prompts, tokenizer
+from retro import prompts
 from retro.actor import GPTActor
+from retro.api_actor import open_model
 from retro.command_line import parse, run_script
 from retro.files import read_json
 from retro.lora import load_adapter
-from retro.model import GPT, pick_device
+from retro.model import pick_device
 from retro.reflect import rate, reflect
 from retro.seeds import seeded
 from retro.show import Screen
@@ -57,12 +58,14 @@ def main(config: Config) -> None:
     settings = vars(train.Config())
     if config.run_dir:
         settings = settings | read_json(Path(config.run_dir) / "config.json")
-    model = GPT.from_pretrained(settings["base"], pick_device())
-    coder, device = tokenizer.load(settings["base"]), model.lm_head.weight.device
+    device, base = pick_device(), settings["base"]
+    folder = settings.get("reflector") or base
+    model, coder = open_model(folder, device, settings.get("bfloat16", False) and folder != base)
     if config.run_dir:
         load_adapter(model, Path(config.run_dir) / "adapter")
     temperature, memory = settings["actor_temperature"], settings["memory"]
-    actor = GPTActor(model, coder, temperature, seeded(config.seed), memory)
+    plays = (model, coder) if folder == base else open_model(base, device, False)
+    actor = GPTActor(*plays, temperature, seeded(config.seed), memory)
 
     def trial(task: dict, number: int, memory: list[str], player) -> Trajectory:
         actor.generator = seeded(config.seed, "play", number, device=device)

@@ -4,18 +4,20 @@
     python train.py --envs household --run-dir runs/household
     python train.py --mode offline --run-dir runs/offline          the paper's recipe
     python train.py --run-dir runs/mine --resume      goes on after Ctrl-C or a crash
+    python train.py --reflector FOLDER --bfloat16     a pretrained model learns to reflect
+    python train.py --from-buffer FILE                from rated reflections alone, offline
     torchrun --nproc-per-node=2 train.py              each process plays its share of the tasks
 
     base -> is there a gap to close? -> collect ratings -> imitate what worked
          -> (offline: a reward model fitted to the ratings) -> PPO -> evaluation
 
-The actor and the reflector share one small GPT. The actor is its frozen base; the reflector adds a
-LoRA adapter, rewarded by how much better the actor's next trial goes: the trial is played (online),
-or a reward model says how it would go (offline).
+The actor and the reflector share one small GPT, or are two. The actor is a frozen base; the
+reflector adds a LoRA adapter to its own, rewarded by how much better the actor's next trial goes:
+the trial is played (online), or a reward model says how it would go (offline).
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -23,9 +25,9 @@ import torch
 from tqdm import tqdm
 
 import envs
-from retro import tokenizer
 from retro.actor import MEMORY, TEMPERATURE
-from retro.api_actor import ActorOptions, open_actor
+from retro.api_actor import ActorOptions, open_actor, open_model
+from retro.buffer import as_ids, prompts_of, read_buffer
 from retro.collect import by_id, collect, draw
 from retro.command_line import parse, run_script
 from retro.endpoint import Budget
@@ -33,12 +35,12 @@ from retro.evaluate import Reflector, evaluate, measure_gap, methods_of
 from retro.files import write_json
 from retro.learn import check_health, learn
 from retro.lora import add_lora, save_adapter
-from retro.model import GPT, pick_device, release_memory
+from retro.model import pick_device, release_memory
 from retro.ppo import KLController
 from retro.ranks import join
-from retro.reflect import Reflection, ReflectionPolicy
+from retro.reflect import ReflectionPolicy
 from retro.results import draw_picture, report, table
-from retro.reward import RewardModel, fit
+from retro.reward import RewardModel, fit, print_reward
 from retro.run_folder import RunFolder
 from retro.seeds import seeded
 from retro.sft import sft_update
@@ -49,6 +51,9 @@ from retro.trial import Trajectory
 class Config(ActorOptions):
     run_dir: str = "runs/joint"  # where everything is written
     base: str = "assets"  # folder of the base model: actor, and start of the reflector
+    reflector: str = ""  # folder of the model that the reflector starts from, if it is another one
+    recompute: bool = False  # activations again in the backward pass: a large one in less memory
+    from_buffer: str = ""  # file of rated reflections (retro/buffer.py): offline, nothing is played
     envs: str = "household,hotpot,shop"  # one adapter learns from all of them
     mode: Literal["online", "offline"] = "online"  # PPO on played trials, or on a reward model
     seed: int = 0
@@ -89,7 +94,8 @@ class Config(ActorOptions):
     gae_lambda: float = 1.0  # below 1 the first tokens, which decide, get little of the rating
     max_grad_norm: float = 1.0
     max_kl: float = 80.0  # nats per response from the base; beyond it the run stops as collapsed
-    min_well_formed: float = 0.5  # share of reflections; below it the run stops as collapsed
+    min_well_formed: float = 0.5  # share of reflections; below it the run stops as collapsed. Not
+    # asked with --reflector or --from-buffer: the form is what our own base was shown
     # evaluation, of each environment
     eval_tasks: int = 100
     eval_split: str = "unseen"
@@ -104,6 +110,8 @@ PPO = ("epochs", "clip_coef", "vf_coef", "ent_coef", "gamma", "gae_lambda", "max
 
 def main(config: Config) -> None:
     started, device = time.time(), pick_device()
+    if config.from_buffer:
+        config = replace(config, mode="offline")
     ranks, offline = join(device), config.mode == "offline"
     say = print if ranks.writes else lambda *words: None
     bar_of = partial(tqdm, disable=not ranks.writes)
@@ -114,8 +122,12 @@ def main(config: Config) -> None:
             raise ValueError(f"{name} {getattr(config, name)}: {ranks.world} ranks can't share it")
 
     # 1. the two roles: one frozen base, one adapter (offline, a second one: the reward model's)
-    env, coder = envs.make(config.envs), tokenizer.load(config.base)
-    model, reward = GPT.from_pretrained(config.base, device), None
+    env = None if config.from_buffer else envs.make(config.envs)
+    places = env.parts if env else {}
+    folder, reward = config.reflector or config.base, None
+    model, coder = open_model(folder, device, config.bfloat16 and bool(config.reflector))
+    model.recompute = config.recompute
+    recorded = read_buffer(config.from_buffer, config.rating, coder) if config.from_buffer else []
     if offline:
         generator = seeded(config.seed, "reward", device=device)
         reward = RewardModel.new(
@@ -124,11 +136,11 @@ def main(config: Config) -> None:
     add_lora(model, config.lora_rank, config.lora_alpha, seeded(config.seed, "lora", device=device))
     policy = ReflectionPolicy(model, config.adapt_prompt)
     budget = Budget(config.max_requests, config.max_tokens)
-    actor = open_actor(
+    actor = env and open_actor(
         config,
-        list(env.parts),
-        model,
-        coder,
+        list(places),
+        config.base,
+        {folder: (model, coder)},
         config.actor_temperature,
         seeded(config.seed, device=device),
         config.memory,
@@ -149,7 +161,7 @@ def main(config: Config) -> None:
 
     # 2. is there a gap? Oracle reflections must help the actor, or there is nothing to learn
     gaps = run.state.get("gap", {})
-    for name, part in env.parts.items():
+    for name, part in places.items():
         if name not in gaps:
             probe = ranks.deal(part.tasks("seen", config.gap_tasks, config.seed))
             gap = measure_gap(part, probe, config.seed, actor, reflector)
@@ -161,7 +173,7 @@ def main(config: Config) -> None:
         )
 
     # 3. collect: what the untrained reflector's reflections are worth
-    tasks = env.tasks("train", config.train_tasks, config.seed)
+    tasks = env.tasks("train", config.train_tasks, config.seed) if env else []
     starts = range(run.state.get("collected", 0), len(tasks), CHUNK)
     each = config.offline_each if offline else 1
     for start in bar_of(starts, desc="collect", unit=f" x {CHUNK} tasks"):
@@ -172,7 +184,10 @@ def main(config: Config) -> None:
         )
         release_memory()
         run.save(collected=start + CHUNK)
-    failed: dict[str, list] = {}
+    if config.from_buffer and "collected" not in run.state:
+        run.replay.append(ranks.deal(recorded))
+        run.save(collected=0)
+    failed: dict[str, list] = prompts_of(run.replay) if config.from_buffer else {}
     for row in run.failed:
         trajectory = Trajectory.from_json(row["trajectory"])
         failed.setdefault(trajectory.env, []).append((row["trial"], trajectory))
@@ -180,6 +195,7 @@ def main(config: Config) -> None:
         raise SystemExit("no first trial failed: there is nothing to reflect on")
 
     # 4. imitate what worked
+    stored = partial(as_ids, coder=coder, context=model.config.max_position_embeddings)
     if "sft_loss" not in run.state:
         rows = list(run.replay)
         rows = [row for row in rows if row["next_return"] > row["return"]]
@@ -192,7 +208,7 @@ def main(config: Config) -> None:
             losses = sft_update(
                 policy,
                 optimizer,
-                [stored(row, coder) for row in rows],
+                [stored(row) for row in rows],
                 epochs=config.sft_epochs,
                 minibatch_size=config.minibatch // ranks.world,
                 max_grad_norm=config.max_grad_norm,
@@ -209,7 +225,7 @@ def main(config: Config) -> None:
         rows = list(run.replay)
         fitted = fit(
             reward,
-            [stored(row, coder) for row in rows],
+            [stored(row) for row in rows],
             [row["rating"] for row in rows],
             [(row["env"], row["task_id"]) for row in rows],
             epochs=config.reward_epochs,
@@ -233,6 +249,7 @@ def main(config: Config) -> None:
         run.state.get("kl_coef", config.kl_coef), config.kl_target or None, config.kl_horizon
     )
     known = by_id(tasks)
+    well_formed = 0.0 if config.reflector or config.from_buffer else config.min_well_formed
     bar = bar_of(
         range(run.state.get("updates", 0), config.updates),
         initial=run.state.get("updates", 0),
@@ -241,7 +258,6 @@ def main(config: Config) -> None:
         unit="update",
     )
     for update in bar:
-        actor.generator = seeded(config.seed, "update", update, ranks.rank, device=device)
         drawn = draw(failed, update, config.batch_reflections // config.group, config.seed)
         stats = learn(
             env,
@@ -249,6 +265,7 @@ def main(config: Config) -> None:
             ranks.deal(drawn),
             config.group,
             actor=actor,
+            sampling=seeded(config.seed, "update", update, ranks.rank, device=device),
             policy=policy,
             coder=coder,
             optimizer=optimizer,
@@ -268,7 +285,7 @@ def main(config: Config) -> None:
         )
         kl_control.update(stats["kl"], config.batch_reflections)
         run.save(updates=update + 1, kl_coef=kl_control.kl_coef)
-        check_health(stats, config.max_kl, config.min_well_formed)
+        check_health(stats, config.max_kl, well_formed)
     if ranks.writes:
         save_adapter(model, run.path / "adapter")
     ranks.wait()
@@ -276,7 +293,7 @@ def main(config: Config) -> None:
 
     # 7. evaluation, on tasks with names that no training saw
     reports = []
-    for name, part in env.parts.items():
+    for name, part in places.items():
         held_out = part.tasks(config.eval_split, config.eval_tasks, config.seed)
         chains = evaluate(
             part,
@@ -294,7 +311,7 @@ def main(config: Config) -> None:
             reports[-1]["reward"] = run.state["reward"]["held_out"][name]
         say(f"\n{len(held_out)} {config.eval_split} tasks of {name}, [95 % intervals]")
         say(table(reports[-1]["methods"]))
-    if ranks.writes:
+    if ranks.writes and reports:
         write_json(run.path / "results.json", reports)
         draw_picture(reports, run.path / "results.png")
     rest = (time.time() - started) / 60 - minutes
@@ -302,23 +319,6 @@ def main(config: Config) -> None:
     if config.actor == "openai":
         say(budget)
     ranks.leave()
-
-
-def stored(row: dict, coder) -> Reflection:
-    """A reflection of the replay buffer, as ids."""
-    prompt, response = coder.encode(row["prompt"]), coder.encode(row["response"])
-    return Reflection(prompt, response, [], row["response"])
-
-
-def print_reward(fitted: dict) -> None:
-    """What the reward model learnt from, and how good it is on the tasks held out."""
-    print(f"reward model: fitted to {fitted['learnt_from']} ratings; on tasks held out")
-    for name, found in fitted["held_out"].items():
-        ranking = "-" if found["ranking"] is None else f"{found['ranking']:.2f}"
-        print(
-            f"    {name}: ranks {ranking} of {found['pairs']} pairs rightly; "
-            f"calibration error {found['ece']:.3f} over {found['n']} reflections"
-        )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from retro import prompts
+from retro.chat import answer, line_breaks, line_ends
 from retro.generate import generate
 from retro.lora import adapter_off
 from retro.model import GPT, autocast
@@ -49,8 +50,11 @@ class GPTSession:
         self.actor = actor
         encode = actor.tokenizer.encode
         self.newline, self.ask = encode("\n"), encode(prompts.ACT)
+        self.stops, self.breaks = line_ends(actor.tokenizer), set(line_breaks(actor.tokenizer))
         self.rows = list(range(len(openings)))  # the trial of each row of the cache
-        self.chunks = [encode(opening) + self.ask for opening in openings]  # not in the cache yet
+        first = [] if actor.tokenizer.bos is None else [actor.tokenizer.bos]
+        # not in the cache yet:
+        self.chunks = [first + encode(opening) + self.ask for opening in openings]
         self.cache = None
 
     def act(self, rows: Sequence[int]) -> list[str]:
@@ -74,13 +78,13 @@ class GPTSession:
                 self.actor.model,
                 self.chunks,
                 ACTION_TOKENS,
-                tuple(self.newline),
+                self.stops,
                 self.actor.temperature,
                 self.actor.generator,
                 self.cache,
             )
         self.cache, self.chunks = out.cache, out.pending
-        texts = [self.actor.tokenizer.decode(ids).strip() for ids in out.response_ids]
+        texts = [answer(self.actor.tokenizer, ids).strip() for ids in out.response_ids]
         said = dict(zip(self.rows, texts))
         return [said.get(row, "") for row in rows]
 
@@ -88,10 +92,10 @@ class GPTSession:
         """What the environment answered to the last actions."""
         answers = dict(zip(rows, observations))
         for j, row in enumerate(self.rows):
-            cut_off = self.chunks[j] != self.newline  # an action that was too long has no line end
+            cut_off = self.chunks[j][0] not in self.breaks  # too long, or ended as an answer ends
             line_end = self.newline if cut_off else []
-            answer = self.actor.tokenizer.encode(prompts.turn(answers[row])[1:])
-            self.chunks[j] = self.chunks[j] + line_end + answer + self.ask
+            reply = self.actor.tokenizer.encode(prompts.turn(answers[row])[1:])
+            self.chunks[j] = self.chunks[j] + line_end + reply + self.ask
 
 
 class ScriptedActor:

@@ -122,7 +122,7 @@ def reflection_writer(client: Client, temperature: float, generator: torch.Gener
 class ActorOptions:
     """Who plays: options of train.py and eval.py alike."""
 
-    actor: str = ""  # a base's folder, or openai: a model behind --base-url; default the run's base
+    actor: str = ""  # a model's folder, or openai: one behind --base-url; default the run's base
     base_url: str = "https://api.openai.com/v1"  # of an OpenAI-compatible endpoint
     actor_model: str = ""  # the actor's name there; the key is in OPENAI_API_KEY
     api: Literal["chat", "completions"] = "chat"
@@ -132,6 +132,7 @@ class ActorOptions:
     timeout: float = 60.0  # seconds a request may take
     max_requests: int = 0  # budget of this run, tries counted; 0 = none
     max_tokens: int = 0  # budget of this run, prompts and answers; 0 = none
+    bfloat16: bool = False  # weights of the models in --actor and --reflector; adapters are float32
 
 
 def open_client(options: ActorOptions, model: str, budget: Budget) -> Client:
@@ -142,18 +143,33 @@ def open_client(options: ActorOptions, model: str, budget: Budget) -> Client:
     )  # fmt: skip
 
 
+def open_model(folder: str, device, bfloat16: bool) -> tuple[GPT, Tokenizer]:
+    """A model and its tokenizer, ours or a pretrained one's; ValueError if they do not fit."""
+    coder = tokenizer.load(folder)
+    model = GPT.from_pretrained(folder, device, torch.bfloat16 if bfloat16 else None)
+    if coder.vocab_size > model.config.vocab_size:
+        raise ValueError(
+            f"{folder}: the tokenizer has {coder.vocab_size} tokens, the model "
+            f"{model.config.vocab_size}"
+        )
+    return model, coder
+
+
 def open_actor(
-    options: ActorOptions, names: Sequence[str], model: GPT, coder: Tokenizer, temperature: float,
-    generator: torch.Generator, memory: int, budget: Budget,
+    options: ActorOptions, names: Sequence[str], base: str, loaded: dict[str, tuple],
+    temperature: float, generator: torch.Generator, memory: int, budget: Budget,
 ) -> "GPTActor | APIActor":  # fmt: skip
-    """The actor of the options; `model` and `coder` are the run's base, which is the default."""
+    """The actor of the options, by default the model in the folder `base`. `loaded`, (model,
+    tokenizer) by folder, are in memory already: two roles can share one.
+    """
     if options.actor == "openai":
         client = open_client(options, options.actor_model, budget)
         return APIActor(client, names, temperature, generator, options.examples, memory)
-    if options.actor:
-        coder = tokenizer.load(options.actor)
-        model = GPT.from_pretrained(options.actor, generator.device)
-    return GPTActor(model, coder, temperature, generator, memory)
+    folder = options.actor or base
+    model = loaded.get(folder) or open_model(
+        folder, generator.device, options.bfloat16 and folder != base
+    )
+    return GPTActor(*model, temperature, generator, memory)
 
 
 def read_reply(reply: str) -> tuple[str, str]:

@@ -10,8 +10,9 @@ some files add of themselves; give one.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
-from retro.hf_tokenizer import split_at
+from retro.hf_tokenizer import HFTokenizer, split_at
 
 TURN_ENDS = {"<|im_end|>": "chatml", "<|eot_id|>": "llama3"}
 
@@ -78,14 +79,22 @@ def encode_decoded(coder, text: str) -> list[int]:
 
 
 def answer(coder, ids: Sequence[int]) -> str:
-    """The text of sampled ids, up to the first special token: the turn's end."""
-    special = set(coder.special_tokens.values())
+    """The text of sampled ids, up to the first special token: the turn's end. A base of ours has no
+    turns: there the end of a document is spelled.
+    """
+    special = set(coder.special_tokens.values() if isinstance(coder, HFTokenizer) else ())
     end = next((n for n, i in enumerate(ids) if i in special), len(ids))
     return coder.decode(list(ids[:end]))
 
 
+@lru_cache(maxsize=4)
+def line_breaks(coder) -> tuple[int, ...]:
+    """Every token with a line break in it: a pretrained vocabulary has many ("\\n\\n", ".\\n")."""
+    return tuple(i for token, i in coder.ranks.items() if b"\n" in token)
+
+
 def line_ends(coder) -> tuple[int, ...]:
-    """The ids to stop at for an answer of one line: every token with a line break in it, since a
-    pretrained vocabulary has many ("\\n\\n", ".\\n"), and the end token.
+    """The ids to stop at for an answer of one line: line breaks, and a pretrained model's end
+    token; ours ends documents, not lines.
     """
-    return (*(i for token, i in coder.ranks.items() if b"\n" in token), coder.eos)
+    return line_breaks(coder) + ((coder.eos,) if isinstance(coder, HFTokenizer) else ())

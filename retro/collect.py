@@ -10,11 +10,12 @@
 import random
 from collections.abc import Sequence
 
+from retro.buffer import as_text
 from retro.lora import adapter_off
-from retro.reflect import Reflection, rate, reflect
+from retro.reflect import Recorded, Reflection, rate, reflect
 from retro.trial import Trajectory, run_in_batches
 
-Failed = tuple[int, Trajectory]  # number of the trial, its record
+Failed = tuple[int, Trajectory | Recorded]  # number of the trial, its record
 
 
 def by_id(tasks: Sequence[dict]) -> dict[tuple[str, str], dict]:
@@ -81,8 +82,7 @@ def retry(
                 "env": t.env,
                 "task_id": t.task_id,
                 "trial": number,
-                "prompt": coder.decode(r.prompt_ids),
-                "response": coder.decode(r.response_ids),
+                **as_text(r, coder),
                 "return": t.episode_return,
                 "next_return": after.episode_return,
                 "rating": value,

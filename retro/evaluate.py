@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retro import prompts
+from retro.actor import GPTActor
 from retro.lora import adapter_off, load_adapter
 from retro.model import GPT
 from retro.reflect import reflect
@@ -31,6 +32,9 @@ from retro.tokenizer import Tokenizer
 from retro.trial import Trajectory, run_in_batches
 
 Writer = Callable[[Sequence[Trajectory]], Sequence[str | None]]
+
+
+UNTRAINED = ("react", "last_attempt", "reflexion", "oracle")  # need no adapter
 
 
 def methods_of(mode: str) -> tuple[str, ...]:
@@ -106,7 +110,7 @@ def retry_chains(
     return chains
 
 
-def writer_of(method: str, env, reflector: Reflector, seed: int) -> Writer:
+def writer_of(method: str, env, actor, reflector: Reflector, seed: int) -> Writer:
     """The writer of a method; the trained ones read their adapter from the run's folder."""
     device = reflector.model.lm_head.weight.device
     generator = seeded(seed, "reflector", method, device=device)
@@ -116,7 +120,7 @@ def writer_of(method: str, env, reflector: Reflector, seed: int) -> Writer:
 
     writers = {
         "react": no_reflection,
-        "last_attempt": lambda trajectories: last_attempt(trajectories, reflector),
+        "last_attempt": lambda trajectories: last_attempt(trajectories, actor, reflector),
         "reflexion": sampled(None),
         "sft": sampled("sft"),
         "retroformer": sampled("adapter"),
@@ -133,11 +137,14 @@ def no_reflection(trajectories: Sequence[Trajectory]) -> list[None]:
     return [None] * len(trajectories)
 
 
-def last_attempt(trajectories: Sequence[Trajectory], reflector: Reflector) -> list[str]:
+def last_attempt(trajectories: Sequence[Trajectory], actor, reflector: Reflector) -> list[str]:
     """What was done and answered, on one line; the end of it, if it fills more than half of the
-    base's context.
+    actor's context (the reflector's, of an actor whose context is not known here).
     """
-    coder, room = reflector.coder, reflector.model.config.max_position_embeddings // 2
+    coder, model = reflector.coder, reflector.model
+    if isinstance(actor, GPTActor):
+        coder, model = actor.tokenizer, actor.model
+    room = model.config.max_position_embeddings // 2
     texts = (prompts.transcript("", [], t.exchanges) for t in trajectories)
     return [coder.decode(coder.encode(prompts.one_line(text))[-room:]) for text in texts]
 
@@ -175,7 +182,7 @@ def evaluate(
     chains: dict[str, list[list[Trajectory]]] = {}
     first = None
     for method in progress(methods):
-        writer = writers.get(method) or writer_of(method, env, reflector, seed)
+        writer = writers.get(method) or writer_of(method, env, actor, reflector, seed)
         keep = 1 if method == "last_attempt" else None
         chains[method] = retry_chains(env, tasks, actor, writer, retries, seed, first, keep)
         first = [chain[0] for chain in chains[method]]

@@ -24,6 +24,7 @@ def learn(
     group: int,
     *,
     actor,
+    sampling: torch.Generator,
     policy: ReflectionPolicy,
     coder,
     optimizer: torch.optim.Optimizer,
@@ -35,7 +36,8 @@ def learn(
 ) -> dict:
     """One update from `group` fresh reflections on each of the failed trials; its metrics.
 
-    `reward` None: online, `tasks` (by environment and id) are played again and rated by `rating`.
+    `reward` None: online, `tasks` (by environment and id) are played again and rated by `rating`;
+    else `env`, `tasks` and `actor` are not looked at. `sampling` draws reflections and actions.
     A group of one has a critic and GAE; of several, each is compared with the others. `settings`
     are ppo_update's.
     """
@@ -51,13 +53,14 @@ def learn(
         coder,
         trajectories,
         temperature=1.0,
-        generator=actor.generator,
+        generator=sampling,
         adapt_prompt=policy.adapt_prompt,
         read=read,
     )
     if reward:
         ratings, won = reward.score(reflections, read), [None] * len(rows)
     else:
+        actor.generator = sampling
         trials, ratings = retry(env, tasks, rows, reflections, actor, coder, run, rating)
         won = [t.success for t in trials]
     rolled = time.time()

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 ACT = "\n>"  # an action follows, after a space
 REFLECT = "\nReflection:"  # a reflection follows, after a space
+CHAT_REFLECT = " In one line: why did it fail, and what is the plan for the next attempt?"
 ASK, ANSWER = "\nQuestion:", "\nAnswer:"
 
 
@@ -41,11 +42,11 @@ def transcript(
     return opening(observation, reflections) + acts
 
 
-def reflection_request(episode_return: float) -> str:
+def reflection_request(episode_return: float, chat: bool = False) -> str:
     """What turns a transcript into the reflector's prompt; G in [0, 1] is what the critic sees of
-    it.
+    it. A chat model is asked, any other goes on writing.
     """
-    return f"\nFailed, score {episode_return:.2f}.{REFLECT}"
+    return f"\nFailed, score {episode_return:.2f}.{CHAT_REFLECT if chat else REFLECT}"
 
 
 def question(text: str) -> str:

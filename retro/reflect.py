@@ -21,9 +21,11 @@ import torch
 from torch import nn
 
 from retro import prompts
+from retro.chat import answer, frame, line_ends, template_of
 from retro.generate import generate, pad
 from retro.lora import adapter_off
 from retro.model import GPT, Cache, autocast, release_memory
+from retro.react_prompts import REFLECT
 from retro.tokenizer import Tokenizer
 from retro.trial import Trajectory
 
@@ -34,7 +36,7 @@ RANGES = {"delta": (-1.0, 1.0), "next": (0.0, 1.0), "success": (0.0, 1.0)}  # of
 
 @dataclass(frozen=True)
 class Reflection:
-    """One sample of M_r. `response_ids` ends with the newline unless it was cut off."""
+    """One sample of M_r. `response_ids` ends with a line end unless it was cut off."""
 
     prompt_ids: list[int]
     response_ids: list[int]
@@ -54,19 +56,42 @@ class Reading:
     cache: Cache
 
 
-def reflection_prompt(trajectory: Trajectory, tokenizer: Tokenizer, context: int) -> list[int]:
-    """x as ids. A transcript that leaves no room for the answer loses its middle, not its task or
-    its end.
+@dataclass(frozen=True)
+class Recorded:
+    """A failed trial of which only the reflector's prompt is left."""
+
+    env: str
+    task_id: str
+    prompt: str
+
+
+def reflection_prompt(
+    trajectory: Trajectory | Recorded, tokenizer: Tokenizer, context: int
+) -> list[int]:
+    """x as ids, a chat model's with its frame. A transcript that leaves no room for the answer
+    loses its middle, not its task or its end.
     """
-    request = tokenizer.encode(prompts.reflection_request(trajectory.episode_return))
-    ids, room = tokenizer.encode(trajectory.text()), context - REFLECTION_TOKENS - len(request)
+    if isinstance(trajectory, Recorded):
+        return framed(tokenizer, trajectory.prompt, context - REFLECTION_TOKENS)
+    chat = template_of(tokenizer) is not None
+    request = prompts.reflection_request(trajectory.episode_return, chat)
+    start = prompts.opening(trajectory.observation, trajectory.reflections)
+    return framed(tokenizer, trajectory.text(), context - REFLECTION_TOKENS, request, start)
+
+
+def framed(
+    tokenizer: Tokenizer, text: str, limit: int, request: str = "", start: str = ""
+) -> list[int]:
+    """text + request as ids, in a chat model's frame. Of a text that makes more than `limit` the
+    middle is left out, but not its `start` if that fits in half of the room.
+    """
+    before, after = frame(tokenizer, REFLECT)
+    ids, asked = tokenizer.encode(text), tokenizer.encode(request)
+    room = limit - len(before) - len(asked) - len(after)
     if len(ids) > room:
-        head = min(
-            len(tokenizer.encode(prompts.opening(trajectory.observation, trajectory.reflections))),
-            room // 2,
-        )
+        head = min(len(tokenizer.encode(start)) or room, room // 2)
         ids = ids[:head] + ids[len(ids) - (room - head) :]
-    return ids + request
+    return before + ids + asked + after
 
 
 def reflect(
@@ -84,7 +109,7 @@ def reflect(
     With an adapter on the model this is M_r; under `adapter_off` it is the untrained reflector.
     `read` is what read_prompts gave for their prompts, if they have been read already.
     """
-    limit, newline = model.config.max_position_embeddings, tokenizer.encode("\n")
+    limit, stops = model.config.max_position_embeddings, line_ends(tokenizer)
     asked = [reflection_prompt(t, tokenizer, limit) for t in trajectories]
     reflections: dict[int, Reflection] = {}
     for part in read or read_prompts(model, asked, adapt_prompt):
@@ -93,7 +118,7 @@ def reflect(
                 model,
                 [asked[i][-1:] for i in part.rows],
                 REFLECTION_TOKENS,
-                tuple(newline),
+                stops,
                 temperature,
                 generator,
                 part.cache.select(part.places, REFLECTION_TOKENS + 1),  # a copy: `read` stays
@@ -101,7 +126,7 @@ def reflect(
         logprobs = out.logprobs.tolist()
         for j, i in enumerate(part.rows):
             ids = out.response_ids[j]
-            text = prompts.one_line(tokenizer.decode(ids))
+            text = prompts.one_line(answer(tokenizer, ids))
             reflections[i] = Reflection(asked[i], ids, logprobs[j][: len(ids)], text)
     return [reflections[i] for i in range(len(asked))]
 
@@ -136,7 +161,8 @@ def read_prompts(
         ids, counts = pad([list(prompt[:-1]) for prompt in distinct], device)  # (distinct, P-1)
         with nullcontext() if adapt_prompt else adapter_off(model), autocast(device):
             cache = model.new_cache(len(distinct), ids.shape[1])
-            model.hidden(ids, cache, counts)
+            if ids.shape[1]:  # else prompts of one token: nothing comes before the last
+                model.hidden(ids, cache, counts)
         places = [distinct.index(tuple(prompts_[i])) for i in part]
         yield Reading(part, torch.tensor(places, device=device), cache)
 

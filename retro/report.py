@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+from retro.buffer import as_response, response_ids
 from retro.files import read_bytes, read_json, read_tensors, write_atomically
 from retro.lora import load_adapter
 from retro.memory import JsonLines
@@ -163,10 +164,11 @@ def weigh(
     limit = policy.model.config.max_position_embeddings
     asked = [
         Reflection(
-            reflection_prompt(before, coder, limit), coder.encode(f" {text}\n"), [], f" {text}\n"
+            reflection_prompt(before, coder, limit),
+            response_ids(as_response(text, coder), coder), [], text,
         )
         for before, _, text in written
-    ]
+    ]  # fmt: skip
     ratings = [rate(before, after) for before, after, _ in written]
     found: list[list[list] | None] = [None] * len(asked)
     short = [i for i, r in enumerate(asked) if len(r.response_ids) <= REFLECTION_TOKENS]

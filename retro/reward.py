@@ -213,3 +213,14 @@ def quality(
         "calibration": calibration,
         "ece": gaps / max(len(scores), 1),
     }
+
+
+def print_reward(fitted: dict) -> None:
+    """What the reward model learnt from, and how good it is on the tasks held out."""
+    print(f"reward model: fitted to {fitted['learnt_from']} ratings; on tasks held out")
+    for name, found in fitted["held_out"].items():
+        ranking = "-" if found["ranking"] is None else f"{found['ranking']:.2f}"
+        print(
+            f"    {name}: ranks {ranking} of {found['pairs']} pairs rightly; "
+            f"calibration error {found['ece']:.3f} over {found['n']} reflections"
+        )

@@ -57,7 +57,7 @@ def test_actor_with_examples_and_reflector_play_to_the_end(url, tmp_path, api, m
     options = ActorOptions("openai", f"{url}/v1", "base", api, answers=str(tmp_path / "answers"),
                            concurrency=2, timeout=20.0)  # fmt: skip
     generator = torch.Generator().manual_seed(0)
-    actor = open_actor(options, ["household"], None, None, 0.7, generator, 3, Budget())
+    actor = open_actor(options, ["household"], "", {}, 0.7, generator, 3, Budget())
     actor.reply_tokens = 8
     monkeypatch.setattr("retro.api_actor.REFLECTION_TOKENS", 8)
     trials = run_trials(env, tasks, actor, [["Look twice. Plan: look."]] * 2)

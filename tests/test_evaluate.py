@@ -108,7 +108,7 @@ def test_last_attempt_is_the_trial_without_its_opening_and_keeps_its_end(tiny_ba
     for context, whole in ((2560, True), (60, False)):
         config = SimpleNamespace(max_position_embeddings=context)
         reflector = SimpleNamespace(coder=coder, model=SimpleNamespace(config=config))
-        text = last_attempt([t], reflector)[0]
+        text = last_attempt([t], None, reflector)[0]
         assert text.endswith("> go to bed 8 Nothing happens.") and "\n" not in text
         assert ("> go to bed 0 " in text) == whole and "You see" not in text and "old" not in text
         assert len(coder.encode(text)) <= context // 2 or whole

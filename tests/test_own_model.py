@@ -1,0 +1,214 @@
+"""A pretrained reflector beside the actor, and training from a file of rated reflections alone."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from recorded import convert
+from test_train import Killed, config, evaluated, outcome, short_games  # noqa: F401
+
+import retro.learn
+import train
+from retro import tokenizer
+from retro.api_actor import open_model
+from retro.buffer import as_ids, as_text, prompts_of
+from retro.chat import answer, frame, line_ends
+from retro.evaluate import UNTRAINED, methods_of
+from retro.export import Config as Export
+from retro.export import main as export
+from retro.files import read_json, read_tensors, write_json
+from retro.hf_tokenizer import as_tokenizer_json
+from retro.memory import FIELDS, ReplayBuffer
+from retro.model import GPT, GPTConfig
+from retro.prompts import CHAT_REFLECT
+from retro.react_prompts import REFLECT
+from retro.reflect import Reflection
+
+
+@pytest.fixture(scope="module")
+def chat_model(tiny_base, tmp_path_factory) -> Path:
+    """A random chat model as a Hugging Face folder: ChatML, another width than the base."""
+    folder, ours = tmp_path_factory.mktemp("chat"), tokenizer.load(tiny_base)
+    special = {name: len(ours.ranks) + i for i, name in enumerate(("<|im_start|>", "<|im_end|>"))}
+    write_json(folder / "tokenizer.json", as_tokenizer_json(ours.ranks, ours.pattern, special))
+    write_json(folder / "tokenizer_config.json", {"eos_token": "<|im_end|>"})
+    shape = GPTConfig(len(ours.ranks) + 2, 48, 64, 2, 2, 1, 2560)
+    model = GPT(shape, torch.Generator().manual_seed(1))
+    model.lm_head.weight.data.mul_(10)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def own(tiny_base, chat_model, tmp_path_factory, short_games) -> Path:  # noqa: F811
+    """A finished run of that reflector, offline so that all is used; never well-formed."""
+    folder = tmp_path_factory.mktemp("own") / "run"
+    changes = dict(reflector=str(chat_model), bfloat16=True, recompute=True, min_well_formed=0.5)
+    train.main(config(tiny_base, folder, envs="guess", updates=1, mode="offline", **changes))
+    return folder
+
+
+def rows_of(folder) -> list[dict]:
+    return list(ReplayBuffer(folder / "replay.jsonl"))
+
+
+def test_a_pretrained_reflector_is_trained_and_asked_in_its_frame(own, chat_model):
+    rows = rows_of(own)
+    assert rows and all(row["prompt"].endswith(CHAT_REFLECT) for row in rows)
+    assert not any("<|im_" in row["prompt"] + row["response"] for row in rows)
+    model, coder = open_model(chat_model, "cpu", False)
+    before, after = frame(coder, REFLECT)
+    ids = as_ids(rows[0], coder, 2560).prompt_ids
+    assert before and ids[: len(before)] == before and ids[-len(after) :] == after
+    assert outcome(own)[0][0]["mean_rating"] is not None
+    assert read_json(own / "adapter/adapter_config.json")["r"] == 4
+
+
+def test_it_is_evaluated_by_all_methods_another_one_without_adapter(
+    own, tiny_base, chat_model, tmp_path
+):
+    assert list(evaluated(own, tmp_path)["methods"]) == list(methods_of("offline"))
+    other = evaluated(own, tmp_path, reflector=str(tiny_base), actor=str(chat_model))
+    assert list(other["methods"]) == list(UNTRAINED)
+    with pytest.raises(ValueError, match="--report"):
+        evaluated(own, tmp_path, reflector=str(tiny_base), report=str(tmp_path / "p.html"))
+    with pytest.raises(ValueError, match="adapter"):
+        evaluated(own, tmp_path, reflector=str(tiny_base), methods="sft")
+    evaluated(own, tmp_path, report=str(tmp_path / "p.html"), methods="react,sft")
+    assert (tmp_path / "p.html").stat().st_size > 1000
+
+
+@torch.no_grad()
+def test_it_is_exported_on_its_own_base(own, chat_model, tmp_path):
+    export(Export(run_dir=str(own), out=str(tmp_path / "out")))
+    model = (chat_model / "model.safetensors").read_bytes()
+    assert (tmp_path / "out/base/model.safetensors").read_bytes() == model
+    assert tokenizer.load(tmp_path / "out/base").eos == tokenizer.load(chat_model).eos
+    export(Export(run_dir=str(own), out=str(tmp_path / "merged"), merge=True))
+    assert GPT.from_pretrained(tmp_path / "merged").config.hidden_size == 48
+
+
+def test_rows_are_plain_text_and_come_back_as_the_same_ids(tiny_base, chat_model):
+    for folder in (tiny_base, chat_model):
+        coder = tokenizer.load(folder)
+        before, after = frame(coder, REFLECT)
+        end = line_ends(coder)[-1]
+        for ids in (coder.encode(" I was slow.") + [end], coder.encode(" I was")):
+            asked = Reflection(before + coder.encode("A mug.") + after, ids, [], "")
+            row = as_text(asked, coder)
+            assert row["prompt"] == "A mug." and row["response"].startswith(" I was")
+            assert row["response"].endswith("\n") == (ids[-1] == end)
+            back = as_ids(row, coder, 2560)
+            assert (back.prompt_ids, back.response_ids) == (asked.prompt_ids, asked.response_ids)
+        assert "\n" not in answer(coder, coder.encode("a mug"))
+
+
+def test_long_rows_are_cut_to_the_context(tiny_base):
+    coder = tokenizer.load(tiny_base)
+    row = {"prompt": "task " + "mug 1 " * 900 + "Reflection:", "response": " b" * 900 + "\n"}
+    back = as_ids(row, coder, 500)
+    assert len(back.response_ids) == 250 and len(back.prompt_ids) == 250
+    text = coder.decode(back.prompt_ids)
+    assert text.startswith("task") and text.endswith("Reflection:")
+
+
+def buffered(base, folder, path, **changes):
+    settings = config(base, folder, min_well_formed=0.5, mode="online")
+    return replace(settings, from_buffer=str(path), **changes)
+
+
+@pytest.fixture
+def nothing_is_played(monkeypatch):
+    def make(names):
+        raise AssertionError("an environment was made")
+
+    monkeypatch.setattr(train.envs, "make", make)
+
+
+@pytest.mark.parametrize("reflector", ["base", "chat"])
+def test_training_from_a_buffer_alone(
+    own, tiny_base, chat_model, tmp_path, nothing_is_played, monkeypatch, reflector
+):
+    """The rows of a chat model teach either kind; killed and resumed, to the same bytes."""
+    changes = {"reflector": str(chat_model), "adapt_prompt": True} if reflector == "chat" else {}
+    path = own / "replay.jsonl"
+    train.main(buffered(tiny_base, tmp_path / "a", path, **changes))
+    whole = outcome(tmp_path / "a")
+    assert len(whole[0]) == 2 and all(m["success"] is None for m in whole[0])
+    assert not (tmp_path / "a/results.json").exists() and (tmp_path / "a/adapter").is_dir()
+    assert read_json(tmp_path / "a/config.json")["mode"] == "offline"
+    assert [row["rating"] for row in rows_of(tmp_path / "a")] == [r["rating"] for r in rows_of(own)]
+
+    for where, module in (("fit", train), ("ppo_update", retro.learn)):
+        function = getattr(module, where)
+
+        def killer(*args, function=function, **kwargs):
+            function(*args, **kwargs)
+            raise Killed
+
+        folder = tmp_path / where
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(module, where, killer)
+            train.main(buffered(tiny_base, folder, path, **changes))
+        train.main(buffered(tiny_base, folder, path, resume=True, **changes))
+        assert outcome(folder) == whole
+
+
+def test_every_distinct_prompt_is_reflected_on(own):
+    rows = rows_of(own)
+    found = [p.prompt for own in prompts_of(rows).values() for _, p in own]
+    assert found == list(dict.fromkeys(row["prompt"] for row in rows))
+
+
+GOOD = dict(zip(FIELDS, ("x", "1", 0, "A mug.\nReflection:", "Take it.", 0.0, 1.0, 1.0)))
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        ([], "holds no rows"),
+        ([GOOD, {**GOOD, "rating": 1.5}], r":2: rating 1.5: must be in \[-1.0, 1.0\]"),
+        ([{**GOOD, "rating": float("nan")}], ":1: rating nan"),
+        ([{**GOOD, "rating": True}], ":1: rating is True"),
+        ([{**GOOD, "return": None}], ":1: return is None"),
+        ([{**GOOD, "prompt": 3}], ":1: prompt is 3"),
+        ([{**GOOD, "prompt": " \n"}], ":1: prompt is empty"),
+        ([{"env": "x"}], ":1: must have the fields"),
+    ],
+)
+def test_wrong_rows_are_named_by_line(tiny_base, tmp_path, rows, message):
+    path = tmp_path / "b.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match=message):
+        train.main(buffered(tiny_base, tmp_path / "run", path))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_shortest_rows_train(tiny_base, tmp_path, nothing_is_played):
+    """A prompt of one token, an answer of none; all of one task, so nothing is held out."""
+    path = tmp_path / "b.jsonl"
+    path.write_text(json.dumps({**GOOD, "prompt": "a", "response": ""}) + "\n")
+    train.main(buffered(tiny_base, tmp_path / "run", path, updates=1))
+    assert len(outcome(tmp_path / "run")[0]) == 1
+
+
+@pytest.mark.slow
+def test_recorded_reflections_train_the_shipped_base(tmp_path, nothing_is_played):
+    """127 reflections of a text-davinci-003 agent on HotpotQA: all three steps run on them, and
+    imitation makes the ones that helped likelier."""
+    if "RETRO_DATA" not in os.environ:
+        pytest.skip("RETRO_DATA is not set: the folder of real data")
+    path = tmp_path / "recorded.jsonl"
+    source = Path(os.environ["RETRO_DATA"]) / "hotpotqa_reflections.json"
+    assert convert(source, path) == 127
+    sizes = dict(batch_reflections=8, minibatch=4, updates=1, epochs=1, lr=1e-3, sft_epochs=2)
+    train.main(buffered("assets", tmp_path / "run", path, **sizes))
+    left = outcome(tmp_path / "run")
+    state = json.loads(bytes(read_tensors(tmp_path / "run/checkpoint")["state"].tolist()))
+    losses, fitted = state["sft_loss"], state["reward"]
+    assert losses[1] < losses[0] and fitted["loss"][1] < fitted["loss"][0]
+    assert fitted["held_out"]["all"]["n"] + fitted["learnt_from"] == 127
+    assert len(left[0]) == 1 and left[4] != left[5]  # PPO moved the adapter on
