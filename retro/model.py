@@ -190,9 +190,9 @@ class GPT(nn.Module):
             assert not torch.is_grad_enabled(), "a cache grows under torch.no_grad(); or use prefix"
             cache.reserve(cache.longest + S)
             positions = cache.lengths[:, None] + positions  # (B, S)
-            places = torch.arange(cache.longest + S, device=device)  # (J,)
+            places = torch.arange(cache.looked_at(S), device=device)  # (J,)
             see = (places <= positions[..., None])[:, None]  # (B, 1, S, J)
-            if cache.longest == 0:
+            if cache.longest == 0 and S > 1:
                 see = None  # the same, and faster
             remember = partial(cache.write, positions)
         elif prefix is not None:
