@@ -60,8 +60,8 @@ class Cache:
         part = copy(self)
         part.lengths = self.lengths[rows]
         part.longest = int(part.lengths.max()) if len(rows) else 0
-        part.keys = self.keys[:, :, :, : part.longest + room].index_select(1, rows)
-        part.values = self.values[:, :, :, : part.longest + room].index_select(1, rows)
+        part.keys = self.keys[:, rows, :, : part.longest + room]  # copies, faster than index_select
+        part.values = self.values[:, rows, :, : part.longest + room]
         return part
 
     def keep(self, rows: list[int]) -> list[int]:
