@@ -11,8 +11,8 @@ import sys
 # oneDNN keeps a kernel for each shape it has met, by default 1024 of them: a gigabyte in the end.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
 
-# Ragged batches leave glibc gigabytes of freed blocks in pieces: from 8 MB on they go back to the
+# Ragged batches leave glibc gigabytes of freed blocks in pieces: from 32 MB on they go back to the
 # system at once (-3 is M_MMAP_THRESHOLD), and all threads share one arena (-8 is M_ARENA_MAX).
 if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
-    mallopt(-3, 8 << 20)
+    mallopt(-3, 32 << 20)
     mallopt(-8, 1)

@@ -4,13 +4,16 @@ Row i holds positions 0 .. lengths[i]-1. What lies beyond is zeros or the paddin
 chunk: the next append overwrites it, and no query sees it, since it sees only positions up to its
 own. (Zeros, not empty memory: a masked NaN would still spoil the sum over values.)
 
-Shapes: L layers, B rows, K key/value heads, C capacity, E width of a head, S new tokens a row.
+Shapes: L layers, B rows, K key/value heads, C capacity, E width of a head, S new tokens a row,
+        J places looked at.
 """
 
 from copy import copy
 
 import torch
 import torch.nn.functional as F
+
+GROWTH = 64  # positions; each growth copies the cache
 
 
 class Cache:
@@ -24,18 +27,24 @@ class Cache:
         self.longest = 0  # a bound on lengths.max() known without asking the device
 
     def reserve(self, capacity: int) -> None:
-        """Make room for `capacity` positions; buffers grow by half at least, so rarely."""
+        """Make room for `capacity` positions, and little more: decoding looks at all of it."""
         old = self.keys.shape[3]
         if capacity > old:
-            pad = (0, 0, 0, max(capacity, old + old // 2) - old)
+            pad = (0, 0, 0, -(-capacity // GROWTH) * GROWTH - old)
             self.keys, self.values = F.pad(self.keys, pad), F.pad(self.values, pad)
 
+    def looked_at(self, chunk: int) -> int:
+        """J, the places that a chunk of so many tokens attends to, those it must not see masked. A
+        single token gets the whole buffer: of a part of it, matrix products would make a copy.
+        """
+        return self.keys.shape[3] if chunk == 1 else self.longest + chunk
+
     def write(self, positions, layer: int, k, v):
-        """Put new k, v (B, K, S, E) at positions (B, S); give all so far, (B, K, longest+S, E)."""
+        """Put new k, v (B, K, S, E) at positions (B, S); give what is there, (B, K, J, E)."""
         rows = torch.arange(len(k), device=k.device)[:, None]  # (B, 1)
         self.keys[layer][rows, :, positions] = k.transpose(1, 2).to(self.keys.dtype)
         self.values[layer][rows, :, positions] = v.transpose(1, 2).to(self.values.dtype)
-        J = self.longest + positions.shape[1]
+        J = self.looked_at(positions.shape[1])
         return self.keys[layer, :, :, :J].to(k.dtype), self.values[layer, :, :, :J].to(v.dtype)
 
     def prepend(self, layer: int, k, v):
@@ -51,8 +60,8 @@ class Cache:
         part = copy(self)
         part.lengths = self.lengths[rows]
         part.longest = int(part.lengths.max()) if len(rows) else 0
-        part.keys = self.keys[:, :, :, : part.longest + room].index_select(1, rows)
-        part.values = self.values[:, :, :, : part.longest + room].index_select(1, rows)
+        part.keys = self.keys[:, rows, :, : part.longest + room]  # copies, faster than index_select
+        part.values = self.values[:, rows, :, : part.longest + room]
         return part
 
     def keep(self, rows: list[int]) -> list[int]:

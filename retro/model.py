@@ -73,6 +73,28 @@ def plain_decoding(q, k, v, see):
     return shares @ v
 
 
+class Chunk:
+    """Where the real tokens of a right-padded chunk are: only attention computes on the padding.
+    counts (B,) of them in each row; None = all S, and then nothing moves.
+    """
+
+    def __init__(self, S: int, counts=None):
+        self.places = None
+        if counts is not None:
+            real = torch.arange(S, device=counts.device) < counts[:, None]  # (B, S)
+            self.shape, self.places = real.shape, real.nonzero(as_tuple=True)
+
+    def pack(self, x):
+        """(B, S, ...) -> (N, ...), the real ones."""
+        return x if self.places is None else x[self.places]
+
+    def spread(self, x):
+        """(N, ...) -> (B, S, ...), zeros between them."""
+        if self.places is None:
+            return x
+        return x.new_zeros(*self.shape, *x.shape[1:]).index_put_(self.places, x)
+
+
 class Attention(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -85,12 +107,13 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(D, kv_width, bias=bias)
         self.o_proj = nn.Linear(q_width, D, bias=False)
 
-    def forward(self, x, cos, sin, see, remember):
-        B, S, _ = x.shape
-        q = rotate(self.q_proj(x).view(B, S, -1, self.head_dim), cos, sin).transpose(1, 2)
-        k = rotate(self.k_proj(x).view(B, S, -1, self.head_dim), cos, sin).transpose(1, 2)
-        v = self.v_proj(x).view(B, S, -1, self.head_dim).transpose(1, 2)  # (B, K, S, E)
+    def forward(self, x, cos, sin, see, remember, chunk):
+        heads = (-1, self.head_dim)
+        q = chunk.spread(rotate(self.q_proj(x).unflatten(-1, heads), cos, sin)).transpose(1, 2)
+        k = chunk.spread(rotate(self.k_proj(x).unflatten(-1, heads), cos, sin)).transpose(1, 2)
+        v = chunk.spread(self.v_proj(x).unflatten(-1, heads)).transpose(1, 2)  # (B, K, S, E)
         k, v = remember(k, v)  # (B, K, J, E)
+        B, _, S, _ = q.shape
         if S == 1:  # decode: the H / K queries that share keys become rows, so keys are read once
             q = q.view(B, k.shape[1], -1, self.head_dim)  # (B, K, H / K, E)
         on_cpu = x.device.type == "cpu"
@@ -102,7 +125,7 @@ class Attention(nn.Module):
             y = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=see, is_causal=see is None, enable_gqa=q.shape[1] != k.shape[1]
             ).view(B, -1, S, self.head_dim)  # (B, H, S, E)
-        return self.o_proj(y.transpose(1, 2).reshape(B, S, -1))
+        return self.o_proj(chunk.pack(y.transpose(1, 2).reshape(B, S, -1)))
 
 
 class MLP(nn.Module):
@@ -124,8 +147,8 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x, cos, sin, see, remember):
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, see, remember)
+    def forward(self, x, cos, sin, see, remember, chunk):
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, see, remember, chunk)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -178,7 +201,8 @@ class GPT(nn.Module):
 
         cache: row i's tokens take the positions from cache.lengths[i] on; the cache grows by them.
             Chunks are right-padded: counts (B,) says how many tokens of each row are real (None =
-            all S; 0 = the row stands still). States of padding are garbage. Needs torch.no_grad().
+            all S; 0 = the row stands still). States of padding are zeros, or garbage where S is 1.
+            Needs torch.no_grad().
         prefix: the same positions, but the cache is only read, and gradients reach the new tokens.
         """
         S, device = ids.shape[1], ids.device
@@ -190,9 +214,9 @@ class GPT(nn.Module):
             assert not torch.is_grad_enabled(), "a cache grows under torch.no_grad(); or use prefix"
             cache.reserve(cache.longest + S)
             positions = cache.lengths[:, None] + positions  # (B, S)
-            places = torch.arange(cache.longest + S, device=device)  # (J,)
+            places = torch.arange(cache.looked_at(S), device=device)  # (J,)
             see = (places <= positions[..., None])[:, None]  # (B, 1, S, J)
-            if cache.longest == 0:
+            if cache.longest == 0 and S > 1:
                 see = None  # the same, and faster
             remember = partial(cache.write, positions)
         elif prefix is not None:
@@ -207,10 +231,14 @@ class GPT(nn.Module):
             see, remember = None, lambda layer, k, v: (k, v)  # None = causal
 
         # 2. the blocks
+        chunk = Chunk(S, counts if S > 1 else None)
+        positions = chunk.pack(positions)  # (B, S), (S,) or packed, (N,)
         cos, sin = self.cos[positions].unsqueeze(-2), self.sin[positions].unsqueeze(-2)
-        x = self.model.embed_tokens(ids)  # (B, S, D)
+        x = self.model.embed_tokens(chunk.pack(ids))  # (B, S, D) or packed, (N, D)
         for layer, block in enumerate(self.model.layers):
-            step = partial(block, cos=cos, sin=sin, see=see, remember=partial(remember, layer))
+            step = partial(
+                block, cos=cos, sin=sin, see=see, remember=partial(remember, layer), chunk=chunk
+            )
             if self.recompute and torch.is_grad_enabled():  # Chen et al. 2016: a second forward
                 x = checkpoint(step, x, use_reentrant=False, preserve_rng_state=False)
             else:
@@ -219,7 +247,7 @@ class GPT(nn.Module):
         # 3. bookkeeping, once all layers have written
         if cache is not None:
             cache.advance(S, counts)
-        return self.model.norm(x)
+        return chunk.spread(self.model.norm(x))
 
     @classmethod
     def from_pretrained(cls, folder, device=None, dtype=None) -> "GPT":
