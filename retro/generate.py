@@ -96,7 +96,7 @@ def sample(logits, temperature: float, generator=None):
         token = logits.argmax(dim=-1)
         return token, torch.zeros(token.shape, device=token.device)
     logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)  # (B, V)
-    up_to = logprobs.exp().cumsum(dim=-1)  # (B, V): its inverse is four times as fast as multinomial
+    up_to = logprobs.exp().cumsum(dim=-1)  # (B, V); 4 times as fast as multinomial
     share = 1 - torch.rand(len(logits), 1, generator=generator, device=logits.device)  # in (0, 1]
     token = torch.searchsorted(up_to, share * up_to[:, -1:])  # (B, 1)
     return token[:, 0], logprobs.gather(1, token)[:, 0]
