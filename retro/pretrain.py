@@ -67,6 +67,8 @@ class Config:
 
 # settings that may change between a run and its resumption
 FREE = ("out", "tokens", "decay", "checkpoint_minutes")
+LISTEN = 200  # steps in which the reading loss trains its probes alone: wild at first, it had
+# wiped out what a base to start from could do
 TOKENIZER_DOCUMENTS = 3000  # that the tokenizer is trained on
 
 
@@ -166,7 +168,14 @@ def main(config: Config) -> None:
                     for group in opt.param_groups:
                         group["lr"] = peak * factor
                 loss, reading = losses_of(model, reader, *(x.to(device) for x in batch))
-                (loss + config.reading_weight * reading).backward()
+                if base and state["steps"] < LISTEN:  # the new probes learn, the base is left alone
+                    probes = list(reader.parameters())
+                    learnt = torch.autograd.grad(reading, probes, retain_graph=True)
+                    loss.backward()
+                    for probe, gradient in zip(probes, learnt):
+                        probe.grad = gradient
+                else:
+                    (loss + config.reading_weight * reading).backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 for opt in opts:
                     opt.step()
