@@ -46,7 +46,7 @@ class HFTokenizer:
             self._read(settings, read_names(folder))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        except (KeyError, TypeError, AttributeError) as error:
+        except (LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: is not a tokenizer.json ({error!r})") from error
 
     def _read(self, settings: dict, names: dict) -> None:
@@ -61,6 +61,8 @@ class HFTokenizer:
         self.form = read_normalizer(settings.get("normalizer"))
         self.vocab_size = 1 + max([*model["vocab"].values(), *self.special_tokens.values()])
 
+        check_ids([*self.ranks, *self.special_tokens],
+                  [*self.ranks.values(), *self.special_tokens.values()])  # fmt: skip
         # tiktoken needs every byte: the missing ones get ids past the end, which never come out
         lacking = [b for b in range(256) if bytes([b]) not in self.ranks]
         self.lacking = bytes(lacking)
@@ -122,6 +124,17 @@ class HFTokenizer:
         their vocabulary have, is nothing, and bytes that are not UTF-8 become U+FFFD.
         """
         return b"".join(self.words.get(i, b"") for i in ids).decode("utf-8", "replace")
+
+
+def check_ids(tokens: list, ids: list) -> None:
+    """ValueError unless each token is a text or bytes, not empty, and has an id of its own."""
+    for token, i in zip(tokens, ids):
+        if not token or not isinstance(token, (str, bytes)):
+            raise ValueError(f"{token!r} is no token")
+        if type(i) is not int or not 0 <= i < 1 << 24:
+            raise ValueError(f"the id of {token!r} is {i!r}, expected 0..{(1 << 24) - 1}")
+    if len(set(ids)) < len(ids):
+        raise ValueError("two tokens have the same id")
 
 
 def split_at(text: str, names: set[str]) -> list[str]:
