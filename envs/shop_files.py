@@ -26,13 +26,13 @@ def product(raw: dict, attributes: list[str]) -> dict:
 
     As WebShop's loader: no price counts as $100.0; option values in lower case, `/` as ` | `.
     """
+    prices = [float(re.sub(r"[^\d.]", "", p)) for p in (raw["pricing"] or "").split("$")[1:3]]
+    prices = prices or [100.0]
     bullets = raw["small_description"]
     bullets = bullets if isinstance(bullets, list) else [bullets or ""]
     texts = [raw[field] for field in ("asin", "name", "category", "query", "product_category")]
     _check_texts([*texts, raw["full_description"] or "", *bullets])
     _check_texts(attributes)
-    prices = [float(re.sub(r"[^\d.]", "", p)) for p in (raw["pricing"] or "").split("$")[1:3]]
-    prices = prices or [100.0]
     options = {
         group.lower(): [v["value"].strip().replace("/", " | ").lower() for v in values]
         for group, values in (raw["customization_options"] or {}).items()

@@ -234,7 +234,7 @@ def become_nobody(patch) -> None:
     "damage, file",
     [((fill_disk, 3), "lock"), ((fill_disk, 100), "config.json"),
      ((fill_disk, 3_000), "checkpoint"), ((fill_disk_at_append, 2), "replay.jsonl"),
-     ((fill_disk_at_append, 6), "metrics.jsonl")],
+     ((fill_disk_at_append, 10), "metrics.jsonl")],
 )  # fmt: skip
 def test_full_disk_is_one_line_and_the_run_goes_on(whole, tiny_base, tmp_path, damage, file):
     folder = tmp_path / "run"
