@@ -21,6 +21,7 @@ from retro.files import read_json
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 # every digit alone, then GPT-2's on what lies between: there a digit is an edge, as the end is
 DIGITS_GPT2 = r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
+SAMPLE = "It's 12 o'clock;\n\n  go to (drawer 1)!\tÉ漢 "
 
 
 def byte_letters() -> dict[int, str]:
@@ -58,6 +59,7 @@ class HFTokenizer:
                 raise ValueError(f"the added token {token['content']!r} takes spaces along")
         self.ranks = read_ranks(model, self.special_tokens)
         self.pattern = read_pattern(settings.get("pre_tokenizer"))
+        check_pattern(self.pattern)
         self.form = read_normalizer(settings.get("normalizer"))
         self.vocab_size = 1 + max([*model["vocab"].values(), *self.special_tokens.values()])
 
@@ -135,6 +137,18 @@ def check_ids(tokens: list, ids: list) -> None:
             raise ValueError(f"the id of {token!r} is {i!r}, expected 0..{(1 << 24) - 1}")
     if len(set(ids)) < len(ids):
         raise ValueError("two tokens have the same id")
+
+
+def check_pattern(pattern: str) -> None:
+    """ValueError if it is no regular expression, or cuts an empty pre-token out of common text:
+    tiktoken breaks down on one.
+    """
+    try:
+        pieces = [match.group() for match in regex.finditer(pattern, SAMPLE, timeout=1)]
+    except (regex.error, TimeoutError) as error:
+        raise ValueError(f"pattern {pattern!r} does not compile ({error})") from error
+    if "" in pieces:
+        raise ValueError(f"pattern {pattern!r} matches an empty text")
 
 
 def split_at(text: str, names: set[str]) -> list[str]:
