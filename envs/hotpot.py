@@ -194,7 +194,7 @@ def load_items(path) -> list[dict]:
         items = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:  # not UTF-8, not JSON
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON
         raise ValueError(f"{path}: not JSON ({error})") from error
     if not isinstance(items, list) or not items:
         raise ValueError(f"{path}: expected a list of questions")

@@ -9,12 +9,14 @@ from the process's own random state), so that tasks are the same everywhere.
 """
 
 import json
+import math
 import random
 import re
 from itertools import product as combinations
 from pathlib import Path
 
 MAX_STEPS = 15  # the ReAct agent's longest recorded trial
+COMBINATIONS = 100_000  # of a product's options, at most
 NO_LIMIT = 1_000_000.0
 TESTED, DEVELOPED = 500, 1500  # WebShop's split of its shuffled goals: test, then development
 
@@ -27,6 +29,10 @@ def product(raw: dict, attributes: list[str]) -> dict:
     prices = [float(re.sub(r"[^\d.]", "", p)) for p in (raw["pricing"] or "").split("$")[1:3]]
     prices = prices or [100.0]
     bullets = raw["small_description"]
+    bullets = bullets if isinstance(bullets, list) else [bullets or ""]
+    texts = [raw[field] for field in ("asin", "name", "category", "query", "product_category")]
+    _check_texts([*texts, raw["full_description"] or "", *bullets])
+    _check_texts(attributes)
     options = {
         group.lower(): [v["value"].strip().replace("/", " | ").lower() for v in values]
         for group, values in (raw["customization_options"] or {}).items()
@@ -40,7 +46,7 @@ def product(raw: dict, attributes: list[str]) -> dict:
         "product_category": raw["product_category"],
         "Title": raw["name"],
         "Description": raw["full_description"] or "",
-        "BulletPoints": bullets if isinstance(bullets, list) else [bullets or ""],
+        "BulletPoints": bullets,
         "Attributes": attributes,
         "Reviews": [],
         "Rating": "N.A.",
@@ -75,7 +81,7 @@ def load(products, goals, attributes=None) -> list[dict]:
     for asin, item in shown.items():
         try:
             tasks += _tasks(item, asked.get(asin), everything)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{goals}: the goal of {asin} is broken ({error!r})") from None
     if not tasks:
         raise ValueError(f"{goals}: no goal for any product of {products}")
@@ -99,6 +105,8 @@ def _tasks(item: dict, asked, products: list[dict]) -> list[dict]:
     """The tasks of one product: a list was written by people, a dict made from its attributes."""
     goals = asked if isinstance(asked, list) else []
     if isinstance(asked, dict) and asked.get("instruction"):
+        if math.prod(map(len, item["options"].values())) > COMBINATIONS:
+            raise ValueError(f"more than {COMBINATIONS} combinations of options")
         for values in combinations(*item["options"].values()):
             chosen = dict(zip(item["options"], values))
             named = ", and ".join(f"{group}: {value}" for group, value in chosen.items())
@@ -115,6 +123,9 @@ def _tasks(item: dict, asked, products: list[dict]) -> list[dict]:
     for i, goal in enumerate(goals):
         if not goal["instruction_attributes"]:  # as there: such goals are left out
             continue
+        _check_texts(goal["instruction_attributes"])
+        options = goal["instruction_options"]
+        _check_texts([*options.values()] if isinstance(options, dict) else options)
         limit, text = NO_LIMIT, ""
         if len(above) >= 2:
             limit = max(random.Random(f"{item['asin']} {i}").sample(above, 2))
@@ -129,13 +140,19 @@ def _tasks(item: dict, asked, products: list[dict]) -> list[dict]:
                 "goal": {field: item[field] for field in fields}
                 | {
                     "attributes": goal["instruction_attributes"],
-                    "goal_options": goal["instruction_options"],
+                    "goal_options": options,
                     "price_upper": limit,
                 },
                 "instruction": goal["instruction"].strip(".") + text,
             }
         )
     return tasks
+
+
+def _check_texts(values) -> None:
+    """TypeError unless it is a list of texts."""
+    if not isinstance(values, list) or not all(isinstance(text, str) for text in values):
+        raise TypeError(f"{values!r} is not a list of texts"[:200])
 
 
 def _read(path, kind: type):

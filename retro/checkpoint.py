@@ -38,6 +38,14 @@ def load(
         n: t.shape for n, t in weights.items()
     }:
         raise ValueError(f"{path}: is not a checkpoint of this run's model")
+    try:
+        state = json.loads(bytes(tensors["state"].tolist()))
+        moments = [name.split(".") for name in tensors if name.startswith("optimizer.")]
+        whole = isinstance(state, dict) and all(len(m) == 4 and m[2].isdecimal() for m in moments)
+    except (TypeError, ValueError, RecursionError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{path}: its state cannot be read")
     for name, tensor in weights.items():
         tensor.copy_(stored[name])
     for i, optimizer in enumerate(optimizers):
@@ -48,4 +56,4 @@ def load(
                 _, _, j, key = name.split(".")
                 own["state"].setdefault(int(j), {})[key] = value
         optimizer.load_state_dict(own)
-    return json.loads(bytes(tensors["state"].tolist()))
+    return state

@@ -6,8 +6,13 @@ keys and values. What a file asks for beyond that is refused by name.
 
 from dataclasses import asdict, dataclass, fields
 
+from retro import rope
 from retro.files import read_json, write_json
 from retro.rope import read_scaling
+
+# a file asks for no more than the largest models have, several times over: memory is bounded
+MOST = {"num_hidden_layers": 500, "head_dim": 1024}  # else 2^24
+ANGLES = 1 << 26  # positions * E
 
 
 @dataclass(frozen=True)
@@ -32,13 +37,21 @@ class GPTConfig:
             if name == "rope_scaling" or (name == "head_dim" and value is None):
                 continue
             kind = int if name == "head_dim" else kind
-            allowed = (int, float) if kind is float else kind
-            if not isinstance(value, allowed) or (kind is not bool and value <= 0):
-                raise ValueError(f"{name} is {value!r}, expected a positive {kind.__name__}")
+            most = MOST.get(name, rope.MOST if kind is float else 1 << 24)
+            allowed = (int, float) if kind is float else (kind,)
+            if type(value) not in allowed or (kind is not bool and not 0 < value <= most):
+                raise ValueError(
+                    f"{name} is {value!r}, expected a positive {kind.__name__} up to {most:g}"
+                )
         if self.head_dim is None:
             self._divides("hidden_size", "num_attention_heads")
             object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
         self._divides("num_attention_heads", "num_key_value_heads")
+        if self.head_dim * self.max_position_embeddings > ANGLES:
+            raise ValueError(
+                f"max_position_embeddings {self.max_position_embeddings} of head_dim "
+                f"{self.head_dim}: the table of positions would be too large"
+            )
         if self.head_dim % 2:
             raise ValueError(f"head_dim {self.head_dim} is odd; rotary positions need it even")
         object.__setattr__(self, "rope_scaling", read_scaling(self.rope_scaling))

@@ -2,11 +2,22 @@
 
 import json
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+
+
+@contextmanager
+def named(path):
+    """An OSError in here names the file; Python leaves it out when the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def write_atomically(path, data: bytes) -> None:
@@ -15,7 +26,8 @@ def write_atomically(path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        scratch.write_bytes(data)
+        with named(path):
+            scratch.write_bytes(data)
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)  # only still there when the write failed
@@ -41,7 +53,7 @@ def read_json(path) -> dict:
     """The JSON object in `path`; ValueError when it is missing, not JSON, or not an object."""
     try:
         value = json.loads(read_bytes(path))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: is not JSON ({error})") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path}: holds a JSON {type(value).__name__}, expected an object")

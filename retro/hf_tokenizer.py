@@ -21,6 +21,7 @@ from retro.files import read_json
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 # every digit alone, then GPT-2's on what lies between: there a digit is an edge, as the end is
 DIGITS_GPT2 = r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
+SAMPLE = "It's 12 o'clock;\n\n  go to (drawer 1)!\tÉ漢 "
 
 
 def byte_letters() -> dict[int, str]:
@@ -46,7 +47,7 @@ class HFTokenizer:
             self._read(settings, read_names(folder))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        except (KeyError, TypeError, AttributeError) as error:
+        except (LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: is not a tokenizer.json ({error!r})") from error
 
     def _read(self, settings: dict, names: dict) -> None:
@@ -58,9 +59,12 @@ class HFTokenizer:
                 raise ValueError(f"the added token {token['content']!r} takes spaces along")
         self.ranks = read_ranks(model, self.special_tokens)
         self.pattern = read_pattern(settings.get("pre_tokenizer"))
+        check_pattern(self.pattern)
         self.form = read_normalizer(settings.get("normalizer"))
         self.vocab_size = 1 + max([*model["vocab"].values(), *self.special_tokens.values()])
 
+        check_ids([*self.ranks, *self.special_tokens],
+                  [*self.ranks.values(), *self.special_tokens.values()])  # fmt: skip
         # tiktoken needs every byte: the missing ones get ids past the end, which never come out
         lacking = [b for b in range(256) if bytes([b]) not in self.ranks]
         self.lacking = bytes(lacking)
@@ -122,6 +126,29 @@ class HFTokenizer:
         their vocabulary have, is nothing, and bytes that are not UTF-8 become U+FFFD.
         """
         return b"".join(self.words.get(i, b"") for i in ids).decode("utf-8", "replace")
+
+
+def check_ids(tokens: list, ids: list) -> None:
+    """ValueError unless each token is a text or bytes, not empty, and has an id of its own."""
+    for token, i in zip(tokens, ids):
+        if not token or not isinstance(token, (str, bytes)):
+            raise ValueError(f"{token!r} is no token")
+        if type(i) is not int or not 0 <= i < 1 << 24:
+            raise ValueError(f"the id of {token!r} is {i!r}, expected 0..{(1 << 24) - 1}")
+    if len(set(ids)) < len(ids):
+        raise ValueError("two tokens have the same id")
+
+
+def check_pattern(pattern: str) -> None:
+    """ValueError if it is no regular expression, or cuts an empty pre-token out of common text:
+    tiktoken breaks down on one.
+    """
+    try:
+        pieces = [match.group() for match in regex.finditer(pattern, SAMPLE, timeout=1)]
+    except (regex.error, TimeoutError) as error:
+        raise ValueError(f"pattern {pattern!r} does not compile ({error})") from error
+    if "" in pieces:
+        raise ValueError(f"pattern {pattern!r} matches an empty text")
 
 
 def split_at(text: str, names: set[str]) -> list[str]:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from retro.files import named
 from retro.ranks import ALONE, Ranks
 
 FIELDS = ("env", "task_id", "trial", "prompt", "response", "return", "next_return", "rating")
@@ -31,7 +32,7 @@ class JsonLines:
             assert not set(self.fields) - set(row), f"fields {tuple(row)}, expected {self.fields}"
         rows = self.ranks.gather(rows)
         if self.ranks.writes:
-            with self.path.open("a", encoding="utf-8") as file:
+            with named(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write("".join(json.dumps(row) + "\n" for row in rows))
                 file.flush()
                 os.fsync(file.fileno())
@@ -45,11 +46,11 @@ class JsonLines:
             file.truncate(kept)
 
     def __iter__(self) -> Iterator[dict]:
-        with self.path.open(encoding="utf-8") as file:
+        with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 try:
                     row = json.loads(line)
-                except json.JSONDecodeError as error:
+                except (ValueError, RecursionError) as error:
                     raise ValueError(f"{self.path}:{number}: not JSON ({error})") from error
                 if not isinstance(row, dict) or set(self.fields) - set(row):
                     raise ValueError(

@@ -9,6 +9,7 @@ import math
 
 import torch
 
+MOST = 1e12  # no number of a model is above it
 KEYS = {  # of each kind, and what its numbers must be above
     "default": {},
     "linear": {"factor": 0},
@@ -30,7 +31,7 @@ def read_scaling(settings: dict | None) -> dict | None:
         raise ValueError(f"partial_rotary_factor is {part!r}, this model turns whole heads")
     for key, least in KEYS[kind].items():
         value = settings.get(key)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or value <= least:
+        if type(value) not in (int, float) or not least < value < MOST:
             raise ValueError(f"rope_type {kind}: {key} is {value!r}, expected a positive number")
     if kind == "llama3" and settings["low_freq_factor"] >= settings["high_freq_factor"]:
         raise ValueError("rope_type llama3: low_freq_factor is not below high_freq_factor")

@@ -1,7 +1,9 @@
 """A training run on disk: config, checkpoint, metrics, replay buffer; made to be killed and
 resumed.
 
-config.json         the settings
+config.json         the settings, the seed among them
+versions.json       what it ran on: git revision, packages; one more entry if a resumed run differs
+lock                held while a process runs here; its id
 checkpoint          adapter, value head, optimiser, counters: replaced after each unit of work
 metrics.jsonl       one line an update; README has the glossary
 replay.jsonl        D_RL: every rated reflection
@@ -13,16 +15,27 @@ results.json        success by retry for every method, a report for each environ
 """
 
 import json
+import os
+import platform
+import subprocess
+import sys
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 
 import torch
 
 from retro import checkpoint
-from retro.files import read_json, write_json
+from retro.files import named, read_json, write_json
 from retro.memory import JsonLines, ReplayBuffer
 from retro.ranks import ALONE, Ranks
 
+try:
+    import fcntl
+except ImportError:  # Windows: two runs in one folder go unnoticed there
+    fcntl = None
+
+PACKAGES = ("torch", "numpy", "tiktoken", "regex", "safetensors")
 FREE = ("run_dir", "resume")  # settings that a resumed run may change
 
 
@@ -57,9 +70,13 @@ class RunFolder:
         ranks.wait()
 
     def open(self, config) -> None:
-        """Make the folder, or check that it is the one to resume."""
+        """Make the folder, or check that it is the one to resume and that no process is in it."""
         path = self.path
         settings = json.loads(json.dumps(asdict(config)))
+        if config.resume and not (path / "config.json").exists():
+            raise ValueError(f"{path}: no run to resume here")
+        path.mkdir(parents=True, exist_ok=True)
+        self.lock = lock(path)
         if (path / "config.json").exists():
             if not config.resume:
                 raise ValueError(
@@ -72,11 +89,11 @@ class RunFolder:
                     f"{path}: was started with another {changed[0]}: {old.get(changed[0])!r}, "
                     f"now {settings[changed[0]]!r}"
                 )
-        elif config.resume:
-            raise ValueError(f"{path}: no run to resume here")
+            for scratch in path.rglob("*.tmp"):  # of a write that a kill cut short
+                scratch.unlink()
         else:
-            path.mkdir(parents=True, exist_ok=True)
             write_json(path / "config.json", settings)
+        note_versions(path / "versions.json")
 
     def save(self, **state) -> None:
         """Checkpoint: the weights, the optimiser, `state` and the number of lines in each file."""
@@ -85,3 +102,49 @@ class RunFolder:
             return
         self.state["lines"] = {name: len(file) for name, file in self.files.items()}
         checkpoint.save(self.path / "checkpoint", self.weights, [self.optimizer], self.state)
+
+
+def lock(folder: Path):
+    """Its file `lock`, held until this process ends, however it ends; ValueError if another one
+    holds it.
+    """
+    file = (folder / "lock").open("a+")
+    try:
+        if fcntl:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip()
+        file.close()
+        raise ValueError(f"{folder}: process {holder} is running here; let it end first") from None
+    with named(file.name):
+        file.truncate(0)
+        print(os.getpid(), file=file, flush=True)
+    return file
+
+
+def versions() -> dict[str, str | int | None]:
+    """What a run's numbers depend on beside its settings; the git revision is None where there is
+    no repository.
+    """
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        root = Path(__file__).parent.parent
+        revision = subprocess.run(command, cwd=root, capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:  # no git
+        revision = ""
+    here = {"git": revision or None, "python": platform.python_version()}
+    here |= {"machine": platform.machine(), "threads": torch.get_num_threads()}
+    return here | {name: metadata.version(name) for name in PACKAGES}
+
+
+def note_versions(path: Path) -> None:
+    """Add the present versions if the run has not been on them; say so if it was on others."""
+    runs, now = read_json(path)["runs"] if path.exists() else [], versions()
+    if runs and runs[-1] != now:
+        old = runs[-1]
+        changed = [f"{k} {old.get(k)} (now {now[k]})" for k in now if now[k] != old.get(k)]
+        print(f"note: {path.parent} was run on {', '.join(changed)}: its numbers may differ from "
+              "those of an uninterrupted run", file=sys.stderr)  # fmt: skip
+    if not runs or runs[-1] != now:
+        write_json(path, {"runs": [*runs, now]})

@@ -20,7 +20,7 @@ import regex  # tiktoken brings it along
 import tiktoken
 
 from retro.files import read_bytes, read_json, write_atomically, write_json
-from retro.hf_tokenizer import HFTokenizer
+from retro.hf_tokenizer import HFTokenizer, check_pattern
 
 PATTERN = r" ?\p{L}+(?: \p{N}{1,2}(?!\p{N}))?| ?\p{N}{1,3}|\n| ?>| ?[^\s\p{L}\p{N}>]+|[^\S\n]+"
 EOS = "<|eos|>"
@@ -83,15 +83,16 @@ def load(folder) -> Tokenizer | HFTokenizer:
     pattern, special_tokens = settings.get("pattern"), settings.get("special_tokens")
     if not isinstance(pattern, str):
         raise ValueError(f"{path}: pattern is {pattern!r}, expected a regular expression")
-    if not isinstance(special_tokens, dict) or EOS not in special_tokens:
+    if not isinstance(special_tokens, dict) or EOS not in special_tokens or "" in special_tokens:
         raise ValueError(f'{path}: special_tokens is {special_tokens!r}, expected {{"{EOS}": id}}')
     ids = [*ranks.values(), *special_tokens.values()]
-    if set(ids) != set(range(len(ids))):
+    if any(type(i) is not int for i in ids) or set(ids) != set(range(len(ids))):
         raise ValueError(f"{folder}: the ids are not 0..{len(ids) - 1}, each once")
     try:
+        check_pattern(pattern)
         return Tokenizer(ranks, special_tokens, pattern)
     except ValueError as error:
-        raise ValueError(f"{path}: pattern {pattern!r} does not compile ({error})") from error
+        raise ValueError(f"{path}: {error}") from error
 
 
 def train(

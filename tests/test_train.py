@@ -61,6 +61,12 @@ def config(base, folder, **changes):
 def short_games():
     """Three steps a trial, eight tokens a reflection: these tests are about the loop, not the game.
     """
+    with pytest.MonkeyPatch.context() as patch:
+        shorten(patch)
+        yield
+
+
+def shorten(patch):
     make = train.envs.make
 
     def short(names):
@@ -69,14 +75,12 @@ def short_games():
             env.parts["household"].max_steps = 3
         return env
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(train.envs.CLASSES, "guess", Partial)
-        patch.setattr(train.envs, "make", short)
-        patch.setattr(train, "CHUNK", 2)
-        patch.setattr(train, "draw_picture", lambda *args: None)
-        patch.setattr(actor, "ACTION_TOKENS", 2)
-        patch.setattr(reflect, "REFLECTION_TOKENS", 4)
-        yield
+    patch.setitem(train.envs.CLASSES, "guess", Partial)
+    patch.setattr(train.envs, "make", short)
+    patch.setattr(train, "CHUNK", 2)
+    patch.setattr(train, "draw_picture", lambda *args: None)
+    patch.setattr(actor, "ACTION_TOKENS", 2)
+    patch.setattr(reflect, "REFLECTION_TOKENS", 4)
 
 
 def outcome(folder):
