@@ -18,27 +18,28 @@ from retro import prompts, tokenizer
 
 DOCUMENTS = 64  # in a shard, a function of (seed, number) alone: a run can resume anywhere
 WEIGHTS = {"household": 2}  # of an environment's documents, where it is not 1
+ACTION = 4  # of an action's tokens: few beside those of the answers, and what a trial hangs on
 UNBOUND = (-1, -1, 0)
 
 
 class Document(NamedTuple):
     ids: list[int]
-    said: list[bool]  # to be predicted: said by a player, a reflector, an answer
+    said: list[int]  # weight in the loss: 0 if not to be predicted, ACTION for a player's, else 1
     bound: list[tuple[int, int, int]]  # first and last id of the name that a token is bound to, and
     # 1 at first sight, 2 at a later mention; or UNBOUND
 
 
-def pieces(demonstration, rng: random.Random) -> list[tuple[str, bool]]:
-    """One demonstration as (text, to be predicted) pieces, in reading order.
+def pieces(demonstration, rng: random.Random) -> list[tuple[str, int]]:
+    """One demonstration as (text, weight in the loss) pieces, in reading order.
 
     The reflection and the questions follow the transcript in random order, so that each of them is
     also met right behind it.
     """
     d = demonstration
-    parts = [(prompts.opening(d.observation, d.reflections), False)]
+    parts = [(prompts.opening(d.observation, d.reflections), 0)]
     for i, (action, reply) in enumerate(d.steps):
-        parts += [(f"{prompts.ACT} {action}\n", i not in d.slips)]
-        parts += [(prompts.turn(reply)[1:], False)]
+        parts += [(f"{prompts.ACT} {action}\n", 0 if i in d.slips else ACTION)]
+        parts += [(prompts.turn(reply)[1:], 0)]
     after = [(prompts.question(q), f" {a}") for q, a in d.questions]
     if d.reflection is not None:
         after.append((prompts.reflection_request(d.progress), f" {d.reflection}"))
@@ -46,24 +47,24 @@ def pieces(demonstration, rng: random.Random) -> list[tuple[str, bool]]:
     if d.reflection is not None and rng.random() < 0.5:
         after.sort(key=lambda part: not part[0].startswith("\nFailed"))
     for i, (request, answer) in enumerate(after):
-        parts += [(request[1:] if i else request, False), (f"{answer}\n", True)]
+        parts += [(request[1:] if i else request, 0), (f"{answer}\n", 1)]
     return parts
 
 
 def encode(parts, env, coder) -> Document:
     """Pieces as a document, ended by the end-of-text id."""
     ids, said = [], []
-    for text, predicted in parts:
+    for text, weight in parts:
         piece = coder.encode(text)
         ids += piece
-        said += [predicted] * len(piece)
+        said += [weight] * len(piece)
     bound = [UNBOUND] * (len(ids) + 1)
     text, starts = coder.encoding.decode_with_offsets(ids)
     for _, end, name, later in env.bindings(text):
         last, spelled = bisect_left(starts, end) - 1, coder.encode(f" {name}")
         bound[last] = (spelled[0], spelled[-1], 1 + later)
         bound[last + 1] = bound[last]  # and on what follows a mention
-    return Document(ids + [coder.eos], said + [True], bound)
+    return Document(ids + [coder.eos], said + [1], bound)
 
 
 def drill_share(number: int, first: float) -> float:
@@ -106,7 +107,7 @@ def batches(documents: list[Document], batch_tokens: int, context: int, rng: ran
         fill = [longest - len(d.ids) for d in group]
         yield (
             torch.tensor([d.ids + [0] * n for d, n in zip(group, fill)]),
-            torch.tensor([d.said + [False] * n for d, n in zip(group, fill)]),
+            torch.tensor([d.said + [0] * n for d, n in zip(group, fill)]),
             torch.tensor([d.bound + [UNBOUND] * n for d, n in zip(group, fill)]),
         )
 

@@ -67,8 +67,8 @@ class Config:
 
 # settings that may change between a run and its resumption
 FREE = ("out", "tokens", "decay", "checkpoint_minutes")
-LISTEN = 200  # steps in which the reading loss trains its probes alone: wild at first, it had
-# wiped out what a base to start from could do
+LISTEN = 200  # steps in which a base to start from is left alone, all but its embeddings, until
+# probes and new tokens have learnt: wild at first, they wiped out what it could do
 TOKENIZER_DOCUMENTS = 3000  # that the tokenizer is trained on
 
 
@@ -96,13 +96,16 @@ def optimizers(
 
 
 def losses_of(model: GPT, reader: Reader, ids, said, bound):
-    """ids, said (B, T), bound (B, T, 3) -> cross-entropy of what is said (nats per token),
-    and the reading loss (nats per token to be known).
+    """ids, said (B, T), bound (B, T, 3) -> cross-entropy of what is said (nats per token, weighted
+    by `said`), and the reading loss (nats per token to be known).
     """
     with torch.autocast(ids.device.type, dtype=torch.bfloat16):
-        states = model.hidden(ids[:, :-1])[said[:, 1:]]  # (N, D): what precedes a said token
-        loss = F.cross_entropy(model.logits(states), ids[:, 1:][said[:, 1:]])
-        return loss, reader.loss(model, ids[:, :-1], said[:, :-1], bound[:, :-1])
+        where = said[:, 1:] > 0
+        states = model.hidden(ids[:, :-1])[where]  # (N, D): what precedes a said token
+        losses = F.cross_entropy(model.logits(states), ids[:, 1:][where], reduction="none")
+        weights = said[:, 1:][where]  # (N,)
+        loss = (losses * weights).sum() / weights.sum()
+        return loss, reader.loss(model, ids[:, :-1], said[:, :-1] > 0, bound[:, :-1])
 
 
 def main(config: Config) -> None:
@@ -164,11 +167,12 @@ def main(config: Config) -> None:
             rng = random.Random(f"batches {config.seed} {state['shard']}")
             for batch in batches(documents, config.batch_tokens, config.context, rng):
                 factor = learning_rate(state["tokens"] / config.tokens, config.warmup, config.decay)
-                for opt, peak in zip(opts, (config.muon_lr, config.adam_lr)):
+                listening = base and state["steps"] < LISTEN
+                for opt, peak in zip(opts, (0 if listening else config.muon_lr, config.adam_lr)):
                     for group in opt.param_groups:
                         group["lr"] = peak * factor
                 loss, reading = losses_of(model, reader, *(x.to(device) for x in batch))
-                if base and state["steps"] < LISTEN:  # the new probes learn, the base is left alone
+                if listening:  # probes and new tokens learn, the blocks are left alone
                     probes = list(reader.parameters())
                     learnt = torch.autograd.grad(reading, probes, retain_graph=True)
                     loss.backward()

@@ -80,7 +80,7 @@ def test_shards_are_a_function_of_their_number(tiny_base):
 def test_batches_hold_every_document_that_fits_once():
     rng = random.Random(0)
     lengths = [rng.randint(5, 400) for _ in range(50)]
-    documents = [Document([i] * n, [True] * n, [(i, i, 1)] * n) for i, n in enumerate(lengths, 1)]
+    documents = [Document([i] * n, [1] * n, [(i, i, 1)] * n) for i, n in enumerate(lengths, 1)]
     seen = {}
     for ids, said, bound in batches(documents, 2000, 300, random.Random(1)):
         assert ids.numel() <= 2000 or len(ids) == 1
