@@ -28,8 +28,8 @@ class Skill:
 
 SKILLS = (
     Skill(revisit=0.0, overlook=0.05, leave_closed=0.02, forget=0.02, idle=0.0),
-    Skill(revisit=0.05, overlook=0.50, leave_closed=0.15, forget=0.25, idle=0.02),
-    Skill(revisit=0.15, overlook=0.80, leave_closed=0.40, forget=0.50, idle=0.04),
+    Skill(revisit=0.05, overlook=0.30, leave_closed=0.15, forget=0.25, idle=0.02),
+    Skill(revisit=0.15, overlook=0.60, leave_closed=0.40, forget=0.50, idle=0.04),
 )
 SKILL_SHARES = (0.4, 0.35, 0.25)
 
