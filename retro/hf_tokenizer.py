@@ -9,6 +9,7 @@
 Left out, and refused by name: sentencepiece and unigram, several splits in a row, a prefix space.
 """
 
+from collections.abc import Set
 from itertools import pairwise
 from pathlib import Path
 from unicodedata import normalize
@@ -101,7 +102,7 @@ class HFTokenizer:
             data = text.encode("utf-8", "replace")
             if len(data.translate(None, self.lacking)) < len(data):
                 return self._encode_lacking(text)
-        return self.encoding.encode(text, allowed_special=self.plain, disallowed_special=())
+        return encode(self.encoding, text, self.plain)
 
     def _encode_lacking(self, text: str) -> list[int]:
         """The slow way, piece by piece, for text with bytes that have no token."""
@@ -149,6 +150,18 @@ def check_pattern(pattern: str) -> None:
         raise ValueError(f"pattern {pattern!r} does not compile ({error})") from error
     if "" in pieces:
         raise ValueError(f"pattern {pattern!r} matches an empty text")
+
+
+def encode(encoding: tiktoken.Encoding, text: str, names: Set[str] = frozenset()) -> list[int]:
+    """Ids of `text`, where only the special tokens in `names` are more than ordinary text.
+    ValueError where the pattern cuts out an empty pre-token after all (Rust's panic).
+    """
+    try:
+        return encoding.encode(text, allowed_special=names, disallowed_special=())
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":
+            raise ValueError(f"the tokenizer's pattern fails on {text[:40]!r}") from error
+        raise
 
 
 def split_at(text: str, names: set[str]) -> list[str]:

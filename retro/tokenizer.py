@@ -20,7 +20,7 @@ import regex  # tiktoken brings it along
 import tiktoken
 
 from retro.files import read_bytes, read_json, write_atomically, write_json
-from retro.hf_tokenizer import HFTokenizer, check_pattern
+from retro.hf_tokenizer import HFTokenizer, check_pattern, encode
 
 PATTERN = r" ?\p{L}+(?: \p{N}{1,2}(?!\p{N}))?| ?\p{N}{1,3}|\n| ?>| ?[^\s\p{L}\p{N}>]+|[^\S\n]+"
 EOS = "<|eos|>"
@@ -40,7 +40,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`; "<|eos|>" in it is ordinary text: a special id is only put by hand."""
-        return self.encoding.encode_ordinary(text)
+        return encode(self.encoding, text)
 
     def decode(self, ids: list[int]) -> str:
         """Text of `ids`, special tokens by name; bytes that are not UTF-8 become U+FFFD."""
