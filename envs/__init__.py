@@ -39,12 +39,15 @@ bindings(text)          (name, end of its mention, the name it is bound to, whet
 The order of results is Gymnasium's, without depending on it. An environment knows no model.
 """
 
+import random
+from collections.abc import Iterator
 from importlib import import_module
+from typing import Any
 
 CLASSES = {"household": "Household", "hotpot": "Hotpot", "shop": "Shop"}  # module -> its class
 
 
-def make(name: str, **kwargs):
+def make(name: str, **kwargs: Any) -> "Environment":
     """The environment `name`, or several, "a,b": tasks of all, each played in its own.
 
     ValueError if there is no such. Imports only what is named. `kwargs` go to a single one.
@@ -80,7 +83,9 @@ class Environment:
         """The info of the last answer."""
         return self.answer[-1]
 
-    def demonstrations(self, split: str, seed, oracle_share: float, drill_share: float = 0.0):
+    def demonstrations(
+        self, split: str, seed: int | str, oracle_share: float, drill_share: float = 0.0
+    ) -> Iterator:
         return import_module(self.people).demonstrations(
             self, split, seed, oracle_share, drill_share
         )
@@ -91,7 +96,7 @@ class Environment:
     def follows(self, reflection: str, steps: list[tuple[str, str]]) -> bool:
         return import_module(self.people).follows(reflection, steps)
 
-    def questions(self, observation: str, steps: list, rng) -> list[tuple[str, str]]:
+    def questions(self, observation: str, steps: list, rng: random.Random) -> list[tuple[str, str]]:
         return import_module(self.people).questions(observation, steps, rng, n=4)
 
     def bindings(self, text: str) -> list[tuple[str, int, str, bool]]:

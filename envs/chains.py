@@ -11,6 +11,8 @@ import random
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
+from envs import Environment
+
 MEMORY = 3  # reflections that a trial starts with at most (Reflexion's number)
 SLIPS = (0.0, 0.0, 0.06, 0.15)  # chance that an action of a trial slips; all equally frequent
 NEXT_SLIP = 0.5  # the same right after a slip, and then often the same again
@@ -55,8 +57,9 @@ class Cast(NamedTuple):
 
 
 def chain(
-    env, task: dict, cast: Cast, rng: random.Random, oracle_share: float, trials: int = 4
-) -> Iterator[Demonstration]:
+    env: Environment, task: dict, cast: Cast, rng: random.Random, oracle_share: float,
+    trials: int = 4,
+) -> Iterator[Demonstration]:  # fmt: skip
     """Trials of one task until one succeeds; `oracle_share` of the reflections are the oracle's."""
     reflections: list[str] = []
     for _ in range(trials):
@@ -87,7 +90,7 @@ def chain(
 
 
 def play(
-    env, player: Player, rng: random.Random, slip_share: float
+    env: Environment, player: Player, rng: random.Random, slip_share: float
 ) -> tuple[list[Step], set[int]]:
     """A trial that was just reset, to its end -> its steps, and which of them were slips."""
     steps: list[Step] = []

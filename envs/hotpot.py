@@ -38,7 +38,7 @@ class Hotpot(Environment):
     name = "hotpot"
     people = "envs.hotpot_demonstrations"
 
-    def __init__(self, data=None, max_steps: int | None = None):
+    def __init__(self, data: str | Path | None = None, max_steps: int | None = None):
         """`data`: a file of HotpotQA's; tasks then come from it, not from the generator."""
         self.data, self.max_steps = data, max_steps
 
@@ -188,7 +188,7 @@ def f1_score(prediction: str, answer: str) -> float:
 # ---- HotpotQA's files.
 
 
-def load_items(path) -> list[dict]:
+def load_items(path: str | Path) -> list[dict]:
     """The items of a HotpotQA file, in its order; ValueError, one line, if it is not one."""
     try:
         items = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -6,6 +6,7 @@ Drills are questions about paragraphs seen at a glance: short, dense practice in
 import random
 from collections.abc import Iterator
 
+from envs import Environment
 from envs.chains import Cast, Demonstration, Pairs, Step, chain
 from envs.hotpot_notes import DRILLED, bindings, everything, questions  # noqa: F401
 from envs.hotpot_players import Player, search
@@ -21,8 +22,9 @@ CAST = Cast(Player, oracle_reflection, flawed_reflection, _asked)
 
 
 def demonstrations(
-    env, split: str, seed, oracle_share: float, drill_share: float = 0.0, trials: int = 4
-) -> Iterator[Demonstration]:
+    env: Environment, split: str, seed: int | str, oracle_share: float,
+    drill_share: float = 0.0, trials: int = 4,
+) -> Iterator[Demonstration]:  # fmt: skip
     """Endless demonstrations; `oracle_share` of the reflections are the oracle's, the rest are
     flawed. `drill_share` of the turns go to a drill, not to a chain of trials.
     """
@@ -35,7 +37,7 @@ def demonstrations(
             yield from chain(env, task, CAST, rng, oracle_share, trials)
 
 
-def _drill(env, task: dict, rng: random.Random) -> Demonstration:
+def _drill(env: Environment, task: dict, rng: random.Random) -> Demonstration:
     """All paragraphs at a glance and questions on what stands in them."""
     observation, _ = env.reset(task)
     views = [(search(title), " ".join(text)) for title, text in task["item"]["context"]]

@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 
 from envs.chains import Cast, Demonstration, Pairs, Step, chain
+from envs.household import Household
 from envs.household_notes import bindings, everything, questions  # noqa: F401
 from envs.household_players import Player
 from envs.household_reflections import flawed_reflection, follows, oracle_reflection  # noqa: F401
@@ -25,8 +26,9 @@ CAST = Cast(Player, oracle_reflection, flawed_reflection, _asked)
 
 
 def demonstrations(
-    env, split: str, seed: int, oracle_share: float, drill_share: float = 0.0, trials: int = 4
-) -> Iterator[Demonstration]:
+    env: Household, split: str, seed: int | str, oracle_share: float,
+    drill_share: float = 0.0, trials: int = 4,
+) -> Iterator[Demonstration]:  # fmt: skip
     """Endless demonstrations; `oracle_share` of the reflections are the oracle's, the rest are
     flawed. `drill_share` of the turns go to a drill, not to a chain of trials.
     """
@@ -41,7 +43,7 @@ def demonstrations(
         yield from chain(env, task, CAST, rng, oracle_share, trials)
 
 
-def _drill(env, task, rng) -> Demonstration:
+def _drill(env: Household, task: dict, rng: random.Random) -> Demonstration:
     """A whole room at a glance and questions on where things are."""
     env.reset(task)
     env.opened.update(env.receptacles)

@@ -3,10 +3,13 @@
 A name of known parts that no training text has put together can be read and copied, not recalled.
 """
 
+import random
 import re
 
 
-def name_parts(rng, heads: list[str], tails: list[str], unseen: bool) -> tuple[str, str]:
+def name_parts(
+    rng: random.Random, heads: list[str], tails: list[str], unseen: bool
+) -> tuple[str, str]:
     """Head and tail of a made-up name, of those kept for `unseen` or of the others."""
     while True:
         head, tail = rng.randrange(len(heads)), rng.randrange(len(tails))

@@ -10,6 +10,7 @@ options chosen are forgotten when another product is opened.
 import math
 import re
 from collections import Counter
+from pathlib import Path
 
 from envs import Environment
 from envs.shop_files import load, split_tasks
@@ -65,7 +66,8 @@ class Shop(Environment):
     name = "shop"
     people = "envs.shop_demonstrations"
 
-    def __init__(self, products=None, goals=None, max_steps: int | None = None, attributes=None):
+    def __init__(self, products: str | Path | None = None, goals: str | Path | None = None,
+                 max_steps: int | None = None, attributes: str | Path | None = None):  # fmt: skip
         """Paths of WebShop's own files (`shop_files.load`), or none: generated tasks."""
         self.max_steps, self.loaded = max_steps, None
         self.indexed: tuple[list | None, list[Counter]] = (None, [])  # products, words of each

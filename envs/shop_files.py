@@ -56,7 +56,9 @@ def product(raw: dict, attributes: list[str]) -> dict:
     }
 
 
-def load(products, goals, attributes=None) -> list[dict]:
+def load(
+    products: str | Path, goals: str | Path | None, attributes: str | Path | None = None
+) -> list[dict]:
     """Tasks from paths of WebShop's files; all share one list of products.
 
     goals: items_human_ins.json, or items_ins_v2*.json (then each combination of options is one).

@@ -143,7 +143,7 @@ def open_client(options: ActorOptions, model: str, budget: Budget) -> Client:
     )  # fmt: skip
 
 
-def open_model(folder: str, device, bfloat16: bool) -> tuple[GPT, Tokenizer]:
+def open_model(folder: str, device: torch.device, bfloat16: bool) -> tuple[GPT, Tokenizer]:
     """A model and its tokenizer, ours or a pretrained one's; ValueError if they do not fit."""
     coder = tokenizer.load(folder)
     model = GPT.from_pretrained(folder, device, torch.bfloat16 if bfloat16 else None)

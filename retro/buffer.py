@@ -8,6 +8,7 @@ is read, so rows that one model wrote can teach another (`train.py --from-buffer
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from retro.chat import answer, frame, line_ends, template_of
 from retro.memory import FIELDS, ReplayBuffer
@@ -53,7 +54,7 @@ def as_response(text: str, coder: Tokenizer) -> str:
     return f"{'' if template_of(coder) else ' '}{text}\n"
 
 
-def read_buffer(path, rating: str, coder: Tokenizer) -> list[dict]:
+def read_buffer(path: str | Path, rating: str, coder: Tokenizer) -> list[dict]:
     """The rows of a file from anywhere, their responses as `as_response`; ValueError names the
     first wrong line.
     """

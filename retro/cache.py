@@ -12,12 +12,16 @@ from copy import copy
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
+from retro.config import GPTConfig
 
 GROWTH = 64  # positions; each growth copies the cache
 
 
 class Cache:
-    def __init__(self, config, batch: int, capacity: int = 256, device=None, dtype=None):
+    def __init__(self, config: GPTConfig, batch: int, capacity: int = 256,
+                 device: torch.device | None = None, dtype: torch.dtype | None = None):  # fmt: skip
         shape = (config.num_hidden_layers, batch, config.num_key_value_heads, capacity,
                  config.head_dim)  # fmt: skip
         self.limit = config.max_position_embeddings
@@ -39,7 +43,7 @@ class Cache:
         """
         return self.keys.shape[3] if chunk == 1 else self.longest + chunk
 
-    def write(self, positions, layer: int, k, v):
+    def write(self, positions: Tensor, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Put new k, v (B, K, S, E) at positions (B, S); give what is there, (B, K, J, E)."""
         rows = torch.arange(len(k), device=k.device)[:, None]  # (B, 1)
         self.keys[layer][rows, :, positions] = k.transpose(1, 2).to(self.keys.dtype)
@@ -47,7 +51,7 @@ class Cache:
         J = self.looked_at(positions.shape[1])
         return self.keys[layer, :, :, :J].to(k.dtype), self.values[layer, :, :, :J].to(v.dtype)
 
-    def prepend(self, layer: int, k, v):
+    def prepend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """All so far followed by the new k, v (B, K, S, E), (B, K, longest+S, E); no writing."""
         keys = self.keys[layer, :, :, : self.longest].to(k.dtype)
         values = self.values[layer, :, :, : self.longest].to(v.dtype)

@@ -6,6 +6,7 @@ Written whole or not at all, so a run killed at any moment finds the last one co
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -13,8 +14,9 @@ from retro.files import read_tensors, write_tensors
 
 
 def save(
-    path, weights: dict[str, torch.Tensor], optimizers: Sequence[torch.optim.Optimizer], state: dict
-) -> None:
+    path: str | Path, weights: dict[str, torch.Tensor],
+    optimizers: Sequence[torch.optim.Optimizer], state: dict,
+) -> None:  # fmt: skip
     """`state` is anything JSON can hold."""
     tensors = {f"weight.{name}": tensor for name, tensor in weights.items()}
     for i, optimizer in enumerate(optimizers):
@@ -27,8 +29,9 @@ def save(
 
 @torch.no_grad()
 def load(
-    path, weights: dict[str, torch.Tensor], optimizers: Sequence[torch.optim.Optimizer]
-) -> dict:
+    path: str | Path, weights: dict[str, torch.Tensor],
+    optimizers: Sequence[torch.optim.Optimizer],
+) -> dict:  # fmt: skip
     """Put back what `save` wrote, in place, and return its state; ValueError if it does not fit."""
     tensors = read_tensors(path)
     stored = {

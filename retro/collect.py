@@ -10,10 +10,14 @@
 import random
 from collections.abc import Sequence
 
+from envs import Environment
 from retro.buffer import as_text
 from retro.lora import adapter_off
+from retro.model import GPT
 from retro.reflect import Recorded, Reflection, rate, reflect
-from retro.trial import Trajectory, run_in_batches
+from retro.run_folder import RunFolder
+from retro.tokenizer import Tokenizer
+from retro.trial import Actor, Trajectory, run_in_batches
 
 Failed = tuple[int, Trajectory | Recorded]  # number of the trial, its record
 
@@ -24,8 +28,9 @@ def by_id(tasks: Sequence[dict]) -> dict[tuple[str, str], dict]:
 
 
 def collect(
-    env, tasks: Sequence[dict], rounds: int, each: int, actor, model, coder, run, rating: str
-) -> None:
+    env: Environment, tasks: Sequence[dict], rounds: int, each: int, actor: Actor, model: GPT,
+    coder: Tokenizer, run: RunFolder, rating: str,
+) -> None:  # fmt: skip
     """First trials of the tasks, then rounds of untrained reflection and retry, all on disk. Of the
     `each` reflections on one failed trial the first one's retry is what the next round goes on
     from.
@@ -61,13 +66,13 @@ def draw(failed: dict[str, list[Failed]], update: int, n: int, seed: int) -> lis
 
 
 def retry(
-    env,
+    env: Environment,
     tasks: dict[tuple[str, str], dict],
     failed: Sequence[Failed],
     reflections: Sequence[Reflection],
-    actor,
-    coder,
-    run,
+    actor: Actor,
+    coder: Tokenizer,
+    run: RunFolder,
     rating: str,
 ) -> tuple[list[Trajectory], list[float]]:
     """The next trials and the ratings, of the kind `rating`; one failed trial for each reflection.

@@ -2,8 +2,11 @@
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import fields
-from typing import Literal, get_args, get_origin
+from typing import Literal, TypeVar, get_args, get_origin
+
+Config = TypeVar("Config")  # a script's dataclass of settings
 
 BOUNDS = {
     "tasks": 1,
@@ -35,7 +38,7 @@ BOUNDS = {
 }
 
 
-def parse(config_class, doc: str, argv=None):
+def parse(config_class: type[Config], doc: str, argv: Sequence[str] | None = None) -> Config:
     """Each field becomes an option, `--kebab-case`, with its own default; exit status 2 on a wrong
     one.
     """
@@ -62,7 +65,7 @@ def parse(config_class, doc: str, argv=None):
     return config_class(**vars(config))
 
 
-def run_script(main, config) -> None:
+def run_script(main: Callable[[Config], None], config: Config) -> None:
     """main(config); what the user can mend becomes one line on stderr and exit status 2."""
     try:
         main(config)
@@ -74,6 +77,6 @@ def run_script(main, config) -> None:
         sys.exit(_say("interrupted; --resume goes on from the last checkpoint", 130))
 
 
-def _say(message, status: int) -> int:
+def _say(message: object, status: int) -> int:
     print(f"error: {message}", file=sys.stderr)
     return status

@@ -5,6 +5,7 @@ keys and values. What a file asks for beyond that is refused by name.
 """
 
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 from retro import rope
 from retro.files import read_json, write_json
@@ -74,7 +75,7 @@ DEMANDS = {  # what a file may say about things that are left out here
 }
 
 
-def read_config(path) -> GPTConfig:
+def read_config(path: str | Path) -> GPTConfig:
     """A config.json of model_type llama or qwen2; ValueError on what this model does not do."""
     settings = read_json(path)
     family = settings.get("model_type")
@@ -99,7 +100,7 @@ def read_config(path) -> GPTConfig:
         raise ValueError(f"{path}: {error}") from error
 
 
-def write_config(path, config: GPTConfig) -> None:
+def write_config(path: str | Path, config: GPTConfig) -> None:
     """The config.json that transformers reads as LlamaForCausalLM or Qwen2ForCausalLM."""
     settings = asdict(config)
     family = ("qwen2", "Qwen2") if settings.pop("qkv_bias") else ("llama", "Llama")

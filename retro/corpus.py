@@ -8,13 +8,17 @@ target of the reading loss (`reader.py`).
 
 import random
 from bisect import bisect_left
+from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
 import torch
 
 import envs
+from envs import Environment
+from envs.chains import Demonstration
 from retro import prompts, tokenizer
+from retro.tokenizer import Tokenizer
 
 DOCUMENTS = 64  # in a shard, a function of (seed, number) alone: a run can resume anywhere
 WEIGHTS = {"household": 2}  # of an environment's documents, where it is not 1
@@ -29,7 +33,7 @@ class Document(NamedTuple):
     # 1 at first sight, 2 at a later mention; or UNBOUND
 
 
-def pieces(demonstration, rng: random.Random) -> list[tuple[str, int]]:
+def pieces(demonstration: Demonstration, rng: random.Random) -> list[tuple[str, int]]:
     """One demonstration as (text, weight in the loss) pieces, in reading order.
 
     The reflection and the questions follow the transcript in random order, so that each of them is
@@ -51,7 +55,7 @@ def pieces(demonstration, rng: random.Random) -> list[tuple[str, int]]:
     return parts
 
 
-def encode(parts, env, coder) -> Document:
+def encode(parts: list[tuple[str, int]], env: Environment, coder: Tokenizer) -> Document:
     """Pieces as a document, ended by the end-of-text id."""
     ids, said = [], []
     for text, weight in parts:
@@ -89,7 +93,9 @@ def shard(job: tuple) -> list[Document]:
     return documents
 
 
-def batches(documents: list[Document], batch_tokens: int, context: int, rng: random.Random):
+def batches(
+    documents: list[Document], batch_tokens: int, context: int, rng: random.Random
+) -> Iterator[tuple[torch.Tensor, ...]]:
     """Cut documents, sorted by length so that padding is small, into (ids (B, T), said (B, T),
     bound (B, T, 3)) tensors.
     """

@@ -15,11 +15,14 @@ A method is a writer: failed trajectories in, one reflection each out (None = re
     oracle               a perfect observer of the failed trajectory (a control: the ceiling)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from envs import Environment
 from retro import prompts
 from retro.actor import GPTActor
 from retro.lora import adapter_off, load_adapter
@@ -29,7 +32,7 @@ from retro.results import summary
 from retro.reward import RewardModel
 from retro.seeds import seeded
 from retro.tokenizer import Tokenizer
-from retro.trial import Trajectory, run_in_batches
+from retro.trial import Actor, Trajectory, run_in_batches
 
 Writer = Callable[[Sequence[Trajectory]], Sequence[str | None]]
 
@@ -55,7 +58,10 @@ class Reflector:
     reward: RewardModel | None = None  # an offline run's
     best_of: int = 1  # samples of which it picks one
 
-    def write(self, trajectories, adapter: str | None, generator, best_of: int = 1) -> list[str]:
+    def write(
+        self, trajectories: Sequence[Trajectory], adapter: str | None,
+        generator: torch.Generator, best_of: int = 1,
+    ) -> list[str]:  # fmt: skip
         """A reflection each, by the base or with the adapter in that folder of the run."""
         if adapter:
             load_adapter(self.model, self.run_dir / adapter)
@@ -74,9 +80,9 @@ class Reflector:
 
 
 def retry_chains(
-    env,
+    env: Environment,
     tasks: Sequence[dict],
-    actor,
+    actor: Actor,
     writer: Writer,
     retries: int,
     seed: int,
@@ -110,7 +116,9 @@ def retry_chains(
     return chains
 
 
-def writer_of(method: str, env, actor, reflector: Reflector, seed: int) -> Writer:
+def writer_of(
+    method: str, env: Environment, actor: Actor, reflector: Reflector, seed: int
+) -> Writer:
     """The writer of a method; the trained ones read their adapter from the run's folder."""
     device = reflector.model.lm_head.weight.device
     generator = seeded(seed, "reflector", method, device=device)
@@ -137,7 +145,9 @@ def no_reflection(trajectories: Sequence[Trajectory]) -> list[None]:
     return [None] * len(trajectories)
 
 
-def last_attempt(trajectories: Sequence[Trajectory], actor, reflector: Reflector) -> list[str]:
+def last_attempt(
+    trajectories: Sequence[Trajectory], actor: Actor, reflector: Reflector
+) -> list[str]:
     """What was done and answered, on one line; the end of it, if it fills more than half of the
     actor's context (the reflector's, of an actor whose context is not known here).
     """
@@ -167,15 +177,15 @@ def shuffled(writer: Writer) -> Writer:
 
 
 def evaluate(
-    env,
-    tasks,
+    env: Environment,
+    tasks: Sequence[dict],
     methods: Sequence[str],
     retries: int,
     seed: int,
-    actor,
+    actor: Actor,
     reflector: Reflector,
     writers: dict[str, Writer] = {},  # noqa: B006 (never changed)
-    progress=lambda names: names,
+    progress: Callable[[Sequence[str]], Iterable[str]] = lambda names: names,
 ) -> dict[str, list[list[Trajectory]]]:
     """The chains of every method, all from the same first trials; `writers` take the place of
     writer_of's."""
@@ -189,7 +199,9 @@ def evaluate(
     return chains
 
 
-def measure_gap(env, tasks, seed: int, actor, reflector: Reflector) -> list[float]:
+def measure_gap(
+    env: Environment, tasks: Sequence[dict], seed: int, actor: Actor, reflector: Reflector
+) -> list[float]:
     """Success at trial 0, after a retry without reflection, after one with the oracle's."""
     chains = evaluate(env, tasks, ("react", "oracle"), 1, seed, actor, reflector)
     none, told = summary(chains["react"], 1), summary(chains["oracle"], 1)

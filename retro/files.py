@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from safetensors.torch import save
 
 
 @contextmanager
-def named(path):
+def named(path: str | Path) -> Iterator[None]:
     """An OSError in here names the file; Python leaves it out when the disk is full."""
     try:
         yield
@@ -20,7 +21,7 @@ def named(path):
         raise
 
 
-def write_atomically(path, data: bytes) -> None:
+def write_atomically(path: str | Path, data: bytes) -> None:
     """Write `data` beside `path`, then rename: a reader sees the old file or the new one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,23 +34,23 @@ def write_atomically(path, data: bytes) -> None:
         scratch.unlink(missing_ok=True)  # only still there when the write failed
 
 
-def write_json(path, value: dict | list) -> None:
+def write_json(path: str | Path, value: dict | list) -> None:
     write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
-def write_tensors(path, tensors: dict[str, torch.Tensor]) -> None:
+def write_tensors(path: str | Path, tensors: dict[str, torch.Tensor]) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(path, save(tensors, metadata={"format": "pt"}))
 
 
-def read_bytes(path) -> bytes:
+def read_bytes(path: str | Path) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def read_json(path) -> dict:
+def read_json(path: str | Path) -> dict:
     """The JSON object in `path`; ValueError when it is missing, not JSON, or not an object."""
     try:
         value = json.loads(read_bytes(path))
@@ -60,7 +61,9 @@ def read_json(path) -> dict:
     return value
 
 
-def read_tensors(path, device=None, dtype=None) -> dict[str, torch.Tensor]:
+def read_tensors(
+    path: str | Path, device: torch.device | None = None, dtype: torch.dtype | None = None
+) -> dict[str, torch.Tensor]:
     """All tensors of a safetensors file (nothing is unpickled), those of a float type in `dtype`
     when given; ValueError when the file is broken.
     """
@@ -80,7 +83,9 @@ def read_tensors(path, device=None, dtype=None) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def read_checkpoint(folder, device=None, dtype=None) -> dict[str, torch.Tensor]:
+def read_checkpoint(
+    folder: str | Path, device: torch.device | None = None, dtype: torch.dtype | None = None
+) -> dict[str, torch.Tensor]:
     """model.safetensors, or the shards that model.safetensors.index.json names."""
     path = Path(folder) / "model.safetensors"
     index = path.with_name(path.name + ".index.json")
@@ -98,7 +103,9 @@ def read_checkpoint(folder, device=None, dtype=None) -> dict[str, torch.Tensor]:
     return {n: t for n, t in tensors.items() if not n.endswith("rotary_emb.inv_freq")}
 
 
-def check_tensors(path, tensors: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+def check_tensors(
+    path: str | Path, tensors: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]
+) -> None:
     """ValueError on the first tensor read from `path` that is missing, foreign or does not fit."""
     for name in sorted(wanted.keys() | tensors.keys()):
         if name not in tensors:

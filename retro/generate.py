@@ -14,6 +14,7 @@ Shapes: B rows, S the longest chunk, R the longest response, V vocabulary, D wid
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from retro.model import GPT, Cache
 
@@ -90,7 +91,9 @@ def generate(
     return Generation(response_ids, logprobs[:, :R], response_mask[:, :R], cache)
 
 
-def sample(logits, temperature: float, generator=None):
+def sample(
+    logits: Tensor, temperature: float, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
     """logits (B, V) -> one token a row (B,) and its log-probability (B,), in float32."""
     if temperature == 0:
         token = logits.argmax(dim=-1)
@@ -102,7 +105,9 @@ def sample(logits, temperature: float, generator=None):
     return token[:, 0], logprobs.gather(1, token)[:, 0]
 
 
-def pad(rows: list[list[int]], device=None):
+def pad(
+    rows: list[list[int]], device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
     """Ragged ids -> right-padded (B, S) with zeros, and counts (B,)."""
     counts = torch.tensor([len(row) for row in rows])
     ids = torch.zeros(len(rows), int(counts.max()), dtype=torch.long)

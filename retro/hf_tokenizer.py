@@ -41,7 +41,7 @@ class HFTokenizer:
     or an answer; `bos` opens every sequence, None if the model wants none.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | Path):
         path = Path(folder) / "tokenizer.json"
         settings = read_json(path)
         try:
@@ -233,7 +233,7 @@ def read_normalizer(normalizer: dict | None) -> str | None:
     return forms[0] if forms else None
 
 
-def read_names(folder) -> dict:
+def read_names(folder: str | Path) -> dict:
     """eos, bos and add_bos from the tokenizer_config.json beside it."""
     settings = read_json(Path(folder) / "tokenizer_config.json")
 
@@ -248,7 +248,9 @@ def read_names(folder) -> dict:
     }
 
 
-def as_tokenizer_json(ranks: dict[bytes, int], pattern: str, special_tokens: dict[str, int]):
+def as_tokenizer_json(
+    ranks: dict[bytes, int], pattern: str, special_tokens: dict[str, int]
+) -> dict:
     """The way back: the tokenizer.json of tiktoken ranks. A token's merge is the last step of its
     own encoding; one that its merges do not reach is still found when it is a whole pre-token.
     """

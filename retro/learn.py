@@ -6,33 +6,38 @@
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
+from envs import Environment
 from retro.collect import Failed, retry
 from retro.ppo import Batch, ppo_update
 from retro.prompts import well_formed
 from retro.ranks import Ranks
 from retro.reflect import ReflectionPolicy, read_prompts, reflect, reflection_prompt
 from retro.reward import RewardModel
+from retro.run_folder import RunFolder
+from retro.tokenizer import Tokenizer
+from retro.trial import Actor
 
 
 def learn(
-    env,
+    env: Environment | None,
     tasks: dict[tuple[str, str], dict],
     failed: Sequence[Failed],
     group: int,
     *,
-    actor,
+    actor: Actor | None,
     sampling: torch.Generator,
     policy: ReflectionPolicy,
-    coder,
+    coder: Tokenizer,
     optimizer: torch.optim.Optimizer,
-    run,
+    run: RunFolder,
     rating: str,
     reward: RewardModel | None,
     ranks: Ranks,
-    **settings,
+    **settings: Any,
 ) -> dict:
     """One update from `group` fresh reflections on each of the failed trials; its metrics.
 

@@ -6,7 +6,7 @@ PEFT's format. Left out: dropout, biases, rsLoRA, DoRA.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +23,9 @@ MAX_RANK = 4096  # of an adapter that is read
 class LoRALinear(nn.Module):
     """Takes the place of an nn.Linear and keeps its `weight` and `bias` (the same, now frozen)."""
 
-    def __init__(self, linear: nn.Linear, rank: int, alpha: float, generator=None):
+    def __init__(
+        self, linear: nn.Linear, rank: int, alpha: float, generator: torch.Generator | None = None
+    ):
         super().__init__()
         self.weight = linear.weight.requires_grad_(False)  # (out, in)
         self.bias = linear.bias if linear.bias is None else linear.bias.requires_grad_(False)
@@ -35,7 +37,7 @@ class LoRALinear(nn.Module):
         self.lora_B = nn.Parameter(B.to(self.weight.device))
         self.rank, self.alpha, self.on = rank, alpha, True
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = F.linear(x, self.weight, self.bias)
         if not self.on:
             return y
@@ -43,7 +45,10 @@ class LoRALinear(nn.Module):
         return y + F.linear(low, self.lora_B.to(low.dtype)) * (self.alpha / self.rank)
 
 
-def add_lora(model: nn.Module, rank: int, alpha: float, generator=None, targets=TARGETS) -> None:
+def add_lora(
+    model: nn.Module, rank: int, alpha: float, generator: torch.Generator | None = None,
+    targets: Sequence[str] = TARGETS,
+) -> None:  # fmt: skip
     """Freeze the model and give each linear layer named in `targets` an adapter, in place."""
     unknown = sorted(set(targets) - set(TARGETS))
     if unknown or not targets or rank < 1:
@@ -68,7 +73,7 @@ def lora_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 @contextmanager
-def adapter_off(model: nn.Module):
+def adapter_off(model: nn.Module) -> Iterator[None]:
     """Inside, the model is the frozen base, bit for bit: the actor, and the reference policy."""
     layers = [layer for _, layer in adapters(model)]
     before = [layer.on for layer in layers]
@@ -90,7 +95,7 @@ def adapter_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def save_adapter(model: nn.Module, folder) -> None:
+def save_adapter(model: nn.Module, folder: str | Path) -> None:
     """Write adapter_model.safetensors and adapter_config.json, each atomically; PEFT loads them."""
     layers = dict(adapters(model))
     if not layers:
@@ -110,7 +115,7 @@ def save_adapter(model: nn.Module, folder) -> None:
     write_json(Path(folder) / "adapter_config.json", settings)
 
 
-def load_adapter(model: nn.Module, folder) -> None:
+def load_adapter(model: nn.Module, folder: str | Path) -> None:
     """Read an adapter into the model, adding one of the file's rank when it has none.
 
     ValueError when a file is missing or broken, asks for what is left out here, or does not fit.

@@ -24,7 +24,7 @@ class JsonLines:
     included.
     """
 
-    def __init__(self, path, fields: tuple[str, ...] = (), ranks: Ranks = ALONE):
+    def __init__(self, path: str | Path, fields: tuple[str, ...] = (), ranks: Ranks = ALONE):
         self.path, self.fields, self.ranks = Path(path), fields, ranks
 
     def append(self, rows: list[dict]) -> None:
@@ -66,5 +66,5 @@ class JsonLines:
 class ReplayBuffer(JsonLines):
     """D_RL: (x, y, G, G_next) as text, one rated reflection a line, with the FIELDS."""
 
-    def __init__(self, path, ranks: Ranks = ALONE):
+    def __init__(self, path: str | Path, ranks: Ranks = ALONE):
         super().__init__(path, FIELDS, ranks)

@@ -18,13 +18,15 @@ Shapes: B rows, S new tokens a row, J keys a query may see, D width, L layers, V
 import ctypes
 import math
 import sys
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from retro.cache import Cache
@@ -39,7 +41,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
@@ -47,7 +49,7 @@ PLAIN = 2560  # up to so many tokens plain matrix products beat PyTorch's fused 
 BLOCK = 256  # queries at a time: keys after the last of them are not looked at
 
 
-def plain_attention(q, k, v):
+def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Causal softmax(q k^T / sqrt(E)) v: q (B, H, S, E), k and v (B, K, S, E) -> (B, H, S, E)."""
     B, H, S, E = q.shape
     k, v = (x.repeat_interleave(H // x.shape[1], dim=1).flatten(0, 1) for x in (k, v))
@@ -63,7 +65,7 @@ def plain_attention(q, k, v):
     return torch.cat(blocks, dim=1).view(B, H, S, E)
 
 
-def plain_decoding(q, k, v, see):
+def plain_decoding(q: Tensor, k: Tensor, v: Tensor, see: Tensor) -> Tensor:
     """The same for one token a row: q (B, K, G, E), k and v (B, K, J, E), see (B, 1, 1, J) ->
     (B, K, G, E). Keys times query, not query times keys: in bfloat16 that is twice as fast.
     """
@@ -78,21 +80,24 @@ class Chunk:
     counts (B,) of them in each row; None = all S, and then nothing moves.
     """
 
-    def __init__(self, S: int, counts=None):
+    def __init__(self, S: int, counts: Tensor | None = None):
         self.places = None
         if counts is not None:
             real = torch.arange(S, device=counts.device) < counts[:, None]  # (B, S)
             self.shape, self.places = real.shape, real.nonzero(as_tuple=True)
 
-    def pack(self, x):
+    def pack(self, x: Tensor) -> Tensor:
         """(B, S, ...) -> (N, ...), the real ones."""
         return x if self.places is None else x[self.places]
 
-    def spread(self, x):
+    def spread(self, x: Tensor) -> Tensor:
         """(N, ...) -> (B, S, ...), zeros between them."""
         if self.places is None:
             return x
         return x.new_zeros(*self.shape, *x.shape[1:]).index_put_(self.places, x)
+
+
+Remember = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # new k, v -> all that is looked at
 
 
 class Attention(nn.Module):
@@ -107,7 +112,8 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(D, kv_width, bias=bias)
         self.o_proj = nn.Linear(q_width, D, bias=False)
 
-    def forward(self, x, cos, sin, see, remember, chunk):
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, see: Tensor | None,
+                remember: Remember, chunk: Chunk) -> Tensor:  # fmt: skip
         heads = (-1, self.head_dim)
         q = chunk.spread(rotate(self.q_proj(x).unflatten(-1, heads), cos, sin)).transpose(1, 2)
         k = chunk.spread(rotate(self.k_proj(x).unflatten(-1, heads), cos, sin)).transpose(1, 2)
@@ -135,7 +141,7 @@ class MLP(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
@@ -147,7 +153,8 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x, cos, sin, see, remember, chunk):
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, see: Tensor | None,
+                remember: Remember, chunk: Chunk) -> Tensor:  # fmt: skip
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, see, remember, chunk)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -181,11 +188,11 @@ class GPT(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(weight)
 
-    def forward(self, ids):
+    def forward(self, ids: Tensor) -> Tensor:
         """ids (B, S) -> logits (B, S, V) of the token after each."""
         return self.logits(self.hidden(ids))
 
-    def logits(self, hidden):
+    def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V), in the dtype of the computation: .float() before a softmax."""
         return self.lm_head(hidden)
 
@@ -196,7 +203,8 @@ class GPT(nn.Module):
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
         return Cache(self.config, batch, capacity, weight.device, dtype)
 
-    def hidden(self, ids, cache: Cache | None = None, counts=None, prefix: Cache | None = None):
+    def hidden(self, ids: Tensor, cache: Cache | None = None, counts: Tensor | None = None,
+               prefix: Cache | None = None) -> Tensor:  # fmt: skip
         """ids (B, S) -> last hidden states (B, S, D), after the final norm.
 
         cache: row i's tokens take the positions from cache.lengths[i] on; the cache grows by them.
@@ -250,7 +258,10 @@ class GPT(nn.Module):
         return chunk.spread(self.model.norm(x))
 
     @classmethod
-    def from_pretrained(cls, folder, device=None, dtype=None) -> "GPT":
+    def from_pretrained(
+        cls, folder: str | Path, device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> "GPT":  # fmt: skip
         """Read config.json and model.safetensors, or its shards (Hugging Face's layout).
 
         dtype None = float32, whatever the file holds. ValueError on anything that does not fit.
@@ -269,7 +280,7 @@ class GPT(nn.Module):
             model.lm_head.weight = model.model.embed_tokens.weight
         return model.to(device=device, dtype=dtype)
 
-    def save_pretrained(self, folder) -> None:
+    def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors, each atomically; transformers loads them."""
         tensors = {n: t for n, t in self.state_dict().items() if ".lora_" not in n}
         if self.config.tie_word_embeddings:
@@ -290,7 +301,7 @@ def release_memory() -> None:
         trim(0)
 
 
-def autocast(device):
+def autocast(device: torch.device | str) -> AbstractContextManager:
     """Matrix products in bfloat16 where the hardware has them; weights keep their dtype."""
     kind = torch.device(device).type
     if kind == "cuda":

@@ -17,12 +17,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 MAX_BODY = 8 << 20  # bytes of an answer
 MAX_WAIT = 300.0  # seconds; a server that asks for more is not waited for
 FIRST_WAIT = 1.0  # seconds before the second try; doubled each time, up to a minute
 PASSING = {408, 409, 425, 429}  # and 5xx: errors that pass
+T = TypeVar("T")  # what an answer is read as
 _ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|.)?|\x9b[0-?]*[@-~]")
 
 
@@ -50,14 +52,14 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 def post_json(
     url: str,
     body: dict,
-    read: Callable,
+    read: Callable[[Any], T],
     *,
     key: str = "",
     timeout: float = 60.0,
     tries: int = 6,
     before: Callable[[], None] = lambda: None,
     sleep: Callable[[float], bool | None] = time.sleep,
-):
+) -> T:
     """read(what the server answered to `body`); Refused when there is no hope, or none any more.
 
     read: raises ValueError on an answer of the wrong shape. timeout: seconds for a try's answer to

@@ -19,6 +19,7 @@ never read and gets no gradient, so it may be NaN. KL and entropy are in nats.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -204,7 +205,8 @@ class KLController:
         return self.kl_coef
 
 
-def ppo_update(policy, optimizer, batch: Batch, *, epochs: int, minibatch_size: int,
+def ppo_update(policy: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
+               optimizer: torch.optim.Optimizer, batch: Batch, *, epochs: int, minibatch_size: int,
                clip_coef: float, vf_coef: float, ent_coef: float, kl_coef: float, gamma: float,
                gae_lambda: float, max_grad_norm: float, target_kl: float | None,
                advantage: str = "gae", generator: torch.Generator,

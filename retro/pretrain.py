@@ -23,6 +23,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from tqdm import tqdm
 
 import envs
@@ -95,7 +96,9 @@ def optimizers(
     ]
 
 
-def losses_of(model: GPT, reader: Reader, ids, said, bound):
+def losses_of(
+    model: GPT, reader: Reader, ids: Tensor, said: Tensor, bound: Tensor
+) -> tuple[Tensor, Tensor]:
     """ids, said (B, T), bound (B, T, 3) -> cross-entropy of what is said (nats per token, weighted
     by `said`), and the reading loss (nats per token to be known).
     """

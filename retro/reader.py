@@ -9,9 +9,9 @@ sections 6 to 8).
 
 from functools import partial
 
-import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch import Tensor
 
 from retro.model import GPT
 
@@ -28,14 +28,14 @@ class Reader(nn.Module):
         super().__init__()
         width, blocks = model.config.hidden_size, list(model.model.layers)
         self.probes = nn.ModuleList(nn.Linear(width, n * width, bias=False) for n in (1, 2, 2))
-        self.states: dict[int, torch.Tensor] = {}  # probe -> (B, T, D)
+        self.states: dict[int, Tensor] = {}  # probe -> (B, T, D)
         for i, block in enumerate((blocks[0], blocks[max(len(blocks) - 4, 0)], blocks[-2:][0])):
             block.register_forward_hook(partial(self.keep, i))
 
-    def keep(self, probe: int, block, inputs, states) -> None:
+    def keep(self, probe: int, block: nn.Module, inputs: tuple, states: Tensor) -> None:
         self.states[probe] = states
 
-    def loss(self, model: GPT, ids, said, bound):
+    def loss(self, model: GPT, ids: Tensor, said: Tensor, bound: Tensor) -> Tensor:
         """ids and said (B, T); bound (B, T, 3): a name's first and last id, and 1 or 2, or 0 where
         a token is bound to nothing -> nats per token that is to be known.
         """

@@ -231,7 +231,7 @@ class ReflectionPolicy(nn.Module):
                 order += here
         return torch.cat(hidden)[torch.tensor(order, device=ids.device).argsort()]
 
-    def forward(self, rows: torch.Tensor):
+    def forward(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """rows (b,) -> logprobs, entropy (nats), values: (b, R) each, float32."""
         with autocast(self.responses.device):
             hidden = self.states(rows)  # (b, R, D)
@@ -242,7 +242,7 @@ class ReflectionPolicy(nn.Module):
         return logprobs, entropy, self.value_head(hidden.float())[..., 0]
 
     @torch.no_grad()
-    def evaluate(self, rows: int = 64):
+    def evaluate(self, rows: int = 64) -> tuple[torch.Tensor, ...]:
         """(logprobs, ref_logprobs, values), (B, R) each: of M_r, of the frozen base, of the critic.
         """
         parts = torch.arange(len(self.reflections), device=self.mask.device).split(rows)

@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise, zip_longest
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,11 +38,13 @@ EPISODES = 40  # tasks of an environment on the page, at most
 EPISODE_BYTES = 1_500_000  # of all of them together
 ROWS = 64  # reflections that are weighed together
 
+Chains = dict[str, list[list[Trajectory]]]  # method -> the chain of trials of each task
+
 
 def write_page(
-    path,
+    path: str | Path,
     reports: Sequence[dict],
-    chains: Sequence[dict[str, list[list[Trajectory]]]],
+    chains: Sequence[Chains],
     run_dir: Path,
     model: GPT,
     coder: Tokenizer,
@@ -54,7 +57,9 @@ def write_page(
     write_atomically(path, render(page_data(reports, chains, Path(run_dir), model, coder)))
 
 
-def page_data(reports, chains, run_dir: Path, model: GPT, coder: Tokenizer) -> dict:
+def page_data(
+    reports: Sequence[dict], chains: Sequence[Chains], run_dir: Path, model: GPT, coder: Tokenizer
+) -> dict:
     """Everything the page shows, as JSON can hold it."""
     settings = read_json(run_dir / "config.json")
     metrics = list(JsonLines(run_dir / "metrics.jsonl"))
@@ -82,12 +87,14 @@ def page_data(reports, chains, run_dir: Path, model: GPT, coder: Tokenizer) -> d
     }
 
 
-def failed_first(chains) -> list[int]:
+def failed_first(chains: Chains) -> list[int]:
     """The tasks whose first trial failed: only they have a reflection to show."""
     return [i for i, trials in enumerate(next(iter(chains.values()))) if not trials[0].success]
 
 
-def pick(reports, chains) -> list[tuple[str, dict[str, list[Trajectory]]]]:
+def pick(
+    reports: Sequence[dict], chains: Sequence[Chains]
+) -> list[tuple[str, dict[str, list[Trajectory]]]]:
     """What is shown, EPISODES tasks of each environment, in turn: its name, a chain a method."""
     by_env = [
         [(report["env"], {m: c[i] for m, c in of.items()}) for i in failed_first(of)[:EPISODES]]
@@ -191,7 +198,7 @@ def pieces(coder: Tokenizer, ids: Sequence[int]) -> list[str]:
     return [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)])]
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """`value` with harmless strings, and numbers that JSON and the page's size can take."""
     if isinstance(value, str):
         return harmless(value)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from retro.trial import Trajectory
 
@@ -64,7 +65,7 @@ def report(env: str, split: str, seed: int, chains: dict, retries: int) -> dict:
     return {"env": env, "split": split, "seed": seed, "methods": methods}
 
 
-def draw_picture(reports: Sequence[dict], path) -> bool:
+def draw_picture(reports: Sequence[dict], path: str | Path) -> bool:
     """Success by retry with its intervals, an environment beside the other; False where matplotlib
     is not installed.
     """

@@ -43,7 +43,9 @@ class RewardModel(ReflectionPolicy):
         self.register_buffer("range", torch.tensor([low, high], device=self.value_head.bias.device))
 
     @classmethod
-    def new(cls, base: GPT, rank: int, alpha: float, rating: str, generator) -> "RewardModel":
+    def new(
+        cls, base: GPT, rank: int, alpha: float, rating: str, generator: torch.Generator
+    ) -> "RewardModel":
         """An untrained one beside a base without adapter; they share the frozen weights."""
         model = _twin(base)
         add_lora(model, rank, alpha, generator)
@@ -85,13 +87,13 @@ class RewardModel(ReflectionPolicy):
         starts = range(0, len(reflections), n)
         return [reflections[max(range(i, i + n), key=scores.__getitem__)] for i in starts]
 
-    def save(self, folder) -> None:
+    def save(self, folder: str | Path) -> None:
         """The adapter in PEFT's format, and head.safetensors: the head, the rating's range."""
         save_adapter(self.model, folder)
         write_tensors(Path(folder) / "head.safetensors", self._head())
 
     @classmethod
-    def load(cls, base: GPT, folder) -> "RewardModel":
+    def load(cls, base: GPT, folder: str | Path) -> "RewardModel":
         """What `save` wrote, beside a base without adapter; ValueError where it does not fit."""
         model = _twin(base)
         load_adapter(model, folder)
@@ -99,7 +101,7 @@ class RewardModel(ReflectionPolicy):
         reward.load_weights(folder)
         return reward
 
-    def load_weights(self, folder) -> None:
+    def load_weights(self, folder: str | Path) -> None:
         load_adapter(self.model, folder)
         path = Path(folder) / "head.safetensors"
         tensors, wanted = read_tensors(path), self._head()

@@ -6,8 +6,13 @@ the slow pairs (Llama 3.1). Left out: yarn, dynamic, longrope, positions on a pa
 """
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from retro.config import GPTConfig
 
 MOST = 1e12  # no number of a model is above it
 KEYS = {  # of each kind, and what its numbers must be above
@@ -38,7 +43,7 @@ def read_scaling(settings: dict | None) -> dict | None:
     return {"rope_type": kind, **{k: settings[k] for k in KEYS[kind]}} if KEYS[kind] else None
 
 
-def frequencies(head_dim: int, theta: float, scaling: dict | None = None):
+def frequencies(head_dim: int, theta: float, scaling: dict | None = None) -> Tensor:
     """Radians a position of each pair, theta^(-2e / E), scaled: (E/2,) float32."""
     turn = theta ** -(torch.arange(0, head_dim, 2, device="cpu") / head_dim)  # (E/2,)
     if scaling is None:
@@ -53,7 +58,7 @@ def frequencies(head_dim: int, theta: float, scaling: dict | None = None):
     return (1 - share) * slow + share * turn
 
 
-def rope_angles(config):
+def rope_angles(config: "GPTConfig") -> Tensor:
     """angle[p, e] = p * frequency[e]: (positions, E/2), float32.
 
     For twice the context, since the padding of a ragged chunk may run past the last position. On
@@ -64,7 +69,7 @@ def rope_angles(config):
     return torch.outer(positions.float(), turn)
 
 
-def rotate(x, cos, sin):
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn each pair (x[e], x[e + E/2]) by its position's angle: x (B, S, heads, E)."""
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)  # ([B,] S, 1, E/2)
     x1, x2 = x.chunk(2, dim=-1)

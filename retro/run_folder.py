@@ -22,6 +22,7 @@ import sys
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
+from typing import Any, TextIO
 
 import torch
 
@@ -47,8 +48,8 @@ class RunFolder:
     what the files hold beyond that is dropped when the run is resumed.
     """
 
-    def __init__(self, config, weights: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer,
-                 ranks: Ranks = ALONE):  # fmt: skip
+    def __init__(self, config: Any, weights: dict[str, torch.Tensor],
+                 optimizer: torch.optim.Optimizer, ranks: Ranks = ALONE):  # fmt: skip
         self.path, self.ranks = Path(config.run_dir), ranks
         path = self.path
         self.weights, self.optimizer = weights, optimizer
@@ -69,7 +70,7 @@ class RunFolder:
                 file.truncate(self.state["lines"][name])
         ranks.wait()
 
-    def open(self, config) -> None:
+    def open(self, config: Any) -> None:
         """Make the folder, or check that it is the one to resume and that no process is in it."""
         path = self.path
         settings = json.loads(json.dumps(asdict(config)))
@@ -95,7 +96,7 @@ class RunFolder:
             write_json(path / "config.json", settings)
         note_versions(path / "versions.json")
 
-    def save(self, **state) -> None:
+    def save(self, **state: Any) -> None:
         """Checkpoint: the weights, the optimiser, `state` and the number of lines in each file."""
         self.state |= state
         if not self.ranks.writes:
@@ -104,7 +105,7 @@ class RunFolder:
         checkpoint.save(self.path / "checkpoint", self.weights, [self.optimizer], self.state)
 
 
-def lock(folder: Path):
+def lock(folder: Path) -> TextIO:
     """Its file `lock`, held until this process ends, however it ends; ValueError if another one
     holds it.
     """

@@ -7,7 +7,7 @@ import hashlib
 import torch
 
 
-def seeded(*names, device="cpu") -> torch.Generator:
+def seeded(*names: object, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator that depends on the names alone: seeded(0, "actor", 17)."""
     digest = hashlib.sha256(repr(names).encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:6], "big"))

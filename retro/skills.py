@@ -10,21 +10,26 @@ since it would have to learn to read first.
 """
 
 import random
+from collections.abc import Sequence
 from itertools import islice
 
+from envs import Environment
 from retro import prompts
 from retro.actor import GPTActor
 from retro.generate import generate
+from retro.model import GPT
 from retro.reflect import reflect
 from retro.seeds import seeded
-from retro.trial import run_in_batches
+from retro.tokenizer import Tokenizer
+from retro.trial import Trajectory, run_in_batches
 
 ANSWER_TOKENS = 96
 
 
 def measure_skills(
-    env, model, coder, split: str, n: int, seed: int, actor_temperature: float
-) -> dict[str, float]:
+    env: Environment, model: GPT, coder: Tokenizer, split: str, n: int, seed: int,
+    actor_temperature: float,
+) -> dict[str, float]:  # fmt: skip
     """The four shares on n tasks, and `oracle_retry`: success after a failed trial and the oracle's
     reflection.
     """
@@ -49,7 +54,9 @@ def measure_skills(
     }
 
 
-def read(env, model, coder, trials, seed: int) -> tuple[int, int]:
+def read(
+    env: Environment, model: GPT, coder: Tokenizer, trials: Sequence[Trajectory], seed: int
+) -> tuple[int, int]:
     """Neutral questions about each trial, answered greedily: (right, asked)."""
     rng, newline = random.Random(seed), coder.encode("\n")
     pairs = []

@@ -29,7 +29,9 @@ EOS = "<|eos|>"
 class Tokenizer:
     """str <-> token ids; ids 0..255 need not be the bytes, but each byte has an id."""
 
-    def __init__(self, ranks: dict[bytes, int], special_tokens: dict[str, int], pattern=PATTERN):
+    def __init__(
+        self, ranks: dict[bytes, int], special_tokens: dict[str, int], pattern: str = PATTERN
+    ):
         self.ranks, self.special_tokens, self.pattern = ranks, special_tokens, pattern
         self.encoding = tiktoken.Encoding(
             "retro", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special_tokens
@@ -46,7 +48,7 @@ class Tokenizer:
         """Text of `ids`, special tokens by name; bytes that are not UTF-8 become U+FFFD."""
         return self.encoding.decode(ids)
 
-    def save(self, folder) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write tokenizer.tiktoken (lines "base64 rank") and tokenizer_config.json, atomically."""
         lines = [
             base64.b64encode(token) + b" %d\n" % rank
@@ -57,7 +59,7 @@ class Tokenizer:
         write_json(Path(folder) / "tokenizer_config.json", settings)
 
 
-def load(folder) -> Tokenizer | HFTokenizer:
+def load(folder: str | Path) -> Tokenizer | HFTokenizer:
     """The tokenizer saved in `folder`, ours or a pretrained model's tokenizer.json; ValueError when
     its files are missing or wrong.
     """

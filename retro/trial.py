@@ -6,7 +6,11 @@ Trajectory               what happened, as the reflector will read it
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
+import torch
+
+from envs import Environment
 from retro import prompts
 
 
@@ -49,7 +53,31 @@ class Trajectory:
         return Trajectory(**row | {"steps": steps, "reflections": tuple(row["reflections"])})
 
 
-def run_in_batches(env, tasks, actor, memories, rows: int = 48) -> list[Trajectory]:
+class Session(Protocol):
+    """An actor's trials in lock step; rows are those still running."""
+
+    def act(self, rows: Sequence[int]) -> list[str]:
+        """The next action of each."""
+
+    def observe(self, rows: Sequence[int], observations: Sequence[str]) -> None:
+        """What the environment answered to it."""
+
+
+class Actor(Protocol):
+    """Who plays (`actor.py`, `api_actor.py`)."""
+
+    memory: int  # reflections that it reads, the newest ones
+    generator: torch.Generator  # what it samples with
+    device: torch.device  # the generator's
+
+    def start(self, openings: Sequence[str]) -> Session:
+        """A trial begins with each of these texts."""
+
+
+def run_in_batches(
+    env: Environment, tasks: Sequence[dict], actor: Actor, memories: Sequence[Sequence[str]],
+    rows: int = 48,
+) -> list[Trajectory]:  # fmt: skip
     """run_trials, `rows` trials at a time, those with the same step limit together."""
     order = sorted(range(len(tasks)), key=lambda i: tasks[i]["max_steps"])
     done: dict[int, Trajectory] = {}
@@ -61,14 +89,13 @@ def run_in_batches(env, tasks, actor, memories, rows: int = 48) -> list[Trajecto
 
 
 def run_trials(
-    env, tasks: Sequence[dict], actor, memories: Sequence[Sequence[str]]
+    env: Environment, tasks: Sequence[dict], actor: Actor, memories: Sequence[Sequence[str]]
 ) -> list[Trajectory]:
     """One trial of each task; memories[i] holds the reflections on task i so far, of which the
     actor reads the last `actor.memory`.
 
     env: makes as many environments of its kind as there are tasks (`env.fresh()`), all stepped
-    together. actor: `actor.start(openings) -> session` with `session.act(rows) -> actions`,
-    `session.observe(rows, texts)`.
+    together.
     """
     memories = [tuple(memory)[max(len(memory) - actor.memory, 0) :] for memory in memories]
     places = [env.fresh() for _ in tasks]
