@@ -1,7 +1,6 @@
 """Retroformer (Yao et al., ICLR 2024, arXiv 2308.02151): a language model learns to reflect.
 
-Reading order. The language model: tokenizer, model, generate, lora (files holds their file doors).
-The method: prompts, actor, trial, memory, reflect, collect, sft, ppo, evaluate. The base: pretrain.
+README.md says in which order to read: first the method, then the language model under it.
 """
 
 import ctypes

@@ -2,7 +2,7 @@
 
 Of the paper's three memories, the short-term one is the trajectory itself (`trial.Trajectory`) and
 the long-term one is the list of reflections that `trial.run_trials` puts into the actor's prompt,
-the last three.
+the last `actor.memory` of them.
 """
 
 import json

@@ -4,9 +4,8 @@
     actor        a transcript and `>`: the model writes the action, up to the line's end
     reflector    a failed transcript, its return, then `Reflection:`; the model writes one line
 
-The reflector's prompt continues the actor's transcript, so one KV cache can serve both (DESIGN: one
-base, two roles). x = (task, earlier reflections, trajectory, G) of the paper (section 4) is this
-text.
+The reflector's prompt continues the actor's transcript, so one KV cache can serve both: one base,
+two roles. x = (task, earlier reflections, trajectory, G) of the paper (section 4) is this text.
 """
 
 from collections.abc import Iterable

@@ -52,8 +52,7 @@ def test_reflection_is_in_the_actors_prompt_and_changes_its_action(env):
 
 
 def test_oracle_reflection_changes_the_shipped_actors_first_action(env, shipped):
-    """The trap of DESIGN section 6: a memory that never reaches the prompt. Greedy, so nothing is
-    random.
+    """A trap of others' code: a memory that never reaches the prompt. Greedy, so nothing is random.
     """
     model, coder = shipped
     actor = GPTActor(model, coder, 0.0, torch.Generator())
