@@ -1,6 +1,7 @@
 """Household demonstrations: who plays there, what is asked, and drills.
 
-Drills are questions about a room seen at a glance: short, dense practice in reading.
+Drills are questions about a room seen at a glance, and errands the moments of a trial that decide
+it, when the wanted thing comes into sight: short, dense practice in reading and in acting.
 """
 
 import random
@@ -8,13 +9,15 @@ from collections.abc import Iterator
 
 from envs.chains import Cast, Demonstration, Pairs, Step, chain
 from envs.household import Household
-from envs.household_notes import bindings, everything, questions  # noqa: F401
-from envs.household_players import Player
+from envs.household_notes import bindings, everything, kind, questions  # noqa: F401
+from envs.household_players import SKILLS, Player
 from envs.household_reflections import flawed_reflection, follows, oracle_reflection  # noqa: F401
 from envs.household_rooms import cut_names, generate_task  # noqa: F401
 
 HURRIED = 0.7  # share of the chains with as few steps as the tasks allow
 WORLD_SHARES = {"tiny": 0.25, "renamed": 0.3, "small": 0.15, "full": 0.3}  # share of the chains
+ERRANDS = 8  # after each chain; in a whole trial the wanted thing comes into sight once or twice
+GUIDED = 0.4  # share of the errands with a plan
 DRILLED = ("home", "each", "type", "inside")  # topics of a drill's questions
 
 
@@ -41,15 +44,51 @@ def demonstrations(
         hurry = rng.random() < HURRIED
         task = generate_task(rng, split, "demonstration", world, hurry)
         yield from chain(env, task, CAST, rng, oracle_share, trials)
+        for _ in range(ERRANDS):
+            world = rng.choices(list(WORLD_SHARES), WORLD_SHARES.values())[0]
+            yield _errand(env, generate_task(rng, split, "errand", world), rng)
 
 
-def _drill(env: Household, task: dict, rng: random.Random) -> Demonstration:
-    """A whole room at a glance and questions on where things are."""
-    env.reset(task)
+def _views(env, rng) -> list[Step]:
+    """A whole room at a glance: every place, opened, in random order."""
     env.opened.update(env.receptacles)
     places = rng.sample(list(env.receptacles), len(env.receptacles))
-    views = [(f"examine {place}", env.view(place)) for place in places]
+    return [(f"examine {place}", env.view(place)) for place in places]
+
+
+def _drill(env, task, rng) -> Demonstration:
+    """Questions on where things are."""
+    observation, _ = env.reset(task)
+    views = _views(env, rng)
+    asked = [everything(observation, views, rng)]
+    asked += questions(observation, views, rng, n=6, topics=DRILLED)
     room = "\n".join(view for _, view in views)
-    asked = [everything(env.answer[0], views, rng)]
-    asked += questions(env.answer[0], views, rng, n=6, topics=DRILLED)
     return Demonstration(room, [], [], set(), False, 0.0, None, asked)
+
+
+def _errand(env, task, rng) -> Demonstration:
+    """A good player with a right plan to carry out; or one after a walk, mostly to where the wanted
+    thing is, that is not to be learnt.
+    """
+    observation, _ = env.reset(task)
+    reflections, walk, moves = [], [], 3
+    if rng.random() < GUIDED:
+        reflections, moves = [oracle_reflection(observation, _views(env, rng))], 7
+        env.reset(task)
+    player = Player(observation, reflections, rng)
+    player.skill = SKILLS[0]
+    if not reflections:
+        wanted, places = player.notes.goal.object, list(env.receptacles)
+        homes = [p for p in places if any(kind(x) == wanted for x in env.contents[p])]
+        walk = rng.sample(places, rng.randint(0, 3))
+        walk += [rng.choice(homes if homes and rng.random() < 0.7 else places)]
+    steps: list[Step] = []
+    for action in [*(f"go to {place}" for place in walk), *[None] * moves]:
+        action = action or player.act()
+        reply, _, terminated, truncated, _ = env.step(action)
+        player.read(action, reply)
+        steps.append((action, reply))
+        if terminated or truncated:
+            break
+    shown = set(range(min(len(walk), len(steps))))
+    return Demonstration(observation, reflections, steps, shown, True, 1.0, None, [])
