@@ -22,7 +22,7 @@ from retro.tokenizer import Tokenizer
 
 DOCUMENTS = 112  # in a shard, a function of (seed, number) alone: a run can resume anywhere
 WEIGHTS = {"household": 5}  # of the documents, where not 1: the errands are short
-ACTION = 4  # of an action's tokens: few beside those of the answers, and what a trial hangs on
+ACTION = 2  # of an action's tokens: few beside those of the answers, and what a trial hangs on
 UNBOUND = (-1, -1, 0)
 
 
