@@ -52,8 +52,9 @@ def read_bytes(path: str | Path) -> bytes:
 
 def read_json(path: str | Path) -> dict:
     """The JSON object in `path`; ValueError when it is missing, not JSON, or not an object."""
+    data = read_bytes(path)
     try:
-        value = json.loads(read_bytes(path))
+        value = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: is not JSON ({error})") from error
     if not isinstance(value, dict):
