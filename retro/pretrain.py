@@ -124,6 +124,7 @@ def main(config: Config) -> None:
                 texts.append(env.cut_names("".join(text for text, _ in pieces(d, rng))))
         tokenizer.train(texts, config.vocab_size, start=base).save(out)
     coder = tokenizer.load(out)
+    newcomers = base and (config.reading_weight or coder.vocab_size > base.vocab_size)
 
     # 2. model, optimisers, and where an interrupted run stood
     generator = torch.Generator().manual_seed(config.seed)
@@ -170,7 +171,7 @@ def main(config: Config) -> None:
             rng = random.Random(f"batches {config.seed} {state['shard']}")
             for batch in batches(documents, config.batch_tokens, config.context, rng):
                 factor = learning_rate(state["tokens"] / config.tokens, config.warmup, config.decay)
-                listening = base and state["steps"] < LISTEN
+                listening = newcomers and state["steps"] < LISTEN
                 for opt, peak in zip(opts, (0 if listening else config.muon_lr, config.adam_lr)):
                     for group in opt.param_groups:
                         group["lr"] = peak * factor
