@@ -20,7 +20,7 @@ ERRANDS = 8  # after each chain, and as many drills; in a whole trial the wanted
 # sight once or twice
 ERRAND_SHARES = {"tiny": 0.2, "renamed": 0.5, "small": 0.1, "full": 0.2}  # of their worlds
 GUIDED = 0.3  # share of the errands with a plan
-DRILLED = ("home", "each", "type", "inside", "last")  # topics of a drill's questions
+DRILLED = ("home", "each", "type", "inside")  # topics of a drill's questions
 
 
 def _asked(observation: str, steps: list[Step], rng: random.Random) -> Pairs:
