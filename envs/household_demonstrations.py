@@ -16,8 +16,8 @@ from envs.household_rooms import cut_names, generate_task  # noqa: F401
 
 HURRIED = 0.7  # share of the chains with as few steps as the tasks allow
 WORLD_SHARES = {"tiny": 0.25, "renamed": 0.3, "small": 0.15, "full": 0.3}  # share of the chains
-ERRANDS = 8  # after each chain, and as many drills; in a whole trial the wanted thing comes into
-# sight once or twice
+ERRANDS = 8  # after each chain, and half as many drills; in a whole trial the wanted thing comes
+# into sight once or twice
 ERRAND_SHARES = {"tiny": 0.2, "renamed": 0.5, "small": 0.1, "full": 0.2}  # of their worlds
 GUIDED = 0.3  # share of the errands with a plan
 DRILLED = ("home", "each", "type", "inside")  # topics of a drill's questions
@@ -46,10 +46,11 @@ def demonstrations(
         hurry = rng.random() < HURRIED
         task = generate_task(rng, split, "demonstration", world, hurry)
         yield from chain(env, task, CAST, rng, oracle_share, trials)
-        for _ in range(ERRANDS):
+        for errand in range(ERRANDS):
             world = rng.choices(list(ERRAND_SHARES), ERRAND_SHARES.values())[0]
             yield _errand(env, generate_task(rng, split, "errand", world), rng)
-            yield _drill(env, generate_task(rng, split, "drill", "tiny"), rng)
+            if errand % 2:
+                yield _drill(env, generate_task(rng, split, "drill", "tiny"), rng)
 
 
 def _views(env, rng) -> list[Step]:
