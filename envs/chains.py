@@ -104,8 +104,13 @@ def play(
             action = steps[-1][0] if repeated else player.slip()
         else:
             action = player.act()
-        reply, _, terminated, truncated, _ = env.step(action)
-        player.read(action, reply)
-        steps.append((action, reply))
-        over = terminated or truncated
+        over = perform(env, player, action, steps)
     return steps, slips
+
+
+def perform(env: Environment, player: Player, action: str, steps: list[Step]) -> bool:
+    """One step of a trial, added to `steps`; the player takes in the answer. True if it is over."""
+    reply, _, terminated, truncated, _ = env.step(action)
+    player.read(action, reply)
+    steps.append((action, reply))
+    return terminated or truncated

@@ -7,7 +7,7 @@ it, when the wanted thing comes into sight: short, dense practice in reading and
 import random
 from collections.abc import Iterator
 
-from envs.chains import Cast, Demonstration, Pairs, Step, chain
+from envs.chains import Cast, Demonstration, Pairs, Step, chain, perform
 from envs.household import Household
 from envs.household_notes import bindings, everything, kind, questions  # noqa: F401
 from envs.household_players import SKILLS, Player
@@ -35,7 +35,8 @@ def demonstrations(
     drill_share: float = 0.0, trials: int = 4,
 ) -> Iterator[Demonstration]:  # fmt: skip
     """Endless demonstrations; `oracle_share` of the reflections are the oracle's, the rest are
-    flawed. `drill_share` of the turns go to a drill, not to a chain of trials.
+    flawed. `drill_share` of the turns go to a drill, the others to a chain of trials and then to
+    errands and drills.
     """
     rng = random.Random(f"demonstrations {split} {seed}")
     while True:
@@ -87,12 +88,10 @@ def _errand(env, task, rng) -> Demonstration:
         walk = rng.sample(places, rng.randint(0, 3))
         walk += [rng.choice(homes if homes and rng.random() < 0.7 else places)]
     steps: list[Step] = []
-    for action in [*(f"go to {place}" for place in walk), *[None] * moves]:
-        action = action or player.act()
-        reply, _, terminated, truncated, _ = env.step(action)
-        player.read(action, reply)
-        steps.append((action, reply))
-        if terminated or truncated:
+    for place in walk:
+        perform(env, player, f"go to {place}", steps)
+    for _ in range(moves):
+        if perform(env, player, player.act(), steps):
             break
-    shown = set(range(min(len(walk), len(steps))))
+    shown = set(range(len(walk)))
     return Demonstration(observation, reflections, steps, shown, True, 1.0, None, [])
