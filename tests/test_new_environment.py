@@ -66,9 +66,9 @@ def test_a_new_environment_trains_and_not_with_the_sign_flipped(base, tmp_path, 
     print(online, flipped, sep="\n")
     assert online["oracle"] > online["react"] + 0.2, online
     assert online["retroformer"] > online["reflexion"] + 0.15, online
-    # little is left to lose: what counts is that it gains nothing and falls behind the true sign
-    assert flipped["retroformer"] < flipped["reflexion"] + 0.05, flipped
-    assert flipped["retroformer"] < online["retroformer"] - 0.15, (online, flipped)
+    # how much it can lose hangs on the base: an untrained reflector may be worth next to nothing
+    assert flipped["retroformer"] < flipped["reflexion"], flipped
+    assert flipped["retroformer"] < online["retroformer"] - 0.25, (online, flipped)
 
 
 @pytest.mark.slow
