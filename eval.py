@@ -171,7 +171,7 @@ def episodes(chains: dict) -> str:
                     else f"FAILED, score {trajectory.episode_return:.2f}"
                 )
                 parts.append(
-                    f"=== {method} | task {trajectory.task_id} | trial {trial} ===\n"
+                    f"=== {method} | {trajectory.env} {trajectory.task_id} | trial {trial} ===\n"
                     f"{trajectory.text()}\n--- {outcome} after {len(trajectory.steps)} steps\n"
                 )
     return "\n".join(parts)

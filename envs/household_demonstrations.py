@@ -18,9 +18,10 @@ HURRIED = 0.7  # share of the chains with as few steps as the tasks allow
 WORLD_SHARES = {"tiny": 0.25, "renamed": 0.3, "small": 0.15, "full": 0.3}  # share of the chains
 ERRANDS = 8  # after each chain, and half as many drills; in a whole trial the wanted thing comes
 # into sight once or twice
-ERRAND_SHARES = {"tiny": 0.2, "renamed": 0.5, "small": 0.1, "full": 0.2}  # of their worlds
+ERRAND_SHARES = {"tiny": 0.1, "renamed": 0.4, "small": 0.1, "full": 0.4}  # of their worlds
 GUIDED = 0.3  # share of the errands with a plan
 DRILLED = ("home", "each", "type", "inside")  # topics of a drill's questions
+WALKED = ("wanted", "inside", "searched", "last")  # and of an errand's
 
 
 def _asked(observation: str, steps: list[Step], rng: random.Random) -> Pairs:
@@ -94,4 +95,5 @@ def _errand(env, task, rng) -> Demonstration:
         if perform(env, player, player.act(), steps):
             break
     shown = set(range(len(walk)))
-    return Demonstration(observation, reflections, steps, shown, True, 1.0, None, [])
+    asked = questions(observation, steps, rng, n=2, topics=WALKED)
+    return Demonstration(observation, reflections, steps, shown, True, 1.0, None, asked)

@@ -14,7 +14,8 @@ from envs.shop_players import Player
 from envs.shop_reflections import flawed_reflection, follows, oracle_reflection  # noqa: F401
 
 ASKED = [*TOPICS, "cheap"]
-DRILLED = "cost brand maker kind cheap option values".split()  # topics of a drill's questions
+DRILLED = "cost brand maker kind kind cheap option option values values values".split()  # topics
+# of a drill's questions: lists are the hard ones
 
 
 def _asked(observation: str, steps: list[Step], rng: random.Random) -> Pairs:

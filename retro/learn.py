@@ -100,10 +100,10 @@ def check_health(stats: dict, max_kl: float, min_well_formed: float) -> None:
     if stats["kl"] > max_kl:
         raise SystemExit(
             f"collapse: KL {stats['kl']:.0f} nats per response is above max_kl {max_kl}; "
-            "lower --lr or raise --kl-coef"
+            "start a new run with a lower --lr or a higher --kl-coef"
         )
     if stats["well_formed"] < min_well_formed:
         raise SystemExit(
             f"collapse: only {stats['well_formed']:.0%} of the reflections are well-formed; "
-            "lower --lr or raise --kl-coef"
+            "start a new run with a lower --lr or a higher --kl-coef"
         )

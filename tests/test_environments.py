@@ -56,7 +56,7 @@ def test_any_string_is_answered_and_the_end_is_the_end(name):
 def test_demonstrations_hold_what_pretraining_needs(name):
     env, kinds = envs.make(name), set()
     stream = env.demonstrations("train", "contract", 0.5, 0.3)
-    for d, _ in zip(stream, range(60)):
+    for d, _ in zip(stream, range(100)):
         trial = env.fresh()
         text = "\n".join(["", d.observation, *(line for step in d.steps for line in step)])
         assert not any(f"\n{word}" in text for word in ("Question:", "Answer:", "Reflection:"))
