@@ -10,8 +10,8 @@ from threading import Event
 
 import pytest
 from test_hotpot import ITEM
-from test_household import GRAMMAR, PLAIN_GOAL, PROBLEM
-from test_shop import ATTRIBUTES, HUMAN, PRODUCTS
+from test_household_games import GRAMMAR, PLAIN_GOAL, PROBLEM
+from test_shop_files import ATTRIBUTES, HUMAN, PRODUCTS
 
 import envs
 from envs.alfworld_files import load_game

@@ -26,7 +26,7 @@ import train
 from retro import run_folder
 from retro.command_line import run_script
 from retro.files import read_tensors
-from tests.test_train import config, outcome, shorten
+from tests.small_run import config, outcome, shorten
 
 if sys.platform != "linux":
     pytest.skip("forks, limits and capabilities are Linux's here", allow_module_level=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from recorded import convert
-from test_train import Killed, config, evaluated, outcome, short_games  # noqa: F401
 
 import retro.learn
 import train
@@ -26,6 +25,7 @@ from retro.model import GPT, GPTConfig
 from retro.prompts import CHAT_REFLECT
 from retro.react_prompts import REFLECT
 from retro.reflect import Reflection
+from tests.small_run import Killed, config, evaluated, outcome, short_games  # noqa: F401
 
 
 @pytest.fixture(scope="module")

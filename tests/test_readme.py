@@ -12,7 +12,7 @@ import pytest
 
 import train
 from retro.command_line import parse
-from tests.test_train import config, shorten
+from tests.small_run import config, shorten
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -11,97 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-import eval as evaluation
 import retro.learn
 import train
-from retro import actor, reflect
 from retro.checkpoint import load, save
 from retro.evaluate import methods_of
-from tests.guess import Guess
+from tests.small_run import Killed, config, outcome, short_games  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
-TIMES = ("rollout_seconds", "learn_seconds")
-
-
-class Partial(Guess):
-    """Partial credit by an action's letters: a random model's retries are not all worth nothing."""
-
-    def fresh(self) -> "Partial":
-        return Partial()
-
-    def step(self, action: str) -> tuple:
-        *rest, info = super().step(action)
-        self.answer = (*rest, info | {"progress": sum(map(ord, action)) % 5 / 5})
-        return self.answer
-
-
-def config(base, folder, **changes):
-    small = dict(
-        envs="household,guess",
-        gap_tasks=2,
-        train_tasks=4,
-        collect_rounds=1,
-        batch_reflections=4,
-        minibatch=2,
-        updates=2,
-        epochs=2,
-        eval_tasks=1,
-        retries=1,
-        lr=1e-2,
-        min_well_formed=0.0,
-        actor_temperature=1.0,
-        offline_each=2,
-        reward_epochs=2,
-        best_of=2,
-    )
-    return train.Config(run_dir=str(folder), base=str(base), **small | changes)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def short_games():
-    """Three steps a trial, eight tokens a reflection: these tests are about the loop, not the game.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        shorten(patch)
-        yield
-
-
-def shorten(patch):
-    make = train.envs.make
-
-    def short(names):
-        env = make(names)
-        if "household" in env.parts:
-            env.parts["household"].max_steps = 3
-        return env
-
-    patch.setitem(train.envs.CLASSES, "guess", Partial)
-    patch.setattr(train.envs, "make", short)
-    patch.setattr(train, "CHUNK", 2)
-    patch.setattr(train, "draw_picture", lambda *args: None)
-    patch.setattr(actor, "ACTION_TOKENS", 2)
-    patch.setattr(reflect, "REFLECTION_TOKENS", 4)
-
-
-def outcome(folder):
-    """All that a run leaves behind, but for the clock."""
-    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    metrics = [{k: v for k, v in m.items() if k not in TIMES} for m in metrics]
-    files = (
-        "replay.jsonl",
-        "failed.jsonl",
-        "results.json",
-        "adapter/adapter_model.safetensors",
-        "sft/adapter_model.safetensors",
-        "reward/adapter_model.safetensors",
-        "reward/head.safetensors",
-    )
-    files = [folder / name for name in files]
-    return [metrics] + [file.read_bytes() if file.exists() else None for file in files]
-
-
-class Killed(BaseException):
-    """No handler of the program catches this, as none catches a kill -9."""
 
 
 @pytest.fixture(scope="module")
@@ -245,72 +161,6 @@ def test_collapse_stops_with_a_reason(tiny_base, tmp_path):
     stats = {"kl": 81.0, "well_formed": 1.0}
     with pytest.raises(SystemExit, match="KL 81 nats"):
         train.check_health(stats, settings.max_kl, 0.5)
-
-
-@pytest.fixture(scope="module")
-def offline_run(tiny_base, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "offline"
-    train.main(config(tiny_base, folder, mode="offline", updates=1, envs="guess"))
-    return folder
-
-
-def evaluated(run_dir, tmp_path, **changes):
-    settings = dict(run_dir=str(run_dir), tasks=2, retries=1, json=str(tmp_path / "r.json"))
-    evaluation.main(evaluation.Config(**settings | changes))
-    return json.loads((tmp_path / "r.json").read_text())
-
-
-def test_eval_reads_a_run(tiny_base, tmp_path):
-    train.main(config(tiny_base, tmp_path / "run", updates=1, eval_tasks=1))
-    both = evaluated(
-        tmp_path / "run", tmp_path, transcripts=str(tmp_path / "t.txt"), methods="react,retroformer"
-    )
-    assert [report["env"] for report in both] == ["household", "guess"]
-    one = evaluated(tmp_path / "run", tmp_path, env="guess", methods="react,retroformer")
-    assert list(one) == ["env", "split", "seed", "methods"] and one == both[1]
-    assert list(one["methods"]) == ["react", "retroformer"]
-    assert set(one["methods"]["react"]) == {
-        "n",
-        "success_by_retry",
-        "ci95",
-        "conditional_by_retry",
-        "mean_return_by_retry",
-    }
-    assert "Reflection:" in (tmp_path / "t.txt").read_text()
-    with pytest.raises(ValueError, match="best-of 2: needs the reward model"):
-        evaluated(tmp_path / "run", tmp_path, best_of=2)
-    with pytest.raises(ValueError, match="retroformer_offline'?: must be among"):
-        evaluated(tmp_path / "run", tmp_path, methods="retroformer_offline")
-
-
-def test_eval_of_an_offline_run_transfers_and_picks_the_best(tiny_base, offline_run, tmp_path):
-    """To an environment it was not trained on, with another actor, best of 3."""
-    single = evaluated(offline_run, tmp_path)
-    assert list(single["methods"]) == list(methods_of("offline")) and single["env"] == "guess"
-    moved = evaluated(
-        offline_run,
-        tmp_path,
-        env="household",
-        actor=str(tiny_base),
-        best_of=3,
-        methods="react,retroformer_offline",
-    )
-    assert moved["env"] == "household" and "retroformer_offline" in moved["methods"]
-    with pytest.raises(ValueError, match="--temperature above 0"):
-        evaluated(offline_run, tmp_path, best_of=2, temperature=0.0)
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        (dict(products="p.json"), "--goals is missing"),
-        (dict(env="guess", data="d.json"), "a file of hotpot is given"),
-        (dict(env="magic"), "magic"),
-    ],
-)
-def test_eval_says_which_files_belong_together(offline_run, tmp_path, change, message):
-    with pytest.raises(ValueError, match=message):
-        evaluated(offline_run, tmp_path, **change)
 
 
 @pytest.mark.parametrize(

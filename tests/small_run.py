@@ -1,0 +1,99 @@
+"""A whole run, small: its settings, what it leaves behind, how it is killed and evaluated."""
+
+import json
+
+import pytest
+
+import eval as evaluation
+import train
+from retro import actor, reflect
+from tests.guess import Guess
+
+TIMES = ("rollout_seconds", "learn_seconds")
+
+
+class Partial(Guess):
+    """Partial credit by an action's letters: a random model's retries are not all worth nothing."""
+
+    def fresh(self) -> "Partial":
+        return Partial()
+
+    def step(self, action: str) -> tuple:
+        *rest, info = super().step(action)
+        self.answer = (*rest, info | {"progress": sum(map(ord, action)) % 5 / 5})
+        return self.answer
+
+
+def config(base, folder, **changes):
+    small = dict(
+        envs="household,guess",
+        gap_tasks=2,
+        train_tasks=4,
+        collect_rounds=1,
+        batch_reflections=4,
+        minibatch=2,
+        updates=2,
+        epochs=2,
+        eval_tasks=1,
+        retries=1,
+        lr=1e-2,
+        min_well_formed=0.0,
+        actor_temperature=1.0,
+        offline_each=2,
+        reward_epochs=2,
+        best_of=2,
+    )
+    return train.Config(run_dir=str(folder), base=str(base), **small | changes)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_games():
+    """Three steps a trial, eight tokens a reflection: these tests are about the loop, not the game.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        shorten(patch)
+        yield
+
+
+def shorten(patch):
+    make = train.envs.make
+
+    def short(names):
+        env = make(names)
+        if "household" in env.parts:
+            env.parts["household"].max_steps = 3
+        return env
+
+    patch.setitem(train.envs.CLASSES, "guess", Partial)
+    patch.setattr(train.envs, "make", short)
+    patch.setattr(train, "CHUNK", 2)
+    patch.setattr(train, "draw_picture", lambda *args: None)
+    patch.setattr(actor, "ACTION_TOKENS", 2)
+    patch.setattr(reflect, "REFLECTION_TOKENS", 4)
+
+
+def outcome(folder):
+    """All that a run leaves behind, but for the clock."""
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    metrics = [{k: v for k, v in m.items() if k not in TIMES} for m in metrics]
+    files = (
+        "replay.jsonl",
+        "failed.jsonl",
+        "results.json",
+        "adapter/adapter_model.safetensors",
+        "sft/adapter_model.safetensors",
+        "reward/adapter_model.safetensors",
+        "reward/head.safetensors",
+    )
+    files = [folder / name for name in files]
+    return [metrics] + [file.read_bytes() if file.exists() else None for file in files]
+
+
+class Killed(BaseException):
+    """No handler of the program catches this, as none catches a kill -9."""
+
+
+def evaluated(run_dir, tmp_path, **changes):
+    settings = dict(run_dir=str(run_dir), tasks=2, retries=1, json=str(tmp_path / "r.json"))
+    evaluation.main(evaluation.Config(**settings | changes))
+    return json.loads((tmp_path / "r.json").read_text())

@@ -1,0 +1,175 @@
+"""ALFWorld's game files: read, refused in one line, and played as the real engine was recorded."""
+
+import json
+import os
+import tarfile
+import time
+
+import pytest
+
+from envs.household import Household, find_games, load_game
+
+DATA = os.environ.get("RETRO_DATA")
+needs_data = pytest.mark.skipif(not DATA, reason="RETRO_DATA names no folder with ALFWorld's games")
+
+
+@pytest.fixture(scope="module")
+def games(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alfworld")
+    with tarfile.open(os.path.join(DATA, "alfworld_games.tgz")) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "json_2.1.1"
+
+
+# ---- Against the real engine
+
+
+@needs_data
+def test_every_recorded_answer_of_the_real_engine(games):
+    with open(os.path.join(DATA, "alfworld_transcripts.json")) as file:
+        transcripts = json.load(file)
+    env, wins = Household(max_steps=10**9), 0
+    for transcript in transcripts:
+        observation, info = env.reset(load_game(games / transcript["game"]))
+        assert transcript["intro"] == f"-= Welcome to TextWorld, ALFRED! =-\n\n{observation}"
+        assert env.admissible_actions() == transcript["admissible0"]
+        for i, (action, expected, admissible, reward, done) in enumerate(transcript["steps"]):
+            answer = env.step(action)
+            where = (transcript["game"], i, action)
+            assert answer[:4] == (expected, reward, done, False), where
+            assert env.admissible_actions() == admissible, where
+            assert answer[4]["success"] == done == (answer[4]["progress"] == 1), where
+        wins += done
+    assert len(transcripts) == 96 and wins == 43, (len(transcripts), wins)
+
+
+@needs_data
+def test_all_games_load_quickly_and_are_json(games):
+    paths, seconds = find_games(games), []
+    assert len(paths) == 340 and paths == sorted(paths)
+    for path in paths:
+        start = time.process_time()
+        task = load_game(path)
+        seconds.append(time.process_time() - start)
+        assert json.loads(json.dumps(task)) == task
+    assert sorted(seconds)[170] < 0.02, f"median {1000 * sorted(seconds)[170]:.1f} ms a file"
+
+
+# ---- Files
+
+
+GRAMMAR = """grammar :: { "task": [ { "rhs": "Your task is to: put a \\"cup\\" on it." } ] }"""
+GOAL = """(and (exists (?r - receptacle) (exists (?o - object) (and
+    (inReceptacle ?o ?r) %s (objectType ?o MugType) (receptacleType ?r ShelfType)))))"""
+PLAIN_GOAL = GOAL % ""
+PROBLEM = """(define (problem x) (:domain alfred) (:objects agent1 - agent)
+(:init
+  (receptacleType Shelf_bar__plus_1 ShelfType) (receptacleAtLocation Shelf_bar__plus_1 loc_bar_2)
+  (receptacleType Shelf_bar__minus_1 ShelfType) (receptacleAtLocation Shelf_bar__minus_1 loc_bar_1)
+  (receptacleType Bathtub_bar_1_bar_SinkBasin SinkBasinType)
+  (receptacleAtLocation Bathtub_bar_1_bar_SinkBasin loc_bar_3)
+  (openable Shelf_bar__plus_1) (opened Shelf_bar__plus_1)
+  (objectType Mug_bar__plus_1 MugType) (inReceptacle Mug_bar__plus_1 Shelf_bar__plus_1)
+  (objectType Mug_bar__minus_1 MugType) (inReceptacle Mug_bar__minus_1 Shelf_bar__plus_1)
+  (objectType Mug_bar__plus_2 MugType) (objectAtLocation Mug_bar__plus_2 loc_bar_4)
+  (inReceptacleObject Pen_bar_1 Mug_bar__plus_1) (isReceptacleObject Mug_bar__plus_1)
+  (objectType Egg_bar_1 EggType) (sliceable Egg_bar_1) (objectAtLocation Egg_bar_1 loc_bar_4)
+  (isCool Mug_bar__minus_1) (atLocation agent1 loc_bar_4)
+  (canContain ShelfType MugType) (canContain ShelfType MugType) (canContain ShelfType CupType)
+  (canContain SofaType MugType)
+)
+(:goal %s))"""
+
+
+def game_file(folder, goal=PLAIN_GOAL, **changes):
+    game = {"grammar": GRAMMAR, "pddl_problem": PROBLEM % goal, "pddl_domain": "", "solvable": True}
+    path = folder / "a_task" / "a_trial" / "game.tw-pddl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**game, **changes}))
+    return path
+
+
+def test_names_numbers_and_order_of_a_file(tmp_path):
+    assert load_game(game_file(tmp_path)) == {
+        "env": "household",
+        "id": "a_task/a_trial",
+        "max_steps": 50,
+        "goal": {
+            "kind": "pick_and_place_simple", "object": "mug", "target": "shelf",
+            "text": 'put a "cup" on it.',
+        },
+        "receptacles": {
+            "bathtubbasin 1": {"loc": 2, "openable": False, "open": False, "type": "sinkbasin"},
+            "shelf 2": {"loc": 4, "openable": False, "open": False},
+            "shelf 1": {"loc": 3, "openable": True, "open": True},
+        },
+        "objects": {
+            "egg 1": {"in": [], "traits": ["sliceable"], "at": [1]},
+            "mug 3": {"in": ["shelf 1"], "traits": ["cool"]},
+            "mug 2": {"in": ["shelf 1"], "traits": ["isreceptacle"], "holds": ["pen 1"]},
+        },
+        "accepts": {"shelf": ["mug"], "sinkbasin": []},
+        "start": 1,
+    }  # fmt: skip
+
+
+def test_a_sliced_goal_is_read(tmp_path):
+    goal = load_game(game_file(tmp_path, GOAL % "(sliceable ?o) (isSliced ?o)"))["goal"]
+    assert (goal["kind"], goal["sliced"]) == ("pick_and_place_simple", True)
+
+
+@pytest.mark.parametrize(
+    "changes, reason",
+    [
+        ({"goal": "(opened ?r)"}, "a goal of a kind that is not supported: (opened ?r)"),
+        ({"goal": GOAL % "(openable ?r)"}, "a goal of a kind that is not supported"),
+        ({"goal": f"(or {PLAIN_GOAL})"}, "a goal of a kind that is not supported"),
+        ({"grammar": "grammar :: {}"}, "not an ALFWorld game"),
+        ({"grammar": None}, "not an ALFWorld game"),
+        ({"pddl_problem": 7}, "not an ALFWorld game"),
+        ({"pddl_problem": "(define (:domain blocks) (:init) (:goal))"}, "not an ALFWorld game"),
+        ({"pddl_problem": PROBLEM[:300]}, "not an ALFWorld game"),
+        ({"pddl_problem": (PROBLEM % PLAIN_GOAL).replace("(openable ", "(openable x ")},
+         "(openable x shelf_bar__plus_1) should have 1 argument"),
+    ],
+)  # fmt: skip
+def test_a_foreign_game_is_refused_in_one_line(tmp_path, changes, reason):
+    path = game_file(tmp_path, **changes)
+    with pytest.raises(ValueError) as error:
+        load_game(path)
+    assert str(error.value).startswith(f"{path}: {reason}")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff\xfe", b"[1]", b"null", b'"a"', b"{}", b"\x00" * 9, b"[" * 100_000]
+)
+def test_a_broken_file_is_refused_in_one_line(tmp_path, content):
+    path = tmp_path / "game.tw-pddl"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="not JSON|not an ALFWorld game") as error:
+        load_game(path)
+    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+
+
+def test_a_truncated_file_is_refused(tmp_path):
+    path = game_file(tmp_path)
+    text = path.read_text()
+    for length in range(0, len(text), 97):
+        path.write_text(text[:length])
+        with pytest.raises(ValueError, match="not JSON"):
+            load_game(path)
+
+
+def test_a_missing_file_and_an_empty_folder_are_named(tmp_path):
+    for path in (tmp_path / "none.tw-pddl", tmp_path):
+        with pytest.raises(ValueError, match=f"^{path}: cannot be read"):
+            load_game(path)
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(ValueError, match=f"^{folder}: no game.tw-pddl"):
+            find_games(folder)
+
+
+def test_games_are_found_in_order(tmp_path):
+    paths = [game_file(tmp_path / name) for name in ("b", "a", "c/d")]
+    assert find_games(tmp_path) == sorted(map(str, paths))
