@@ -77,17 +77,17 @@ class Config(ActorOptions):
     reward_lr: float = 3e-3
     best_of: int = 4  # samples at execution, of which the reward model picks one
     # PPO
-    updates: int = 40
+    updates: int = 48
     batch_reflections: int = 96  # rated reflections an update, of all environments in equal parts
     group: int = 1  # reflections on one trajectory; above 1 they are compared, without a critic
     minibatch: int = 32
     epochs: int = 2  # passes over a batch
-    lr: float = 1e-3
+    lr: float = 1e-3  # at the first update; falls to zero, linearly, over the updates
     clip_coef: float = 0.2
     kl_coef: float = 0.02  # rating per nat
     kl_target: float = 0.0  # nats per response to which kl_coef is steered; 0 = kl_coef is fixed
     kl_horizon: float = 2000.0  # reflections over which it is steered
-    target_kl: float = 0.3  # nats per token from the sampling policy; ends an update early
+    target_kl: float = 0.1  # nats per token from the sampling policy; ends an update early
     vf_coef: float = 0.5
     ent_coef: float = 0.0
     gamma: float = 1.0  # one reflection is one decision
@@ -243,8 +243,6 @@ def main(config: Config) -> None:
         print_reward(run.state["reward"])
 
     # 6. PPO: reflect, find out what the reflections are worth, learn from the difference
-    for group in optimizer.param_groups:
-        group["lr"] = config.lr
     kl_control = KLController(
         run.state.get("kl_coef", config.kl_coef), config.kl_target or None, config.kl_horizon
     )
@@ -258,6 +256,8 @@ def main(config: Config) -> None:
         unit="update",
     )
     for update in bar:
+        for params in optimizer.param_groups:
+            params["lr"] = config.lr * (1 - update / config.updates)
         drawn = draw(failed, update, config.batch_reflections // config.group, config.seed)
         stats = learn(
             env,
