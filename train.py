@@ -77,7 +77,7 @@ class Config(ActorOptions):
     reward_lr: float = 3e-3
     best_of: int = 4  # samples at execution, of which the reward model picks one
     # PPO
-    updates: int = 48
+    updates: int = 40
     batch_reflections: int = 96  # rated reflections an update, of all environments in equal parts
     group: int = 1  # reflections on one trajectory; above 1 they are compared, without a critic
     minibatch: int = 32
