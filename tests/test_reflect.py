@@ -137,7 +137,7 @@ def test_training_moves_the_adapter_and_leaves_the_base_bit_for_bit(setting):
 def test_sft_raises_the_likelihood_of_what_it_saw(setting, adapt_prompt):
     model, coder, trials = setting
     policy = ReflectionPolicy(model, adapt_prompt)
-    optimizer = torch.optim.AdamW(lora_parameters(model), lr=5e-2)
+    optimizer = torch.optim.AdamW(lora_parameters(model), lr=2e-2)
     reflections = sample(model, coder, trials)
     losses = sft_update(
         policy,
