@@ -74,7 +74,7 @@ def _drill(env, task, rng) -> Demonstration:
 
 def _errand(env, task, rng) -> Demonstration:
     """A good player with a right plan to carry out; or one after a walk, mostly to where the wanted
-    thing is, that is not to be learnt.
+    thing is, that is not to be learnt. Two questions at the end.
     """
     observation, _ = env.reset(task)
     reflections, walk, moves = [], [], 3
