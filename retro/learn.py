@@ -98,12 +98,9 @@ def learn(
 def check_health(stats: dict, max_kl: float, min_well_formed: float) -> None:
     """Stop a run that has collapsed, in words."""
     if stats["kl"] > max_kl:
-        raise SystemExit(
-            f"collapse: KL {stats['kl']:.0f} nats per response is above max_kl {max_kl}; "
-            "start a new run with a lower --lr or a higher --kl-coef"
-        )
-    if stats["well_formed"] < min_well_formed:
-        raise SystemExit(
-            f"collapse: only {stats['well_formed']:.0%} of the reflections are well-formed; "
-            "start a new run with a lower --lr or a higher --kl-coef"
-        )
+        reason = f"collapse: KL {stats['kl']:.0f} nats per response is above max_kl {max_kl}"
+    elif stats["well_formed"] < min_well_formed:
+        reason = f"collapse: only {stats['well_formed']:.0%} of the reflections are well-formed"
+    else:
+        return
+    raise SystemExit(f"{reason}; start a new run with a lower --lr or a higher --kl-coef")

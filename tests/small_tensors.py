@@ -1,19 +1,9 @@
-"""Small tensors in double precision: by seed, by lengths, not a number; and one thread for them."""
+"""Small tensors in double precision: by seed, by lengths, not a number."""
 
-import pytest
 import torch
 
 F64 = torch.float64
 NAN = float("nan")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tensors this small only lose by sharing: 20 times slower on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def normal(seed, *shape):

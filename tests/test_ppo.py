@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from small_tensors import F64, NAN, normal, one_thread, prefix_mask  # noqa: F401
+from small_tensors import F64, NAN, normal, prefix_mask
 
 from retro.ppo import (
     KLController,

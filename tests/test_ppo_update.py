@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_tensors import NAN, one_thread  # noqa: F401
+from small_tensors import NAN
 
 from retro.ppo import Batch, ppo_update
 
