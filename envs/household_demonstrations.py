@@ -1,7 +1,8 @@
 """Household demonstrations: who plays there, what is asked, and drills.
 
-Drills are questions about a room seen at a glance, and errands the moments of a trial that decide
-it, when the wanted thing comes into sight: short, dense practice in reading and in acting.
+Three kinds of short, dense practice stand beside the trials: drills are questions about a room seen
+at a glance, errands the moments of a trial that decide it, when the wanted thing comes into sight,
+and reports a walk through a room with a reflection on what it showed.
 """
 
 import random
@@ -16,12 +17,15 @@ from envs.household_rooms import cut_names, generate_task  # noqa: F401
 
 HURRIED = 0.7  # share of the chains with as few steps as the tasks allow
 WORLD_SHARES = {"tiny": 0.25, "renamed": 0.3, "small": 0.15, "full": 0.3}  # share of the chains
-ERRANDS = 8  # after each chain, and half as many drills; in a whole trial the wanted thing comes
-# into sight once or twice
+ERRANDS = 8  # after each chain, with half as many drills and reports; in a whole trial the wanted
+# thing comes into sight once or twice
 ERRAND_SHARES = {"tiny": 0.1, "renamed": 0.4, "small": 0.1, "full": 0.4}  # of their worlds
 GUIDED = 0.3  # share of the errands with a plan
+DRILL_SHARES = {"tiny": 0.75, "full": 0.25}
 DRILLED = ("home", "each", "type", "inside")  # topics of a drill's questions
-WALKED = ("wanted", "inside", "searched", "last")  # and of an errand's
+WALKED = ("wanted", "each", "type", "inside", "searched", "searched", "last")  # of an errand's and
+# a report's; twice what is hardest
+STROLL = 24  # places of a report at most, some of them the same
 
 
 def _asked(observation: str, steps: list[Step], rng: random.Random) -> Pairs:
@@ -37,22 +41,28 @@ def demonstrations(
 ) -> Iterator[Demonstration]:  # fmt: skip
     """Endless demonstrations; `oracle_share` of the reflections are the oracle's, the rest are
     flawed. `drill_share` of the turns go to a drill, the others to a chain of trials and then to
-    errands and drills.
+    errands, drills and reports.
     """
     rng = random.Random(f"demonstrations {split} {seed}")
     while True:
         if rng.random() < drill_share:
-            yield _drill(env, generate_task(rng, split, "drill", "tiny"), rng)
+            yield _drill(env, _task(rng, split, "drill", DRILL_SHARES), rng)
             continue
-        world = rng.choices(list(WORLD_SHARES), WORLD_SHARES.values())[0]
         hurry = rng.random() < HURRIED
-        task = generate_task(rng, split, "demonstration", world, hurry)
+        task = _task(rng, split, "demonstration", WORLD_SHARES, hurry)
         yield from chain(env, task, CAST, rng, oracle_share, trials)
         for errand in range(ERRANDS):
-            world = rng.choices(list(ERRAND_SHARES), ERRAND_SHARES.values())[0]
-            yield _errand(env, generate_task(rng, split, "errand", world), rng)
+            yield _errand(env, _task(rng, split, "errand", ERRAND_SHARES), rng)
             if errand % 2:
-                yield _drill(env, generate_task(rng, split, "drill", "tiny"), rng)
+                yield _drill(env, _task(rng, split, "drill", DRILL_SHARES), rng)
+                task = _task(rng, split, "report", ERRAND_SHARES, hurry=False)
+                yield _report(env, task, rng, oracle_share)
+
+
+def _task(rng, split, name, shares: dict[str, float], hurry: bool = True) -> dict:
+    """A task in one of some kinds of worlds."""
+    world = rng.choices(list(shares), shares.values())[0]
+    return generate_task(rng, split, name, world, hurry)
 
 
 def _views(env, rng) -> list[Step]:
@@ -97,3 +107,27 @@ def _errand(env, task, rng) -> Demonstration:
     shown = set(range(len(walk)))
     asked = questions(observation, steps, rng, n=2, topics=WALKED)
     return Demonstration(observation, reflections, steps, shown, True, 1.0, None, asked)
+
+
+def _report(env, task, rng, oracle_share) -> Demonstration:
+    """A walk past some places, opened where they are closed; nothing is taken, none of it is to be
+    learnt. What it showed is asked for, and reflected on.
+    """
+    observation, _ = env.reset(task)
+    player, steps = Player(observation, [], rng), []
+    places = rng.choices(list(env.receptacles), k=rng.randint(3, STROLL))
+    for place in places:
+        over = perform(env, player, f"go to {place}", steps)
+        if not over and "is closed." in steps[-1][1]:
+            over = perform(env, player, f"open {place}", steps)
+        if over:
+            break
+    reflection = (
+        oracle_reflection(observation, steps)
+        if rng.random() < oracle_share
+        else flawed_reflection(observation, steps, rng)
+    )
+    asked = questions(observation, steps, rng, n=5, topics=WALKED)
+    shown = set(range(len(steps)))
+    progress = env.info()["progress"]
+    return Demonstration(observation, [], steps, shown, False, progress, reflection, asked)

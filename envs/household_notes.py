@@ -121,6 +121,10 @@ class Notes:
         """Things of a type in the order in which they were first seen."""
         return [thing for thing in self.home if kind(thing) == type_]
 
+    def numbered(self, type_: str) -> list[str]:
+        """The same by their numbers, however they came into sight."""
+        return sorted(self.known(type_), key=lambda thing: int(thing.split()[-1]))
+
     def delivered(self) -> list[str]:
         """Goal objects that lie in a target receptacle now (treated, where the goal asks for it).
         """
@@ -180,7 +184,7 @@ def questions(
     """
     notes, asked = read_trial(observation, steps), []
     goal, things = notes.goal, list(notes.home)
-    wanted = notes.known(goal.object)
+    wanted = notes.numbered(goal.object)
     for _ in range(n):
         topic = rng.choice(topics)
         if topic == "home" and things:
@@ -188,16 +192,16 @@ def questions(
             asked.append((f"Where was {thing} at first?", f"{thing} in {notes.home[thing]}"))
         elif topic == "wanted":
             found = f"{wanted[0]} in {notes.home[wanted[0]]}" if wanted else "not seen"
-            asked.append((f"Which {goal.object} was seen first?", found))
+            asked.append((f"Which {goal.object} comes first?", found))
         elif topic == "each" and things:
             many = [t for t in things if len(notes.known(kind(t))) > 1]
             type_ = kind(rng.choice(many)) if many and rng.random() < 0.5 else goal.object
-            all_ = ", ".join(f"{t} in {notes.home[t]}" for t in notes.known(type_)[:4])
+            all_ = ", ".join(f"{t} in {notes.home[t]}" for t in notes.numbered(type_)[:4])
             asked.append((f"Where was each {type_}?", all_ or "not seen"))
         elif topic == "type" and things:
             type_ = kind(rng.choice(things))
-            first = notes.known(type_)[0]
-            asked.append((f"Which {type_} was seen first?", f"{first} in {notes.home[first]}"))
+            first = notes.numbered(type_)[0]
+            asked.append((f"Which {type_} comes first?", f"{first} in {notes.home[first]}"))
         elif topic == "inside" and notes.views:
             place = rng.choice(list(notes.views))
             asked.append((f"What was last seen in {place}?", notes.views[place]))

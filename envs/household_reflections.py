@@ -59,11 +59,13 @@ def oracle_reflection(observation: str, steps: list[Step]) -> str:
 
 
 def _reflection(notes: Notes, moved: dict[str, str] | None = None, skip: bool = False) -> str:
-    """Cause and plan. `moved` overrides where things are, `skip` drops a needed step (both: flaws).
+    """Cause and plan. Of several things that would do, the lowest numbers: a reader finds them by
+    name, and need not know which came first. `moved` overrides where things are, `skip` drops a
+    needed step (both: flaws).
     """
     goal, home = notes.goal, notes.home | (moved or {})
     target = next((p for p in notes.places if kind(p) == goal.target), f"{goal.target} 1")
-    things = [t for t in home if kind(t) == goal.object]
+    things = notes.numbered(goal.object) or list(moved or {})
     if goal.treatment is None:  # what lies there from the start is done
         needed = goal.count - len([t for t in things if kind(home[t]) == goal.target])
         things = [t for t in things if kind(home[t]) != goal.target]
@@ -89,7 +91,7 @@ def _reflection(notes: Notes, moved: dict[str, str] | None = None, skip: bool = 
             break
     missing = len(things) < needed and not skip
     if goal.treatment == "light":
-        lamps = [t for t in home if kind(t) == goal.target]
+        lamps = notes.numbered(goal.target)
         plan += [("use", lamp, home[lamp]) for lamp in lamps[:1]]
         missing = missing or not lamps
     if missing or not plan:

@@ -13,11 +13,13 @@ the prompt is read anew each time.
 Shapes: B reflections, P prompt tokens, R response tokens, V vocabulary, D width.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from retro import prompts
@@ -31,6 +33,7 @@ from retro.trial import Trajectory
 
 REFLECTION_TOKENS = 64  # a longer reflection is cut off
 READ_TOKENS = 8192  # of prompts that are read, answered and learnt from together, with padding
+BLOCK = 8  # rows of a minibatch that were read together, at least where there are as many
 RANGES = {"delta": (-1.0, 1.0), "next": (0.0, 1.0), "success": (0.0, 1.0)}  # of `rate`, by kind
 
 
@@ -203,6 +206,18 @@ class ReflectionPolicy(nn.Module):
         self.reflections = self.read = self.responses = self.mask = None
         release_memory()
 
+    def shuffled(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """rows (N,) in random order, in blocks of rows that were read together: a minibatch of rows
+        from everywhere would be as many passes through the model as it has rows.
+        """
+        part_of = {row: n for n, part in enumerate(self.read or ()) for row in part.rows}
+        together = defaultdict(list)
+        for i in torch.randperm(len(rows), generator=generator).tolist():
+            together[part_of.get(int(rows[i]))].append(i)
+        blocks = [own[i : i + BLOCK] for own in together.values() for i in range(0, len(own), BLOCK)]
+        order = torch.randperm(len(blocks), generator=generator).tolist()
+        return rows[[i for n in order for i in blocks[n]]]
+
     def states(self, rows: torch.Tensor) -> torch.Tensor:
         """Hidden states (b, R, D) that predict each response token: the one next-token shift there
         is.
@@ -227,19 +242,24 @@ class ReflectionPolicy(nn.Module):
             here = [n for n, i in enumerate(which) if i in among]  # rows that were read together
             if here:
                 places = part.places[[among[which[n]] for n in here]]
-                hidden.append(self.model.hidden(ids[here], prefix=part.cache.select(places)))
+                longest = max(len(self.reflections[which[n]].response_ids) for n in here)
+                states = self.model.hidden(ids[here, :longest], prefix=part.cache.select(places))
+                hidden.append(F.pad(states, (0, 0, 0, ids.shape[1] - longest)))
                 order += here
         return torch.cat(hidden)[torch.tensor(order, device=ids.device).argsort()]
 
     def forward(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """rows (b,) -> logprobs, entropy (nats), values: (b, R) each, float32."""
+        """rows (b,) -> logprobs, entropy (nats), values: (b, R) each, float32; padding is 0."""
+        mask = self.mask[rows]  # (b, R)
         with autocast(self.responses.device):
-            hidden = self.states(rows)  # (b, R, D)
-            logits = self.model.logits(hidden)  # (b, R, V)
-        full = torch.log_softmax(logits.float(), dim=-1)  # (b, R, V)
-        logprobs = full.gather(-1, self.responses[rows][..., None])[..., 0]
+            hidden = self.states(rows)[mask]  # (N, D), the N tokens of the responses
+            logits = self.model.logits(hidden)  # (N, V)
+        full = torch.log_softmax(logits.float(), dim=-1)  # (N, V)
+        logprobs = full.gather(-1, self.responses[rows][mask][:, None])[:, 0]
         entropy = -(full.exp() * full).sum(-1)
-        return logprobs, entropy, self.value_head(hidden.float())[..., 0]
+        values = self.value_head(hidden.float())[:, 0]
+        padded = torch.zeros(mask.shape, device=mask.device)
+        return tuple(padded.masked_scatter(mask, x) for x in (logprobs, entropy, values))
 
     @torch.no_grad()
     def evaluate(self, rows: int = 64) -> tuple[torch.Tensor, ...]:

@@ -150,8 +150,7 @@ def fit(
     means = []
     for _ in range(epochs):
         losses = []
-        shuffled = learnt[torch.randperm(len(learnt), generator=generator)].to(device)
-        for rows in shuffled.split(minibatch_size):
+        for rows in reward.shuffled(learnt.to(device), generator).split(minibatch_size):
             loss = F.binary_cross_entropy_with_logits(reward.logits(rows), targets[rows])
             if not loss.isfinite():
                 raise FloatingPointError(f"reward model's loss is {loss.item()}: step not taken")

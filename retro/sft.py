@@ -33,8 +33,8 @@ def sft_update(
     means = []
     for _ in range(epochs):
         losses = []
-        order = torch.randperm(len(reflections), generator=generator).to(mask.device)
-        for rows in order.split(minibatch_size):
+        everyone = torch.arange(len(reflections), device=mask.device)
+        for rows in policy.shuffled(everyone, generator).split(minibatch_size):
             logprobs, _, _ = policy(rows)  # (b, R)
             loss = -share(mask[rows], total) * masked_mean(logprobs, mask[rows])
             whole_loss = total(loss.detach())

@@ -77,6 +77,18 @@ def test_flawed_reflections_are_mostly_not_the_oracles(failed):
     assert same / len(failed) < 0.15, same / len(failed)
 
 
+def test_of_several_things_the_lowest_number_counts():
+    """However they came into sight: a reader finds `mug 1` by its name."""
+    observation = "You see a bed 1, and a desk 1.\n\nYour task is to: put a mug in bed."
+    seen = "On the desk 1, you see a mug 3, a mug 12, and a mug 2."
+    steps = [("go to desk 1", f"You arrive at loc 1. {seen}")]
+    plan = parse_plan(oracle_reflection(observation, steps))
+    assert plan == [("take", "mug 2", "desk 1"), ("put", "mug 2", "bed 1")]
+    asked = dict(questions(observation, steps, random.Random(0), 50))
+    assert asked["Which mug comes first?"] == "mug 2 in desk 1"
+    assert asked["Where was each mug?"] == "mug 2 in desk 1, mug 3 in desk 1, mug 12 in desk 1"
+
+
 def test_following_is_recognised():
     plan = "I saw mug 1. Plan: take mug 1 from bed 1, put mug 1 in/on desk 1."
     steps = [
