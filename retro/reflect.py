@@ -211,12 +211,13 @@ class ReflectionPolicy(nn.Module):
         from everywhere would be as many passes through the model as it has rows.
         """
         part_of = {row: n for n, part in enumerate(self.read or ()) for row in part.rows}
+        order, names = torch.randperm(len(rows), generator=generator).tolist(), rows.tolist()
         together = defaultdict(list)
-        for i in torch.randperm(len(rows), generator=generator).tolist():
-            together[part_of.get(int(rows[i]))].append(i)
-        blocks = [own[i : i + BLOCK] for own in together.values() for i in range(0, len(own), BLOCK)]
-        order = torch.randperm(len(blocks), generator=generator).tolist()
-        return rows[[i for n in order for i in blocks[n]]]
+        for i in order:
+            together[part_of.get(names[i])].append(names[i])
+        blocks = [block for own in together.values() for block in torch.tensor(own).split(BLOCK)]
+        turns = torch.randperm(len(blocks), generator=generator).tolist()
+        return torch.cat([blocks[i] for i in turns]).to(rows.device)
 
     def states(self, rows: torch.Tensor) -> torch.Tensor:
         """Hidden states (b, R, D) that predict each response token: the one next-token shift there
