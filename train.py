@@ -73,8 +73,8 @@ class Config(ActorOptions):
     sft_epochs: int = 3  # 0 = no imitation
     sft_lr: float = 1e-3
     # the reward model (offline)
-    reward_epochs: int = 12
-    reward_lr: float = 3e-3
+    reward_epochs: int = 3
+    reward_lr: float = 1e-3
     best_of: int = 4  # samples at execution, of which the reward model picks one
     # PPO
     updates: int = 40

@@ -2,33 +2,33 @@
 
 The paper's second offline step (section 4): fitted to the ratings of collected reflections, it is
 what PPO maximises, and at execution it picks the best of n samples. It is the base with a LoRA of
-its own and a linear head that reads the state on the response's last token; the adapter acts on the
-response only, so the prompts' keys and values are the ones that the reflector has computed.
+its own, and says by how much more likely that has made a reflection (a language model is a reward
+model: Rafailov et al. 2023, eq. 5), so that what the base has read is at hand, as it is in writing.
+The adapter acts on the response only; prompts are read once for it and the reflector.
 
-    r_theta = low + (high - low) * p,   p = sigmoid(w . h + b)
+    r_theta = low + (high - low) * p,   p = sigmoid(b + sum_t log pi_theta(y_t) - log pi_base(y_t))
     loss    = cross-entropy of p with target (rating - low) / (high - low)
 
 The loss is smallest where p is the mean target, as with a squared error, but its gradient does not
 vanish where p is wrong and sure. Left out: Ouyang et al.'s loss on pairs, which fixes no scale; PPO
 needs one for the KL penalty.
 
-Shapes: B reflections, R response tokens, D width.
+Shapes: B reflections, R response tokens.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from retro.files import check_tensors, read_tensors, write_tensors
-from retro.lora import adapters, add_lora, load_adapter, save_adapter
-from retro.model import GPT, autocast
+from retro.lora import adapter_off, adapters, add_lora, load_adapter, save_adapter
+from retro.model import GPT
 from retro.reflect import RANGES, Reading, Reflection, ReflectionPolicy
 
 HELD_OUT = 0.2  # share of the tasks whose reflections are not learnt from
@@ -40,7 +40,9 @@ class RewardModel(ReflectionPolicy):
 
     def __init__(self, model: GPT, low: float, high: float):
         super().__init__(model)
-        self.register_buffer("range", torch.tensor([low, high], device=self.value_head.bias.device))
+        device = self.value_head.requires_grad_(False).bias.device  # it has no critic
+        self.bias = nn.Parameter(torch.zeros((), device=device))
+        self.register_buffer("range", torch.tensor([low, high], device=device))
 
     @classmethod
     def new(
@@ -51,24 +53,32 @@ class RewardModel(ReflectionPolicy):
         add_lora(model, rank, alpha, generator)
         return cls(model, *RANGES[rating])
 
+    @torch.no_grad()
     def hold(
         self, reflections: Sequence[Reflection], read: Sequence[Reading] | None = None
     ) -> Tensor:
-        """As the policy's, and one token more: only then does a state have all of y behind it."""
-        longer = [replace(r, response_ids=[*r.response_ids, 0]) for r in reflections]
-        return super().hold(longer, read)
+        """As the policy's; and what the base thinks of the responses."""
+        mask = super().hold(reflections, read)
+        with adapter_off(self.model):  # base_logprobs: (B, R)
+            parts = torch.arange(len(reflections), device=mask.device).split(64)
+            self.base_logprobs = torch.cat([self.logprobs(part) for part in parts])
+        return mask
+
+    def release(self) -> None:
+        super().release()
+        self.base_logprobs = None
 
     def forward(self, rows: Tensor) -> Tensor:
         low, high = self.range
         return low + (high - low) * self.logits(rows).sigmoid()
 
     def logits(self, rows: Tensor) -> Tensor:
-        """(b,): w . h + b at the last token of each response."""
-        with autocast(self.responses.device):
-            hidden = self.states(rows)  # (b, R + 1, D)
-        last = self.mask[rows].sum(1) - 1  # (b,)
-        hidden = hidden[torch.arange(len(rows), device=hidden.device), last]  # (b, D)
-        return self.value_head(hidden.float())[:, 0]
+        """(b,): b + log pi_theta(y) - log pi_base(y)."""
+        return self.bias + (self.logprobs(rows) - self.base_logprobs[rows]).sum(1)
+
+    def logprobs(self, rows: Tensor) -> Tensor:
+        """(b, R), nats; 0 in the padding."""
+        return super().forward(rows)[0]
 
     @torch.no_grad()
     def score(
@@ -88,7 +98,7 @@ class RewardModel(ReflectionPolicy):
         return [reflections[max(range(i, i + n), key=scores.__getitem__)] for i in starts]
 
     def save(self, folder: str | Path) -> None:
-        """The adapter in PEFT's format, and head.safetensors: the head, the rating's range."""
+        """The adapter in PEFT's format, and head.safetensors: b, and the rating's range."""
         save_adapter(self.model, folder)
         write_tensors(Path(folder) / "head.safetensors", self._head())
 
@@ -110,8 +120,7 @@ class RewardModel(ReflectionPolicy):
             tensor.copy_(tensors[name])
 
     def _head(self) -> dict[str, Tensor]:
-        """The live head, and the range."""
-        return self.value_head.state_dict() | {"range": self.range}
+        return {"bias": self.bias.data, "range": self.range}
 
 
 def _twin(base: GPT) -> GPT:
