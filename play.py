@@ -65,7 +65,7 @@ def main(config: Config) -> None:
         load_adapter(model, Path(config.run_dir) / "adapter")
     temperature, memory = settings["actor_temperature"], settings["memory"]
     plays = (model, coder) if folder == base else open_model(base, device, False)
-    actor = GPTActor(*plays, temperature, seeded(config.seed), memory)
+    actor = GPTActor(*plays, temperature, seeded(config.seed), memory, list(env.parts))
 
     def trial(task: dict, number: int, memory: list[str], player) -> Trajectory:
         actor.generator = seeded(config.seed, "play", number, device=device)

@@ -12,11 +12,14 @@ import torch
 from retro import prompts
 from retro.chat import answer, line_breaks, line_ends
 from retro.generate import generate
+from retro.hf_tokenizer import HFTokenizer
 from retro.lora import adapter_off
 from retro.model import GPT, autocast
+from retro.react_prompts import guide_of, lead
 from retro.tokenizer import Tokenizer
 
 ACTION_TOKENS = 16  # a longer action is cut off
+TOLD_TOKENS = 32  # the same for a model that was not trained here: its tokens are shorter
 TEMPERATURE = 0.3  # of its sampling; hotter, a plain second draw does half of a reflection's work
 MEMORY = 3  # reflections that it reads, the newest ones (Reflexion keeps the last three)
 
@@ -24,6 +27,7 @@ MEMORY = 3  # reflections that it reads, the newest ones (Reflexion keeps the la
 class GPTActor:
     """A frozen GPT. If the model carries an adapter, it is off while it acts: the base plays,
     always. `memory`: how many of a task's reflections it reads; 0 = none, whatever is written.
+    One that was not trained here is told the rules of the environments `names`, with an example.
     """
 
     def __init__(
@@ -33,8 +37,10 @@ class GPTActor:
         temperature: float,
         generator: torch.Generator,
         memory: int = MEMORY,
+        names: Sequence[str] = (),
     ):
         self.model, self.tokenizer = model, tokenizer
+        self.names = names if isinstance(tokenizer, HFTokenizer) else ()
         self.temperature, self.generator, self.memory = temperature, generator, memory
         self.device = model.lm_head.weight.device
 
@@ -53,13 +59,16 @@ class GPTSession:
         self.stops, self.breaks = line_ends(actor.tokenizer), set(line_breaks(actor.tokenizer))
         self.rows = list(range(len(openings)))  # the trial of each row of the cache
         first = [] if actor.tokenizer.bos is None else [actor.tokenizer.bos]
+        if actor.names:
+            openings = [lead(guide_of(text, actor.names)) + text for text in openings]
+        self.tokens = TOLD_TOKENS if actor.names else ACTION_TOKENS
         # not in the cache yet:
         self.chunks = [first + encode(opening) + self.ask for opening in openings]
         self.cache = None
 
     def act(self, rows: Sequence[int]) -> list[str]:
         """The next action of each trial in `rows`; "" from one whose context is full."""
-        room = self.actor.model.config.max_position_embeddings - ACTION_TOKENS
+        room = self.actor.model.config.max_position_embeddings - self.tokens
         lengths = [0] * len(self.rows) if self.cache is None else self.cache.lengths.tolist()
         wanted = set(rows)
         keep = [
@@ -77,7 +86,7 @@ class GPTSession:
             out = generate(
                 self.actor.model,
                 self.chunks,
-                ACTION_TOKENS,
+                self.tokens,
                 self.stops,
                 self.actor.temperature,
                 self.actor.generator,

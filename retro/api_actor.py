@@ -169,7 +169,7 @@ def open_actor(
     model = loaded.get(folder) or open_model(
         folder, generator.device, options.bfloat16 and folder != base
     )
-    return GPTActor(*model, temperature, generator, memory)
+    return GPTActor(*model, temperature, generator, memory, names)
 
 
 def read_reply(reply: str) -> tuple[str, str]:

@@ -26,9 +26,10 @@ class Guide(NamedTuple):
 
 
 COMMON = (
-    "Before an action you may think aloud. Lines that begin with `Reflection:` were written after "
-    "earlier failed attempts at this very task: follow them."
+    "Lines that begin with `Reflection:` were written after earlier failed attempts at this very "
+    "task: follow them."
 )
+THINK = "Before an action you may think aloud."
 REPLY = (
     "Answer each observation with one line `Thought: ...`, which may be left out, and one line "
     "`Action: ...`, nothing else. You get the next observation in return."
@@ -152,16 +153,23 @@ def completion(guide: Guide | None, opening: str, turns: Sequence[Turn]) -> str:
     text = opening + _lines(turns) + prompts.ACT
     if guide is None:
         return text
-    example = guide.first + _lines(guide.turns)
-    return (
-        f"{guide.rules}\n{COMMON} A thought is a line `> think: ...`.\n\n"
-        f"An example:\n\n{example}\n\nYour task:\n\n{text}"
-    )
+    told = f"{guide.rules}\n{THINK} {COMMON} A thought is a line `> think: ...`."
+    return _shown(told, guide.first + _lines(guide.turns)) + text
+
+
+def lead(guide: Guide) -> str:
+    """What precedes the transcript of an actor that acts without thinking aloud."""
+    acts = [turn._replace(thought="") for turn in guide.turns]
+    return _shown(f"{guide.rules}\n{COMMON}", guide.first + _lines(acts))
+
+
+def _shown(told: str, example: str) -> str:
+    return f"{told}\n\nAn example:\n\n{example}\n\nYour task:\n\n"
 
 
 def chat(guide: Guide, opening: str, turns: Sequence[Turn]) -> list[dict]:
     """The messages for chat: the rules, the example as if it had just been played, the trial."""
-    messages = [_message("system", f"{guide.rules}\n{COMMON}\n{REPLY}")]
+    messages = [_message("system", f"{guide.rules}\n{THINK} {COMMON}\n{REPLY}")]
     messages += _dialogue(guide.first, guide.turns)
     last = messages.pop()["content"]  # the roles must alternate
     return messages + _dialogue(f"{last}\n\n{NEXT}\n\n{opening}", turns)
