@@ -15,7 +15,7 @@ from retro.generate import generate
 from retro.hf_tokenizer import HFTokenizer
 from retro.lora import adapter_off
 from retro.model import GPT, autocast
-from retro.react_prompts import guide_of, lead
+from retro.react_prompts import GUIDES, guide_of, lead
 from retro.tokenizer import Tokenizer
 
 ACTION_TOKENS = 16  # a longer action is cut off
@@ -27,7 +27,8 @@ MEMORY = 3  # reflections that it reads, the newest ones (Reflexion keeps the la
 class GPTActor:
     """A frozen GPT. If the model carries an adapter, it is off while it acts: the base plays,
     always. `memory`: how many of a task's reflections it reads; 0 = none, whatever is written.
-    One that was not trained here is told the rules of the environments `names`, with an example.
+    One that was not trained here is told the rules of the environments `names`, with an example,
+    as far as `react_prompts.py` has them.
     """
 
     def __init__(
@@ -40,7 +41,8 @@ class GPTActor:
         names: Sequence[str] = (),
     ):
         self.model, self.tokenizer = model, tokenizer
-        self.names = names if isinstance(tokenizer, HFTokenizer) else ()
+        told = isinstance(tokenizer, HFTokenizer)
+        self.names = [name for name in names if name in GUIDES] if told else []
         self.temperature, self.generator, self.memory = temperature, generator, memory
         self.device = model.lm_head.weight.device
 

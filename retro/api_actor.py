@@ -45,6 +45,9 @@ class APIActor:
     ):  # fmt: skip
         if client.api == "chat" and not examples:
             raise ValueError("--no-examples: only with --api completions")
+        strange = [name for name in names if examples and name not in react_prompts.GUIDES]
+        if strange:
+            raise ValueError(f"{strange[0]}: has no rules to tell in GUIDES of react_prompts.py")
         self.client, self.names, self.temperature = client, names, temperature
         self.generator, self.examples, self.memory = generator, examples, memory
         self.device = generator.device

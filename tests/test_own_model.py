@@ -12,6 +12,7 @@ from recorded import convert
 import retro.learn
 import train
 from retro import tokenizer
+from retro.actor import GPTActor
 from retro.api_actor import open_model
 from retro.buffer import as_ids, as_text, prompts_of
 from retro.chat import answer, frame, line_ends
@@ -23,7 +24,7 @@ from retro.hf_tokenizer import as_tokenizer_json
 from retro.memory import FIELDS, ReplayBuffer
 from retro.model import GPT, GPTConfig
 from retro.prompts import CHAT_REFLECT
-from retro.react_prompts import REFLECT
+from retro.react_prompts import HOTPOT, HOUSEHOLD, REFLECT
 from retro.reflect import Reflection
 from tests.small_run import Killed, config, evaluated, outcome, short_games  # noqa: F401
 
@@ -65,6 +66,17 @@ def test_a_pretrained_reflector_is_trained_and_asked_in_its_frame(own, chat_mode
     assert before and ids[: len(before)] == before and ids[-len(after) :] == after
     assert outcome(own)[0][0]["mean_rating"] is not None
     assert read_json(own / "adapter/adapter_config.json")["r"] == 4
+
+
+def test_as_an_actor_it_is_told_the_rules_and_a_base_of_ours_is_not(tiny_base, chat_model):
+    opening, generator = "Answer by searching: Who?", torch.Generator()
+    for folder, told in ((chat_model, True), (tiny_base, False)):
+        actor = GPTActor(*open_model(str(folder), torch.device("cpu"), False), 0.0, generator,
+                         names=["household", "hotpot"])  # fmt: skip
+        text = actor.tokenizer.decode(actor.start([opening]).chunks[0])
+        assert text.startswith(HOTPOT.rules) is told and HOUSEHOLD.rules not in text
+        assert text.endswith(f"{opening}\n>") and ("> Search[Maren Oldevik]" in text) is told
+        assert "think" not in text.lower()
 
 
 def test_it_is_evaluated_by_all_methods_another_one_without_adapter(
