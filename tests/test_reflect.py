@@ -62,6 +62,7 @@ def test_policy_agrees_with_the_plain_forward(setting, adapt_prompt):
     with torch.no_grad():
         logprobs, entropy, values = policy(torch.arange(len(reflections)))
     assert logprobs.shape == entropy.shape == values.shape == mask.shape
+    assert not logprobs[~mask].any() and not entropy[~mask].any() and not values[~mask].any()
     for i, r in enumerate(reflections):
         ids = torch.tensor([r.prompt_ids + r.response_ids])
         with torch.no_grad():
@@ -76,6 +77,22 @@ def test_policy_agrees_with_the_plain_forward(setting, adapt_prompt):
         expected = full[torch.arange(len(r.response_ids)), torch.tensor(r.response_ids)]
         torch.testing.assert_close(logprobs[i][mask[i]], expected, atol=1e-4, rtol=0)
         torch.testing.assert_close(torch.tensor(r.logprobs), expected, atol=1e-4, rtol=0)
+
+
+def test_shuffled_rows_are_all_there_in_blocks_that_were_read_together(setting, monkeypatch):
+    model, coder, trials = setting
+    monkeypatch.setattr(retro.reflect, "READ_TOKENS", 1500)
+    monkeypatch.setattr(retro.reflect, "BLOCK", 2)
+    policy = ReflectionPolicy(model)
+    policy.hold(sample(model, coder, [trial for trial in trials for _ in range(3)]))
+    rows = torch.arange(3 * len(trials))
+    orders = [policy.shuffled(rows, torch.Generator().manual_seed(i)).tolist() for i in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2] and sorted(orders[2]) == rows.tolist()
+    part_of = {row: n for n, part in enumerate(policy.read) for row in part.rows}
+    parts = [part_of[row] for row in orders[0]]
+    blocks = sum(-(-len(part.rows) // 2) for part in policy.read)
+    assert 2 < len(policy.read) < blocks < len(rows)
+    assert sum(a != b for a, b in zip(parts, parts[1:])) < blocks
 
 
 def test_kl_is_exactly_zero_at_the_start_and_the_first_ratio_is_one(setting):
