@@ -68,12 +68,7 @@ def chain(
         steps, slips = play(env, player, rng, rng.choice(SLIPS))
         info, reflection = env.info(), None
         if not info["success"]:
-            oracle = rng.random() < oracle_share
-            reflection = (
-                cast.oracle(observation, steps)
-                if oracle
-                else cast.flawed(observation, steps, rng)
-            )
+            reflection = reflect(cast, observation, steps, rng, oracle_share)
         yield Demonstration(
             observation,
             reflections[-MEMORY:],
@@ -87,6 +82,16 @@ def chain(
         if reflection is None:
             return
         reflections.append(reflection)
+
+
+def reflect(
+    cast: Cast, observation: str, steps: list[Step], rng: random.Random, oracle_share: float
+) -> str:
+    """On a failed trial: the oracle's reflection, in `oracle_share` of the cases, or a flawed one.
+    """
+    if rng.random() < oracle_share:
+        return cast.oracle(observation, steps)
+    return cast.flawed(observation, steps, rng)
 
 
 def play(

@@ -8,7 +8,7 @@ and reports a walk through a room with a reflection on what it showed.
 import random
 from collections.abc import Iterator
 
-from envs.chains import Cast, Demonstration, Pairs, Step, chain, perform
+from envs.chains import Cast, Demonstration, Pairs, Step, chain, perform, reflect
 from envs.household import Household
 from envs.household_notes import bindings, everything, kind, questions  # noqa: F401
 from envs.household_players import SKILLS, Player
@@ -122,11 +122,7 @@ def _report(env, task, rng, oracle_share) -> Demonstration:
             over = perform(env, player, f"open {place}", steps)
         if over:
             break
-    reflection = (
-        oracle_reflection(observation, steps)
-        if rng.random() < oracle_share
-        else flawed_reflection(observation, steps, rng)
-    )
+    reflection = reflect(CAST, observation, steps, rng, oracle_share)
     asked = questions(observation, steps, rng, n=5, topics=WALKED)
     shown = set(range(len(steps)))
     progress = env.info()["progress"]

@@ -211,10 +211,9 @@ class ReflectionPolicy(nn.Module):
         from everywhere would be as many passes through the model as it has rows.
         """
         part_of = {row: n for n, part in enumerate(self.read or ()) for row in part.rows}
-        order, names = torch.randperm(len(rows), generator=generator).tolist(), rows.tolist()
         together = defaultdict(list)
-        for i in order:
-            together[part_of.get(names[i])].append(names[i])
+        for row in rows[torch.randperm(len(rows), generator=generator).to(rows.device)].tolist():
+            together[part_of.get(row)].append(row)
         blocks = [block for own in together.values() for block in torch.tensor(own).split(BLOCK)]
         turns = torch.randperm(len(blocks), generator=generator).tolist()
         return torch.cat([blocks[i] for i in turns]).to(rows.device)
@@ -251,23 +250,46 @@ class ReflectionPolicy(nn.Module):
 
     def forward(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """rows (b,) -> logprobs, entropy (nats), values: (b, R) each, float32; padding is 0."""
-        mask = self.mask[rows]  # (b, R)
-        with autocast(self.responses.device):
-            hidden = self.states(rows)[mask]  # (N, D), the N tokens of the responses
-            logits = self.model.logits(hidden)  # (N, V)
-        full = torch.log_softmax(logits.float(), dim=-1)  # (N, V)
-        logprobs = full.gather(-1, self.responses[rows][mask][:, None])[:, 0]
-        entropy = -(full.exp() * full).sum(-1)
-        values = self.value_head(hidden.float())[:, 0]
-        padded = torch.zeros(mask.shape, device=mask.device)
-        return tuple(padded.masked_scatter(mask, x) for x in (logprobs, entropy, values))
+        hidden, full = self._distributions(rows)
+        entropy = -(full.exp() * full).sum(-1)  # (N,)
+        values = self.value_head(hidden.float())[:, 0]  # (N,)
+        return self._chosen(rows, full), self._padded(rows, entropy), self._padded(rows, values)
+
+    def logprobs(self, rows: torch.Tensor) -> torch.Tensor:
+        """forward's logprobs alone."""
+        return self._chosen(rows, self._distributions(rows)[1])
+
+    @torch.no_grad()
+    def ref_logprobs(self, rows: int = 64) -> torch.Tensor:
+        """logprobs of all rows under the frozen base, (B, R)."""
+        with adapter_off(self.model):
+            return torch.cat([self.logprobs(part) for part in self._parts(rows)])
 
     @torch.no_grad()
     def evaluate(self, rows: int = 64) -> tuple[torch.Tensor, ...]:
         """(logprobs, ref_logprobs, values), (B, R) each: of M_r, of the frozen base, of the critic.
         """
-        parts = torch.arange(len(self.reflections), device=self.mask.device).split(rows)
-        own = [self(part) for part in parts]
-        with adapter_off(self.model):
-            ref = [self(part)[0] for part in parts]
-        return torch.cat([o[0] for o in own]), torch.cat(ref), torch.cat([o[2] for o in own])
+        own = [self(part) for part in self._parts(rows)]
+        logprobs, _, values = map(torch.cat, zip(*own))
+        return logprobs, self.ref_logprobs(rows), values
+
+    def _parts(self, rows: int) -> Sequence[torch.Tensor]:
+        return torch.arange(len(self.reflections), device=self.mask.device).split(rows)
+
+    def _distributions(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden states (N, D) and all tokens' log-probabilities (N, V), at the N tokens of the
+        responses.
+        """
+        with autocast(self.responses.device):
+            hidden = self.states(rows)[self.mask[rows]]  # (N, D)
+            logits = self.model.logits(hidden)  # (N, V)
+        return hidden, torch.log_softmax(logits.float(), dim=-1)
+
+    def _chosen(self, rows: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
+        tokens = self.responses[rows][self.mask[rows]]  # (N,)
+        return self._padded(rows, full.gather(-1, tokens[:, None])[:, 0])
+
+    def _padded(self, rows: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+        """(N,) -> (b, R)."""
+        mask = self.mask[rows]
+        return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, found)

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retro.files import check_tensors, read_tensors, write_tensors
-from retro.lora import adapter_off, adapters, add_lora, load_adapter, save_adapter
+from retro.lora import adapters, add_lora, load_adapter, save_adapter
 from retro.model import GPT
 from retro.reflect import RANGES, Reading, Reflection, ReflectionPolicy
 
@@ -53,15 +53,12 @@ class RewardModel(ReflectionPolicy):
         add_lora(model, rank, alpha, generator)
         return cls(model, *RANGES[rating])
 
-    @torch.no_grad()
     def hold(
         self, reflections: Sequence[Reflection], read: Sequence[Reading] | None = None
     ) -> Tensor:
         """As the policy's; and what the base thinks of the responses."""
         mask = super().hold(reflections, read)
-        with adapter_off(self.model):  # base_logprobs: (B, R)
-            parts = torch.arange(len(reflections), device=mask.device).split(64)
-            self.base_logprobs = torch.cat([self.logprobs(part) for part in parts])
+        self.base_logprobs = self.ref_logprobs()  # (B, R)
         return mask
 
     def release(self) -> None:
@@ -75,10 +72,6 @@ class RewardModel(ReflectionPolicy):
     def logits(self, rows: Tensor) -> Tensor:
         """(b,): b + log pi_theta(y) - log pi_base(y)."""
         return self.bias + (self.logprobs(rows) - self.base_logprobs[rows]).sum(1)
-
-    def logprobs(self, rows: Tensor) -> Tensor:
-        """(b, R), nats; 0 in the padding."""
-        return super().forward(rows)[0]
 
     @torch.no_grad()
     def score(
