@@ -32,16 +32,23 @@ class Cache:
 
     def reserve(self, capacity: int) -> None:
         """Make room for `capacity` positions, and little more: decoding looks at all of it."""
-        old = self.keys.shape[3]
-        if capacity > old:
-            pad = (0, 0, 0, -(-capacity // GROWTH) * GROWTH - old)
-            self.keys, self.values = F.pad(self.keys, pad), F.pad(self.values, pad)
+        if capacity > self.keys.shape[3]:
+            capacity = -(-capacity // GROWTH) * GROWTH
+            self.keys, self.values = (self._grown(x, capacity) for x in (self.keys, self.values))
+
+    def _grown(self, old: Tensor, capacity: int) -> Tensor:
+        L, B, K, _, E = old.shape
+        new = old.new_empty(L, B, K, capacity, E)
+        new[..., : self.longest, :] = old[..., : self.longest, :]
+        new[..., self.longest :, :] = 0
+        return new
 
     def looked_at(self, chunk: int) -> int:
-        """J, the places that a chunk of so many tokens attends to, those it must not see masked. A
-        single token gets the whole buffer: of a part of it, matrix products would make a copy.
+        """J, the places that a chunk of so many tokens attends to, those it must not see masked. In
+        bfloat16 a single token gets the whole buffer: products would make a copy of a part of it.
         """
-        return self.keys.shape[3] if chunk == 1 else self.longest + chunk
+        whole = chunk == 1 and self.keys.dtype == torch.bfloat16
+        return self.keys.shape[3] if whole else self.longest + chunk
 
     def write(self, positions: Tensor, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Put new k, v (B, K, S, E) at positions (B, S); give what is there, (B, K, J, E)."""

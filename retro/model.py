@@ -45,7 +45,8 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
-PLAIN = 2560  # up to so many tokens plain matrix products beat PyTorch's fused kernel on a CPU
+PLAIN = 2560  # in bfloat16 on a CPU: up to so many tokens plain products beat the fused kernel
+ALIKE = 8  # rows of a prefill whose attention is worked out together, on a CPU
 BLOCK = 256  # queries at a time: keys after the last of them are not looked at
 
 
@@ -75,6 +76,20 @@ def plain_decoding(q: Tensor, k: Tensor, v: Tensor, see: Tensor) -> Tensor:
     return shares @ v
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, see: Tensor | None) -> Tensor:
+    """q (B, H, S, E) looks at k, v (B, K, J, E) where `see` (B, 1, S, J) is true, None = causally
+    -> (B, H, S, E), by the fastest kernel there is.
+    """
+    S, by_hand = q.shape[2], q.device.type == "cpu" and q.dtype == torch.bfloat16
+    if by_hand and see is None and 1 < S <= PLAIN:
+        return plain_attention(q, k, v)
+    if by_hand and see is not None and see.shape[2] == 1:
+        return plain_decoding(q, k, v, see)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=see, is_causal=see is None, enable_gqa=q.shape[1] != k.shape[1]
+    )
+
+
 class Chunk:
     """Where the real tokens of a right-padded chunk are: only attention computes on the padding.
     counts (B,) of them in each row; None = all S, and then nothing moves.
@@ -82,9 +97,13 @@ class Chunk:
 
     def __init__(self, S: int, counts: Tensor | None = None):
         self.places = None
+        self.alike: list[tuple[Tensor, int]] = []  # rows of like length, the longest of these
         if counts is not None:
             real = torch.arange(S, device=counts.device) < counts[:, None]  # (B, S)
             self.shape, self.places = real.shape, real.nonzero(as_tuple=True)
+            if len(counts) > ALIKE and counts.device.type == "cpu":
+                groups = counts.argsort().split(ALIKE)
+                self.alike = [(rows, int(counts[rows].max())) for rows in groups]
 
     def pack(self, x: Tensor) -> Tensor:
         """(B, S, ...) -> (N, ...), the real ones."""
@@ -122,15 +141,12 @@ class Attention(nn.Module):
         B, _, S, _ = q.shape
         if S == 1:  # decode: the H / K queries that share keys become rows, so keys are read once
             q = q.view(B, k.shape[1], -1, self.head_dim)  # (B, K, H / K, E)
-        on_cpu = x.device.type == "cpu"
-        if on_cpu and see is None and 1 < S <= PLAIN:
-            y = plain_attention(q, k, v)
-        elif on_cpu and S == 1 and see is not None:
-            y = plain_decoding(q, k, v, see).view(B, -1, S, self.head_dim)
+        if chunk.alike and see is None:
+            y = torch.zeros_like(q)
+            for rows, n in chunk.alike:
+                y[rows, :, :n] = attend(*(x[rows, :, :n] for x in (q, k, v)), None)
         else:
-            y = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=see, is_causal=see is None, enable_gqa=q.shape[1] != k.shape[1]
-            ).view(B, -1, S, self.head_dim)  # (B, H, S, E)
+            y = attend(q, k, v, see).view(B, -1, S, self.head_dim)  # (B, H, S, E)
         return self.o_proj(chunk.pack(y.transpose(1, 2).reshape(B, S, -1)))
 
 
