@@ -18,7 +18,7 @@ import envs
 from bench import peers, update
 from bench.timing import Row, synchronise
 from retro import prompts, tokenizer
-from retro.actor import ACTION_TOKENS, GPTActor
+from retro.actor import ACTION_TOKENS, TEMPERATURE, GPTActor
 from retro.model import autocast, pick_device
 from retro.reflect import (
     REFLECTION_TOKENS,
@@ -32,7 +32,6 @@ from retro.seeds import seeded
 from retro.trial import run_in_batches
 
 PHASES = ("first_trials", "reflect", "retry", "update")
-TEMPERATURE = 0.7  # of the actor, as in train.py
 
 
 def run(name: str, repeats: int, quick: bool) -> Iterator[Row]:
@@ -96,7 +95,7 @@ class Theirs:
     def __init__(self):
         self.coder, adapter = tokenizer.load(peers.BASE), peers.ours(True)
         self.context = adapter.config.max_position_embeddings
-        self.actor = PeersActor(self.coder, TEMPERATURE, torch.bfloat16)
+        self.actor = PeersActor(self.coder, TEMPERATURE, peers.fast_dtype())
         self.trainer = update.trl_trainer(adapter, 8, 8, update.EPOCHS)
 
     def reflect(self, trials) -> list[Reflection]:

@@ -13,10 +13,14 @@ NEW = 48  # tokens
 
 
 def run(name: str, repeats: int, quick: bool) -> Iterator[Row]:
-    """Rows `name` (float32) and `name`_bf16 (bfloat16 weights on both sides)."""
+    """Rows `name` (float32) and, where train.py would use it, `name`_bf16 (bfloat16 weights on both
+    sides).
+    """
     prompts = peers.prompts(8 if quick else 64)
     peer = "peft" if name.endswith("_lora") else "transformers"
-    for suffix, dtype, tolerance in (("", torch.float32, 1e-3), ("_bf16", torch.bfloat16, 1.0)):
+    kinds = {torch.float32: ("", 1e-3), torch.bfloat16: ("_bf16", 1.0)}
+    for dtype in dict.fromkeys((torch.float32, peers.fast_dtype())):
+        suffix, tolerance = kinds[dtype]
         model = peers.ours(peer == "peft", dtype)
         other = peers.theirs(model if peer == "peft" else None, dtype).eval()
         padded = peers.left_padded(prompts, pick_device())

@@ -1,6 +1,7 @@
 """The same GPT in the peers' hands, from the same files; prompts for both."""
 
 import random
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +12,7 @@ import envs
 from retro import tokenizer
 from retro.actor import GPTActor
 from retro.lora import add_lora, lora_parameters, save_adapter
-from retro.model import GPT, pick_device
+from retro.model import GPT, autocast, pick_device
 from retro.seeds import seeded
 from retro.trial import run_in_batches
 
@@ -44,6 +45,12 @@ def theirs(adapter_of: GPT | None = None, dtype=torch.float32, trainable: bool =
     with TemporaryDirectory() as folder:
         save_adapter(adapter_of, folder)
         return PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+
+
+def fast_dtype() -> torch.dtype:
+    """What `autocast` computes in: bfloat16 where the machine has products in it, else float32."""
+    plain = isinstance(autocast(pick_device()), nullcontext)
+    return torch.float32 if plain else torch.bfloat16
 
 
 def prompts(n: int, shortest: int = 50, longest: int = 300) -> list[list[int]]:

@@ -16,7 +16,6 @@ from bench import peers
 from bench.timing import Row, in_turn, same
 from retro import tokenizer
 from retro.lora import lora_parameters
-from retro.model import autocast, pick_device
 from retro.ppo import Batch, ppo_update
 from retro.reflect import Reflection, ReflectionPolicy, reflection_prompt
 from retro.seeds import seeded
@@ -92,7 +91,7 @@ def trl_trainer(adapter_of, n: int, minibatch: int, epochs: int, optimizer=ADAMW
     coder = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel(words, "0")), pad_token="0", eos_token=str(end)
     )
-    bf16 = mixed and not isinstance(autocast(pick_device()), nullcontext)
+    bf16 = mixed and peers.fast_dtype() == torch.bfloat16
     config = PPOConfig(
         batch_size=n, mini_batch_size=minibatch, ppo_epochs=epochs, init_kl_coef=KL,
         adap_kl_ctrl=False, gamma=1.0, lam=1.0, cliprange=0.2, cliprange_value=0.2, vf_coef=0.5,
