@@ -11,7 +11,6 @@ Shapes: L layers, B rows, K key/value heads, C capacity, E width of a head, S ne
 from copy import copy
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from retro.config import GPTConfig
