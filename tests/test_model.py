@@ -1,14 +1,16 @@
 """The GPT against a loop-by-loop numpy Llama, against transformers, and against itself cached."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny import largest_gap, random_ids, tiny_gpt
 
 from retro.cache import Cache
-from retro.model import GPT, GPTConfig, autocast
+from retro.model import GPT, GPTConfig, autocast, plain_attention, plain_decoding
 
 
 def llama_by_hand(model, ids):
@@ -75,16 +77,19 @@ def ragged_chunk(ids, starts, counts):
     return chunk
 
 
+@pytest.mark.parametrize("rows", [5, 20])  # 20: attention of the first chunk in groups of rows
 @torch.no_grad()
-def test_ragged_appends_to_the_cache_give_the_uncached_states():
+def test_ragged_appends_to_the_cache_give_the_uncached_states(rows):
     """Six chunks of 0 to 8 tokens a row, then single tokens; the buffers grow from 1 position."""
-    model, ids = tiny_gpt(), random_ids(5, 60)
+    model, ids = tiny_gpt(), random_ids(rows, 60)
     full = model.hidden(ids)
-    cache = Cache(model.config, 5, capacity=1, dtype=torch.float64)
+    cache = Cache(model.config, rows, capacity=1, dtype=torch.float64)
     numbers = torch.Generator().manual_seed(1)
     for step in range(12):
-        counts = torch.randint(0, 9, (5,), generator=numbers) if step < 6 else torch.ones(5).long()
-        counts[step % 5] += step < 6  # at least one token
+        counts = torch.ones(rows).long()
+        if step < 6:
+            counts = torch.randint(0, 9, (rows,), generator=numbers)
+            counts[step % rows] += 1  # at least one token
         starts = cache.lengths.clone()
         chunk = ragged_chunk(ids, starts, counts)
         hidden = model.hidden(chunk, cache, counts if step < 9 else None)
@@ -162,6 +167,20 @@ def test_a_growing_cache_refuses_gradients_and_a_full_context():
         model.hidden(random_ids(1, 4), model.new_cache(1))
     with torch.no_grad(), pytest.raises(AssertionError, match="65 tokens, the model takes 64"):
         model.hidden(random_ids(1, 65), model.new_cache(1))
+
+
+def test_attention_by_hand_is_that_of_the_kernel():
+    """4 heads on 2 keys and values; 300 queries are two blocks of them."""
+    numbers = torch.Generator().manual_seed(0)
+    q, k, v = (
+        torch.randn(3, heads, 300, 8, generator=numbers, dtype=torch.float64) for heads in (4, 2, 2)
+    )
+    kernel = partial(F.scaled_dot_product_attention, enable_gqa=True)
+    assert largest_gap(plain_attention(q, k, v), kernel(q, k, v, is_causal=True)) < 1e-12
+    see = torch.arange(300) < torch.tensor([300, 7, 1])[:, None]  # (B, J)
+    see, last = see[:, None, None], q[:, :, -1:]
+    by_hand = plain_decoding(last.view(3, 2, 2, 8), k, v, see).view(3, 4, 1, 8)
+    assert largest_gap(by_hand, kernel(last, k, v, attn_mask=see)) < 1e-12
 
 
 @torch.no_grad()
