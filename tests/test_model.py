@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from tiny import largest_gap, random_ids, tiny_gpt
 
+from retro.attention import plain_attention, plain_decoding
 from retro.cache import Cache
-from retro.model import GPT, GPTConfig, autocast, plain_attention, plain_decoding
+from retro.model import GPT, GPTConfig, autocast
 
 
 def llama_by_hand(model, ids):
