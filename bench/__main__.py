@@ -1,6 +1,6 @@
 """Every comparison that the installed peers allow, as a table.
 
-    python -m bench                                15 to 20 minutes on two cores, alone on them
+    python -m bench                                some 25 minutes on two cores, alone on them
     python -m bench --only generate --json out.json
     python -m bench --quick                        small and once: whether all runs, no figures
 
@@ -23,6 +23,7 @@ COMPARISONS = {  # name -> (module, the packages it compares with)
     "supervised_step": ("supervised", ("transformers",)),
     "ppo_update": ("update", ("transformers", "peft", "trl")),
     "cycle": ("cycle", ("transformers", "peft", "trl")),
+    "smollm2": ("pretrained", ("transformers",)),
     "environments": ("environments", ()),
     "household_steps": ("engine", ("alfworld", "textworld")),
     "growth": ("growth", ()),
