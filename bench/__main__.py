@@ -1,6 +1,6 @@
 """Every comparison that the installed peers allow, as a table.
 
-    python -m bench                                some 25 minutes on two cores, alone on them
+    python -m bench                                everything; best alone on the machine
     python -m bench --only generate --json out.json
     python -m bench --quick                        small and once: whether all runs, no figures
 
