@@ -62,7 +62,7 @@ def test_a_new_environment_trains_and_not_with_the_sign_flipped(base, tmp_path, 
     online = trained(base, tmp_path / "online")
     rate = retro.collect.rate
     monkeypatch.setattr(retro.collect, "rate", lambda *args: -rate(*args))
-    flipped = trained(base, tmp_path / "flipped", sft_epochs=0, min_well_formed=0.0)  # may lose form
+    flipped = trained(base, tmp_path / "flipped", sft_epochs=0, min_well_formed=0.0)
     print(online, flipped, sep="\n")
     assert online["oracle"] > online["react"] + 0.2, online
     assert online["retroformer"] > online["reflexion"] + 0.15, online
