@@ -51,16 +51,17 @@ ALIKE = 8  # rows of a prefill whose attention is worked out together, on a CPU
 
 class Chunk:
     """Where the real tokens of a right-padded chunk are: only attention computes on the padding.
-    counts (B,) of them in each row; None = all S, and then nothing moves.
+    counts (B,) of them in each row; None = all S, and then nothing moves. `first`: nothing is in
+    the cache yet.
     """
 
-    def __init__(self, S: int, counts: Tensor | None = None):
+    def __init__(self, S: int, counts: Tensor | None, first: bool):
         self.places = None
         self.alike: list[tuple[Tensor, int]] = []  # rows of like length, the longest of these
         if counts is not None:
             real = torch.arange(S, device=counts.device) < counts[:, None]  # (B, S)
             self.shape, self.places = real.shape, real.nonzero(as_tuple=True)
-            if len(counts) > ALIKE and counts.device.type == "cpu":
+            if first and len(counts) > ALIKE and counts.device.type == "cpu":
                 groups = counts.argsort().split(ALIKE)
                 self.alike = [(rows, int(counts[rows].max())) for rows in groups]
 
@@ -100,7 +101,7 @@ class Attention(nn.Module):
         B, _, S, _ = q.shape
         if S == 1:  # decode: the H / K queries that share keys become rows, so keys are read once
             q = q.view(B, k.shape[1], -1, self.head_dim)  # (B, K, H / K, E)
-        if chunk.alike and see is None:
+        if chunk.alike:
             y = torch.zeros_like(q)
             for rows, n in chunk.alike:
                 y[rows, :, :n] = attend(*(x[rows, :, :n] for x in (q, k, v)), None)
@@ -214,7 +215,7 @@ class GPT(nn.Module):
             see, remember = None, lambda layer, k, v: (k, v)  # None = causal
 
         # 2. the blocks
-        chunk = Chunk(S, counts if S > 1 else None)
+        chunk = Chunk(S, counts if S > 1 else None, first=see is None)
         positions = chunk.pack(positions)  # (B, S), (S,) or packed, (N,)
         cos, sin = self.cos[positions].unsqueeze(-2), self.sin[positions].unsqueeze(-2)
         x = self.model.embed_tokens(chunk.pack(ids))  # (B, S, D) or packed, (N, D)
