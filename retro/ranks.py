@@ -81,6 +81,10 @@ def join(device: torch.device) -> Ranks:
         if local >= gpus:
             raise ValueError(f"rank {local} of this machine has no GPU: there are {gpus}")
         torch.cuda.set_device(local)
+    # What optimizers import later keeps the group of then as a default argument; imported first, it
+    # keeps none, and `leave` ends the group's threads. One that outlives Python aborts the process.
+    from torch import _dynamo  # noqa: F401
+
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return Ranks(dist.get_rank(), dist.get_world_size())
 

@@ -61,6 +61,14 @@ def flat(policy) -> torch.Tensor:
     return torch.cat([p.detach().double().flatten() for p in policy.parameters()])
 
 
+THREADS = Path("/proc/self/task")
+
+
+def threads() -> list[str]:
+    """The names of this process's threads, where Linux tells them."""
+    return [(thread / "comm").read_text().strip() for thread in THREADS.glob("*")]
+
+
 CASES = [("sft", None), ("ppo", None), ("ppo", 0.01)]
 
 
@@ -115,6 +123,16 @@ def test_gather_and_deal(of_two):
         assert of_two[rank]["writes"] == (rank == 0)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not THREADS.exists(), reason="needs Linux's list of threads")
+def test_no_thread_of_the_group_outlives_it(of_two):
+    """One that drops its last tensor while Python ends aborts the process, now and then."""
+    for rank in range(2):
+        threads = of_two[rank]["threads"]
+        assert any("gloo" in name for name in threads["within"]), threads
+        assert not any("gloo" in name for name in threads["after"]), threads
+
+
 def test_one_process_is_a_rank_alone(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     ranks = join(torch.device("cpu"))
@@ -135,8 +153,10 @@ def main(path: str) -> None:
         writes=ranks.writes,
     )
     ranks.wait()
-    torch.save(results, path)
+    results["threads"] = dict(within=threads())
     ranks.leave()
+    results["threads"]["after"] = threads()
+    torch.save(results, path)
 
 
 if __name__ == "__main__":
