@@ -34,7 +34,7 @@ from retro.command_line import parse, run_script
 from retro.corpus import batches, pieces, shard
 from retro.files import write_atomically
 from retro.first_weights import grown, head_start
-from retro.model import GPT, GPTConfig, pick_device
+from retro.model import GPT, GPTConfig, autocast, pick_device
 from retro.reader import Reader
 from retro.skills import measure_skills
 
@@ -102,7 +102,7 @@ def losses_of(
     """ids, said (B, T), bound (B, T, 3) -> cross-entropy of what is said (nats per token, weighted
     by `said`), and the reading loss (nats per token to be known).
     """
-    with torch.autocast(ids.device.type, dtype=torch.bfloat16):
+    with autocast(ids.device):
         where = said[:, 1:] > 0
         states = model.hidden(ids[:, :-1])[where]  # (N, D): what precedes a said token
         losses = F.cross_entropy(model.logits(states), ids[:, 1:][where], reduction="none")
