@@ -35,6 +35,7 @@ from retro.corpus import batches, pieces, shard
 from retro.files import write_atomically
 from retro.first_weights import grown, head_start
 from retro.model import GPT, GPTConfig, autocast, pick_device
+from retro.muon import Muon
 from retro.reader import Reader
 from retro.skills import measure_skills
 
@@ -85,13 +86,11 @@ def learning_rate(progress: float, warmup: float, decay: float) -> float:
 def optimizers(
     model: GPT, muon_lr: float, muon_decay: float, adam_lr: float
 ) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024) for the matrices of the blocks, AdamW for the rest."""
+    """Muon for the matrices of the blocks, AdamW for the rest."""
     matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "layers" in n]
     rest = [p for n, p in model.named_parameters() if p.dim() != 2 or "layers" not in n]
     return [
-        torch.optim.Muon(
-            matrices, lr=muon_lr, weight_decay=muon_decay, momentum=0.95, adjust_lr_fn="original"
-        ),
+        Muon(matrices, lr=muon_lr, weight_decay=muon_decay),
         torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
     ]
 

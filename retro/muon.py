@@ -1,0 +1,57 @@
+"""Muon (Jordan et al. 2024): for matrices, momentum whose singular values are all made about one.
+
+PyTorch has it, in bfloat16 only: on a processor that must emulate it a step of the base took 3.8
+seconds, here .15. This one multiplies in what `autocast` finds fast.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from retro.model import autocast
+
+
+class Muon(torch.optim.Optimizer):
+    """Decoupled weight decay; Nesterov momentum; tall matrices move further, by (rows /
+    columns)^(1/2). The parameters must be matrices, else ValueError.
+    """
+
+    def __init__(
+        self, params: Iterable[Tensor], lr: float, weight_decay: float, momentum: float = 0.95
+    ):
+        super().__init__(params, dict(lr=lr, weight_decay=weight_decay, momentum=momentum))
+        for p in (p for group in self.param_groups for p in group["params"]):
+            if p.dim() != 2:
+                raise ValueError(f"Muon is for matrices, not for {p.dim()} dimensions")
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            lr, momentum = group["lr"], group["momentum"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                mean = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+                mean.lerp_(p.grad, 1 - momentum)
+                update = orthogonal(p.grad.lerp(mean, momentum))
+                p.mul_(1 - lr * group["weight_decay"])
+                p.add_(update, alpha=-lr * max(1, p.shape[0] / p.shape[1]) ** 0.5)
+
+
+def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
+    """(M, N) -> about U V^T of its singular value decomposition, by Newton-Schulz iterations.
+
+    Each maps every singular value s to 3.4445 s - 4.775 s^3 + 2.0315 s^5, which grows small ones
+    fast and leaves them between .5 and 1.5: near enough, and far cheaper than the decomposition.
+    """
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / x.norm().clamp(min=1e-7)  # no singular value above 1
+    with autocast(x.device):
+        for _ in range(steps):
+            square = x @ x.T
+            x = torch.addmm(
+                x, torch.addmm(square, square, square, beta=-4.775, alpha=2.0315), x, beta=3.4445
+            )
+    return (x.T if tall else x).to(matrix.dtype)

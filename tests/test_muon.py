@@ -1,0 +1,39 @@
+"""Muon against PyTorch's own and against the singular value decomposition."""
+
+import pytest
+import torch
+
+from retro.muon import Muon, orthogonal
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (48, 24), (24, 48)])
+def test_the_step_of_pytorch(shape):
+    """Theirs rounds to bfloat16 in each product, so a few percent apart."""
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(shape, generator=generator)
+    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    one = Muon([ours], lr=0.02, weight_decay=0.1)
+    other = torch.optim.Muon(
+        [theirs], lr=0.02, weight_decay=0.1, momentum=0.95, adjust_lr_fn="original"
+    )
+    for _ in range(4):
+        ours.grad = torch.randn(shape, generator=generator)
+        theirs.grad = ours.grad.clone()
+        one.step()
+        other.step()
+    moved, expected = ours - start, theirs - start
+    assert (moved - expected).norm() < 0.03 * expected.norm()
+
+
+@pytest.mark.parametrize("shape", [(30, 20), (20, 30)])
+def test_singular_values_become_about_one_and_directions_stay(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+    inside = u.T @ orthogonal(matrix) @ v.T  # diagonal if U and V are kept
+    assert ((inside.diagonal() > 0.5) & (inside.diagonal() < 1.5)).all(), inside.diagonal()
+    assert (inside - inside.diagonal().diag()).abs().max() < 0.05
+
+
+def test_only_matrices():
+    with pytest.raises(ValueError, match="Muon is for matrices, not for 1 dimensions"):
+        Muon([torch.nn.Parameter(torch.ones(3))], lr=0.1, weight_decay=0.0)
