@@ -1,12 +1,12 @@
 """Retroformer, from the shipped base model to a table of results for each environment.
 
-    python train.py                                   one adapter for all three environments
+    python train.py                                       one adapter for all three environments
     python train.py --envs household --run-dir runs/household
-    python train.py --mode offline --run-dir runs/offline          the paper's recipe
-    python train.py --run-dir runs/mine --resume      goes on after Ctrl-C or a crash
-    python train.py --reflector FOLDER --bfloat16     a pretrained model learns to reflect
-    python train.py --from-buffer FILE                from rated reflections alone, offline
-    torchrun --nproc-per-node=2 train.py              each process plays its share of the tasks
+    python train.py --mode offline --updates 12 --run-dir runs/offline        the paper's recipe
+    python train.py --run-dir runs/mine --resume          goes on after Ctrl-C or a crash
+    python train.py --reflector FOLDER --bfloat16         a pretrained model learns to reflect
+    python train.py --from-buffer FILE                    from rated reflections alone, offline
+    torchrun --nproc-per-node=2 train.py                  each process plays its share of the tasks
 
     base -> is there a gap to close? -> collect ratings -> imitate what worked
          -> (offline: a reward model fitted to the ratings) -> PPO -> evaluation
@@ -64,7 +64,7 @@ class Config(ActorOptions):
     gap_tasks: int = 32  # `seen` tasks on which the oracle is first compared with plain retries
     train_tasks: int = 192  # tasks of the train split; their failed trials are what is reflected on
     collect_rounds: int = 2  # retries with the untrained reflector: ratings for SFT, reward model
-    offline_each: int = 4  # offline: reflections on each failed trial that is collected
+    offline_each: int = 8  # offline: reflections on each failed trial that is collected
     rating: Literal["delta", "next", "success"] = "delta"  # G_next - G, G_next, or next success
     # the adapter
     lora_rank: int = 4
@@ -77,7 +77,7 @@ class Config(ActorOptions):
     reward_lr: float = 1e-3
     best_of: int = 4  # samples at execution, of which the reward model picks one
     # PPO
-    updates: int = 40
+    updates: int = 40  # offline fewer: later ones learn the reward model's errors
     batch_reflections: int = 96  # rated reflections an update, of all environments in equal parts
     group: int = 1  # reflections on one trajectory; above 1 they are compared, without a critic
     minibatch: int = 32
