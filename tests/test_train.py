@@ -83,13 +83,17 @@ def test_results_are_one_report_for_each_environment(uninterrupted):
     assert sorted(row["env"] for row in last) == ["guess"] * 2 + ["household"] * 2
 
 
+# tasks enough that some reflection of a base that knows nothing raises a return, for SFT
+GUESS = dict(envs="guess", updates=1, train_tasks=24)
+
+
 @pytest.fixture(scope="module")
 def guessed(tiny_base, tmp_path_factory):
     """As `uninterrupted`, of one environment and one update."""
     done = {}
     for mode in ("online", "offline"):
         folder = tmp_path_factory.mktemp("guessed") / mode
-        train.main(config(tiny_base, folder, envs="guess", updates=1, mode=mode))
+        train.main(config(tiny_base, folder, mode=mode, **GUESS))
         done[mode] = outcome(folder)
     return done
 
@@ -109,7 +113,7 @@ def guessed(tiny_base, tmp_path_factory):
     ],
 )
 def test_ablations_run_and_are_read(tiny_base, tmp_path, change, guessed):
-    settings = config(tiny_base, tmp_path / "run", envs="guess", updates=1, **change)
+    settings = config(tiny_base, tmp_path / "run", **GUESS | change)
     train.main(settings)
     left = outcome(tmp_path / "run")
     if change != dict(temperature=0.0):
