@@ -1,12 +1,13 @@
 """Retroformer, from the shipped base model to a table of results for each environment.
 
     python train.py                                       one adapter for all three environments
+    OMP_NUM_THREADS=1 python train.py                     in one process, not one for each core
     python train.py --envs household --run-dir runs/household
     python train.py --mode offline --updates 12 --run-dir runs/offline        the paper's recipe
     python train.py --run-dir runs/mine --resume          goes on after Ctrl-C or a crash
     python train.py --reflector FOLDER --bfloat16         a pretrained model learns to reflect
     python train.py --from-buffer FILE                    from rated reflections alone, offline
-    torchrun --nproc-per-node=2 train.py                  each process plays its share of the tasks
+    torchrun --nproc-per-node=2 train.py                  on two GPUs
 
     base -> is there a gap to close? -> collect ratings -> imitate what worked
          -> (offline: a reward model fitted to the ratings) -> PPO -> evaluation
@@ -37,7 +38,7 @@ from retro.learn import check_health, learn
 from retro.lora import add_lora, save_adapter
 from retro.model import pick_device, release_memory
 from retro.ppo import KLController
-from retro.ranks import join
+from retro.ranks import crew, join
 from retro.reflect import ReflectionPolicy
 from retro.results import draw_picture, report, table
 from retro.reward import RewardModel, fit, print_reward
@@ -322,4 +323,8 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, parse(Config, __doc__))
+    config = parse(Config, __doc__)
+    alone = 1 if config.actor or config.reflector else 0  # a large model, or one behind an API
+    shared = config.gap_tasks, config.train_tasks, config.minibatch, config.eval_tasks
+    with crew(alone, *shared, config.batch_reflections // config.group):
+        run_script(main, config)

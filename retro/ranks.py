@@ -1,6 +1,7 @@
-"""Training on several devices: each process, a rank, plays and learns from its own tasks.
+"""Training by several processes: each one, a rank, plays and learns from its own tasks.
 
-    torchrun --nproc-per-node=2 train.py        gloo between CPUs, nccl between GPUs
+    python train.py                             on a CPU: one for each core, up to four (`crew`)
+    torchrun --nproc-per-node=2 train.py        on GPUs, one each; gloo between CPUs, nccl there
 
 Only sums are exchanged (`total`), so every rank takes the step that one process would take with the
 batches of all joined: means are over the tokens of all, gradients are added up, not averaged. The
@@ -9,12 +10,20 @@ is trained, and it is small.
 """
 
 import os
-from collections.abc import Callable
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from subprocess import DEVNULL, PIPE, Popen
+from tempfile import TemporaryFile
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from retro.model import pick_device
 
 Total = Callable[[Tensor], Tensor]
 
@@ -67,10 +76,55 @@ class Ranks:
 
 
 ALONE = Ranks()
+MOST = 4  # processes of a crew; more were not tried
+
+
+@contextmanager
+def crew(*counts: int) -> Iterator[int]:
+    """Within, this script is run by several processes, as if torchrun had started them: as many as
+    PyTorch has threads here (OMP_NUM_THREADS), up to MOST, that can divide each of the `counts`
+    among them. The others end with this one, however it ends. Yields their number.
+
+    For Linux without a GPU; elsewhere it is one. A trial's steps are small: two processes with a
+    thread each do more than one that has both.
+    """
+    if "CREW" in os.environ:  # one of the others: end as soon as the pipe from the first closes
+        threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
+    threads, size = torch.get_num_threads(), 1
+    if pick_device().type == "cpu" and sys.platform == "linux" and "WORLD_SIZE" not in os.environ:
+        sizes = range(1, min(threads, MOST) + 1)
+        size = max(n for n in sizes if all(count % n == 0 for count in counts))
+    if size == 1:
+        yield 1
+        return
+    torch.set_num_threads(threads // size)
+    with socket.socket() as probe:  # a free port
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    os.environ |= dict(MASTER_ADDR="localhost", MASTER_PORT=str(port), WORLD_SIZE=str(size))
+    os.environ |= dict(RANK="0", LOCAL_RANK="0", GLOO_SOCKET_IFNAME="lo")
+    command, others = [sys.executable, *sys.argv], []
+    with TemporaryFile() as errors:
+        for rank in map(str, range(1, size)):
+            own = dict(RANK=rank, LOCAL_RANK=rank, OMP_NUM_THREADS=str(threads // size), CREW="1")
+            pipes = dict(stdin=PIPE, stdout=DEVNULL, stderr=errors)
+            others.append(Popen(command, env=os.environ | own, **pipes))
+        try:
+            yield size
+        except RuntimeError as error:
+            if all(other.poll() is None for other in others):
+                raise
+            errors.seek(0)
+            why = errors.read().decode(errors="replace")
+            raise SystemExit(f"{why}another process of this run has ended") from error
+        finally:
+            for other in others:
+                other.kill()
+                other.wait()
 
 
 def join(device: torch.device) -> Ranks:
-    """Meet the other processes that torchrun started; without torchrun, a single rank.
+    """Meet the other processes that torchrun or `crew` started; without, a single rank.
 
     On GPUs each rank of a machine takes its own. ValueError if there are fewer than ranks.
     """

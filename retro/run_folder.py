@@ -94,7 +94,7 @@ class RunFolder:
                 scratch.unlink()
         else:
             write_json(path / "config.json", settings)
-        note_versions(path / "versions.json")
+        note_versions(path / "versions.json", self.ranks.world)
 
     def save(self, **state: Any) -> None:
         """Checkpoint: the weights, the optimiser, `state` and the number of lines in each file."""
@@ -124,7 +124,7 @@ def lock(folder: Path) -> TextIO:
     return file
 
 
-def versions() -> dict[str, str | int | None]:
+def versions(processes: int) -> dict[str, str | int | None]:
     """What a run's numbers depend on beside its settings; the git revision is None where there is
     no repository.
     """
@@ -135,13 +135,14 @@ def versions() -> dict[str, str | int | None]:
     except FileNotFoundError:  # no git
         revision = ""
     here = {"git": revision or None, "python": platform.python_version()}
-    here |= {"machine": platform.machine(), "threads": torch.get_num_threads()}
+    here |= {"machine": platform.machine(), "processes": processes}
+    here |= {"threads": torch.get_num_threads()}
     return here | {name: metadata.version(name) for name in PACKAGES}
 
 
-def note_versions(path: Path) -> None:
+def note_versions(path: Path, processes: int) -> None:
     """Add the present versions if the run has not been on them; say so if it was on others."""
-    runs, now = read_json(path)["runs"] if path.exists() else [], versions()
+    runs, now = read_json(path)["runs"] if path.exists() else [], versions(processes)
     if runs and runs[-1] != now:
         old = runs[-1]
         changed = [f"{k} {old.get(k)} (now {now[k]})" for k in now if now[k] != old.get(k)]

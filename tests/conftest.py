@@ -1,5 +1,6 @@
 """Shared by the tests: a tiny random base model, the shipped one, and a server."""
 
+import os
 import random
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from retro import tokenizer
 from retro.corpus import pieces
 from retro.model import GPT, GPTConfig
 
-torch.set_num_threads(1)  # small tensors; and two threads collapse where a core is busy
+os.environ["OMP_NUM_THREADS"] = "1"  # small tensors; and two threads collapse where a core is busy
+torch.set_num_threads(1)
 ASSETS = Path(__file__).parent.parent / "assets"
 
 

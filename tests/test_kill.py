@@ -274,14 +274,14 @@ def test_two_runs_in_one_folder_are_refused(whole, tiny_base, tmp_path):
 
 def test_versions_are_kept_and_a_change_is_said(tmp_path, monkeypatch, capsys):
     path = tmp_path / "versions.json"
-    run_folder.note_versions(path)
-    run_folder.note_versions(path)
+    run_folder.note_versions(path, 1)
+    run_folder.note_versions(path, 1)
     (first,) = json.loads(path.read_text())["runs"]
     assert first["torch"] == metadata.version("torch") and first["python"] == sys.version.split()[0]
-    assert set(first) == {"git", "machine", "threads", "python", *run_folder.PACKAGES}
+    assert set(first) == {"git", "machine", "processes", "threads", "python", *run_folder.PACKAGES}
     assert capsys.readouterr().err == ""
     other = first | {"torch": "9.9.9"}
-    monkeypatch.setattr(run_folder, "versions", lambda: other)
-    run_folder.note_versions(path)
+    monkeypatch.setattr(run_folder, "versions", lambda processes: other)
+    run_folder.note_versions(path, 1)
     assert json.loads(path.read_text())["runs"] == [first, other]
     assert f"torch {first['torch']} (now 9.9.9)" in capsys.readouterr().err

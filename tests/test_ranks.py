@@ -1,11 +1,15 @@
 """Two processes that each hold half of a batch take the step of one that holds all of it."""
 
+import json
 import os
+import signal
 import socket
+import subprocess
 import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
-from subprocess import Popen
+from subprocess import PIPE, STDOUT, Popen
 
 import pytest
 import torch
@@ -13,11 +17,12 @@ from tiny import tiny_gpt
 
 import retro.reflect
 from retro.ppo import Batch, ppo_update
-from retro.ranks import Ranks, join
+from retro.ranks import Ranks, crew, join
 from retro.reflect import Reflection, ReflectionPolicy
 from retro.sft import sft_update
 
-N, HALF = 12, 6
+ROOT = Path(__file__).parent.parent
+N = 12
 PPO = dict(epochs=2, minibatch_size=4, clip_coef=0.2, vf_coef=0.5, ent_coef=0.1, kl_coef=0.1,
            gamma=1.0, gae_lambda=0.95, max_grad_norm=0.5)  # fmt: skip
 
@@ -81,7 +86,7 @@ def of_two(tmp_path_factory):
         port = probe.getsockname()[1]
     shared = os.environ | dict(
         MASTER_ADDR="localhost", MASTER_PORT=str(port), WORLD_SIZE="2",
-        PYTHONPATH=str(Path(__file__).parent.parent),
+        PYTHONPATH=str(ROOT),
     )
     started = [
         Popen([sys.executable, __file__, str(folder / str(rank))],
@@ -140,6 +145,89 @@ def test_one_process_is_a_rank_alone(monkeypatch):
     assert ranks.deal([1, 2, 3]) == ranks.gather([1, 2, 3]) == [1, 2, 3]
     ranks.wait()
     ranks.leave()
+
+
+@pytest.mark.parametrize("threads, counts, size", [("1", [4], 1), ("4", [4, 3], 1), ("4", [1], 1)])
+def test_a_crew_of_one_is_this_process(threads, counts, size, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: int(threads))
+    monkeypatch.setattr(subprocess, "Popen", None)
+    with crew(*counts) as n:
+        assert n == size
+    assert "WORLD_SIZE" not in os.environ
+
+
+class Crew:
+    """`train.py` on two threads, as a user starts it."""
+
+    def __init__(self, base: Path, folder: Path, **settings):
+        settings = SMALL | settings | dict(base=base, run_dir=folder)
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+        self.folder = folder
+        self.first = Popen(
+            [sys.executable, "train.py", *flags],
+            cwd=ROOT, env=os.environ | dict(OMP_NUM_THREADS="2"), stdout=PIPE, stderr=STDOUT,
+        )  # fmt: skip
+
+    def others(self) -> list[int]:
+        """The ids of its other processes, those that still run."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (process / "cmdline").read_bytes()
+            except OSError:
+                continue  # it has just ended
+            if str(self.folder).encode() in words and int(process.name) != self.first.pid:
+                found.append(int(process.name))
+        return found
+
+    def until_it_trains(self) -> None:
+        while not (self.folder / "checkpoint").exists():
+            assert self.first.poll() is None, self.first.stdout.read().decode()
+            time.sleep(0.05)
+
+
+SMALL = dict(envs="hotpot", gap_tasks=2, train_tasks=8, updates=2, batch_reflections=4, minibatch=2,
+             eval_tasks=2, retries=1, min_well_formed=0.0, max_kl=1e9)  # fmt: skip
+linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere training is one process")
+
+
+@pytest.mark.slow
+@linux
+def test_train_runs_as_a_crew(tiny_base, tmp_path):
+    run = Crew(tiny_base, tmp_path / "run")
+    said = run.first.communicate()[0].decode()
+    assert run.first.returncode == 0, said
+    (versions,) = json.loads((run.folder / "versions.json").read_text())["runs"]
+    assert (versions["processes"], versions["threads"]) == (2, 1)
+    assert len((run.folder / "metrics.jsonl").read_text().splitlines()) == 2
+    assert said.count("2 unseen tasks of hotpot") == 1 and not run.others()
+    again = Crew(tiny_base, tmp_path / "run")  # an error is said once
+    said = again.first.communicate()[0].decode()
+    assert again.first.returncode == 2 and said.startswith("error: ") and said.count("\n") == 1
+
+
+@pytest.mark.slow
+@linux
+def test_no_process_of_a_crew_outlives_the_first(tiny_base, tmp_path):
+    run = Crew(tiny_base, tmp_path / "run", updates=1000)
+    run.until_it_trains()
+    assert len(run.others()) == 1
+    run.first.kill()
+    run.first.communicate()
+    give_up = time.time() + 10
+    while run.others() and time.time() < give_up:
+        time.sleep(0.05)
+    assert not run.others()
+
+
+@pytest.mark.slow
+@linux
+def test_a_crew_that_loses_one_ends(tiny_base, tmp_path):
+    run = Crew(tiny_base, tmp_path / "run", updates=1000)
+    run.until_it_trains()
+    os.kill(run.others()[0], signal.SIGKILL)
+    said = run.first.communicate(timeout=60)[0].decode()
+    assert run.first.returncode == 1 and "another process of this run has ended" in said
 
 
 def main(path: str) -> None:
