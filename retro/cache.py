@@ -49,19 +49,23 @@ class Cache:
         whole = chunk == 1 and self.keys.dtype == torch.bfloat16
         return self.keys.shape[3] if whole else self.longest + chunk
 
-    def write(self, positions: Tensor, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Put new k, v (B, K, S, E) at positions (B, S); give what is there, (B, K, J, E)."""
-        rows = torch.arange(len(k), device=k.device)[:, None]  # (B, 1)
-        self.keys[layer][rows, :, positions] = k.transpose(1, 2).to(self.keys.dtype)
-        self.values[layer][rows, :, positions] = v.transpose(1, 2).to(self.values.dtype)
-        J = self.looked_at(positions.shape[1])
+    def write(self, rows: Tensor, positions: Tensor, J: int, layer: int,
+              k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Put new k, v (B, S, K, E) at positions (B, S) of rows (B, 1), or (N, K, E) at (N,); give
+        the first J places, (B, K, J, E).
+        """
+        self.keys[layer][rows, :, positions] = k.to(self.keys.dtype)
+        self.values[layer][rows, :, positions] = v.to(self.values.dtype)
         return self.keys[layer, :, :, :J].to(k.dtype), self.values[layer, :, :, :J].to(v.dtype)
 
     def prepend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """All so far followed by the new k, v (B, K, S, E), (B, K, longest+S, E); no writing."""
+        """All so far followed by the new k, v (B, S, K, E), (B, K, longest+S, E); no writing."""
         keys = self.keys[layer, :, :, : self.longest].to(k.dtype)
         values = self.values[layer, :, :, : self.longest].to(v.dtype)
-        return torch.cat((keys, k), dim=2), torch.cat((values, v), dim=2)
+        return (
+            torch.cat((keys, k.transpose(1, 2)), dim=2),
+            torch.cat((values, v.transpose(1, 2)), dim=2),
+        )
 
     def select(self, rows: torch.Tensor, room: int = 0) -> "Cache":
         """A copy of rows (N,) long, in that order, with room for so many positions more. A row may

@@ -51,19 +51,24 @@ ALIKE = 8  # rows of a prefill whose attention is worked out together, on a CPU
 
 class Chunk:
     """Where the real tokens of a right-padded chunk are: only attention computes on the padding.
-    counts (B,) of them in each row; None = all S, and then nothing moves. `first`: nothing is in
-    the cache yet.
+    counts (B,) of them in each row, after `before` (B,) in the cache; None = all S are real, and
+    then nothing moves.
     """
 
-    def __init__(self, S: int, counts: Tensor | None, first: bool):
-        self.places = None
-        self.alike: list[tuple[Tensor, int]] = []  # rows of like length, the longest of these
+    def __init__(self, S: int, counts: Tensor | None = None, before: Tensor | None = None):
+        self.places, self.rows = None, None
+        # rows whose chunks are of like length, the longest of these, the places they look at
+        self.alike: list[tuple[Tensor, int, int]] = []
         if counts is not None:
             real = torch.arange(S, device=counts.device) < counts[:, None]  # (B, S)
             self.shape, self.places = real.shape, real.nonzero(as_tuple=True)
-            if first and len(counts) > ALIKE and counts.device.type == "cpu":
-                groups = counts.argsort().split(ALIKE)
-                self.alike = [(rows, int(counts[rows].max())) for rows in groups]
+            self.rows = self.places[0]  # (N,), the row of each
+            if len(counts) > ALIKE and counts.device.type == "cpu":
+                for rows in counts.argsort().split(ALIKE):
+                    n, J = counts[rows].max(), (before + counts)[rows].max()
+                    self.alike.append((rows, int(n), int(J)))
+        elif before is not None:
+            self.rows = torch.arange(len(before), device=before.device)[:, None]  # (B, 1)
 
     def pack(self, x: Tensor) -> Tensor:
         """(B, S, ...) -> (N, ...), the real ones."""
@@ -95,16 +100,16 @@ class Attention(nn.Module):
                 remember: Remember, chunk: Chunk) -> Tensor:  # fmt: skip
         heads = (-1, self.head_dim)
         q = chunk.spread(rotate(self.q_proj(x).unflatten(-1, heads), cos, sin)).transpose(1, 2)
-        k = chunk.spread(rotate(self.k_proj(x).unflatten(-1, heads), cos, sin)).transpose(1, 2)
-        v = chunk.spread(self.v_proj(x).unflatten(-1, heads)).transpose(1, 2)  # (B, K, S, E)
-        k, v = remember(k, v)  # (B, K, J, E)
+        k = rotate(self.k_proj(x).unflatten(-1, heads), cos, sin)  # (B, S, K, E) or (N, K, E)
+        k, v = remember(k, self.v_proj(x).unflatten(-1, heads))  # (B, K, J, E)
         B, _, S, _ = q.shape
         if S == 1:  # decode: the H / K queries that share keys become rows, so keys are read once
             q = q.view(B, k.shape[1], -1, self.head_dim)  # (B, K, H / K, E)
         if chunk.alike:
             y = torch.zeros_like(q)
-            for rows, n in chunk.alike:
-                y[rows, :, :n] = attend(*(x[rows, :, :n] for x in (q, k, v)), None)
+            for rows, n, J in chunk.alike:
+                sees = None if see is None else see[rows, :, :n, :J]
+                y[rows, :, :n] = attend(q[rows, :, :n], k[rows, :, :J], v[rows, :, :J], sees)
         else:
             y = attend(q, k, v, see).view(B, -1, S, self.head_dim)  # (B, H, S, E)
         return self.o_proj(chunk.pack(y.transpose(1, 2).reshape(B, S, -1)))
@@ -197,13 +202,16 @@ class GPT(nn.Module):
         if cache is not None:
             assert not torch.is_grad_enabled(), "a cache grows under torch.no_grad(); or use prefix"
             cache.reserve(cache.longest + S)
+            chunk = Chunk(S, counts if S > 1 else None, cache.lengths)
             positions = cache.lengths[:, None] + positions  # (B, S)
-            places = torch.arange(cache.looked_at(S), device=device)  # (J,)
-            see = (places <= positions[..., None])[:, None]  # (B, 1, S, J)
+            J = cache.looked_at(S)
+            see = (torch.arange(J, device=device) <= positions[..., None])[:, None]  # (B, 1, S, J)
             if cache.longest == 0 and S > 1:
                 see = None  # the same, and faster
-            remember = partial(cache.write, positions)
+            positions = chunk.pack(positions)  # (B, S) or packed, (N,)
+            remember = partial(cache.write, chunk.rows, positions, J)
         elif prefix is not None:
+            chunk = Chunk(S)
             positions = prefix.lengths[:, None] + positions  # (B, S)
             before = torch.arange(prefix.longest, device=device) < prefix.lengths[:, None]
             before = before[:, None].expand(-1, S, -1)  # (B, S, longest)
@@ -212,11 +220,11 @@ class GPT(nn.Module):
             see = torch.cat((before, among), dim=-1)[:, None]  # (B, 1, S, J)
             remember = prefix.prepend
         else:
-            see, remember = None, lambda layer, k, v: (k, v)  # None = causal
+            chunk = Chunk(S)
+            see = None  # causal
+            remember = lambda layer, k, v: (k.transpose(1, 2), v.transpose(1, 2))
 
         # 2. the blocks
-        chunk = Chunk(S, counts if S > 1 else None, first=see is None)
-        positions = chunk.pack(positions)  # (B, S), (S,) or packed, (N,)
         cos, sin = self.cos[positions].unsqueeze(-2), self.sin[positions].unsqueeze(-2)
         x = self.model.embed_tokens(chunk.pack(ids))  # (B, S, D) or packed, (N, D)
         for layer, block in enumerate(self.model.layers):
