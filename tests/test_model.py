@@ -78,7 +78,7 @@ def ragged_chunk(ids, starts, counts):
     return chunk
 
 
-@pytest.mark.parametrize("rows", [5, 20])  # 20: attention of the first chunk in groups of rows
+@pytest.mark.parametrize("rows", [5, 20])  # 20: attention in groups of rows
 @torch.no_grad()
 def test_ragged_appends_to_the_cache_give_the_uncached_states(rows):
     """Six chunks of 0 to 8 tokens a row, then single tokens; the buffers grow from 1 position."""
