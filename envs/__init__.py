@@ -73,6 +73,22 @@ class Environment:
 
     name: str
     people: str
+    answer: tuple  # the last one of `step`, or `reset`
+
+    def fresh(self) -> "Environment":
+        raise NotImplementedError
+
+    def tasks(self, split: str, n: int, seed: int) -> list[dict]:
+        raise NotImplementedError
+
+    def reset(self, task: dict, seed: int | None = None) -> tuple[str, dict]:
+        raise NotImplementedError
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict]:
+        raise NotImplementedError
+
+    def admissible_actions(self) -> list[str]:
+        raise NotImplementedError
 
     @property
     def parts(self) -> dict[str, "Environment"]:
@@ -131,7 +147,7 @@ class Several(Environment):
         self.playing = self.members[task["env"]]
         return self.playing.reset(task, seed)
 
-    def step(self, action: str) -> tuple:
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict]:
         return self.playing.step(action)
 
     def admissible_actions(self) -> list[str]:

@@ -11,6 +11,8 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
+Facts = dict[str, set[tuple]]  # predicate -> {arguments}
+
 _ATOM = re.compile(r"\(\s*([\w=-]+)((?:\s+[\w?-]+)*)\s*\)")
 _TASK_LINE = re.compile(r'"Your task is to: ((?:[^"\\]|\\.)*)"')
 _TRAITS = {  # predicate of one object -> trait
@@ -81,7 +83,7 @@ def _task(game: dict, task_id: str) -> dict:
     if "(:domain alfred)" not in head or not goal or not task_line:
         raise ValueError("not an ALFWorld game: no PDDL problem of domain alfred, or no task line")
 
-    facts = defaultdict(set)  # predicate -> {arguments}
+    facts: Facts = defaultdict(set)
     for predicate, text in _ATOM.findall(init):
         args = tuple(text.split())
         if len(args) != _ARITY.get(predicate, len(args)):
@@ -99,7 +101,9 @@ def _task(game: dict, task_id: str) -> dict:
         "goal": {**_goal(goal), "text": json.loads(f'"{task_line[1]}"')},
         "receptacles": _receptacles(facts, names, locs, types),
         "objects": objects,
-        "accepts": _accepts(facts, {types.get(r) for r in locs}, {o.split()[0] for o in objects}),
+        "accepts": _accepts(
+            facts, {types[r] for r in locs if r in types}, {o.split()[0] for o in objects}
+        ),
         "start": start[0] if start else None,
     }
 
@@ -109,7 +113,8 @@ def _names(ids: set[str]) -> dict[str, str]:
 
     Scenery is counted too, and whatever has "basin" in its id is called one.
     """
-    names, count = {}, defaultdict(int)
+    names: dict[str, str] = {}
+    count: dict[str, int] = defaultdict(int)
     for x in sorted(ids, reverse=True):
         name = x.split("_bar_")[0] + "basin" * ("basin" in x)
         count[name] += 1
@@ -121,8 +126,10 @@ def _number(name: str) -> int:
     return int(name.rsplit(" ")[-1])
 
 
-def _receptacles(facts, names, locs, types) -> dict[str, dict]:
-    receptacles = {}
+def _receptacles(
+    facts: Facts, names: dict[str, str], locs: dict[str, int], types: dict[str, str]
+) -> dict[str, dict]:
+    receptacles: dict[str, dict] = {}
     for r in sorted(locs):
         openable, opened = (r,) in facts["openable"], (r,) in facts["opened"]
         receptacles[names[r]] = {"loc": locs[r], "openable": openable, "open": opened}
@@ -131,9 +138,11 @@ def _receptacles(facts, names, locs, types) -> dict[str, dict]:
     return receptacles
 
 
-def _objects(facts, names, locs) -> dict[str, dict]:
+def _objects(facts: Facts, names: dict[str, str], locs: dict[str, int]) -> dict[str, dict]:
     """What lies in a receptacle or can be sliced on the floor; all else is scenery."""
-    inside, seen_from, holds = defaultdict(list), defaultdict(set), defaultdict(list)
+    inside: dict[str, list[str]] = defaultdict(list)
+    holds: dict[str, list[str]] = defaultdict(list)
+    seen_from: dict[str, set[int]] = defaultdict(set)
     for o, r in sorted(facts["inreceptacle"]):
         if r in locs:
             inside[o].append(r)
@@ -141,10 +150,11 @@ def _objects(facts, names, locs) -> dict[str, dict]:
         seen_from[o].add(_number(names[at]))
     for o, outer in sorted(facts["inreceptacleobject"]):
         holds[outer].append(names[o])
-    objects = {}
+    objects: dict[str, dict] = {}
     for o in sorted({*inside} | {x for (x,) in facts["sliceable"]}):
         traits = [trait for predicate, trait in _TRAITS.items() if (o,) in facts[predicate]]
-        objects[names[o]] = thing = {"in": [names[r] for r in inside[o]], "traits": traits}
+        thing: dict = {"in": [names[r] for r in inside[o]], "traits": traits}
+        objects[names[o]] = thing
         if o in holds:
             thing["holds"] = holds[o]
         if "sliceable" in traits and seen_from[o] != {locs[r] for r in inside[o]}:
@@ -152,12 +162,14 @@ def _objects(facts, names, locs) -> dict[str, dict]:
     return objects
 
 
-def _accepts(facts, receptacle_types, object_types) -> dict[str, list[str]]:
+def _accepts(
+    facts: Facts, receptacle_types: set[str], object_types: set[str]
+) -> dict[str, list[str]]:
     """`cancontain`, as far as the types are present."""
     pairs = [(r.removesuffix("type"), o.removesuffix("type")) for r, o in facts["cancontain"]]
     return {
         t: sorted(o for r, o in pairs if r == t and o in object_types)
-        for t in sorted(receptacle_types - {None})
+        for t in sorted(receptacle_types)
     }
 
 

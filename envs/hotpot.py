@@ -204,7 +204,7 @@ def load_items(path: str | Path) -> list[dict]:
     return items
 
 
-def _fault(item) -> str:
+def _fault(item: object) -> str:
     """What is wrong with an item, "" if nothing is."""
     if not isinstance(item, dict):
         return "is not an object"
@@ -223,6 +223,6 @@ def _fault(item) -> str:
                 and isinstance(pair[1], second)
             ):
                 return f"{field!r} must hold [title, {'sentences' if second is list else 'number'}]"
-    if not all(isinstance(s, str) for _, sentences in context for s in sentences):
+    if not all(isinstance(s, str) for _, sentences in item["context"] for s in sentences):
         return "a sentence of 'context' is not a string"
     return ""

@@ -94,8 +94,9 @@ class Notes:
                 self.missing.append(words)
             self.offered += [t for t in match[2].split(", ") if t not in self.offered]
         elif match := _PARAGRAPH.search(reply):
-            found = {f.lastgroup: f[f.lastgroup] for f in _FACT.finditer(reply)}
-            self.facts.setdefault((match[1], match[2]), found)
+            found = [f.groupdict().items() for f in _FACT.finditer(reply)]
+            known = {relation: value for fact in found for relation, value in fact if value}
+            self.facts.setdefault((match[1], match[2]), known)
 
     def title(self, entity: Entity) -> str:
         """The title to search for, as far as known."""
@@ -211,25 +212,27 @@ def bindings(text: str) -> list[tuple[str, int, str, bool]]:
     name is bound to the value asked for in `director of Quietverse`, else, if it was a value, to
     what it was first stated of.
     """
-    found, inside = [], set()
+    found: list[tuple[str, int, str, bool]] = []
+    inside: set[int] = set()
     facts: dict[tuple[str, str], tuple[str, int]] = {}  # (relation, name) -> value, offset
     subject: dict[str, tuple[str, int]] = {}  # value -> what it was stated of, offset
     for paragraph in _PARAGRAPH.finditer(text):
         inside.update(range(*paragraph.span()))
         for fact in _FACT.finditer(text, *paragraph.span()):
-            value, end = fact[fact.lastgroup], fact.end()
-            facts.setdefault((fact.lastgroup, paragraph[2]), (value, end))
-            if fact.lastgroup != "century":
+            relation = fact.lastgroup or ""
+            value, end = fact[relation], fact.end()
+            facts.setdefault((relation, paragraph[2]), (value, end))
+            if relation != "century":
                 found.append((value, end, paragraph[2], False))
                 subject.setdefault(value, (paragraph[2], end))
-    asked = {m.start(2): m.group(1, 2) for m in _OF.finditer(text)}
+    asked = {m.start(2): (m[1], m[2]) for m in _OF.finditer(text)}
     for mention in re.finditer(r"\b[A-Z]\w+\b", text):
         name, start = mention[0], mention.start()
         if start in inside:
             continue
-        value = facts.get(asked.get(start, ("", "")))
-        if value and value[1] < start:
-            found.append((name, mention.end(), value[0], True))
+        known = facts.get(asked.get(start, ("", "")))
+        if known and known[1] < start:
+            found.append((name, mention.end(), known[0], True))
         elif name in subject and subject[name][1] < start:
             found.append((name, mention.end(), subject[name][0], True))
     return found

@@ -85,7 +85,7 @@ class Player:
         if words in self.notes.missing and self.trusted is None:  # it has two senses
             kinds = [k for k in self.notes.goal.kinds if f"{words} ({k})" in self.notes.offered]
             if kinds:
-                self.trusted = (self.notes.level((kinds[0], words)), words)
+                self.trusted = (self.notes.goal.kinds.index(kinds[0]), words)
                 self.skill = CAREFUL
         return None
 
@@ -142,7 +142,7 @@ class Player:
         if (not unread or len(unread) == 1) and self.rng.random() < self.skill.guess / 2:
             return finish(self.rng.choice(answers))
         if not unread:
-            return finish(notes.compared())
+            return finish(notes.compared() or answers[0])
         unsearched = [name for name in unread if name not in notes.searched]
         return search(unsearched[0]) if unsearched else finish(self.rng.choice(answers))
 

@@ -58,8 +58,8 @@ def _chain(notes: Notes) -> tuple[str, Plan]:
     if level == 0 and notes.facts:  # the trial may have started further on, by an earlier plan
         first = next(iter(notes.facts))
         astray = first[0] == "town" and notes.title(first) != first[1]  # a sense not asked for
-        if notes.level(first) and not astray:
-            further = notes.walk((notes.level(first), first[1]))
+        if (begun := notes.level(first)) and not astray:
+            further = notes.walk((begun, first[1]))
             if further[1] != notes.given:
                 level, name = further
     if level == 0:

@@ -121,7 +121,8 @@ class Namer:
     """Draws names; no two of a kind in a world share a head."""
 
     def __init__(self, rng: random.Random, unseen: bool):
-        self.rng, self.unseen, self.taken = rng, unseen, set()
+        self.rng, self.unseen = rng, unseen
+        self.taken: set[str] = set()
 
     def __call__(self, kind: str) -> str:
         while True:
@@ -176,7 +177,7 @@ def generate_task(rng: random.Random, split: str, task_id: str) -> dict:
     return {"env": "hotpot", "id": task_id, "max_steps": steps, "item": item}
 
 
-def _paragraph(rng, e: Entity) -> list[str]:
+def _paragraph(rng: random.Random, e: Entity) -> list[str]:
     a, b = RELATIONS[e.kind]
     sentences = rng.choice(WORDINGS[e.kind])
     if e.century:
@@ -184,8 +185,12 @@ def _paragraph(rng, e: Entity) -> list[str]:
     return [s.format(x=e.name, a=e.facts[a], b=e.facts[b]) for s in sentences]
 
 
-def _chain(rng, namer: Namer) -> tuple[str, str, list[Entity], list[Entity], int]:
-    """Question, answer, the entities on the way to it, others, step limit."""
+# question, answer, the entities on the way to it, others, step limit
+Drawn = tuple[str, str, list[Entity], list[Entity], int]
+
+
+def _chain(rng: random.Random, namer: Namer) -> Drawn:
+    """A question whose answer is some steps away."""
     place = rng.choice(RELATIONS["artist"])
     artist = namer.entity("artist")
     other = namer.entity("artist")
@@ -227,7 +232,7 @@ def _chain(rng, namer: Namer) -> tuple[str, str, list[Entity], list[Entity], int
     return question, answer, way, others, usual - 1 if hurried else usual + 1
 
 
-def _comparison(rng, namer: Namer) -> tuple[str, str, list[Entity], list[Entity], int]:
+def _comparison(rng: random.Random, namer: Namer) -> Drawn:
     """The same for a question that compares two things."""
     relation = rng.choice(("century", "century", "birthplace", "home"))
     if relation == "century":

@@ -94,7 +94,7 @@ class Household(Environment):
         self.limit = task["max_steps"] if self.max_steps is None else self.max_steps
         self.receptacles, self.objects = task["receptacles"], task["objects"]
         self.rank = {o: i for i, o in enumerate(self.objects)}  # listings keep the task's order
-        self.contents = {r: [] for r in self.receptacles}
+        self.contents: dict[str, list[str]] = {r: [] for r in self.receptacles}
         self.states = {}  # object -> what can be done with it and what has been
         self.sliced_at = {}  # object -> locations where a knife reaches it; see load_game's `at`
         for o, x in self.objects.items():
@@ -103,7 +103,8 @@ class Household(Environment):
             for r in x["in"]:
                 self.contents[r].append(o)
         self.opened = {r for r, x in self.receptacles.items() if x["open"]}
-        self.loc, self.held = task["start"], None
+        self.loc: int | None = task["start"]
+        self.held: str | None = None
         self._set_goal()
         self.n_steps, self.best = 0, self._stages()
         observation = (
@@ -152,7 +153,7 @@ class Household(Environment):
         if verb == "go":  # not to where one stands already, under any name
             return [(r,) for r in self.receptacles if r not in here]
         if verb == "examine":
-            return [(x,) for x in here + [held] * bool(held)]
+            return [(x,) for x in (*here, held) if x]
         if verb == "use":
             return [(o,) for r in here for o in self.contents[r] if self._can(o, "toggleable")]
         openable = [r for r in here if self.receptacles[r]["openable"]]

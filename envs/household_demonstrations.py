@@ -59,20 +59,22 @@ def demonstrations(
                 yield _report(env, task, rng, oracle_share)
 
 
-def _task(rng, split, name, shares: dict[str, float], hurry: bool = True) -> dict:
+def _task(
+    rng: random.Random, split: str, name: str, shares: dict[str, float], hurry: bool = True
+) -> dict:
     """A task in one of some kinds of worlds."""
-    world = rng.choices(list(shares), shares.values())[0]
+    world = rng.choices(list(shares), list(shares.values()))[0]
     return generate_task(rng, split, name, world, hurry)
 
 
-def _views(env, rng) -> list[Step]:
+def _views(env: Household, rng: random.Random) -> list[Step]:
     """A whole room at a glance: every place, opened, in random order."""
     env.opened.update(env.receptacles)
     places = rng.sample(list(env.receptacles), len(env.receptacles))
     return [(f"examine {place}", env.view(place)) for place in places]
 
 
-def _drill(env, task, rng) -> Demonstration:
+def _drill(env: Household, task: dict, rng: random.Random) -> Demonstration:
     """Questions on where things are."""
     observation, _ = env.reset(task)
     views = _views(env, rng)
@@ -82,12 +84,13 @@ def _drill(env, task, rng) -> Demonstration:
     return Demonstration(room, [], [], set(), False, 0.0, None, asked)
 
 
-def _errand(env, task, rng) -> Demonstration:
+def _errand(env: Household, task: dict, rng: random.Random) -> Demonstration:
     """A good player with a right plan to carry out; or one after a walk, mostly to where the wanted
     thing is, that is not to be learnt. Two questions at the end.
     """
     observation, _ = env.reset(task)
-    reflections, walk, moves = [], [], 3
+    reflections: list[str] = []
+    walk, moves = list[str](), 3
     if rng.random() < GUIDED:
         reflections, moves = [oracle_reflection(observation, _views(env, rng))], 7
         env.reset(task)
@@ -109,12 +112,14 @@ def _errand(env, task, rng) -> Demonstration:
     return Demonstration(observation, reflections, steps, shown, True, 1.0, None, asked)
 
 
-def _report(env, task, rng, oracle_share) -> Demonstration:
+def _report(
+    env: Household, task: dict, rng: random.Random, oracle_share: float
+) -> Demonstration:
     """A walk past some places, opened where they are closed; nothing is taken, none of it is to be
     learnt. What it showed is asked for, and reflected on.
     """
     observation, _ = env.reset(task)
-    player, steps = Player(observation, [], rng), []
+    player, steps = Player(observation, [], rng), list[Step]()
     places = rng.choices(list(env.receptacles), k=rng.randint(3, STROLL))
     for place in places:
         over = perform(env, player, f"go to {place}", steps)

@@ -44,7 +44,7 @@ class Goal(NamedTuple):
     treatment: str | None
     object: str
     target: str
-    count: int
+    number: int
 
 
 def parse_goal(observation: str) -> Goal:

@@ -135,13 +135,14 @@ class Player:
         notes, goal = self.notes, self.notes.goal
         if notes.held is None:
             wanted = [t for t in notes.known(goal.object) if self._notices(t)]
-            wanted = [t for t in wanted if t not in notes.delivered() and notes.where(t)]
+            wanted = [t for t in wanted if t not in notes.delivered()]
+            lie = [(t, place) for t in wanted if (place := notes.where(t))]
             if goal.treatment is None:
-                wanted = [t for t in wanted if kind(notes.where(t)) != goal.target]
-            if not wanted:
+                lie = [(t, place) for t, place in lie if kind(place) != goal.target]
+            if not lie:
                 return None
-            place = notes.where(wanted[0])
-            return self._reach(place, inside=True) or f"take {wanted[0]} from {place}"
+            thing, place = lie[0]
+            return self._reach(place, inside=True) or f"take {thing} from {place}"
         thing = notes.held
         if kind(thing) != goal.object:  # a wrong thing in hand: put it back
             place = notes.home.get(thing, notes.places[0])
@@ -153,7 +154,7 @@ class Player:
                 if lamps
                 else None
             )
-        appliance = [p for p in notes.places if kind(p) == APPLIANCE.get(goal.treatment)]
+        appliance = [p for p in notes.places if kind(p) == APPLIANCE.get(goal.treatment or "")]
         if appliance and not notes.is_treated(thing) and not self.forgets:
             return (
                 self._reach(appliance[0], inside=False)

@@ -7,6 +7,7 @@ desklamp 1 on desk 2`, `search drawer 3, drawer 4`.
 
 import random
 import re
+from collections.abc import Sequence
 
 from envs.household_notes import APPLIANCE, MAX_LISTED, Notes, Step, kind, read_trial
 from envs.household_rooms import likely_first
@@ -27,14 +28,14 @@ VAGUE = (
 def parse_plan(reflection: str) -> list[tuple[str, ...]]:
     """Clauses of the plan: (verb, thing, place), and ("search", place) once for each place named.
     """
-    plan = []
+    plan: list[tuple[str, ...]] = []
     for match in _CLAUSE.finditer(reflection.partition("Plan: ")[2]):
         verb, *words = (group for group in match.groups() if group)
         plan += [(verb, p) for p in words[0].split(", ")] if verb == "search" else [(verb, *words)]
     return plan
 
 
-def write_plan(plan: list[tuple[str, ...]]) -> str:
+def write_plan(plan: Sequence[tuple[str, ...]]) -> str:
     """The inverse of parse_plan.
 
     >>> write_plan([("take", "mug 1", "bed 1"), ("search", "bed 1"), ("search", "shelf 2")])
@@ -67,13 +68,13 @@ def _reflection(notes: Notes, moved: dict[str, str] | None = None, skip: bool = 
     target = next((p for p in notes.places if kind(p) == goal.target), f"{goal.target} 1")
     things = notes.numbered(goal.object) or list(moved or {})
     if goal.treatment is None:  # what lies there from the start is done
-        needed = goal.count - len([t for t in things if kind(home[t]) == goal.target])
+        needed = goal.number - len([t for t in things if kind(home[t]) == goal.target])
         things = [t for t in things if kind(home[t]) != goal.target]
     else:
-        needed = goal.count
+        needed = goal.number
     things = things[: max(needed, 1)]
 
-    plan = []
+    plan: list[tuple[str, ...]] = []
     for thing in things:
         plan.append(("take", thing, home[thing]))
         if goal.treatment in APPLIANCE and not skip:
@@ -87,7 +88,7 @@ def _reflection(notes: Notes, moved: dict[str, str] | None = None, skip: bool = 
             )
         if goal.treatment != "light":
             plan.append(("put", thing, target))
-        if skip and goal.count == 2:
+        if skip and goal.number == 2:
             break
     missing = len(things) < needed and not skip
     if goal.treatment == "light":
@@ -132,12 +133,12 @@ def flawed_reflection(observation: str, steps: list[Step], rng: random.Random) -
     others = [t for t in notes.home if kind(t) not in (goal.object, goal.target)]
     if flaw == "thing" and others:  # right place of the wrong thing
         other = rng.choice(others)
-        notes.goal = goal._replace(object=kind(other), count=1)
+        notes.goal = goal._replace(object=kind(other), number=1)
         return _reflection(notes)
     if flaw == "again" and seen:
         plan = [("search", p) for p in rng.sample(seen, min(len(seen), rng.randint(1, 5)))]
         return f"I never found a {goal.object}. Plan: {write_plan(plan)}."
-    if flaw == "skip" and (goal.treatment or goal.count == 2) and known:
+    if flaw == "skip" and (goal.treatment or goal.number == 2) and known:
         return _reflection(notes, skip=True)
     return rng.choice(VAGUE)
 

@@ -27,7 +27,8 @@ FURNITURE = json.loads((Path(__file__).parent / "furniture.json").read_text())
 ROOMS, ACCEPTS = FURNITURE["rooms"], FURNITURE["accepts"]
 OPENABLE, TRAITS = FURNITURE["openable"], FURNITURE["traits"]
 LAMPS = ("desklamp", "floorlamp")
-_HOMES = Counter()  # (object type, receptacle type) -> how often one lies in the other
+# (object type, receptacle type) -> how often one lies in the other
+_HOMES: Counter[tuple[str, str]] = Counter()
 for _room in ROOMS.values():
     for _object, (_, _, _places) in _room["objects"].items():
         _HOMES.update({(_object, _place): n for _place, n in _places.items()})
@@ -123,7 +124,7 @@ def generate_task(
         hurry = world != "full" or rng.random() < 0.5
     drawn = WORLDS[world]
     errand = rng.choices(list(GOALS), [share for share, _ in GOALS.values()])[0]
-    goals = []
+    goals: list[tuple[str, str, str]] = []
     while not goals:  # until the room drawn offers such a task
         room = rng.choices(list(ROOMS), [r["share"] for r in ROOMS.values()])[0]
         counts = _receptacles(rng, ROOMS[room]["receptacles"], drawn)
@@ -173,7 +174,7 @@ def _listed(name: str) -> tuple:
     return kind, -int(number)
 
 
-def _receptacles(rng, table, world: World) -> dict[str, int]:
+def _receptacles(rng: random.Random, table: dict, world: World) -> dict[str, int]:
     """How many of each receptacle type stand in the room."""
     counts = {}
     for t, (share, least, median, most) in table.items():
@@ -193,7 +194,9 @@ def _receptacles(rng, table, world: World) -> dict[str, int]:
     return counts
 
 
-def _objects(rng, table, counts, world: World) -> dict[str, list[str]]:
+def _objects(
+    rng: random.Random, table: dict, counts: dict[str, int], world: World
+) -> dict[str, list[str]]:
     """For each object type present, the receptacle types that its copies lie in."""
     present = [t for t, (share, _, _) in table.items() if rng.random() < share]
     if world.things:
@@ -210,7 +213,7 @@ def _objects(rng, table, counts, world: World) -> dict[str, list[str]]:
     return objects
 
 
-def _goals(counts, objects) -> list[tuple[str, str, str]]:
+def _goals(counts: dict[str, int], objects: dict[str, list[str]]) -> list[tuple[str, str, str]]:
     """Every (kind, object type, target type) that this room can be asked for and that is not done
     yet.
     """
@@ -228,7 +231,7 @@ def _goals(counts, objects) -> list[tuple[str, str, str]]:
     return goals
 
 
-def _renaming(rng, split, types) -> dict[str, str]:
+def _renaming(rng: random.Random, split: str, types: list[str]) -> dict[str, str]:
     """Other names for all types but the appliances and lamps; no two in a room share a head."""
     new, taken = {}, set()
     for t in types:

@@ -97,7 +97,7 @@ class Shop(Environment):
         self.limit = task["max_steps"] if self.max_steps is None else self.max_steps
         self.page, self.number = "start", 1  # start, results, item or one of SUBPAGES
         self.results: list[dict] = []
-        self.item: dict | None = None
+        self.item: dict = {}  # the open one, on its page and its sub-pages
         self.options: dict[str, str] = {}  # group -> value chosen
         self.score: float | None = None
         self.n_steps, self.best = 0, 0.0
@@ -114,7 +114,7 @@ class Shop(Environment):
         self.n_steps += 1
         over = self.score is not None
         truncated = not over and self.n_steps >= self.limit
-        reward = self.score if over else 0.0
+        reward = self.score or 0.0
         self.answer = (observation, reward, over, truncated, self._info())
         return self.answer
 

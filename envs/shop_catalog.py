@@ -7,6 +7,7 @@ Names are made up (`names.py`): asins, brands and kinds of `unseen` tasks stand 
 """
 
 import random
+from typing import Any
 
 from envs.names import CUT, cutter, name_parts
 from envs.shop_files import product
@@ -54,15 +55,16 @@ def generate_task(rng: random.Random, split: str, id_: str) -> dict:
     """One task: its catalogue and what is asked."""
     unseen = split == "unseen"
     head, tail = name_parts(rng, KIND_HEADS, KIND_TAILS, unseen)
-    asked = {
+    asked: dict[str, Any] = {
         "kind": f"{head} {tail}",
         "color": rng.choice(COLORS),
         "size": rng.choice(SIZES),
         "attribute": rng.choice(ATTRIBUTES),
         "limit": rng.randrange(20, 100, 10),
     }
-    trap = rng.choices(list(TRAPS), TRAPS.values())[0]
-    lacks = [[]]  # what each product of the asked kind lacks, in the order of the results
+    trap = rng.choices(list(TRAPS), list(TRAPS.values()))[0]
+    # what each product of the asked kind lacks, in the order of the results
+    lacks: list[list[str]] = [[]]
     if trap is None:
         lacks.append([rng.choice(["option", "attribute"])])
     else:
@@ -105,7 +107,8 @@ class _Names:
     """
 
     def __init__(self, rng: random.Random, unseen: bool):
-        self.rng, self.unseen, self.used = rng, unseen, set()
+        self.rng, self.unseen = rng, unseen
+        self.used: set[str] = set()
 
     def draw(self, heads: list[str], tails: list[str]) -> str:
         while self.used & set(parts := name_parts(self.rng, heads, tails, self.unseen)):
@@ -120,7 +123,9 @@ class _Names:
         return price
 
 
-def _product(rng, names: _Names, kind: str, asked: dict, lack: list[str]) -> dict:
+def _product(
+    rng: random.Random, names: _Names, kind: str, asked: dict, lack: list[str]
+) -> dict:
     """A product in WebShop's schema that has all that is asked but what it lacks."""
     limit = asked["limit"]
     price = names.price(limit + 2, limit + 40) if "price" in lack else names.price(5, limit - 2)

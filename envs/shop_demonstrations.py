@@ -6,8 +6,8 @@ Drills are questions about a catalogue seen at a glance: short, dense practice i
 import random
 from collections.abc import Iterator
 
-from envs import Environment
 from envs.chains import Cast, Demonstration, Pairs, Step, chain
+from envs.shop import Shop
 from envs.shop_catalog import cut_names, generate_task  # noqa: F401
 from envs.shop_notes import TOPICS, bindings, everything, questions  # noqa: F401
 from envs.shop_players import Player
@@ -29,7 +29,7 @@ CAST = Cast(Player, oracle_reflection, flawed_reflection, _asked)
 
 
 def demonstrations(
-    env: Environment, split: str, seed: int | str, oracle_share: float,
+    env: Shop, split: str, seed: int | str, oracle_share: float,
     drill_share: float = 0.0, trials: int = 4,
 ) -> Iterator[Demonstration]:  # fmt: skip
     """Endless demonstrations; `oracle_share` of the reflections are the oracle's, the rest are
@@ -44,7 +44,7 @@ def demonstrations(
             yield from chain(env, task, CAST, rng, oracle_share, trials)
 
 
-def _drill(env: Environment, task: dict, rng: random.Random) -> Demonstration:
+def _drill(env: Shop, task: dict, rng: random.Random) -> Demonstration:
     """The results and one to three products in random order, and questions; none of the steps is to
     be learnt, they could not all be taken in a trial.
     """

@@ -14,6 +14,7 @@ import random
 import re
 from itertools import product as combinations
 from pathlib import Path
+from typing import Any
 
 MAX_STEPS = 15  # the ReAct agent's longest recorded trial
 COMBINATIONS = 100_000  # of a product's options, at most
@@ -103,7 +104,7 @@ def split_tasks(tasks: list[dict], split: str, n: int, seed: int) -> list[dict]:
     return random.Random(f"shop {split} {seed}").sample(shuffled, min(n, len(shuffled)))
 
 
-def _tasks(item: dict, asked, products: list[dict]) -> list[dict]:
+def _tasks(item: dict, asked: object, products: list[dict]) -> list[dict]:
     """The tasks of one product: a list was written by people, a dict made from its attributes."""
     goals = asked if isinstance(asked, list) else []
     if isinstance(asked, dict) and asked.get("instruction"):
@@ -151,13 +152,13 @@ def _tasks(item: dict, asked, products: list[dict]) -> list[dict]:
     return tasks
 
 
-def _check_texts(values) -> None:
+def _check_texts(values: object) -> None:
     """TypeError unless it is a list of texts."""
     if not isinstance(values, list) or not all(isinstance(text, str) for text in values):
         raise TypeError(f"{values!r} is not a list of texts"[:200])
 
 
-def _read(path, kind: type):
+def _read(path: str | Path, kind: type) -> Any:
     """JSON of a file whose outermost value is a list or a dict."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))

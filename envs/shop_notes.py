@@ -35,7 +35,7 @@ class Notes:
         self.values: dict[str, dict[str, list[str]]] = {}  # asin -> option group -> values
         self.features: dict[str, list[str]] = {}
         self.opened: list[str] = []  # asins in the order of their first opening
-        self.page, self.item = "start", None  # start, results, item, sub; the asin last opened
+        self.page, self.item = "start", ""  # start, results, item, sub; the asin last opened
         self.listed: list[str] = []  # asins on the latest page of results
         self.chosen: dict[str, str] = {}  # option group -> value, of the item
         self.refused: set[str] = set()  # buttons that were answered "Invalid action!"
@@ -103,7 +103,7 @@ class Notes:
             return None
         if asin in self.features:
             return self.attribute in self.features[asin]
-        if asin != self.bought() or self.kind not in self.titles[asin]:
+        if self.score is None or asin != self.item or self.kind not in self.titles[asin]:
             return None
         wanted = self.wanted(asin)
         chosen = sum(value in self.chosen.values() for value in wanted)
@@ -134,7 +134,9 @@ def bindings(text: str) -> list[tuple[str, int, str, bool]]:
     and an option value on a product's page to the asin.
     """
     hits = list(_HIT.finditer(text))
-    asins, brands, found = {}, {}, []
+    asins: dict[str, tuple[str, int]] = {}  # asin -> its brand, offset; and the other way round
+    brands: dict[str, tuple[str, int]] = {}
+    found = []
     for hit in hits:
         asins.setdefault(hit[1], (hit[3], hit.start(1)))
         brands.setdefault(hit[3], (hit[1], hit.start(3)))
