@@ -15,6 +15,7 @@ first trials.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -23,10 +24,10 @@ import envs
 from envs.household import find_games, load_game
 from retro.api_actor import ActorOptions, open_actor, open_client, open_model, reflection_writer
 from retro.command_line import parse, run_script
+from retro.device import pick_device
 from retro.endpoint import Budget
 from retro.evaluate import UNTRAINED, Reflector, evaluate, methods_of
 from retro.files import read_json, write_atomically, write_json
-from retro.model import pick_device
 from retro.report import write_page
 from retro.results import report, table
 from retro.reward import RewardModel
@@ -64,7 +65,7 @@ def main(config: Config) -> None:
     folder = own if config.reflector in ("", "openai") else config.reflector
     methods = methods_of(settings["mode"]) if folder == own else UNTRAINED
     if config.methods:
-        methods = config.methods.split(",")
+        methods = tuple(config.methods.split(","))
     if unknown := [name for name in methods if name not in methods_of(settings["mode"])]:
         allowed = ",".join(methods_of(settings["mode"]))
         raise ValueError(f"--methods {unknown[0]!r}: must be among {allowed}")
@@ -121,7 +122,7 @@ def main(config: Config) -> None:
             actor,
             reflector,
             writers,
-            progress=lambda names, name=name: tqdm(names, desc=f"evaluate {name}", unit="method"),
+            progress=partial(tqdm, desc=f"evaluate {name}", unit="method"),
         )
         reports.append(report(name, split, config.seed, chains, config.retries))
         played.append(chains)
@@ -152,7 +153,7 @@ def open_environments(config: Config, trained_on: str) -> dict:
             raise ValueError(f"--env {config.env}: a file of {name} is given")
         if missing := [flag for flag, path in files[name].items() if not path]:
             raise ValueError(f"--{missing[0]} is missing: {name} needs {' and '.join(files[name])}")
-    made = {}
+    made: dict[str, envs.Environment] = {}
     for name in names:
         kwargs = files[name] if name in given and name != "household" else {}
         made |= envs.make(name, **kwargs).parts

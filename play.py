@@ -9,10 +9,13 @@ Ctrl-C or Ctrl-D ends it. Colours and pauses are for terminals only, and NO_COLO
 """
 
 import contextlib
+import io
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import envs
 import train
@@ -21,13 +24,13 @@ from retro import prompts
 from retro.actor import GPTActor
 from retro.api_actor import open_model
 from retro.command_line import parse, run_script
+from retro.device import pick_device
 from retro.files import read_json
 from retro.lora import load_adapter
-from retro.model import pick_device
 from retro.reflect import rate, reflect
 from retro.seeds import seeded
 from retro.show import Screen
-from retro.trial import Trajectory, run_trials
+from retro.trial import Actor, Trajectory, run_trials
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def main(config: Config) -> None:
     plays = (model, coder) if folder == base else open_model(base, device, False)
     actor = GPTActor(*plays, temperature, seeded(config.seed), memory, list(env.parts))
 
-    def trial(task: dict, number: int, memory: list[str], player) -> Trajectory:
+    def trial(task: dict, number: int, memory: list[str], player: Actor) -> Trajectory:
         actor.generator = seeded(config.seed, "play", number, device=device)
         return run_trials(env, [task], player, [memory])[0]
 
@@ -143,13 +146,13 @@ class Aloud:
     time.
     """
 
-    def __init__(self, actor, screen: Screen):
+    def __init__(self, actor: Any, screen: Screen):
         self.actor, self.screen = actor, screen
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self.actor, name)  # its memory, device, ...
 
-    def start(self, openings) -> "Aloud":
+    def start(self, openings: Sequence[str]) -> "Aloud":
         session = Aloud(self.actor.start(openings), self.screen)
         for line in openings[0].split("\n"):
             remembered = line.startswith(prompts.REFLECT.strip())
@@ -158,14 +161,14 @@ class Aloud:
         self.screen.wait(4)
         return session
 
-    def act(self, rows) -> list[str]:
+    def act(self, rows: Sequence[int]) -> list[str]:
         actions = self.actor.act(rows)
         if not isinstance(self.actor, You):  # what one types stands there already
             self.screen.say(prompts.one_line(actions[0]), "act", "> ")
             self.screen.wait()
         return actions
 
-    def observe(self, rows, texts) -> None:
+    def observe(self, rows: Sequence[int], texts: Sequence[str]) -> None:
         self.actor.observe(rows, texts)
         self.screen.say(texts[0])
         self.screen.wait()
@@ -176,19 +179,19 @@ class You:
 
     memory = 3  # reflections that you are shown, as many as the model reads
 
-    def __init__(self, env, screen: Screen):
+    def __init__(self, env: envs.Environment, screen: Screen):
         self.env, self.screen = env, screen
 
-    def start(self, openings) -> "You":
+    def start(self, openings: Sequence[str]) -> "You":
         self.screen.say("Type an action; ? lists what would be accepted now.\n", "dim")
         return self
 
-    def act(self, rows) -> list[str]:
+    def act(self, rows: Sequence[int]) -> list[str]:
         while (action := self.screen.ask("> ").strip()) == "?":
             self.screen.say("\n".join(self.env.admissible_actions()), "dim")
         return [action]
 
-    def observe(self, rows, texts) -> None:
+    def observe(self, rows: Sequence[int], texts: Sequence[str]) -> None:
         """The screen shows it."""
 
 
@@ -206,5 +209,6 @@ if __name__ == "__main__":
     with contextlib.suppress(ImportError):  # not on every system
         import readline  # noqa: F401  (gives input() its line editing)
     for stream in (sys.stdin, sys.stdout):
-        stream.reconfigure(errors="replace")
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     run_script(interruptible, parse(Config, __doc__))

@@ -20,7 +20,7 @@ the trial is played (online), or a reward model says how it would go (offline).
 import time
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from tqdm import tqdm
@@ -31,12 +31,12 @@ from retro.api_actor import ActorOptions, open_actor, open_model
 from retro.buffer import as_ids, prompts_of, read_buffer
 from retro.collect import by_id, collect, draw
 from retro.command_line import parse, run_script
+from retro.device import pick_device, release_memory
 from retro.endpoint import Budget
 from retro.evaluate import Reflector, evaluate, measure_gap, methods_of
 from retro.files import write_json
 from retro.learn import check_health, learn
 from retro.lora import add_lora, save_adapter
-from retro.model import pick_device, release_memory
 from retro.ppo import KLController
 from retro.ranks import crew, join
 from retro.reflect import ReflectionPolicy
@@ -123,42 +123,31 @@ def main(config: Config) -> None:
             raise ValueError(f"{name} {getattr(config, name)}: {ranks.world} ranks can't share it")
 
     # 1. the two roles: one frozen base, one adapter (offline, a second one: the reward model's)
-    env = None if config.from_buffer else envs.make(config.envs)
+    env: Any = None if config.from_buffer else envs.make(config.envs)
     places = env.parts if env else {}
-    folder, reward = config.reflector or config.base, None
+    folder = config.reflector or config.base
     model, coder = open_model(folder, device, config.bfloat16 and bool(config.reflector))
     model.recompute = config.recompute
     recorded = read_buffer(config.from_buffer, config.rating, coder) if config.from_buffer else []
+    draws = partial(seeded, config.seed, device=device)  # random generators, by name
+    size, reward = (config.lora_rank, config.lora_alpha), cast(Any, None)
     if offline:
-        generator = seeded(config.seed, "reward", device=device)
-        reward = RewardModel.new(
-            model, config.lora_rank, config.lora_alpha, config.rating, generator
-        )
-    add_lora(model, config.lora_rank, config.lora_alpha, seeded(config.seed, "lora", device=device))
+        reward = RewardModel.new(model, *size, config.rating, draws("reward"))
+    add_lora(model, *size, draws("lora"))
     policy = ReflectionPolicy(model, config.adapt_prompt)
     budget = Budget(config.max_requests, config.max_tokens)
-    actor = env and open_actor(
-        config,
-        list(places),
-        config.base,
-        {folder: (model, coder)},
-        config.actor_temperature,
-        seeded(config.seed, device=device),
-        config.memory,
-        budget,
-    )
+    loaded = {folder: (model, coder)}
+    actor: Any = env and open_actor(
+        config, list(places), config.base, loaded, config.actor_temperature, draws(),
+        config.memory, budget,
+    )  # fmt: skip
     weights = {name: p for name, p in policy.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(weights.values(), lr=config.sft_lr, weight_decay=0.0)
     run = RunFolder(config, weights, optimizer, ranks)
     reflector = Reflector(
-        model,
-        coder,
-        run.path,
-        config.temperature,
-        config.adapt_prompt,
-        reward,
+        model, coder, run.path, config.temperature, config.adapt_prompt, reward,
         config.best_of if offline else 1,
-    )
+    )  # fmt: skip
 
     # 2. is there a gap? Oracle reflections must help the actor, or there is nothing to learn
     gaps = run.state.get("gap", {})
@@ -168,21 +157,17 @@ def main(config: Config) -> None:
             gap = measure_gap(part, probe, config.seed, actor, reflector)
             gaps[name] = (ranks.total(torch.tensor(gap)) / ranks.world).tolist()
             run.save(gap=gaps)
-        say(
-            "the gap in {}: success {:.2f} at first; after one retry {:.2f} without\n"
-            "    reflection, {:.2f} with the oracle's".format(name, *gaps[name])
-        )
+        say("the gap in {}: success {:.2f} at first; after one retry {:.2f} without\n"
+            "    reflection, {:.2f} with the oracle's".format(name, *gaps[name]))  # fmt: skip
 
     # 3. collect: what the untrained reflector's reflections are worth
     tasks = env.tasks("train", config.train_tasks, config.seed) if env else []
     starts = range(run.state.get("collected", 0), len(tasks), CHUNK)
     each = config.offline_each if offline else 1
     for start in bar_of(starts, desc="collect", unit=f" x {CHUNK} tasks"):
-        actor.generator = seeded(config.seed, "collect", start, ranks.rank, device=device)
+        actor.generator = draws("collect", start, ranks.rank)
         chunk = ranks.deal(tasks[start : start + CHUNK])
-        collect(
-            env, chunk, config.collect_rounds, each, actor, model, coder, run, config.rating
-        )
+        collect(env, chunk, config.collect_rounds, each, actor, model, coder, run, config.rating)
         release_memory()
         run.save(collected=start + CHUNK)
     if config.from_buffer and "collected" not in run.state:
@@ -200,22 +185,16 @@ def main(config: Config) -> None:
     if "sft_loss" not in run.state:
         rows = list(run.replay)
         rows = [row for row in rows if row["next_return"] > row["return"]]
-        say(
-            f"SFT on {len(rows)} of {len(run.replay)} reflections, those that raised the return"
-        )
+        say(f"SFT on {len(rows)} of {len(run.replay)} reflections, those that raised the return")
         losses: list = []
         rows = ranks.deal(rows)
         if rows and config.sft_epochs:
             losses = sft_update(
-                policy,
-                optimizer,
-                [stored(row) for row in rows],
-                epochs=config.sft_epochs,
+                policy, optimizer, [stored(row) for row in rows], epochs=config.sft_epochs,
                 minibatch_size=config.minibatch // ranks.world,
-                max_grad_norm=config.max_grad_norm,
-                generator=seeded(config.seed, "sft"),
+                max_grad_norm=config.max_grad_norm, generator=seeded(config.seed, "sft"),
                 total=ranks.total,
-            )
+            )  # fmt: skip
         if ranks.writes:
             save_adapter(model, run.path / "sft")
         optimizer.state.clear()  # PPO starts with fresh moments
@@ -266,7 +245,7 @@ def main(config: Config) -> None:
             ranks.deal(drawn),
             config.group,
             actor=actor,
-            sampling=seeded(config.seed, "update", update, ranks.rank, device=device),
+            sampling=draws("update", update, ranks.rank),
             policy=policy,
             coder=coder,
             optimizer=optimizer,
@@ -297,15 +276,9 @@ def main(config: Config) -> None:
     for name, part in places.items():
         held_out = part.tasks(config.eval_split, config.eval_tasks, config.seed)
         chains = evaluate(
-            part,
-            ranks.deal(held_out),
-            methods_of(config.mode),
-            config.retries,
-            config.seed,
-            actor,
-            reflector,
-            progress=lambda names, name=name: bar_of(names, desc=f"evaluate {name}", unit="method"),
-        )
+            part, ranks.deal(held_out), methods_of(config.mode), config.retries, config.seed,
+            actor, reflector, progress=partial(bar_of, desc=f"evaluate {name}", unit="method"),
+        )  # fmt: skip
         chains = {method: ranks.gather(own) for method, own in chains.items()}
         reports.append(report(name, config.eval_split, config.seed, chains, config.retries))
         if offline and name in run.state["reward"]["held_out"]:

@@ -19,7 +19,7 @@ from bench import peers, update
 from bench.timing import Row, synchronise
 from retro import prompts, tokenizer
 from retro.actor import ACTION_TOKENS, TEMPERATURE, GPTActor
-from retro.model import autocast, pick_device
+from retro.device import autocast, pick_device
 from retro.reflect import (
     REFLECTION_TOKENS,
     Reflection,

@@ -16,8 +16,9 @@ import envs
 from bench import peers, update
 from bench.cycle import Ours, cycle
 from bench.timing import Row, seconds
+from retro.device import pick_device
 from retro.lora import add_lora
-from retro.model import GPT, pick_device
+from retro.model import GPT
 from retro.reflect import Reflection, ReflectionPolicy
 from retro.seeds import seeded
 

@@ -11,8 +11,9 @@ import torch
 import envs
 from retro import tokenizer
 from retro.actor import GPTActor
+from retro.device import autocast, pick_device
 from retro.lora import add_lora, lora_parameters, save_adapter
-from retro.model import GPT, autocast, pick_device
+from retro.model import GPT
 from retro.seeds import seeded
 from retro.trial import run_in_batches
 

@@ -10,13 +10,15 @@ from collections.abc import Callable, Sequence
 import torch
 
 from retro import prompts
+from retro.cache import Cache
 from retro.chat import answer, line_breaks, line_ends
+from retro.device import autocast
 from retro.generate import generate
 from retro.hf_tokenizer import HFTokenizer
 from retro.lora import adapter_off
-from retro.model import GPT, autocast
+from retro.model import GPT
 from retro.react_prompts import GUIDES, guide_of, lead
-from retro.tokenizer import Tokenizer
+from retro.tokenizer import AnyTokenizer
 
 ACTION_TOKENS = 16  # a longer action is cut off
 TOLD_TOKENS = 32  # the same for a model that was not trained here: its tokens are shorter
@@ -34,7 +36,7 @@ class GPTActor:
     def __init__(
         self,
         model: GPT,
-        tokenizer: Tokenizer,
+        tokenizer: AnyTokenizer,
         temperature: float,
         generator: torch.Generator,
         memory: int = MEMORY,
@@ -60,13 +62,13 @@ class GPTSession:
         self.newline, self.ask = encode("\n"), encode(prompts.ACT)
         self.stops, self.breaks = line_ends(actor.tokenizer), set(line_breaks(actor.tokenizer))
         self.rows = list(range(len(openings)))  # the trial of each row of the cache
-        first = [] if actor.tokenizer.bos is None else [actor.tokenizer.bos]
+        first: list[int] = [] if actor.tokenizer.bos is None else [actor.tokenizer.bos]
         if actor.names:
             openings = [lead(guide_of(text, actor.names)) + text for text in openings]
         self.tokens = TOLD_TOKENS if actor.names else ACTION_TOKENS
         # not in the cache yet:
         self.chunks = [first + encode(opening) + self.ask for opening in openings]
-        self.cache = None
+        self.cache: Cache | None = None
 
     def act(self, rows: Sequence[int]) -> list[str]:
         """The next action of each trial in `rows`; "" from one whose context is full."""

@@ -15,7 +15,7 @@ from retro.endpoint import Budget, Client
 from retro.model import GPT
 from retro.post import harmless
 from retro.react_prompts import Turn
-from retro.tokenizer import Tokenizer
+from retro.tokenizer import AnyTokenizer
 from retro.trial import Trajectory
 
 REPLY_TOKENS = 200  # of a thought and an action
@@ -92,12 +92,14 @@ class APISession:
             self.turns[row].append(Turn(*self.last[row], observation))
 
     def _ask(self, rows: list[int]) -> list[str | None]:
-        actor, asked = self.actor, []
+        actor, asked = self.actor, list[str | list[dict]]()
         for row in rows:
             opening, turns = self.openings[row], self.turns[row]
             guide = react_prompts.guide_of(opening, actor.names) if actor.examples else None
-            write = react_prompts.chat if actor.client.api == "chat" else react_prompts.completion
-            asked.append(write(guide, opening, turns))
+            if guide and actor.client.api == "chat":
+                asked.append(react_prompts.chat(guide, opening, turns))
+            else:
+                asked.append(react_prompts.completion(guide, opening, turns))
         stop = "\nObservation:" if actor.client.api == "chat" else "\n"
         seeds = [self.seeds[row] for row in rows]
         return actor.client.ask(asked, actor.reply_tokens, actor.temperature, seeds, stop)
@@ -146,7 +148,7 @@ def open_client(options: ActorOptions, model: str, budget: Budget) -> Client:
     )  # fmt: skip
 
 
-def open_model(folder: str, device: torch.device, bfloat16: bool) -> tuple[GPT, Tokenizer]:
+def open_model(folder: str, device: torch.device, bfloat16: bool) -> tuple[GPT, AnyTokenizer]:
     """A model and its tokenizer, ours or a pretrained one's; ValueError if they do not fit."""
     coder = tokenizer.load(folder)
     model = GPT.from_pretrained(folder, device, torch.bfloat16 if bfloat16 else None)
@@ -159,7 +161,8 @@ def open_model(folder: str, device: torch.device, bfloat16: bool) -> tuple[GPT, 
 
 
 def open_actor(
-    options: ActorOptions, names: Sequence[str], base: str, loaded: dict[str, tuple],
+    options: ActorOptions, names: Sequence[str], base: str,
+    loaded: dict[str, tuple[GPT, AnyTokenizer]],
     temperature: float, generator: torch.Generator, memory: int, budget: Budget,
 ) -> "GPTActor | APIActor":  # fmt: skip
     """The actor of the options, by default the model in the folder `base`. `loaded`, (model,
@@ -169,10 +172,10 @@ def open_actor(
         client = open_client(options, options.actor_model, budget)
         return APIActor(client, names, temperature, generator, options.examples, memory)
     folder = options.actor or base
-    model = loaded.get(folder) or open_model(
+    model, coder = loaded.get(folder) or open_model(
         folder, generator.device, options.bfloat16 and folder != base
     )
-    return GPTActor(*model, temperature, generator, memory, names)
+    return GPTActor(model, coder, temperature, generator, memory, names)
 
 
 def read_reply(reply: str) -> tuple[str, str]:
@@ -215,8 +218,9 @@ def read_reflection(reply: str) -> str:
     lines = _REASONING.sub("", reply)[:REPLY_CHARACTERS].splitlines()
     text = " ".join(line for line in lines if not _FENCE.fullmatch(line))
     label = _LABEL.match(text)
-    named = label and label[1].lower() == "reflection"
-    return harmless(text[label.end() :] if named else text, REFLECTION_CHARACTERS)
+    if label and label[1].lower() == "reflection":
+        text = text[label.end() :]
+    return harmless(text, REFLECTION_CHARACTERS)
 
 
 def _bare(text: str) -> str:

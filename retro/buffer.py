@@ -15,12 +15,15 @@ from retro.memory import FIELDS, ReplayBuffer
 from retro.prompts import one_line
 from retro.react_prompts import REFLECT
 from retro.reflect import RANGES, Recorded, Reflection, framed
-from retro.tokenizer import Tokenizer
+from retro.tokenizer import AnyTokenizer
 
-KINDS = {"trial": int, "return": (int, float), "next_return": (int, float), "rating": (int, float)}
+NUMBER = (int, float)
+KINDS: dict[str, type | tuple] = {
+    "trial": int, "return": NUMBER, "next_return": NUMBER, "rating": NUMBER
+}  # fmt: skip
 
 
-def as_text(reflection: Reflection, coder: Tokenizer) -> dict[str, str]:
+def as_text(reflection: Reflection, coder: AnyTokenizer) -> dict[str, str]:
     """A reflection's prompt and response as a row holds them."""
     before, after = frame(coder, REFLECT)
     ids, response = reflection.prompt_ids, answer(coder, reflection.response_ids)
@@ -30,7 +33,7 @@ def as_text(reflection: Reflection, coder: Tokenizer) -> dict[str, str]:
     return {"prompt": prompt, "response": response}
 
 
-def as_ids(row: dict, coder: Tokenizer, context: int) -> Reflection:
+def as_ids(row: dict, coder: AnyTokenizer, context: int) -> Reflection:
     """The way back. A response that fills more than half of the context is cut off; a prompt that
     then is too long loses its middle.
     """
@@ -39,7 +42,7 @@ def as_ids(row: dict, coder: Tokenizer, context: int) -> Reflection:
     return Reflection(prompt, response, [], row["response"])
 
 
-def response_ids(text: str, coder: Tokenizer) -> list[int]:
+def response_ids(text: str, coder: AnyTokenizer) -> list[int]:
     """A response as ids; its line end is what ends an answer of this model."""
     line = text.removesuffix("\n")
     if line == text:
@@ -47,14 +50,14 @@ def response_ids(text: str, coder: Tokenizer) -> list[int]:
     return coder.encode(line) + (coder.encode("\n") if template_of(coder) is None else [coder.eos])
 
 
-def as_response(text: str, coder: Tokenizer) -> str:
+def as_response(text: str, coder: AnyTokenizer) -> str:
     """One line from elsewhere as this model would write it: after the prompt's `Reflection:` comes
     a space, after a chat model's frame none.
     """
     return f"{'' if template_of(coder) else ' '}{text}\n"
 
 
-def read_buffer(path: str | Path, rating: str, coder: Tokenizer) -> list[dict]:
+def read_buffer(path: str | Path, rating: str, coder: AnyTokenizer) -> list[dict]:
     """The rows of a file from anywhere, their responses as `as_response`; ValueError names the
     first wrong line.
     """

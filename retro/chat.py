@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from retro.hf_tokenizer import HFTokenizer, split_at
-from retro.tokenizer import Tokenizer
+from retro.tokenizer import AnyTokenizer
 
 TURN_ENDS = {"<|im_end|>": "chatml", "<|eot_id|>": "llama3"}
 
 
-def template_of(coder: Tokenizer) -> str | None:
+def template_of(coder: AnyTokenizer) -> str | None:
     """chatml, llama3, or None: not a chat model, it continues plain text."""
     for name, template in TURN_ENDS.items():
         if coder.special_tokens.get(name) == coder.eos:
@@ -26,7 +26,7 @@ def template_of(coder: Tokenizer) -> str | None:
     return None
 
 
-def chat_prompt(coder: Tokenizer, messages: Sequence[tuple[str, str]]) -> list[int]:
+def chat_prompt(coder: AnyTokenizer, messages: Sequence[tuple[str, str]]) -> list[int]:
     """Ids of (role, text) messages and of the head of the assistant's answer; roles are system,
     user and assistant. ValueError if the model is not a chat model.
     """
@@ -43,7 +43,7 @@ def chat_prompt(coder: Tokenizer, messages: Sequence[tuple[str, str]]) -> list[i
     return ids + _head(coder, "assistant")
 
 
-def frame(coder: Tokenizer, system: str) -> tuple[list[int], list[int]]:
+def frame(coder: AnyTokenizer, system: str) -> tuple[list[int], list[int]]:
     """What stands before and after a user's text, so that a long one can be cut to fit between:
     before + encode(text) + after is the chat_prompt of both messages, for a text without white
     space at its ends. A model that continues plain text has only its `bos` before it.
@@ -55,22 +55,22 @@ def frame(coder: Tokenizer, system: str) -> tuple[list[int], list[int]]:
     return before + _head(coder, "user"), _tail(coder) + answer_head
 
 
-def _head(coder: Tokenizer, role: str) -> list[int]:
+def _head(coder: AnyTokenizer, role: str) -> list[int]:
     if template_of(coder) == "chatml":
         return [coder.special_tokens["<|im_start|>"], *coder.encode(f"{role}\n")]
     return _name(coder, role) + coder.encode("\n\n")
 
 
-def _name(coder: Tokenizer, role: str) -> list[int]:
+def _name(coder: AnyTokenizer, role: str) -> list[int]:
     special = coder.special_tokens
     return [special["<|start_header_id|>"], *coder.encode(role), special["<|end_header_id|>"]]
 
 
-def _tail(coder: Tokenizer) -> list[int]:
+def _tail(coder: AnyTokenizer) -> list[int]:
     return [coder.eos, *(coder.encode("\n") if template_of(coder) == "chatml" else ())]
 
 
-def encode_decoded(coder: Tokenizer, text: str) -> list[int]:
+def encode_decoded(coder: AnyTokenizer, text: str) -> list[int]:
     """Ids of a prompt that `decode` wrote: special tokens, there by name, are tokens again. Not for
     a text from elsewhere, which could spell one.
     """
@@ -79,22 +79,22 @@ def encode_decoded(coder: Tokenizer, text: str) -> list[int]:
     return [i for part in ids for i in part]
 
 
-def answer(coder: Tokenizer, ids: Sequence[int]) -> str:
+def answer(coder: AnyTokenizer, ids: Sequence[int]) -> str:
     """The text of sampled ids, up to the first special token: the turn's end. A base of ours has no
     turns: there the end of a document is spelled.
     """
-    special = set(coder.special_tokens.values() if isinstance(coder, HFTokenizer) else ())
+    special: set[int] = set(coder.special_tokens.values() if isinstance(coder, HFTokenizer) else ())
     end = next((n for n, i in enumerate(ids) if i in special), len(ids))
     return coder.decode(list(ids[:end]))
 
 
 @lru_cache(maxsize=4)
-def line_breaks(coder: Tokenizer) -> tuple[int, ...]:
+def line_breaks(coder: AnyTokenizer) -> tuple[int, ...]:
     """Every token with a line break in it: a pretrained vocabulary has many ("\\n\\n", ".\\n")."""
     return tuple(i for token, i in coder.ranks.items() if b"\n" in token)
 
 
-def line_ends(coder: Tokenizer) -> tuple[int, ...]:
+def line_ends(coder: AnyTokenizer) -> tuple[int, ...]:
     """The ids to stop at for an answer of one line: line breaks, and a pretrained model's end
     token; ours ends documents, not lines.
     """

@@ -5,7 +5,7 @@ Written whole or not at all, so a run killed at any moment finds the last one co
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from retro.files import read_tensors, write_tensors
 
 
 def save(
-    path: str | Path, weights: dict[str, torch.Tensor],
+    path: str | Path, weights: Mapping[str, torch.Tensor],
     optimizers: Sequence[torch.optim.Optimizer], state: dict,
 ) -> None:  # fmt: skip
     """`state` is anything JSON can hold."""
@@ -29,7 +29,7 @@ def save(
 
 @torch.no_grad()
 def load(
-    path: str | Path, weights: dict[str, torch.Tensor],
+    path: str | Path, weights: Mapping[str, torch.Tensor],
     optimizers: Sequence[torch.optim.Optimizer],
 ) -> dict:  # fmt: skip
     """Put back what `save` wrote, in place, and return its state; ValueError if it does not fit."""

@@ -16,7 +16,7 @@ from retro.lora import adapter_off
 from retro.model import GPT
 from retro.reflect import Recorded, Reflection, rate, reflect
 from retro.run_folder import RunFolder
-from retro.tokenizer import Tokenizer
+from retro.tokenizer import AnyTokenizer
 from retro.trial import Actor, Trajectory, run_in_batches
 
 Failed = tuple[int, Trajectory | Recorded]  # number of the trial, its record
@@ -29,7 +29,7 @@ def by_id(tasks: Sequence[dict]) -> dict[tuple[str, str], dict]:
 
 def collect(
     env: Environment, tasks: Sequence[dict], rounds: int, each: int, actor: Actor, model: GPT,
-    coder: Tokenizer, run: RunFolder, rating: str,
+    coder: AnyTokenizer, run: RunFolder, rating: str,
 ) -> None:  # fmt: skip
     """First trials of the tasks, then rounds of untrained reflection and retry, all on disk. Of the
     `each` reflections on one failed trial the first one's retry is what the next round goes on
@@ -68,10 +68,10 @@ def draw(failed: dict[str, list[Failed]], update: int, n: int, seed: int) -> lis
 def retry(
     env: Environment,
     tasks: dict[tuple[str, str], dict],
-    failed: Sequence[Failed],
+    failed: Sequence[tuple[int, Trajectory]],
     reflections: Sequence[Reflection],
     actor: Actor,
-    coder: Tokenizer,
+    coder: AnyTokenizer,
     run: RunFolder,
     rating: str,
 ) -> tuple[list[Trajectory], list[float]]:

@@ -6,6 +6,7 @@ keys and values. What a file asks for beyond that is refused by name.
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from retro import rope
 from retro.files import read_json, write_json
@@ -28,23 +29,23 @@ class GPTConfig:
     rope_theta: float = 10000.0
     rms_norm_eps: float = 1e-5
     tie_word_embeddings: bool = True
-    head_dim: int | None = None  # E; None = D / H
+    head_dim: int = 0  # E; 0 = D / H
     rope_scaling: dict | None = None  # see rope.py
     qkv_bias: bool = False  # Qwen2's
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in fields(self):
-            name, value, kind = field.name, getattr(self, field.name), field.type
-            if name == "rope_scaling" or (name == "head_dim" and value is None):
+            name, value = field.name, getattr(self, field.name)
+            kind: Any = field.type
+            if name == "rope_scaling" or (name == "head_dim" and value == 0):
                 continue
-            kind = int if name == "head_dim" else kind
             most = MOST.get(name, rope.MOST if kind is float else 1 << 24)
             allowed = (int, float) if kind is float else (kind,)
             if type(value) not in allowed or (kind is not bool and not 0 < value <= most):
                 raise ValueError(
                     f"{name} is {value!r}, expected a positive {kind.__name__} up to {most:g}"
                 )
-        if self.head_dim is None:
+        if not self.head_dim:
             self._divides("hidden_size", "num_attention_heads")
             object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
         self._divides("num_attention_heads", "num_key_value_heads")
@@ -91,6 +92,8 @@ def read_config(path: str | Path) -> GPTConfig:
     settings = {**DEFAULTS, **settings, "rope_scaling": rope, "qkv_bias": family == "qwen2"}
     if settings.get("num_key_value_heads") is None:
         settings["num_key_value_heads"] = heads
+    if settings.get("head_dim") is None:
+        settings["head_dim"] = 0
     if isinstance(rope, dict) and "rope_theta" in rope:
         settings["rope_theta"] = rope["rope_theta"]
     names = [field.name for field in fields(GPTConfig)]

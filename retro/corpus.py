@@ -18,7 +18,7 @@ import envs
 from envs import Environment
 from envs.chains import Demonstration
 from retro import prompts, tokenizer
-from retro.tokenizer import Tokenizer
+from retro.tokenizer import AnyTokenizer
 
 DOCUMENTS = 112  # in a shard, a function of (seed, number) alone: a run can resume anywhere
 WEIGHTS = {"household": 5}  # of the documents, where not 1: the errands are short
@@ -55,7 +55,7 @@ def pieces(demonstration: Demonstration, rng: random.Random) -> list[tuple[str, 
     return parts
 
 
-def encode(parts: list[tuple[str, int]], env: Environment, coder: Tokenizer) -> Document:
+def encode(parts: list[tuple[str, int]], env: Environment, coder: AnyTokenizer) -> Document:
     """Pieces as a document, ended by the end-of-text id."""
     ids, said = [], []
     for text, weight in parts:
@@ -100,7 +100,8 @@ def batches(
     bound (B, T, 3)) tensors.
     """
     documents = sorted((d for d in documents if len(d.ids) <= context), key=lambda d: len(d.ids))
-    groups, group = [], []
+    groups: list[list[Document]] = []
+    group: list[Document] = []
     for d in documents:
         if group and _padded(d) * (len(group) + 1) > batch_tokens:
             groups.append(group)

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from retro.files import read_json, write_json
@@ -167,7 +168,7 @@ class Client:
             self._refused.add(fields[0])
         return bool(fields)
 
-    def _read(self, answer) -> tuple[str, int]:
+    def _read(self, answer: Any) -> tuple[str, int]:
         """(text, tokens or 0) of an answer; ValueError if it has another shape."""
         try:
             choice = answer["choices"][0]

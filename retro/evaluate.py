@@ -31,7 +31,7 @@ from retro.reflect import reflect
 from retro.results import summary
 from retro.reward import RewardModel
 from retro.seeds import seeded
-from retro.tokenizer import Tokenizer
+from retro.tokenizer import AnyTokenizer
 from retro.trial import Actor, Trajectory, run_in_batches
 
 Writer = Callable[[Sequence[Trajectory]], Sequence[str | None]]
@@ -51,7 +51,7 @@ class Reflector:
     """What the methods write with: a base, the adapters in a run's folder, how to sample."""
 
     model: GPT
-    coder: Tokenizer
+    coder: AnyTokenizer
     run_dir: Path
     temperature: float
     adapt_prompt: bool  # as in training
@@ -74,7 +74,7 @@ class Reflector:
                 generator=generator,
                 adapt_prompt=self.adapt_prompt,
             )
-        if best_of > 1:
+        if self.reward and best_of > 1:
             written = self.reward.best(written, best_of)
         return [r.text for r in written]
 
@@ -126,7 +126,7 @@ def writer_of(
     def sampled(adapter: str | None, best_of: int = 1) -> Writer:
         return lambda trajectories: reflector.write(trajectories, adapter, generator, best_of)
 
-    writers = {
+    writers: dict[str, Writer] = {
         "react": no_reflection,
         "last_attempt": lambda trajectories: last_attempt(trajectories, actor, reflector),
         "reflexion": sampled(None),
@@ -165,7 +165,7 @@ def shuffled(writer: Writer) -> Writer:
     """
     kept: list[tuple[str, str | None]] = []  # (task id, reflection)
 
-    def write(trajectories):
+    def write(trajectories: Sequence[Trajectory]) -> list[str | None]:
         kept.extend((t.task_id, text) for t, text in zip(trajectories, writer(trajectories)))
         own = kept[-len(trajectories) :]
         texts = [text for _, text in own[1:] + own[:1]]

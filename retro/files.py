@@ -97,7 +97,7 @@ def read_checkpoint(
         if not isinstance(places, dict) or not all(isinstance(f, str) for f in places.values()):
             raise ValueError(f"{index}: weight_map is not an object of tensors and their files")
         files = [path.with_name(Path(name).name) for name in sorted(set(places.values()))]
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for file in files:
         tensors |= read_tensors(file, device, dtype)
     # a table that old Llama checkpoints store and every program computes

@@ -18,6 +18,7 @@ The residual stream (D wide) starts in three parts, in a random basis:
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -38,7 +39,8 @@ def head_start(model: GPT, generator: torch.Generator) -> None:
     """Overwrite the embeddings, head 0 of block 0 (the token before), and head 1 of every second
     block from block 1 on (induction). ValueError on a shape that has no room for them.
     """
-    config, blocks = model.config, model.model.layers
+    config = model.config
+    attentions: list[Any] = [block.self_attn for block in model.model.layers]
     D, E, heads = config.hidden_size, config.head_dim, config.num_attention_heads
     if heads < 3 or config.num_key_value_heads != heads:
         raise ValueError(
@@ -62,7 +64,7 @@ def head_start(model: GPT, generator: torch.Generator) -> None:
     fast, slow = w >= FAST, (w <= SLOW).repeat(2)[:, None]
     gap = (1 - w[fast].cos()).sum() / math.sqrt(E)
     gain = fast * math.sqrt(PREVIOUS_SHARPNESS / gap) / unit
-    first = blocks[0].self_attn
+    first = attentions[0]
     first.q_proj.weight[:E] = torch.cat((gain * w.cos(), -gain * w.sin()))[:, None] * constant
     first.k_proj.weight[:E] = torch.cat((gain, 0 * gain))[:, None] * constant
     first.v_proj.weight[:E] = some
@@ -71,9 +73,9 @@ def head_start(model: GPT, generator: torch.Generator) -> None:
     # 3. induction: what I read now (query) is what came before it (key); so copy what it is
     norm = math.sqrt(D / (2 * length**2 + PREVIOUS_LENGTH**2))  # by which a later norm multiplies
     likeness = norm**2 * length * share * PREVIOUS_LENGTH * slow.float().mean() / math.sqrt(E)
-    gain = math.sqrt(LIKENESS_SHARPNESS / likeness)
-    for block in blocks[1::2]:
-        attention, head = block.self_attn, slice(E, 2 * E)
+    gain = (LIKENESS_SHARPNESS / likeness).sqrt()
+    head = slice(E, 2 * E)
+    for attention in attentions[1::2]:
         attention.q_proj.weight[head] = gain * slow * some
         attention.k_proj.weight[head] = gain * slow * before
         turn = torch.linalg.qr(torch.randn(len(itself), E, generator=generator)).Q.T
@@ -93,7 +95,7 @@ def grown(base: GPT, old: Tokenizer, new: Tokenizer) -> GPT:
     model.load_state_dict(weights, strict=False)
     for token, i in new.ranks.items():
         known = token in old.ranks
-        assert not known or old.ranks[token] == i, f"{token} was {old.ranks[token]}, is {i}"
+        assert not known or old.ranks[token] == i, f"{token!r} was {old.ranks[token]}, is {i}"
         before = [i] if known else old.encode(token.decode(errors="replace"))
         model.model.embed_tokens.weight[i] = embed[before].mean(0)
     model.model.embed_tokens.weight[new.eos] = embed[old.eos]

@@ -12,6 +12,7 @@ Left out, and refused by name: sentencepiece and unigram, several splits in a ro
 from collections.abc import Set
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 from unicodedata import normalize
 
 import regex  # tiktoken brings it along
@@ -222,7 +223,9 @@ def read_pattern(pre_tokenizer: dict | None) -> str:
     raise ValueError(f"pre_tokenizer {kinds} {steps} is not known here")
 
 
-def read_normalizer(normalizer: dict | None) -> str | None:
+def read_normalizer(
+    normalizer: dict | None,
+) -> Literal["NFC", "NFD", "NFKC", "NFKD"] | None:
     """NFC and the like, or None."""
     steps = [normalizer] if normalizer else []
     if normalizer and normalizer["type"] == "Sequence":
@@ -237,7 +240,7 @@ def read_names(folder: str | Path) -> dict:
     """eos, bos and add_bos from the tokenizer_config.json beside it."""
     settings = read_json(Path(folder) / "tokenizer_config.json")
 
-    def name(key):
+    def name(key: str) -> str | None:
         token = settings.get(key)
         return token["content"] if isinstance(token, dict) else token
 
@@ -257,7 +260,7 @@ def as_tokenizer_json(
     letter = {ord(own): chr(code) for code, own in byte_letters().items() if own != "\uffff"}
     words = {token: token.decode("latin-1").translate(letter) for token in ranks}
     merges = []
-    for token in sorted(ranks, key=ranks.get):
+    for token in sorted(ranks, key=ranks.__getitem__):
         parts = [token[i : i + 1] for i in range(len(token))]
         while len(parts) > 2:
             joint = [ranks.get(a + b, ranks[token]) for a, b in pairwise(parts)]

@@ -18,8 +18,8 @@ from retro.ranks import Ranks
 from retro.reflect import ReflectionPolicy, read_prompts, reflect, reflection_prompt
 from retro.reward import RewardModel
 from retro.run_folder import RunFolder
-from retro.tokenizer import Tokenizer
-from retro.trial import Actor
+from retro.tokenizer import AnyTokenizer
+from retro.trial import Actor, Trajectory
 
 
 def learn(
@@ -31,7 +31,7 @@ def learn(
     actor: Actor | None,
     sampling: torch.Generator,
     policy: ReflectionPolicy,
-    coder: Tokenizer,
+    coder: AnyTokenizer,
     optimizer: torch.optim.Optimizer,
     run: RunFolder,
     rating: str,
@@ -62,30 +62,35 @@ def learn(
         adapt_prompt=policy.adapt_prompt,
         read=read,
     )
+    won: list[bool] = []
     if reward:
-        ratings, won = reward.score(reflections, read), [None] * len(rows)
+        ratings = reward.score(reflections, read)
     else:
+        assert env and actor, "online, somebody plays"
         actor.generator = sampling
-        trials, ratings = retry(env, tasks, rows, reflections, actor, coder, run, rating)
+        played = [(number, t) for number, t in rows if isinstance(t, Trajectory)]  # all of them
+        trials, ratings = retry(env, tasks, played, reflections, actor, coder, run, rating)
         won = [t.success for t in trials]
     rolled = time.time()
 
     mask = policy.hold(reflections, read)
     groups = torch.arange(len(rows), device=mask.device) // group
     rated = torch.tensor(ratings, device=mask.device)
-    batch = Batch(mask, *policy.evaluate(), ratings=rated, groups=groups)
+    logprobs, ref_logprobs, values = policy.evaluate()
+    batch = Batch(mask, logprobs, ref_logprobs, values, rated, groups)
     advantage = "group" if group > 1 else "gae"
     stats = ppo_update(policy, optimizer, batch, advantage=advantage, total=ranks.total, **settings)
     policy.release()
-    names, texts, tokens, ratings, won = zip(*ranks.gather([
-        (t.env, r.text, len(r.response_ids), value, success)
-        for t, r, value, success in zip(trajectories, reflections, ratings, won)
+    names, texts, tokens, all_ratings = zip(*ranks.gather([
+        (t.env, r.text, len(r.response_ids), value)
+        for t, r, value in zip(trajectories, reflections, ratings)
     ]))  # fmt: skip
-    of = {name: [r for r, n in zip(ratings, names) if n == name] for name in sorted(set(names))}
+    won = ranks.gather(won)
+    of = {name: [r for r, n in zip(all_ratings, names) if n == name] for name in sorted(set(names))}
     return {
-        "mean_rating": sum(ratings) / len(ratings),
+        "mean_rating": sum(all_ratings) / len(all_ratings),
         "mean_rating_by_env": {name: sum(own) / len(own) for name, own in of.items()},
-        "success": None if reward else sum(won) / len(won),
+        "success": sum(won) / len(won) if won else None,
         "well_formed": sum(map(well_formed, texts)) / len(texts),
         "distinct": len(set(texts)) / len(texts),
         "kl_coef": settings["kl_coef"],

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -58,7 +59,7 @@ def add_lora(
     model.requires_grad_(False)
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
-            if name in targets:
+            if name in targets and isinstance(child, nn.Linear):
                 setattr(module, name, LoRALinear(child, rank, alpha, generator))
 
 
@@ -130,7 +131,8 @@ def load_adapter(model: nn.Module, folder: str | Path) -> None:
     for key, allowed in demands.items():
         if settings.get(key, allowed) != allowed:
             raise ValueError(f"{path}: {key} is {settings[key]!r}, only {allowed!r} is known here")
-    rank, alpha, targets = (settings.get(k) for k in ("r", "lora_alpha", "target_modules"))
+    asked: list[Any] = [settings.get(k) for k in ("r", "lora_alpha", "target_modules")]
+    rank, alpha, targets = asked
     numbers = type(rank) is int and type(alpha) in (int, float) and abs(alpha) < 1e6
     if not numbers or not 1 <= rank <= MAX_RANK:
         raise ValueError(

@@ -15,11 +15,8 @@ Shapes: B rows, S new tokens a row, J keys a query may see, D width, L layers, V
         H query heads, K key/value heads, E width of a head, D / H unless the config says more.
 """
 
-import ctypes
 import math
-import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -56,9 +53,12 @@ class Chunk:
     """
 
     def __init__(self, S: int, counts: Tensor | None = None, before: Tensor | None = None):
-        self.places, self.rows = None, None
+        self.places: tuple[Tensor, ...] | None = None
         # rows whose chunks are of like length, the longest of these, the places they look at
         self.alike: list[tuple[Tensor, int, int]] = []
+        if before is None:
+            return
+        self.rows = torch.arange(len(before), device=before.device)[:, None]  # (B, 1)
         if counts is not None:
             real = torch.arange(S, device=counts.device) < counts[:, None]  # (B, S)
             self.shape, self.places = real.shape, real.nonzero(as_tuple=True)
@@ -67,8 +67,6 @@ class Chunk:
                 for rows in counts.argsort().split(ALIKE):
                     n, J = counts[rows].max(), (before + counts)[rows].max()
                     self.alike.append((rows, int(n), int(J)))
-        elif before is not None:
-            self.rows = torch.arange(len(before), device=before.device)[:, None]  # (B, 1)
 
     def pack(self, x: Tensor) -> Tensor:
         """(B, S, ...) -> (N, ...), the real ones."""
@@ -140,19 +138,26 @@ class Block(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
+class Trunk(nn.Module):
+    """All but the head; `model` in the names of Hugging Face's weights."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        embedding = torch.empty(config.vocab_size, config.hidden_size)
+        self.embed_tokens = nn.Embedding.from_pretrained(embedding, freeze=False)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
 class GPT(nn.Module):
+    cos: Tensor  # (positions, E/2)
+    sin: Tensor
+
     def __init__(self, config: GPTConfig, generator: torch.Generator | None = None):
         super().__init__()
         self.config = config
         self.recompute = False  # in training: keep only each block's input, for the backward pass
-        embedding = torch.empty(config.vocab_size, config.hidden_size)
-        self.model = nn.ModuleDict(
-            {
-                "embed_tokens": nn.Embedding.from_pretrained(embedding, freeze=False),
-                "layers": nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers)),
-                "norm": RMSNorm(config.hidden_size, config.rms_norm_eps),
-            }
-        )
+        self.model = Trunk(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
@@ -195,6 +200,8 @@ class GPT(nn.Module):
         prefix: the same positions, but the cache is only read, and gradients reach the new tokens.
         """
         S, device = ids.shape[1], ids.device
+        see: Tensor | None = None  # causal
+        remember: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
         assert cache is None or prefix is None, "a cache either grows or is a constant"
         positions = torch.arange(S, device=device)  # (S,)
 
@@ -205,9 +212,8 @@ class GPT(nn.Module):
             chunk = Chunk(S, counts if S > 1 else None, cache.lengths)
             positions = cache.lengths[:, None] + positions  # (B, S)
             J = cache.looked_at(S)
-            see = (torch.arange(J, device=device) <= positions[..., None])[:, None]  # (B, 1, S, J)
-            if cache.longest == 0 and S > 1:
-                see = None  # the same, and faster
+            if cache.longest or S == 1:  # else causal is the same, and faster
+                see = (torch.arange(J, device=device) <= positions[..., None])[:, None]
             positions = chunk.pack(positions)  # (B, S) or packed, (N,)
             remember = partial(cache.write, chunk.rows, positions, J)
         elif prefix is not None:
@@ -221,7 +227,6 @@ class GPT(nn.Module):
             remember = prefix.prepend
         else:
             chunk = Chunk(S)
-            see = None  # causal
             remember = lambda layer, k, v: (k.transpose(1, 2), v.transpose(1, 2))
 
         # 2. the blocks
@@ -271,27 +276,3 @@ class GPT(nn.Module):
             del tensors["lm_head.weight"]
         write_tensors(Path(folder) / "model.safetensors", tensors)
         write_config(Path(folder) / "config.json", self.config)
-
-
-def pick_device() -> torch.device:
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def release_memory() -> None:
-    """Hand free memory back to the system: glibc keeps what ragged batches leave."""
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
-        trim(0)
-
-
-def autocast(device: torch.device | str) -> AbstractContextManager:
-    """Matrix products in bfloat16 where the hardware has them; weights keep their dtype."""
-    kind = torch.device(device).type
-    if kind == "cuda":
-        pays = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        features = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot tell
-        pays = kind == "cpu" and (features.get("amx_bf16") or features.get("avx512_bf16"))
-    # no weight cache: before PyTorch #165068 a copy cast under no_grad cut a later pass's gradient
-    return torch.autocast(kind, torch.bfloat16, cache_enabled=False) if pays else nullcontext()

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from retro.model import autocast
+from retro.device import autocast
 
 
 class Muon(torch.optim.Optimizer):
@@ -26,7 +26,7 @@ class Muon(torch.optim.Optimizer):
                 raise ValueError(f"Muon is for matrices, not for {p.dim()} dimensions")
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # it takes no closure
         for group in self.param_groups:
             lr, momentum = group["lr"], group["momentum"]
             for p in group["params"]:

@@ -45,7 +45,7 @@ class Passing(Exception):
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *args):
+    def redirect_request(self, *args: object) -> None:
         return None
 
 
@@ -71,7 +71,9 @@ def post_json(
         headers["Authorization"] = f"Bearer {key}"
     request = urllib.request.Request(url, json.dumps(body).encode(), headers, method="POST")
     where = url.partition("?")[0]  # a query may hold a secret
-    for number in range(1, tries + 1):
+    number = 0
+    while True:
+        number += 1
         before()
         try:
             data = _once(request, timeout)
@@ -89,13 +91,13 @@ def post_json(
         if wait > MAX_WAIT:
             raise Refused(f"{where}: {said}; it asks to wait {wait:.0f} seconds, at most "
                           f"{MAX_WAIT:.0f} are waited")  # fmt: skip
-        if number == tries or sleep(wait):
+        if number >= tries or sleep(wait):
             raise Refused(f"{where}: {said}; given up after {number} tries")
 
 
-def _once(request, timeout: float) -> bytes:
+def _once(request: urllib.request.Request, timeout: float) -> bytes:
     """One try: the body of a 200. Raises Passing or Refused."""
-    handlers = [_NoRedirect()]
+    handlers: list[urllib.request.BaseHandler] = [_NoRedirect()]
     if urlsplit(request.full_url).hostname in ("localhost", "127.0.0.1", "::1"):
         handlers.append(urllib.request.ProxyHandler({}))  # no proxy knows the way there
     try:
@@ -117,7 +119,7 @@ def _once(request, timeout: float) -> bytes:
         raise Passing(f"the answer broke off ({type(error).__name__}: {error})") from None
 
 
-def _read(response, timeout: float, limit: int = MAX_BODY) -> bytes:
+def _read(response: Any, timeout: float, limit: int = MAX_BODY) -> bytes:
     """The whole body, in at most twice `timeout` seconds."""
     parts, size, end = [], 0, time.monotonic() + timeout
     promised = response.length  # by Content-Length; None without one
@@ -133,7 +135,7 @@ def _read(response, timeout: float, limit: int = MAX_BODY) -> bytes:
     return b"".join(parts)
 
 
-def _status(error, timeout: float) -> Exception:
+def _status(error: urllib.error.HTTPError, timeout: float) -> Exception:
     """What an answer other than 200 means."""
     try:
         text = _read(error, timeout, 1 << 16).decode(errors="replace")

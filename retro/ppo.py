@@ -43,7 +43,7 @@ class Batch:
     ratings: Tensor  # (B,) of the whole response; higher is better
     groups: Tensor | None = None  # (B,) long: same id = responses to the same prompt
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         shape, chosen = self.response_mask.shape, self.response_mask.bool()
         for name in ("old_logprobs", "ref_logprobs", "values"):
             assert getattr(self, name).shape == shape, f"{name} is not (B, R) = {tuple(shape)}"
@@ -91,7 +91,7 @@ def gae(rewards: Tensor, values: Tensor, response_mask: Tensor, gamma: float,
     """
     rewards, values = clear_padding(rewards, response_mask), clear_padding(values, response_mask)
     deltas = rewards + gamma * F.pad(values[:, 1:], (0, 1)) - values  # (B, R) 0 on padding
-    advantages, advantage = torch.zeros_like(deltas), 0.0
+    advantages, advantage = torch.zeros_like(deltas), torch.zeros_like(deltas[:, 0])
     for t in reversed(range(deltas.shape[1])):
         advantage = deltas[:, t] + gamma * gae_lambda * advantage  # (B,)
         advantages[:, t] = advantage
@@ -175,7 +175,7 @@ def explained_variance(values: Tensor, returns: Tensor, response_mask: Tensor,
                        total: Total = alone) -> float:
     """1 - Var(return - V) / Var(return) over tokens: 1 = perfect, 0 = no better than a constant."""
 
-    def variance(tensor):
+    def variance(tensor: Tensor) -> float:
         mean = masked_mean(tensor, response_mask, total)
         return masked_mean((tensor - mean) ** 2, response_mask, total).item()
 
@@ -199,7 +199,7 @@ class KLController:
         self.kl_coef, self.target, self.horizon = kl_coef, target, horizon
 
     def update(self, kl: float, responses: int) -> float:
-        if self.target is not None:
+        if self.target and self.horizon:
             error = min(max((kl - self.target) / self.target, -0.2), 0.2)
             self.kl_coef *= 1 + responses / self.horizon * error
         return self.kl_coef
@@ -251,7 +251,7 @@ def ppo_update(policy: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
     order = [torch.randperm(len(mask), generator=generator).to(mask.device) for _ in range(epochs)]
     minibatches = [rows for epoch in order for rows in epoch.split(minibatch_size)]  # (b,) each
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    history, grad_norms = [], []
+    history, grad_norms = list[list[float]](), list[float]()
     for rows in minibatches:
         logprobs, entropy, new_values = policy(rows)  # (b, R) each
         old_logprobs, row_mask = batch.old_logprobs[rows], mask[rows]  # (b, R)
@@ -270,14 +270,14 @@ def ppo_update(policy: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
             shift = clear_padding(logprobs - old_logprobs, row_mask).expm1().abs()  # |ratio - 1|
             clip_fraction = masked_mean((shift > clip_coef).float(), row_mask)
             kl = approx_kl(logprobs, old_logprobs, row_mask)
-            means = part * torch.stack((loss_pi, loss_v, mean_entropy, clip_fraction, kl))
-            whole_loss, *means, kl = total(torch.cat((loss[None], means))).tolist()
+            own = part * torch.stack((loss_pi, loss_v, mean_entropy, clip_fraction, kl))
+            whole_loss, *seen, shift_kl = total(torch.cat((loss[None], own))).tolist()
         if not math.isfinite(whole_loss):
             raise FloatingPointError(f"loss is {whole_loss}: step {len(grad_norms)} not taken")
         if not history:
             first_ratio_error = shift.max().item()
-        history.append(means)
-        if target_kl is not None and kl > target_kl:
+        history.append(seen)
+        if target_kl is not None and shift_kl > target_kl:
             break
 
         # 4. The step
@@ -289,12 +289,12 @@ def ppo_update(policy: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
         optimizer.step()
         grad_norms.append(grad_norm.item())
 
-    kl_to_ref = sequence_kl(batch.old_logprobs, batch.ref_logprobs, mask)
-    kl_to_ref = total(kl_to_ref) / total(torch.ones_like(kl_to_ref))
+    kl = sequence_kl(batch.old_logprobs, batch.ref_logprobs, mask)
+    kl = total(kl) / total(torch.ones_like(kl))
     means = [sum(column) / len(history) for column in zip(*history)]
     return dict(zip(("policy_loss", "value_loss", "entropy", "clip_fraction"), means)) | {
-        "kl": kl_to_ref.item(),
-        "approx_kl": kl,
+        "kl": kl.item(),
+        "approx_kl": shift_kl,
         "explained_variance": critic_fit,
         "grad_norm": sum(grad_norms) / max(len(grad_norms), 1),
         "updates": float(len(grad_norms)),

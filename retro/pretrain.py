@@ -15,11 +15,14 @@ Two aids, without which it takes tens of millions of tokens: first weights that 
 import hashlib
 import random
 import time
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from multiprocessing import get_context
+from multiprocessing.pool import Pool
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,12 +35,14 @@ from retro.actor import TEMPERATURE
 from retro.checkpoint import load, save
 from retro.command_line import parse, run_script
 from retro.corpus import batches, pieces, shard
+from retro.device import autocast, pick_device
 from retro.files import write_atomically
 from retro.first_weights import grown, head_start
-from retro.model import GPT, GPTConfig, autocast, pick_device
+from retro.model import GPT, GPTConfig
 from retro.muon import Muon
 from retro.reader import Reader
 from retro.skills import measure_skills
+from retro.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -110,9 +115,17 @@ def losses_of(
         return loss, reader.loss(model, ids[:, :-1], said[:, :-1] > 0, bound[:, :-1])
 
 
+def ours(folder: str | Path) -> Tokenizer:
+    """The tokenizer in a folder; ValueError if it is a pretrained model's."""
+    coder = tokenizer.load(folder)
+    if not isinstance(coder, Tokenizer):
+        raise ValueError(f"{folder}: holds a pretrained model's tokenizer, not one of ours")
+    return coder
+
+
 def main(config: Config) -> None:
     out, device, parts = Path(config.out), pick_device(), envs.make(config.envs).parts
-    base = tokenizer.load(config.start) if config.start else None
+    base = ours(config.start) if config.start else None
     torch.manual_seed(config.seed)
 
     # 1. tokenizer, from the first documents
@@ -122,7 +135,7 @@ def main(config: Config) -> None:
             for d in islice(env.demonstrations("train", "tokenizer", 0.5), TOKENIZER_DOCUMENTS):
                 texts.append(env.cut_names("".join(text for text, _ in pieces(d, rng))))
         tokenizer.train(texts, config.vocab_size, start=base).save(out)
-    coder = tokenizer.load(out)
+    coder = ours(out)
     newcomers = base and (config.reading_weight or coder.vocab_size > base.vocab_size)
 
     # 2. model, optimisers, and where an interrupted run stood
@@ -131,28 +144,23 @@ def main(config: Config) -> None:
         model = grown(GPT.from_pretrained(config.start), base, coder)
     else:
         shape = (config.width, config.mlp_width, config.layers, config.heads, config.kv_heads)
-        model = GPT(
-            GPTConfig(coder.vocab_size, *shape, config.context, config.rope_theta), generator
-        )
+        sizes = GPTConfig(coder.vocab_size, *shape, config.context, config.rope_theta)
+        model = GPT(sizes, generator)
         head_start(model, generator)
     model = model.to(device)
     reader = Reader(model).to(device)
     opts = optimizers(model, config.muon_lr, config.muon_decay, config.adam_lr)
     opts[1].add_param_group({"params": list(reader.parameters())})
-    state = {"config": asdict(config), "shard": 0, "tokens": 0, "seconds": 0.0, "steps": 0}
+    state: dict[str, Any] = dict(config=asdict(config), shard=0, tokens=0, seconds=0.0, steps=0)
     checkpoint = out / "pretrain.state"
     parameters = dict(model.named_parameters()) | {
         f"reader.{name}": p for name, p in reader.named_parameters()
     }
     if checkpoint.exists():
         state = load(checkpoint, parameters, opts)
-        changed = [
-            k for k, v in asdict(config).items() if state["config"][k] != v and k not in FREE
-        ]
-        if changed:
-            raise ValueError(
-                f"{checkpoint}: was written with other settings of {', '.join(changed)}"
-            )
+        kept = {k: v for k, v in asdict(config).items() if k not in FREE}
+        if changed := [k for k, v in kept.items() if state["config"][k] != v]:
+            raise ValueError(f"{checkpoint}: was written with other {', '.join(changed)}")
         print(f"resumed at {state['tokens'] / 1e6:.1f}M tokens")
 
     # 3. the loop
@@ -161,8 +169,9 @@ def main(config: Config) -> None:
         for number in range(state["shard"], 10**9)
     )
     bar = tqdm(total=int(config.tokens), initial=state["tokens"], unit="tok", unit_scale=True)
-    started, saved, means = time.time() - state["seconds"], time.time(), None
-    workers = nullcontext()  # on a CPU the cores are needed for the training itself
+    started, saved = time.time() - state["seconds"], time.time()
+    means: list[Tensor] = []  # of the two losses, over the last steps
+    workers: Any = nullcontext()  # on a CPU the cores are needed for the training itself
     if device.type != "cpu":
         workers = get_context("spawn").Pool(2)
     with workers as pool:
@@ -235,15 +244,11 @@ temperature {temperature}):
 """
 
 
-def write_card(
-    out: Path, config: Config, state: dict, n: int = 200
-) -> None:
+def write_card(out: Path, config: Config, state: dict, n: int = 200) -> None:
     """CARD.md: what the checkpoint is, how it was made, what it can do."""
-    model, coder = GPT.from_pretrained(out, pick_device()), tokenizer.load(out)
+    model, coder = GPT.from_pretrained(out, pick_device()), ours(out)
     rows = {
-        f"{name}, {split}": measure_skills(
-            env, model, coder, split, n, 1, TEMPERATURE
-        )
+        f"{name}, {split}": measure_skills(env, model, coder, split, n, 1, TEMPERATURE)
         for name, env in envs.make(config.envs).parts.items()
         for split in ("seen", "unseen")
     }
@@ -283,7 +288,7 @@ def write_card(
     print(card)
 
 
-def _ahead(pool, function, jobs, depth: int = 3):
+def _ahead(pool: Pool, function: Callable, jobs: Iterator[tuple], depth: int = 3) -> Iterator:
     """pool.imap that stays only `depth` jobs ahead of the reader."""
     pending = [pool.apply_async(function, (job,)) for job in islice(jobs, depth)]
     while pending:

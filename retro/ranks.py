@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from retro.model import pick_device
+from retro.device import pick_device
 
 Total = Callable[[Tensor], Tensor]
 
@@ -107,8 +107,8 @@ def crew(*counts: int) -> Iterator[int]:
     with TemporaryFile() as errors:
         for rank in map(str, range(1, size)):
             own = dict(RANK=rank, LOCAL_RANK=rank, OMP_NUM_THREADS=str(threads // size), CREW="1")
-            pipes = dict(stdin=PIPE, stdout=DEVNULL, stderr=errors)
-            others.append(Popen(command, env=os.environ | own, **pipes))
+            environment = os.environ | own
+            others.append(Popen(command, -1, None, PIPE, DEVNULL, errors, env=environment))
         try:
             yield size
         except RuntimeError as error:

@@ -9,6 +9,7 @@ sections 6 to 8).
 
 from functools import partial
 
+import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
@@ -41,7 +42,7 @@ class Reader(nn.Module):
         """
         asked = [(said[:, 1:], ids[:, :-1], self.states[0][:, 1:])]  # where, what, of what
         asked += [(bound[..., 2] == i, bound[..., :2], self.states[i]) for i in (1, 2)]
-        total = 0.0
+        total = torch.zeros((), device=ids.device)
         for probe, (where, what, states) in zip(self.probes, asked):
             known = probe(model.model.norm(states[where])).view(-1, states.shape[-1])  # (N, D)
             losses = F.cross_entropy(model.logits(known), what[where].flatten(), reduction="sum")

@@ -24,11 +24,12 @@ from torch import nn
 
 from retro import prompts
 from retro.chat import answer, frame, line_ends, template_of
+from retro.device import autocast, release_memory
 from retro.generate import generate, pad
 from retro.lora import adapter_off
-from retro.model import GPT, Cache, autocast, release_memory
+from retro.model import GPT, Cache
 from retro.react_prompts import REFLECT
-from retro.tokenizer import Tokenizer
+from retro.tokenizer import AnyTokenizer
 from retro.trial import Trajectory
 
 REFLECTION_TOKENS = 64  # a longer reflection is cut off
@@ -69,7 +70,7 @@ class Recorded:
 
 
 def reflection_prompt(
-    trajectory: Trajectory | Recorded, tokenizer: Tokenizer, context: int
+    trajectory: Trajectory | Recorded, tokenizer: AnyTokenizer, context: int
 ) -> list[int]:
     """x as ids, a chat model's with its frame. A transcript that leaves no room for the answer
     loses its middle, not its task or its end.
@@ -83,7 +84,7 @@ def reflection_prompt(
 
 
 def framed(
-    tokenizer: Tokenizer, text: str, limit: int, request: str = "", start: str = ""
+    tokenizer: AnyTokenizer, text: str, limit: int, request: str = "", start: str = ""
 ) -> list[int]:
     """text + request as ids, in a chat model's frame. Of a text that makes more than `limit` the
     middle is left out, but not its `start` if that fits in half of the room.
@@ -99,8 +100,8 @@ def framed(
 
 def reflect(
     model: GPT,
-    tokenizer: Tokenizer,
-    trajectories: Sequence[Trajectory],
+    tokenizer: AnyTokenizer,
+    trajectories: Sequence[Trajectory | Recorded],
     *,
     temperature: float,
     generator: torch.Generator,
@@ -196,14 +197,15 @@ class ReflectionPolicy(nn.Module):
         device = self.model.lm_head.weight.device
         if read is None and not self.adapt_prompt:
             read = list(read_prompts(self.model, [r.prompt_ids for r in reflections]))
-        self.read = read
+        self.read = read  # None: the adapter is on the prompt too
         self.responses, counts = pad([r.response_ids for r in reflections], device)  # (B, R)
         self.mask = torch.arange(self.responses.shape[1], device=device) < counts[:, None]  # (B, R)
         return self.mask
 
     def release(self) -> None:
         """Forget what `hold` took."""
-        self.reflections = self.read = self.responses = self.mask = None
+        self.reflections, self.read = [], None
+        self.responses = self.mask = torch.empty(0)
         release_memory()
 
     def shuffled(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -236,19 +238,19 @@ class ReflectionPolicy(nn.Module):
             [[self.reflections[i].prompt_ids[-1]] for i in which], device=responses.device
         )
         ids = torch.cat((last, responses[:, :-1]), dim=1)  # (b, R): the prompt's last token, then y
-        hidden, order = [], []
-        for part in self.read:
+        found, order = [], []
+        for part in self.read or ():
             among = {row: place for place, row in enumerate(part.rows)}
             here = [n for n, i in enumerate(which) if i in among]  # rows that were read together
             if here:
                 places = part.places[[among[which[n]] for n in here]]
                 longest = max(len(self.reflections[which[n]].response_ids) for n in here)
                 states = self.model.hidden(ids[here, :longest], prefix=part.cache.select(places))
-                hidden.append(F.pad(states, (0, 0, 0, ids.shape[1] - longest)))
+                found.append(F.pad(states, (0, 0, 0, ids.shape[1] - longest)))
                 order += here
-        return torch.cat(hidden)[torch.tensor(order, device=ids.device).argsort()]
+        return torch.cat(found)[torch.tensor(order, device=ids.device).argsort()]
 
-    def forward(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """rows (b,) -> logprobs, entropy (nats), values: (b, R) each, float32; padding is 0."""
         hidden, full = self._distributions(rows)
         entropy = -(full.exp() * full).sum(-1)  # (N,)
@@ -266,7 +268,7 @@ class ReflectionPolicy(nn.Module):
             return torch.cat([self.logprobs(part) for part in self._parts(rows)])
 
     @torch.no_grad()
-    def evaluate(self, rows: int = 64) -> tuple[torch.Tensor, ...]:
+    def evaluate(self, rows: int = 64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(logprobs, ref_logprobs, values), (B, R) each: of M_r, of the frozen base, of the critic.
         """
         own = [self(part) for part in self._parts(rows)]

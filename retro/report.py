@@ -31,7 +31,7 @@ from retro.model import GPT
 from retro.ppo import gae, token_rewards
 from retro.reflect import REFLECTION_TOKENS, Reflection, ReflectionPolicy, rate, reflection_prompt
 from retro.show import harmless
-from retro.tokenizer import Tokenizer
+from retro.tokenizer import AnyTokenizer
 from retro.trial import Trajectory
 
 EPISODES = 40  # tasks of an environment on the page, at most
@@ -47,7 +47,7 @@ def write_page(
     chains: Sequence[Chains],
     run_dir: Path,
     model: GPT,
-    coder: Tokenizer,
+    coder: AnyTokenizer,
 ) -> None:
     """Write the page of a finished run.
 
@@ -58,8 +58,9 @@ def write_page(
 
 
 def page_data(
-    reports: Sequence[dict], chains: Sequence[Chains], run_dir: Path, model: GPT, coder: Tokenizer
-) -> dict:
+    reports: Sequence[dict], chains: Sequence[Chains], run_dir: Path, model: GPT,
+    coder: AnyTokenizer,
+) -> dict:  # fmt: skip
     """Everything the page shows, as JSON can hold it."""
     settings = read_json(run_dir / "config.json")
     metrics = list(JsonLines(run_dir / "metrics.jsonl"))
@@ -154,7 +155,7 @@ def trained_policy(run_dir: Path, model: GPT, adapt_prompt: bool) -> ReflectionP
 
 def weigh(
     policy: ReflectionPolicy,
-    coder: Tokenizer,
+    coder: AnyTokenizer,
     written: Sequence[tuple[Trajectory, Trajectory, str]],
     kl_coef: float,
     gamma: float,
@@ -192,7 +193,7 @@ def weigh(
     return found
 
 
-def pieces(coder: Tokenizer, ids: Sequence[int]) -> list[str]:
+def pieces(coder: AnyTokenizer, ids: Sequence[int]) -> list[str]:
     """The text of each token; a character that is cut into several belongs to the first of them."""
     text, starts = coder.encoding.decode_with_offsets(list(ids))
     return [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)])]
@@ -211,11 +212,11 @@ def plain(value: Any) -> Any:
 
 def render(data: dict) -> bytes:
     """The page: ASCII data, in which `<` stands as an escape, in a template filled in one pass."""
-    html, css, *js = (
+    html, css, *scripts = (
         read_bytes(Path(__file__).with_name(name)).decode()
         for name in ("report.html", "report.css", "report.js", "report_episodes.js")
     )
-    js = "\n".join(js)
+    js = "\n".join(scripts)
     text = json.dumps(plain(data), separators=(",", ":"), allow_nan=False)
     parts = {
         "css": css,

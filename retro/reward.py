@@ -38,6 +38,9 @@ BINS = 10  # of the calibration, over the rating's range
 class RewardModel(ReflectionPolicy):
     """`hold` and `states` are the policy's; `model(rows)` is r_theta, (b,) float32."""
 
+    range: Tensor  # (2,), the rating's
+    base_logprobs: Tensor  # (B, R) of the rows held
+
     def __init__(self, model: GPT, low: float, high: float):
         super().__init__(model)
         device = self.value_head.requires_grad_(False).bias.device  # it has no critic
@@ -63,9 +66,10 @@ class RewardModel(ReflectionPolicy):
 
     def release(self) -> None:
         super().release()
-        self.base_logprobs = None
+        self.base_logprobs = torch.empty(0)
 
-    def forward(self, rows: Tensor) -> Tensor:
+    def rating(self, rows: Tensor) -> Tensor:
+        """(b,): r_theta."""
         low, high = self.range
         return low + (high - low) * self.logits(rows).sigmoid()
 
@@ -80,7 +84,7 @@ class RewardModel(ReflectionPolicy):
         """r_theta of each; `read` as in `reflect`."""
         device = self.hold(reflections, read).device
         parts = torch.arange(len(reflections), device=device).split(64)
-        scores = torch.cat([self(part) for part in parts]).tolist()
+        scores = torch.cat([self.rating(part) for part in parts]).tolist()
         self.release()
         return scores
 

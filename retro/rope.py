@@ -6,7 +6,7 @@ the slow pairs (Llama 3.1). Left out: yarn, dynamic, longrope, positions on a pa
 """
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ def read_scaling(settings: dict | None) -> dict | None:
         part = settings["partial_rotary_factor"]
         raise ValueError(f"partial_rotary_factor is {part!r}, this model turns whole heads")
     for key, least in KEYS[kind].items():
-        value = settings.get(key)
+        value: Any = settings.get(key)
         if type(value) not in (int, float) or not least < value < MOST:
             raise ValueError(f"rope_type {kind}: {key} is {value!r}, expected a positive number")
     if kind == "llama3" and settings["low_freq_factor"] >= settings["high_freq_factor"]:

@@ -19,6 +19,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -34,7 +35,7 @@ from retro.ranks import ALONE, Ranks
 try:
     import fcntl
 except ImportError:  # Windows: two runs in one folder go unnoticed there
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 PACKAGES = ("torch", "numpy", "tiktoken", "regex", "safetensors")
 FREE = ("run_dir", "resume")  # settings that a resumed run may change
@@ -48,7 +49,7 @@ class RunFolder:
     what the files hold beyond that is dropped when the run is resumed.
     """
 
-    def __init__(self, config: Any, weights: dict[str, torch.Tensor],
+    def __init__(self, config: Any, weights: Mapping[str, torch.Tensor],
                  optimizer: torch.optim.Optimizer, ranks: Ranks = ALONE):  # fmt: skip
         self.path, self.ranks = Path(config.run_dir), ranks
         path = self.path
@@ -134,9 +135,9 @@ def versions(processes: int) -> dict[str, str | int | None]:
         revision = subprocess.run(command, cwd=root, capture_output=True, text=True).stdout.strip()
     except FileNotFoundError:  # no git
         revision = ""
-    here = {"git": revision or None, "python": platform.python_version()}
-    here |= {"machine": platform.machine(), "processes": processes}
-    here |= {"threads": torch.get_num_threads()}
+    here: dict[str, str | int | None] = {"git": revision or None}
+    here |= {"python": platform.python_version(), "machine": platform.machine()}
+    here |= {"processes": processes, "threads": torch.get_num_threads()}
     return here | {name: metadata.version(name) for name in PACKAGES}
 
 

@@ -20,14 +20,14 @@ from retro.generate import generate
 from retro.model import GPT
 from retro.reflect import reflect
 from retro.seeds import seeded
-from retro.tokenizer import Tokenizer
+from retro.tokenizer import AnyTokenizer
 from retro.trial import Trajectory, run_in_batches
 
 ANSWER_TOKENS = 96
 
 
 def measure_skills(
-    env: Environment, model: GPT, coder: Tokenizer, split: str, n: int, seed: int,
+    env: Environment, model: GPT, coder: AnyTokenizer, split: str, n: int, seed: int,
     actor_temperature: float,
 ) -> dict[str, float]:  # fmt: skip
     """The four shares on n tasks, and `oracle_retry`: success after a failed trial and the oracle's
@@ -55,7 +55,7 @@ def measure_skills(
 
 
 def read(
-    env: Environment, model: GPT, coder: Tokenizer, trials: Sequence[Trajectory], seed: int
+    env: Environment, model: GPT, coder: AnyTokenizer, trials: Sequence[Trajectory], seed: int
 ) -> tuple[int, int]:
     """Neutral questions about each trial, answered greedily: (right, asked)."""
     rng, newline = random.Random(seed), coder.encode("\n")

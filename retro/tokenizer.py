@@ -38,7 +38,7 @@ class Tokenizer:
         )
         self.vocab_size = len(ranks) + len(special_tokens)
         self.eos = special_tokens[EOS]  # ends a document
-        self.bos = None  # nothing opens one
+        self.bos: int | None = None  # nothing opens one
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`; "<|eos|>" in it is ordinary text: a special id is only put by hand."""
@@ -59,7 +59,10 @@ class Tokenizer:
         write_json(Path(folder) / "tokenizer_config.json", settings)
 
 
-def load(folder: str | Path) -> Tokenizer | HFTokenizer:
+AnyTokenizer = Tokenizer | HFTokenizer
+
+
+def load(folder: str | Path) -> AnyTokenizer:
     """The tokenizer saved in `folder`, ours or a pretrained model's tokenizer.json; ValueError when
     its files are missing or wrong.
     """
@@ -111,14 +114,14 @@ def train(
     """
     if vocab_size < 256 + len(special_tokens):
         raise ValueError(f"vocab_size is {vocab_size}, at least {256 + len(special_tokens)} needed")
-    pre_tokens = Counter()
+    pre_tokens: Counter[str] = Counter()
     for text in texts:
         pre_tokens.update(regex.findall(PATTERN, text))
     # each distinct pre-token once
     words = [start.encode(word) if start else list(word.encode()) for word in pre_tokens]
     counts = list(pre_tokens.values())
 
-    pair_counts = Counter()
+    pair_counts: Counter[tuple[int, int]] = Counter()
     holders = defaultdict(set)  # pair -> indices of the words that hold it, or once did
     for index, word in enumerate(words):
         for pair in pairwise(word):
@@ -127,7 +130,9 @@ def train(
     queue = [(-count, pair) for pair, count in pair_counts.items()]
     heapq.heapify(queue)
 
-    tokens = sorted(start.ranks, key=start.ranks.get) if start else [bytes([b]) for b in range(256)]
+    tokens = [bytes([byte]) for byte in range(256)]
+    if start:
+        tokens = sorted(start.ranks, key=start.ranks.__getitem__)
     while len(tokens) < vocab_size - len(special_tokens) and queue:
         count, pair = heapq.heappop(queue)
         if -count != pair_counts[pair]:

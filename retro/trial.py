@@ -97,10 +97,10 @@ def run_trials(
     env: makes as many environments of its kind as there are tasks (`env.fresh()`), all stepped
     together.
     """
-    memories = [tuple(memory)[max(len(memory) - actor.memory, 0) :] for memory in memories]
+    read = [tuple(memory)[max(len(memory) - actor.memory, 0) :] for memory in memories]
     places = [env.fresh() for _ in tasks]
     first = [place.reset(task)[0] for place, task in zip(places, tasks)]
-    session = actor.start([prompts.opening(o, m) for o, m in zip(first, memories)])
+    session = actor.start([prompts.opening(o, m) for o, m in zip(first, read)])
     steps: list[list[Step]] = [[] for _ in tasks]
     ends: list[tuple] = [()] * len(tasks)
     active = list(range(len(tasks)))
@@ -116,5 +116,5 @@ def run_trials(
         active = [i for i in active if not (ends[i][2] or ends[i][3])]
     return [
         Trajectory(task["env"], task["id"], o, m, tuple(s), *end)
-        for task, o, m, s, end in zip(tasks, first, memories, steps, ends)
+        for task, o, m, s, end in zip(tasks, first, read, steps, ends)
     ]

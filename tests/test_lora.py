@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from tiny import largest_gap, random_ids, tiny_gpt
 
+from retro.device import autocast
 from retro.lora import (
     TARGETS,
     LoRALinear,
@@ -18,7 +19,7 @@ from retro.lora import (
     lora_parameters,
     save_adapter,
 )
-from retro.model import GPT, autocast
+from retro.model import GPT
 
 
 def seeded(seed=0):

@@ -11,7 +11,8 @@ from tiny import largest_gap, random_ids, tiny_gpt
 
 from retro.attention import plain_attention, plain_decoding
 from retro.cache import Cache
-from retro.model import GPT, GPTConfig, autocast
+from retro.device import autocast
+from retro.model import GPT, GPTConfig
 
 
 def llama_by_hand(model, ids):

@@ -40,7 +40,7 @@ def train(ranks: Ranks, kind: str, target_kl: float | None, halves: int) -> tupl
     torch.manual_seed(0)
     retro.reflect.autocast = lambda device: nullcontext()
     policy = ReflectionPolicy(tiny_gpt(scale=8.0), adapt_prompt=True)
-    for weight in policy.model.model["layers"][0].parameters():
+    for weight in policy.model.model.layers[0].parameters():
         weight.requires_grad_(False)  # some weights without gradient
     optimizer = torch.optim.SGD([p for p in policy.parameters() if p.requires_grad], lr=0.2)
     start = flat(policy)

@@ -28,8 +28,8 @@ from retro.trial import run_trials
 @pytest.fixture
 def setting(tiny_base, monkeypatch):
     """(model with adapter, tokenizer, failed trajectories of different lengths)."""
-    for module in (retro.reflect, retro.model):  # float32 throughout: tight tolerances
-        monkeypatch.setattr(module, "autocast", lambda device: nullcontext())
+    # float32 throughout: tight tolerances
+    monkeypatch.setattr(retro.reflect, "autocast", lambda device: nullcontext())
     torch.manual_seed(0)
     model, coder = GPT.from_pretrained(tiny_base), tokenizer.load(tiny_base)
     add_lora(model, 2, 4.0, torch.Generator().manual_seed(1))

@@ -21,8 +21,7 @@ from retro.trial import run_trials
 @pytest.fixture
 def setting(tiny_base, monkeypatch):
     """(base, reward model with weights that matter, three reflections on each of four trials)."""
-    for module in (retro.reflect, retro.model):
-        monkeypatch.setattr(module, "autocast", lambda device: nullcontext())
+    monkeypatch.setattr(retro.reflect, "autocast", lambda device: nullcontext())
     monkeypatch.setattr(retro.reflect, "REFLECTION_TOKENS", 6)
     model, coder = GPT.from_pretrained(tiny_base), tokenizer.load(tiny_base)
     env = envs.make("household", max_steps=2)
@@ -95,7 +94,8 @@ def test_it_shares_the_frozen_base_and_nothing_else(setting):
     policy = ReflectionPolicy(model)
     policy.hold(reflections)
     policy.release()
-    assert policy.read is policy.reflections is policy.responses is policy.mask is None
+    assert policy.read is None and not policy.reflections
+    assert policy.responses.numel() == policy.mask.numel() == 0
 
 
 def test_saved_and_loaded_it_scores_the_same(setting, tmp_path):
