@@ -20,6 +20,7 @@ from retro.ppo import Batch, ppo_update
 from retro.ranks import Ranks, crew, join
 from retro.reflect import Reflection, ReflectionPolicy
 from retro.sft import sft_update
+from tests.small_run import outcome
 
 ROOT = Path(__file__).parent.parent
 N = 12
@@ -159,9 +160,9 @@ def test_a_crew_of_one_is_this_process(threads, counts, size, monkeypatch):
 class Crew:
     """`train.py` on two threads, as a user starts it."""
 
-    def __init__(self, base: Path, folder: Path, **settings):
+    def __init__(self, base: Path, folder: Path, *flags: str, **settings):
         settings = SMALL | settings | dict(base=base, run_dir=folder)
-        flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+        flags += tuple(f"--{name.replace('_', '-')}={value}" for name, value in settings.items())
         self.folder = folder
         self.first = Popen(
             [sys.executable, "train.py", *flags],
@@ -181,8 +182,16 @@ class Crew:
         return found
 
     def until_it_trains(self) -> None:
-        while not (self.folder / "checkpoint").exists():
+        while not (self.folder / "metrics.jsonl").exists():
             assert self.first.poll() is None, self.first.stdout.read().decode()
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """The first of them, and wait for the end of the others."""
+        self.first.kill()
+        self.first.communicate()
+        give_up = time.time() + 10
+        while self.others() and time.time() < give_up:
             time.sleep(0.05)
 
 
@@ -193,7 +202,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere training i
 
 @pytest.mark.slow
 @linux
-def test_train_runs_as_a_crew(tiny_base, tmp_path):
+def test_train_runs_as_a_crew_and_resumes_as_one(tiny_base, tmp_path):
     run = Crew(tiny_base, tmp_path / "run")
     said = run.first.communicate()[0].decode()
     assert run.first.returncode == 0, said
@@ -201,6 +210,15 @@ def test_train_runs_as_a_crew(tiny_base, tmp_path):
     assert (versions["processes"], versions["threads"]) == (2, 1)
     assert len((run.folder / "metrics.jsonl").read_text().splitlines()) == 2
     assert said.count("2 unseen tasks of hotpot") == 1 and not run.others()
+
+    killed = Crew(tiny_base, tmp_path / "killed")
+    killed.until_it_trains()
+    killed.kill()
+    resumed = Crew(tiny_base, tmp_path / "killed", "--resume")
+    said = resumed.first.communicate()[0].decode()
+    assert resumed.first.returncode == 0, said
+    assert outcome(run.folder) == outcome(killed.folder)
+
     again = Crew(tiny_base, tmp_path / "run")  # an error is said once
     said = again.first.communicate()[0].decode()
     assert again.first.returncode == 2 and said.startswith("error: ") and said.count("\n") == 1
@@ -212,11 +230,7 @@ def test_no_process_of_a_crew_outlives_the_first(tiny_base, tmp_path):
     run = Crew(tiny_base, tmp_path / "run", updates=1000)
     run.until_it_trains()
     assert len(run.others()) == 1
-    run.first.kill()
-    run.first.communicate()
-    give_up = time.time() + 10
-    while run.others() and time.time() < give_up:
-        time.sleep(0.05)
+    run.kill()
     assert not run.others()
 
 
