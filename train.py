@@ -20,7 +20,7 @@ the trial is played (online), or a reward model says how it would go (offline).
 import time
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
 from tqdm import tqdm
@@ -123,21 +123,21 @@ def main(config: Config) -> None:
             raise ValueError(f"{name} {getattr(config, name)}: {ranks.world} ranks can't share it")
 
     # 1. the two roles: one frozen base, one adapter (offline, a second one: the reward model's)
-    env: Any = None if config.from_buffer else envs.make(config.envs)
+    env = None if config.from_buffer else envs.make(config.envs)
     places = env.parts if env else {}
     folder = config.reflector or config.base
     model, coder = open_model(folder, device, config.bfloat16 and bool(config.reflector))
     model.recompute = config.recompute
     recorded = read_buffer(config.from_buffer, config.rating, coder) if config.from_buffer else []
     draws = partial(seeded, config.seed, device=device)  # random generators, by name
-    size, reward = (config.lora_rank, config.lora_alpha), cast(Any, None)
+    size, reward = (config.lora_rank, config.lora_alpha), None
     if offline:
         reward = RewardModel.new(model, *size, config.rating, draws("reward"))
     add_lora(model, *size, draws("lora"))
     policy = ReflectionPolicy(model, config.adapt_prompt)
     budget = Budget(config.max_requests, config.max_tokens)
     loaded = {folder: (model, coder)}
-    actor: Any = env and open_actor(
+    actor = None if env is None else open_actor(
         config, list(places), config.base, loaded, config.actor_temperature, draws(),
         config.memory, budget,
     )  # fmt: skip
@@ -153,6 +153,7 @@ def main(config: Config) -> None:
     gaps = run.state.get("gap", {})
     for name, part in places.items():
         if name not in gaps:
+            assert actor  # where there are places, somebody plays
             probe = ranks.deal(part.tasks("seen", config.gap_tasks, config.seed))
             gap = measure_gap(part, probe, config.seed, actor, reflector)
             gaps[name] = (ranks.total(torch.tensor(gap)) / ranks.world).tolist()
@@ -165,6 +166,7 @@ def main(config: Config) -> None:
     starts = range(run.state.get("collected", 0), len(tasks), CHUNK)
     each = config.offline_each if offline else 1
     for start in bar_of(starts, desc="collect", unit=f" x {CHUNK} tasks"):
+        assert env and actor
         actor.generator = draws("collect", start, ranks.rank)
         chunk = ranks.deal(tasks[start : start + CHUNK])
         collect(env, chunk, config.collect_rounds, each, actor, model, coder, run, config.rating)
@@ -201,7 +203,7 @@ def main(config: Config) -> None:
         run.save(sft_loss=losses)
 
     # 5. offline: the reward model
-    if offline and "reward" not in run.state:
+    if reward and "reward" not in run.state:
         rows = list(run.replay)
         fitted = fit(
             reward,
@@ -217,7 +219,7 @@ def main(config: Config) -> None:
         if ranks.writes:
             reward.save(run.path / "reward")
         run.save(reward=fitted)
-    elif offline:
+    elif reward:
         reward.load_weights(run.path / "reward")
     if offline and ranks.writes:
         print_reward(run.state["reward"])
@@ -274,6 +276,7 @@ def main(config: Config) -> None:
     # 7. evaluation, on tasks with names that no training saw
     reports = []
     for name, part in places.items():
+        assert actor
         held_out = part.tasks(config.eval_split, config.eval_tasks, config.seed)
         chains = evaluate(
             part, ranks.deal(held_out), methods_of(config.mode), config.retries, config.seed,

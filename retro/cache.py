@@ -58,15 +58,6 @@ class Cache:
         self.values[layer][rows, :, positions] = v.to(self.values.dtype)
         return self.keys[layer, :, :, :J].to(k.dtype), self.values[layer, :, :, :J].to(v.dtype)
 
-    def prepend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """All so far followed by the new k, v (B, S, K, E), (B, K, longest+S, E); no writing."""
-        keys = self.keys[layer, :, :, : self.longest].to(k.dtype)
-        values = self.values[layer, :, :, : self.longest].to(v.dtype)
-        return (
-            torch.cat((keys, k.transpose(1, 2)), dim=2),
-            torch.cat((values, v.transpose(1, 2)), dim=2),
-        )
-
     def select(self, rows: torch.Tensor, room: int = 0) -> "Cache":
         """A copy of rows (N,) long, in that order, with room for so many positions more. A row may
         repeat, for a group of samples.

@@ -77,7 +77,7 @@ def retry(
 ) -> tuple[list[Trajectory], list[float]]:
     """The next trials and the ratings, of the kind `rating`; one failed trial for each reflection.
     """
-    memories = [[*t.reflections, r.text] for (_, t), r in zip(failed, reflections)]
+    memories = [[*t.reflections, r.text] for (_, t), r in zip(failed, reflections, strict=True)]
     again = [tasks[t.env, t.task_id] for _, t in failed]
     trials = run_in_batches(env, again, actor, memories)
     ratings = [rate(t, after, rating) for (_, t), after in zip(failed, trials)]

@@ -29,7 +29,7 @@ class GPTConfig:
     rope_theta: float = 10000.0
     rms_norm_eps: float = 1e-5
     tie_word_embeddings: bool = True
-    head_dim: int = 0  # E; 0 = D / H
+    head_dim: int = None  # type: ignore[assignment]  # E; None becomes D / H
     rope_scaling: dict | None = None  # see rope.py
     qkv_bias: bool = False  # Qwen2's
 
@@ -37,7 +37,7 @@ class GPTConfig:
         for field in fields(self):
             name, value = field.name, getattr(self, field.name)
             kind: Any = field.type
-            if name == "rope_scaling" or (name == "head_dim" and value == 0):
+            if name == "rope_scaling" or (name == "head_dim" and value is None):
                 continue
             most = MOST.get(name, rope.MOST if kind is float else 1 << 24)
             allowed = (int, float) if kind is float else (kind,)
@@ -45,7 +45,7 @@ class GPTConfig:
                 raise ValueError(
                     f"{name} is {value!r}, expected a positive {kind.__name__} up to {most:g}"
                 )
-        if not self.head_dim:
+        if self.head_dim is None:
             self._divides("hidden_size", "num_attention_heads")
             object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
         self._divides("num_attention_heads", "num_key_value_heads")
@@ -92,8 +92,6 @@ def read_config(path: str | Path) -> GPTConfig:
     settings = {**DEFAULTS, **settings, "rope_scaling": rope, "qkv_bias": family == "qwen2"}
     if settings.get("num_key_value_heads") is None:
         settings["num_key_value_heads"] = heads
-    if settings.get("head_dim") is None:
-        settings["head_dim"] = 0
     if isinstance(rope, dict) and "rope_theta" in rope:
         settings["rope_theta"] = rope["rope_theta"]
     names = [field.name for field in fields(GPTConfig)]

@@ -42,8 +42,8 @@ class LoRALinear(nn.Module):
         y = F.linear(x, self.weight, self.bias)
         if not self.on:
             return y
-        low = F.linear(x, self.lora_A.to(x.dtype))  # (..., r)
-        return y + F.linear(low, self.lora_B.to(low.dtype)) * (self.alpha / self.rank)
+        low = F.linear(x, self.lora_A.to(x.dtype)) * (self.alpha / self.rank)  # (..., r)
+        return y + F.linear(low, self.lora_B.to(low.dtype))
 
 
 def add_lora(

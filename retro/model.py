@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from retro.attention import attend
 from retro.cache import Cache
+from retro.chunk import AfterPrefix, Appended, Chunk
 from retro.config import GPTConfig, read_config, write_config
 from retro.files import check_tensors, read_checkpoint, write_tensors
 from retro.rope import rope_angles, rotate
@@ -43,43 +43,7 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
-ALIKE = 8  # rows of a prefill whose attention is worked out together, on a CPU
-
-
-class Chunk:
-    """Where the real tokens of a right-padded chunk are: only attention computes on the padding.
-    counts (B,) of them in each row, after `before` (B,) in the cache; None = all S are real, and
-    then nothing moves.
-    """
-
-    def __init__(self, S: int, counts: Tensor | None = None, before: Tensor | None = None):
-        self.places: tuple[Tensor, ...] | None = None
-        # rows whose chunks are of like length, the longest of these, the places they look at
-        self.alike: list[tuple[Tensor, int, int]] = []
-        if before is None:
-            return
-        self.rows = torch.arange(len(before), device=before.device)[:, None]  # (B, 1)
-        if counts is not None:
-            real = torch.arange(S, device=counts.device) < counts[:, None]  # (B, S)
-            self.shape, self.places = real.shape, real.nonzero(as_tuple=True)
-            self.rows = self.places[0]  # (N,), the row of each
-            if len(counts) > ALIKE and counts.device.type == "cpu":
-                for rows in counts.argsort().split(ALIKE):
-                    n, J = counts[rows].max(), (before + counts)[rows].max()
-                    self.alike.append((rows, int(n), int(J)))
-
-    def pack(self, x: Tensor) -> Tensor:
-        """(B, S, ...) -> (N, ...), the real ones."""
-        return x if self.places is None else x[self.places]
-
-    def spread(self, x: Tensor) -> Tensor:
-        """(N, ...) -> (B, S, ...), zeros between them."""
-        if self.places is None:
-            return x
-        return x.new_zeros(*self.shape, *x.shape[1:]).index_put_(self.places, x)
-
-
-Remember = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # new k, v -> all that is looked at
+Look = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v -> what is found: `Chunk.look`
 
 
 class Attention(nn.Module):
@@ -94,23 +58,12 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(D, kv_width, bias=bias)
         self.o_proj = nn.Linear(q_width, D, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, see: Tensor | None,
-                remember: Remember, chunk: Chunk) -> Tensor:  # fmt: skip
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, look: Look) -> Tensor:
         heads = (-1, self.head_dim)
-        q = chunk.spread(rotate(self.q_proj(x).unflatten(-1, heads), cos, sin)).transpose(1, 2)
-        k = rotate(self.k_proj(x).unflatten(-1, heads), cos, sin)  # (B, S, K, E) or (N, K, E)
-        k, v = remember(k, self.v_proj(x).unflatten(-1, heads))  # (B, K, J, E)
-        B, _, S, _ = q.shape
-        if S == 1:  # decode: the H / K queries that share keys become rows, so keys are read once
-            q = q.view(B, k.shape[1], -1, self.head_dim)  # (B, K, H / K, E)
-        if chunk.alike:
-            y = torch.zeros_like(q)
-            for rows, n, J in chunk.alike:
-                sees = None if see is None else see[rows, :, :n, :J]
-                y[rows, :, :n] = attend(q[rows, :, :n], k[rows, :, :J], v[rows, :, :J], sees)
-        else:
-            y = attend(q, k, v, see).view(B, -1, S, self.head_dim)  # (B, H, S, E)
-        return self.o_proj(chunk.pack(y.transpose(1, 2).reshape(B, S, -1)))
+        q = rotate(self.q_proj(x).unflatten(-1, heads), cos, sin)  # (B, S, H, E), or (N, H, E)
+        k = rotate(self.k_proj(x).unflatten(-1, heads), cos, sin)
+        v = self.v_proj(x).unflatten(-1, heads)
+        return self.o_proj(look(q, k, v).flatten(-2))
 
 
 class MLP(nn.Module):
@@ -132,9 +85,8 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, see: Tensor | None,
-                remember: Remember, chunk: Chunk) -> Tensor:  # fmt: skip
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, see, remember, chunk)
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, look: Look) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, look)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -199,49 +151,23 @@ class GPT(nn.Module):
             Needs torch.no_grad().
         prefix: the same positions, but the cache is only read, and gradients reach the new tokens.
         """
-        S, device = ids.shape[1], ids.device
-        see: Tensor | None = None  # causal
-        remember: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
+        S = ids.shape[1]
         assert cache is None or prefix is None, "a cache either grows or is a constant"
-        positions = torch.arange(S, device=device)  # (S,)
-
-        # 1. what a token sees, and where the keys of the tokens before the chunk come from
         if cache is not None:
             assert not torch.is_grad_enabled(), "a cache grows under torch.no_grad(); or use prefix"
-            cache.reserve(cache.longest + S)
-            chunk = Chunk(S, counts if S > 1 else None, cache.lengths)
-            positions = cache.lengths[:, None] + positions  # (B, S)
-            J = cache.looked_at(S)
-            if cache.longest or S == 1:  # else causal is the same, and faster
-                see = (torch.arange(J, device=device) <= positions[..., None])[:, None]
-            positions = chunk.pack(positions)  # (B, S) or packed, (N,)
-            remember = partial(cache.write, chunk.rows, positions, J)
-        elif prefix is not None:
-            chunk = Chunk(S)
-            positions = prefix.lengths[:, None] + positions  # (B, S)
-            before = torch.arange(prefix.longest, device=device) < prefix.lengths[:, None]
-            before = before[:, None].expand(-1, S, -1)  # (B, S, longest)
-            among = torch.ones(S, S, dtype=torch.bool, device=device).tril()
-            among = among.expand(len(ids), -1, -1)  # (B, S, S)
-            see = torch.cat((before, among), dim=-1)[:, None]  # (B, 1, S, J)
-            remember = prefix.prepend
+            chunk: Chunk = Appended(cache, S, counts)
         else:
-            chunk = Chunk(S)
-            remember = lambda layer, k, v: (k.transpose(1, 2), v.transpose(1, 2))
+            chunk = Chunk(S, ids.device) if prefix is None else AfterPrefix(prefix, S)
 
-        # 2. the blocks
-        cos, sin = self.cos[positions].unsqueeze(-2), self.sin[positions].unsqueeze(-2)
+        places = chunk.positions  # (S,), (B, S) or packed, (N,)
+        cos, sin = self.cos[places].unsqueeze(-2), self.sin[places].unsqueeze(-2)
         x = self.model.embed_tokens(chunk.pack(ids))  # (B, S, D) or packed, (N, D)
         for layer, block in enumerate(self.model.layers):
-            step = partial(
-                block, cos=cos, sin=sin, see=see, remember=partial(remember, layer), chunk=chunk
-            )
+            step = partial(block, cos=cos, sin=sin, look=partial(chunk.look, layer))
             if self.recompute and torch.is_grad_enabled():  # Chen et al. 2016: a second forward
                 x = checkpoint(step, x, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = step(x)
-
-        # 3. bookkeeping, once all layers have written
         if cache is not None:
             cache.advance(S, counts)
         return chunk.spread(self.model.norm(x))

@@ -91,7 +91,7 @@ def gae(rewards: Tensor, values: Tensor, response_mask: Tensor, gamma: float,
     """
     rewards, values = clear_padding(rewards, response_mask), clear_padding(values, response_mask)
     deltas = rewards + gamma * F.pad(values[:, 1:], (0, 1)) - values  # (B, R) 0 on padding
-    advantages, advantage = torch.zeros_like(deltas), torch.zeros_like(deltas[:, 0])
+    advantages, advantage = torch.zeros_like(deltas), deltas.new_zeros(len(deltas))
     for t in reversed(range(deltas.shape[1])):
         advantage = deltas[:, t] + gamma * gae_lambda * advantage  # (B,)
         advantages[:, t] = advantage

@@ -276,6 +276,7 @@ BROKEN = {
     r"quantization_config is .*gptq": lambda f: break_config(
         f, quantization_config={"quant_method": "gptq"}),
     r"head_dim 99 is odd": lambda f: break_config(f, head_dim=99),
+    r"head_dim is 0, expected a positive int": lambda f: break_config(f, head_dim=0),
     r"k_proj.weight is \[16, 32\] .*takes \[20, 32\]": lambda f: break_config(f, head_dim=10),
     r"model.safetensors: no such file": lambda f: (f / "model.safetensors").unlink(),
     r"model.safetensors: is not a whole safetensors file": cut_tensors,

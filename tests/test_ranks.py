@@ -1,4 +1,6 @@
-"""Two processes that each hold half of a batch take the step of one that holds all of it."""
+"""Two processes that each hold half of a batch take the step of one that holds all of it; and
+train.py, which starts the second one itself.
+"""
 
 import json
 import os
