@@ -33,7 +33,8 @@ class Cache:
         """Make room for `capacity` positions, and little more: decoding looks at all of it."""
         if capacity > self.keys.shape[3]:
             capacity = -(-capacity // GROWTH) * GROWTH
-            self.keys, self.values = (self._grown(x, capacity) for x in (self.keys, self.values))
+            self.keys = self._grown(self.keys, capacity)  # one after the other: the old keys are
+            self.values = self._grown(self.values, capacity)  # gone before the new values come
 
     def _grown(self, old: Tensor, capacity: int) -> Tensor:
         L, B, K, _, E = old.shape
