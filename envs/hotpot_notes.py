@@ -94,9 +94,8 @@ class Notes:
                 self.missing.append(words)
             self.offered += [t for t in match[2].split(", ") if t not in self.offered]
         elif match := _PARAGRAPH.search(reply):
-            found = [f.groupdict().items() for f in _FACT.finditer(reply)]
-            known = {relation: value for fact in found for relation, value in fact if value}
-            self.facts.setdefault((match[1], match[2]), known)
+            found = {r: f[r] for f in _FACT.finditer(reply) if (r := f.lastgroup)}
+            self.facts.setdefault((match[1], match[2]), found)
 
     def title(self, entity: Entity) -> str:
         """The title to search for, as far as known."""

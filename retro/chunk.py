@@ -102,7 +102,8 @@ class AfterPrefix(Chunk):
         self.prefix, self.positions = prefix, lengths + torch.arange(S, device=device)  # (B, S)
         padding = torch.arange(L, device=device) >= lengths  # (B, L)
         later = torch.ones(B, S, S, dtype=torch.bool, device=device).triu(1)
-        unseen = torch.cat((padding[:, None].expand(-1, S, -1), later), dim=-1)[:, None]
+        unseen = torch.cat((padding[:, None].expand(-1, S, -1), later), dim=-1)
+        unseen = unseen[:, None, None]  # (B, 1, 1, S, L + S)
         self.bias = torch.zeros(unseen.shape, device=device).masked_fill(unseen, -math.inf)
 
     def look(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -112,7 +113,7 @@ class AfterPrefix(Chunk):
         k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, K, S, E)
         q = (q * E**-0.5).transpose(1, 2).reshape(B, K, H // K * S, E)  # rows share their keys
         scores = torch.cat((q @ old_k.transpose(2, 3), q @ k.transpose(2, 3)), dim=-1)
-        shares = (scores + self.bias.repeat(1, 1, H // K, 1)).softmax(-1).to(v.dtype)
-        before, among = shares.split((L, S), dim=-1)
+        shares = (scores.unflatten(2, (H // K, S)) + self.bias).softmax(-1).to(v.dtype)
+        before, among = shares.flatten(2, 3).split((L, S), dim=-1)
         y = before @ old_v + among @ v  # (B, K, H / K * S, E)
         return y.view(B, H, S, E).transpose(1, 2)

@@ -74,7 +74,8 @@ class Reflector:
                 generator=generator,
                 adapt_prompt=self.adapt_prompt,
             )
-        if self.reward and best_of > 1:
+        if best_of > 1:
+            assert self.reward, "one of several is picked by a reward model"
             written = self.reward.best(written, best_of)
         return [r.text for r in written]
 

@@ -62,7 +62,7 @@ def learn(
         adapt_prompt=policy.adapt_prompt,
         read=read,
     )
-    won: list[bool] = []
+    won: list[bool | None] = [None] * len(rows)  # offline nobody plays
     if reward:
         ratings = reward.score(reflections, read)
     else:
@@ -81,16 +81,15 @@ def learn(
     advantage = "group" if group > 1 else "gae"
     stats = ppo_update(policy, optimizer, batch, advantage=advantage, total=ranks.total, **settings)
     policy.release()
-    names, texts, tokens, all_ratings = zip(*ranks.gather([
-        (t.env, r.text, len(r.response_ids), value)
-        for t, r, value in zip(trajectories, reflections, ratings)
+    names, texts, tokens, all_ratings, successes = zip(*ranks.gather([
+        (t.env, r.text, len(r.response_ids), value, success)
+        for t, r, value, success in zip(trajectories, reflections, ratings, won)
     ]))  # fmt: skip
-    won = ranks.gather(won)
     of = {name: [r for r, n in zip(all_ratings, names) if n == name] for name in sorted(set(names))}
     return {
         "mean_rating": sum(all_ratings) / len(all_ratings),
         "mean_rating_by_env": {name: sum(own) / len(own) for name, own in of.items()},
-        "success": sum(won) / len(won) if won else None,
+        "success": None if reward else sum(successes) / len(successes),
         "well_formed": sum(map(well_formed, texts)) / len(texts),
         "distinct": len(set(texts)) / len(texts),
         "kl_coef": settings["kl_coef"],

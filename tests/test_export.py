@@ -33,12 +33,13 @@ def trained_run(folder, base, adapt_prompt=True):
 
 
 def close(a, b) -> bool:
-    return largest_gap(a, b) < 5e-5 * max(1.0, b.abs().max().item())
+    return largest_gap(a, b) < 1e-5 * max(1.0, b.abs().max().item())
 
 
 def base_of(tmp_path, family) -> Path:
     """A random model of a family, in shards, with a tokenizer of ours."""
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    torch.manual_seed(0)  # whatever ran before
     changes = {**FAMILIES[family], "vocab_size": 300}
     their_model(transformers, **changes).save_pretrained(tmp_path / "base", max_shard_size="20KB")
     tokenizer.train([TEXT], 300).save(tmp_path / "base")

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from contextlib import nullcontext
@@ -17,6 +16,7 @@ import pytest
 import torch
 from tiny import tiny_gpt
 
+import retro.ranks
 import retro.reflect
 from retro.ppo import Batch, ppo_update
 from retro.ranks import Ranks, crew, join
@@ -153,7 +153,7 @@ def test_one_process_is_a_rank_alone(monkeypatch):
 @pytest.mark.parametrize("threads, counts, size", [("1", [4], 1), ("4", [4, 3], 1), ("4", [1], 1)])
 def test_a_crew_of_one_is_this_process(threads, counts, size, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: int(threads))
-    monkeypatch.setattr(subprocess, "Popen", None)
+    monkeypatch.setattr(retro.ranks, "Popen", None)
     with crew(*counts) as n:
         assert n == size
     assert "WORLD_SIZE" not in os.environ
