@@ -3,7 +3,7 @@
     python train.py                                       one adapter for all three environments
     OMP_NUM_THREADS=1 python train.py                     in one process, not one for each core
     python train.py --envs household --run-dir runs/household
-    python train.py --mode offline --updates 12 --run-dir runs/offline        the paper's recipe
+    python train.py --mode offline --run-dir runs/offline                     the paper's recipe
     python train.py --run-dir runs/mine --resume          goes on after Ctrl-C or a crash
     python train.py --reflector FOLDER --bfloat16         a pretrained model learns to reflect
     python train.py --from-buffer FILE                    from rated reflections alone, offline
@@ -65,7 +65,7 @@ class Config(ActorOptions):
     gap_tasks: int = 32  # `seen` tasks on which the oracle is first compared with plain retries
     train_tasks: int = 192  # tasks of the train split; their failed trials are what is reflected on
     collect_rounds: int = 2  # retries with the untrained reflector: ratings for SFT, reward model
-    offline_each: int = 8  # offline: reflections on each failed trial that is collected
+    offline_each: int = 4  # offline: reflections on each failed trial that is collected
     rating: Literal["delta", "next", "success"] = "delta"  # G_next - G, G_next, or next success
     # the adapter
     lora_rank: int = 4
@@ -78,10 +78,10 @@ class Config(ActorOptions):
     reward_lr: float = 1e-3
     best_of: int = 4  # samples at execution, of which the reward model picks one
     # PPO
-    updates: int = 40  # offline fewer: later ones learn the reward model's errors
-    batch_reflections: int = 96  # rated reflections an update, of all environments in equal parts
+    updates: int = 40
+    batch_reflections: int = 48  # rated reflections an update, of all environments in equal parts
     group: int = 1  # reflections on one trajectory; above 1 they are compared, without a critic
-    minibatch: int = 32
+    minibatch: int = 16
     epochs: int = 2  # passes over a batch
     lr: float = 1e-3  # at the first update; falls to zero, linearly, over the updates
     clip_coef: float = 0.2
@@ -93,6 +93,8 @@ class Config(ActorOptions):
     ent_coef: float = 0.0
     gamma: float = 1.0  # one reflection is one decision
     gae_lambda: float = 1.0  # below 1 the first tokens, which decide, get little of the rating
+    baseline_step: float = 0.3  # of a failed trial's running mean rating, which is subtracted from
+    # a rating before the critic sees it; 0 = the critic alone
     max_grad_norm: float = 1.0
     max_kl: float = 80.0  # nats per response from the base; beyond it the run stops as collapsed
     min_well_formed: float = 0.5  # share of reflections; below it the run stops as collapsed. Not
@@ -104,6 +106,8 @@ class Config(ActorOptions):
     temperature: float = 1.0  # of the reflector's sampling in evaluation; training samples at 1
 
 
+# `--mode offline` has these in their place: a reward model wants many trials, and has its errors
+OFFLINE = {"train_tasks": 640, "updates": 12, "batch_reflections": 96, "minibatch": 32}
 CHUNK = 128  # tasks collected between two checkpoints
 PPO = ("epochs", "clip_coef", "vf_coef", "ent_coef", "gamma", "gae_lambda", "max_grad_norm",
        "target_kl")  # fmt: skip
@@ -228,7 +232,7 @@ def main(config: Config) -> None:
     kl_control = KLController(
         run.state.get("kl_coef", config.kl_coef), config.kl_target or None, config.kl_horizon
     )
-    known = by_id(tasks)
+    known, earned = by_id(tasks), run.state.get("earned", {})
     well_formed = 0.0 if config.reflector or config.from_buffer else config.min_well_formed
     bar = bar_of(
         range(run.state.get("updates", 0), config.updates),
@@ -255,6 +259,8 @@ def main(config: Config) -> None:
             rating=config.rating,
             reward=reward,
             ranks=ranks,
+            earned=earned,
+            baseline_step=config.baseline_step,
             generator=seeded(config.seed, "minibatches", update),
             kl_coef=kl_control.kl_coef,
             minibatch_size=config.minibatch // ranks.world,
@@ -266,7 +272,7 @@ def main(config: Config) -> None:
             .format(**stats) + ("" if offline else f", retry success {stats['success']:.2f}")
         )
         kl_control.update(stats["kl"], config.batch_reflections)
-        run.save(updates=update + 1, kl_coef=kl_control.kl_coef)
+        run.save(updates=update + 1, kl_coef=kl_control.kl_coef, earned=earned)
         check_health(stats, config.max_kl, well_formed)
     if ranks.writes:
         save_adapter(model, run.path / "adapter")
@@ -299,7 +305,7 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    config = parse(Config, __doc__)
+    config = parse(Config, __doc__, lambda given: OFFLINE if given.mode == "offline" else {})
     alone = 1 if config.actor or config.reflector else 0  # a large model, or one behind an API
     shared = config.gap_tasks, config.train_tasks, config.minibatch, config.eval_tasks
     with crew(alone, *shared, config.batch_reflections // config.group):

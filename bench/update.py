@@ -20,7 +20,7 @@ from retro.ppo import Batch, ppo_update
 from retro.reflect import Reflection, ReflectionPolicy, reflection_prompt
 from retro.seeds import seeded
 
-MINIBATCH, EPOCHS, LR, KL = 32, 2, 1e-3, 0.02  # as in train.py
+MINIBATCH, EPOCHS, LR, KL = 32, 2, 1e-3, 0.02  # as in train.py, whose minibatches are of 16
 
 
 def run(name: str, repeats: int, quick: bool) -> Iterator[Row]:

@@ -33,6 +33,7 @@ BOUNDS = {
     "reward_epochs": 1,
     "best_of": 1,
     "kl_coef": 0,
+    "baseline_step": 0,
     "concurrency": 1,
     "max_requests": 0,
     "max_tokens": 0,
@@ -41,9 +42,14 @@ BOUNDS = {
 }
 
 
-def parse(config_class: type[Config], doc: str, argv: Sequence[str] | None = None) -> Config:
-    """Each field becomes an option, `--kebab-case`, with its own default; exit status 2 on a wrong
-    one.
+def parse(
+    config_class: type[Config],
+    doc: str,
+    defaults: Callable[[argparse.Namespace], dict] = lambda given: {},
+    argv: Sequence[str] | None = None,
+) -> Config:
+    """Each field becomes an option, `--kebab-case`, with its own default, or with that of
+    `defaults`, which sees what was given; exit status 2 on a wrong one.
     """
     parser = argparse.ArgumentParser(
         description=doc, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -60,6 +66,7 @@ def parse(config_class: type[Config], doc: str, argv: Sequence[str] | None = Non
             parser.add_argument(
                 option, type=field.type, default=field.default, help=f"default {field.default!r}"
             )
+    parser.set_defaults(**defaults(parser.parse_args(argv)))
     config = parser.parse_args(argv)
     for name, least in BOUNDS.items():
         value = getattr(config, name, least)

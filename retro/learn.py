@@ -37,14 +37,17 @@ def learn(
     rating: str,
     reward: RewardModel | None,
     ranks: Ranks,
+    earned: dict[str, float],
+    baseline_step: float,
     **settings: Any,
 ) -> dict:
     """One update from `group` fresh reflections on each of the failed trials; its metrics.
 
     `reward` None: online, `tasks` (by environment and id) are played again and rated by `rating`;
     else `env`, `tasks` and `actor` are not looked at. `sampling` draws reflections and actions.
-    A group of one has a critic and GAE; of several, each is compared with the others. `settings`
-    are ppo_update's.
+    A group of one has a critic and GAE; of several, each is compared with the others. `earned` has
+    each failed trial's running mean of its reflections' ratings, and takes this update's up with
+    the weight `baseline_step`. `settings` are ppo_update's.
     """
     clock = time.time()
     rows = [row for row in failed for _ in range(group)]
@@ -75,17 +78,22 @@ def learn(
 
     mask = policy.hold(reflections, read)
     groups = torch.arange(len(rows), device=mask.device) // group
-    rated = torch.tensor(ratings, device=mask.device)
+    own = [f"{t.env} {t.task_id} {number}" for number, t in rows]
+    baseline = [earned.get(name, 0.0) for name in own]  # knows only the past: no bias
+    rated = torch.tensor(ratings, device=mask.device) - torch.tensor(baseline, device=mask.device)
     logprobs, ref_logprobs, values = policy.evaluate()
     batch = Batch(mask, logprobs, ref_logprobs, values, rated, groups)
     advantage = "group" if group > 1 else "gae"
     stats = ppo_update(policy, optimizer, batch, advantage=advantage, total=ranks.total, **settings)
     policy.release()
-    names, texts, tokens, all_ratings, successes = zip(*ranks.gather([
-        (t.env, r.text, len(r.response_ids), value, success)
-        for t, r, value, success in zip(trajectories, reflections, ratings, won)
+    places, names, texts, tokens, all_ratings, successes = zip(*ranks.gather([
+        (t.env, name, r.text, len(r.response_ids), value, success)
+        for t, name, r, value, success in zip(trajectories, own, reflections, ratings, won)
     ]))  # fmt: skip
-    of = {name: [r for r, n in zip(all_ratings, names) if n == name] for name in sorted(set(names))}
+    for name, value in zip(names, all_ratings):
+        before = earned.get(name, 0.0)
+        earned[name] = before + baseline_step * (value - before)
+    of = {p: [r for r, q in zip(all_ratings, places) if p == q] for p in sorted(set(places))}
     return {
         "mean_rating": sum(all_ratings) / len(all_ratings),
         "mean_rating_by_env": {name: sum(own) / len(own) for name, own in of.items()},

@@ -34,6 +34,7 @@ from retro.trial import Trajectory
 
 REFLECTION_TOKENS = 64  # a longer reflection is cut off
 READ_TOKENS = 8192  # of prompts that are read, answered and learnt from together, with padding
+HELD = 512  # reflections whose prompts are kept in memory at a time, where there may be thousands
 BLOCK = 8  # rows of a minibatch that were read together, at least where there are as many
 RANGES = {"delta": (-1.0, 1.0), "next": (0.0, 1.0), "success": (0.0, 1.0)}  # of `rate`, by kind
 
@@ -210,15 +211,35 @@ class ReflectionPolicy(nn.Module):
 
     def shuffled(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """rows (N,) in random order, in blocks of rows that were read together: a minibatch of rows
-        from everywhere would be as many passes through the model as it has rows.
+        from everywhere would be as many passes through the model as it has rows. Rows of one prompt
+        follow one another.
         """
         part_of = {row: n for n, part in enumerate(self.read or ()) for row in part.rows}
-        together = defaultdict(list)
+        together: dict = defaultdict(lambda: defaultdict(list))
         for row in rows[torch.randperm(len(rows), generator=generator).to(rows.device)].tolist():
-            together[part_of.get(row)].append(row)
-        blocks = [block for own in together.values() for block in torch.tensor(own).split(BLOCK)]
+            together[part_of.get(row)][tuple(self.reflections[row].prompt_ids)].append(row)
+        parts = [[row for rows in own.values() for row in rows] for own in together.values()]
+        blocks = [block for part in parts for block in torch.tensor(part).split(BLOCK)]
         turns = torch.randperm(len(blocks), generator=generator).tolist()
         return torch.cat([blocks[i] for i in turns]).to(rows.device)
+
+    def passage(
+        self, reflections: Sequence[Reflection], size: int, generator: torch.Generator
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """One pass over any number of reflections in minibatches of `size`, HELD of them held at a
+        time: (their numbers, the rows where they are held), (b,) each. Random, but those on one
+        prompt follow one another.
+        """
+        same: dict = defaultdict(list)
+        for i, r in enumerate(reflections):
+            same[tuple(r.prompt_ids)].append(i)
+        own = list(same.values())
+        turns = torch.randperm(len(own), generator=generator).tolist()
+        for numbers in torch.tensor([i for turn in turns for i in own[turn]]).split(HELD):
+            device = self.hold([reflections[i] for i in numbers.tolist()]).device
+            for rows in self.shuffled(torch.arange(len(numbers)), generator).split(size):
+                yield numbers[rows], rows.to(device)
+        self.release()
 
     def states(self, rows: torch.Tensor) -> torch.Tensor:
         """Hidden states (b, R, D) that predict each response token: the one next-token shift there

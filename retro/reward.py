@@ -6,12 +6,14 @@ its own, and says by how much more likely that has made a reflection (a language
 model: Rafailov et al. 2023, eq. 5), so that what the base has read is at hand, as it is in writing.
 The adapter acts on the response only; prompts are read once for it and the reflector.
 
-    r_theta = low + (high - low) * p,   p = sigmoid(b + sum_t log pi_theta(y_t) - log pi_base(y_t))
+    d       = sum_t log pi_theta(y_t) - log pi_base(y_t)
+    r_theta = low + (high - low) * p,   p = sigmoid(b + s * d)
     loss    = cross-entropy of p with target (rating - low) / (high - low)
+              - mean of log sigmoid(d(y) - d(z)) over pairs on one trajectory, y rated above z
 
-The loss is smallest where p is the mean target, as with a squared error, but its gradient does not
-vanish where p is wrong and sure. Left out: Ouyang et al.'s loss on pairs, which fixes no scale; PPO
-needs one for the KL penalty.
+The second term (Ouyang et al. 2022, eq. 1) says which is better, and fixes no scale; PPO needs one
+for the KL penalty, and the first gives it. It is smallest where p is the mean target, as a squared
+error is, but its gradient does not vanish where p is wrong and sure.
 
 Shapes: B reflections, R response tokens.
 """
@@ -27,9 +29,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retro.files import check_tensors, read_tensors, write_tensors
-from retro.lora import adapters, add_lora, load_adapter, save_adapter
+from retro.lora import adapters, add_lora, load_adapter, lora_parameters, save_adapter
 from retro.model import GPT
-from retro.reflect import RANGES, Reading, Reflection, ReflectionPolicy
+from retro.reflect import HELD, RANGES, Reading, Reflection, ReflectionPolicy
 
 HELD_OUT = 0.2  # share of the tasks whose reflections are not learnt from
 BINS = 10  # of the calibration, over the rating's range
@@ -45,6 +47,7 @@ class RewardModel(ReflectionPolicy):
         super().__init__(model)
         device = self.value_head.requires_grad_(False).bias.device  # it has no critic
         self.bias = nn.Parameter(torch.zeros((), device=device))
+        self.scale = nn.Parameter(torch.ones((), device=device))
         self.register_buffer("range", torch.tensor([low, high], device=device))
 
     @classmethod
@@ -70,17 +73,23 @@ class RewardModel(ReflectionPolicy):
 
     def forward(self, rows: Tensor) -> Tensor:  # type: ignore[override]  # not the policy's triple
         low, high = self.range
-        return low + (high - low) * self.logits(rows).sigmoid()
+        return low + (high - low) * self.logits(self.gains(rows)).sigmoid()
 
-    def logits(self, rows: Tensor) -> Tensor:
-        """(b,): b + log pi_theta(y) - log pi_base(y)."""
-        return self.bias + (self.logprobs(rows) - self.base_logprobs[rows]).sum(1)
+    def gains(self, rows: Tensor) -> Tensor:
+        """d of each, (b,): log pi_theta(y) - log pi_base(y)."""
+        return (self.logprobs(rows) - self.base_logprobs[rows]).sum(1)
+
+    def logits(self, gains: Tensor) -> Tensor:
+        return self.bias + self.scale * gains
 
     @torch.no_grad()
     def score(
         self, reflections: Sequence[Reflection], read: Sequence[Reading] | None = None
     ) -> list[float]:
         """r_theta of each; `read` as in `reflect`."""
+        if read is None and len(reflections) > HELD:
+            starts = range(0, len(reflections), HELD)
+            return [s for start in starts for s in self.score(reflections[start : start + HELD])]
         device = self.hold(reflections, read).device
         parts = torch.arange(len(reflections), device=device).split(64)
         scores = torch.cat([self(part) for part in parts]).tolist()
@@ -94,7 +103,7 @@ class RewardModel(ReflectionPolicy):
         return [reflections[max(range(i, i + n), key=scores.__getitem__)] for i in starts]
 
     def save(self, folder: str | Path) -> None:
-        """The adapter in PEFT's format, and head.safetensors: b, and the rating's range."""
+        """The adapter in PEFT's format, and head.safetensors: b, s, and the rating's range."""
         save_adapter(self.model, folder)
         write_tensors(Path(folder) / "head.safetensors", self._head())
 
@@ -116,7 +125,7 @@ class RewardModel(ReflectionPolicy):
             tensor.copy_(tensors[name])
 
     def _head(self) -> dict[str, Tensor]:
-        return {"bias": self.bias.data, "range": self.range}
+        return {"bias": self.bias.data, "scale": self.scale.data, "range": self.range}
 
 
 def _twin(base: GPT) -> GPT:
@@ -145,27 +154,38 @@ def fit(
     names = sorted(set(tasks))
     order = torch.randperm(len(names), generator=generator).tolist()
     held_out = {names[i] for i in order[: round(HELD_OUT * len(names))]}
-    learnt = torch.tensor([i for i, task in enumerate(tasks) if task not in held_out])
+    learnt = [i for i, task in enumerate(tasks) if task not in held_out]
 
-    device = reward.hold(reflections).device
     low, high = reward.range
-    targets = (torch.tensor(ratings, device=device) - low) / (high - low)  # (B,) in [0, 1]
+    device = low.device
+    targets = (torch.tensor(ratings, device=device)[learnt] - low) / (high - low)  # in [0, 1]
+    own = [reflections[i] for i in learnt]
+    ids: dict[tuple[int, ...], int] = {}  # of the distinct prompts
+    numbers = [ids.setdefault(tuple(r.prompt_ids), len(ids)) for r in own]
+    prompts = torch.tensor(numbers, device=device)
     parameters = [p for p in reward.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0)
-    means = []
+    optimizer = torch.optim.AdamW([
+        {"params": lora_parameters(reward.model), "initial_lr": lr},
+        {"params": [reward.bias, reward.scale], "initial_lr": 10 * lr},
+    ], weight_decay=0.0)  # fmt: skip
+    means, seen = [], 0
     for _ in range(epochs):
         losses = []
-        for rows in reward.shuffled(learnt.to(device), generator).split(minibatch_size):
-            loss = F.binary_cross_entropy_with_logits(reward.logits(rows), targets[rows])
+        for which, rows in reward.passage(own, minibatch_size, generator):
+            gains, wanted = reward.gains(rows), targets[which]  # (b,)
+            loss = F.binary_cross_entropy_with_logits(reward.logits(gains), wanted)
+            loss = loss + pair_loss(gains, wanted, prompts[which])
             if not loss.isfinite():
                 raise FloatingPointError(f"reward model's loss is {loss.item()}: step not taken")
+            for group in optimizer.param_groups:  # falls to zero, linearly
+                group["lr"] = group["initial_lr"] * (1 - seen / (epochs * len(own)))
+            seen += len(rows)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
             optimizer.step()
             losses.append(loss.item())
         means.append(sum(losses) / len(losses))
-    reward.release()
 
     unseen: dict[str, list[int]] = defaultdict(list)
     for i, task in enumerate(tasks):
@@ -185,6 +205,14 @@ def fit(
         for name, rows in unseen.items()
     }
     return {"loss": means, "learnt_from": len(learnt), "held_out": held}
+
+
+def pair_loss(gains: Tensor, ratings: Tensor, prompts: Tensor) -> Tensor:
+    """Mean of -log sigmoid(d_i - d_j) over the pairs of one prompt with rating i above rating j
+    (Ouyang et al. 2022, eq. 1); 0 without such pairs. (b,) each; prompts: equal ids, equal prompts.
+    """
+    above = (prompts[:, None] == prompts) & (ratings[:, None] > ratings)  # (b, b) [i, j]
+    return (F.softplus(gains - gains[:, None]) * above).sum() / above.sum().clamp(min=1)
 
 
 def quality(

@@ -59,7 +59,7 @@ def test_files_are_there_and_as_long_as_it_says():
 @pytest.mark.parametrize("module, arguments", commands())
 def test_a_command_is_accepted(module, arguments):
     arguments = re.sub(r"\b(S|n)\b(\+\d+)?", "1", arguments)  # numbers that it leaves open
-    parse(import_module(module).Config, "", shlex.split(arguments, comments=True))
+    parse(import_module(module).Config, "", argv=shlex.split(arguments, comments=True))
 
 
 def test_a_flag_is_some_scripts():

@@ -14,7 +14,7 @@ from retro.actor import ScriptedActor
 from retro.lora import add_lora, lora_parameters
 from retro.model import GPT
 from retro.reflect import RANGES, ReflectionPolicy, read_prompts, reflect
-from retro.reward import RewardModel, fit, quality
+from retro.reward import RewardModel, fit, pair_loss, quality
 from retro.trial import run_trials
 
 
@@ -53,14 +53,15 @@ def test_score_is_how_much_likelier_the_adapter_makes_the_response(setting):
     scores = reward.score(reflections)
     for r, score in zip(reflections, scores):
         start, ids = len(r.prompt_ids) - 1, torch.tensor([r.prompt_ids + r.response_ids])
-        logit = reward.bias.item()
+        gain = 0.0
         for judge, sign in ((reward.model, 1), (model, -1)):
             cache = model.new_cache(1, ids.shape[1])
             with torch.no_grad():
                 model.hidden(ids[:, :start], cache)
                 logits = judge.logits(judge.hidden(ids[:, start:-1], cache))[0]
             for token, row in zip(r.response_ids, logits.log_softmax(-1)):
-                logit += sign * row[token].item()
+                gain += sign * row[token].item()
+        logit = reward.bias.item() + reward.scale.item() * gain
         assert score == pytest.approx(2 / (1 + math.exp(-logit)) - 1, abs=1e-4)
     assert len({round(s, 4) for s in scores}) > 6, scores
     read = list(read_prompts(model, [r.prompt_ids for r in reflections]))
@@ -140,6 +141,18 @@ def test_fit_learns_the_ratings_it_sees_and_holds_tasks_out(setting):
     assert found["learnt_from"] == 10 and found["held_out"]["all"]["n"] == 2
     assert found["held_out"]["household"] == found["held_out"]["all"]
     assert found["loss"][0] > 0.5 and found["loss"][-1] < 0.2, found["loss"]
+
+
+def test_pair_loss_on_a_hand_worked_example():
+    """Prompt 0 has three reflections, two of one rating; prompt 1 one: two pairs. The gradient
+    raises the better one and lowers the others."""
+    gains = torch.tensor([1.0, 0.5, -1.0, 9.0], requires_grad=True)
+    loss = pair_loss(gains, torch.tensor([0.2, 0.8, 0.2, 0.0]), torch.tensor([0, 0, 0, 1]))
+    assert loss.item() == pytest.approx((math.log1p(math.e**0.5) + math.log1p(math.e**-1.5)) / 2)
+    loss.backward()
+    up = [1 / (1 + math.e**-0.5) / 2, 1 / (1 + math.e**1.5) / 2]
+    assert gains.grad.tolist() == pytest.approx([up[0], -sum(up), up[1], 0.0])
+    assert pair_loss(gains, torch.zeros(4), torch.zeros(4)).item() == 0.0
 
 
 def test_quality_on_a_hand_worked_example():

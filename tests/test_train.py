@@ -129,6 +129,29 @@ def test_ablations_run_and_are_read(tiny_base, tmp_path, change, guessed):
         assert all(row["rating"] == row["next_return"] for row in replay)
 
 
+def test_what_a_trial_has_earned_is_taken_from_its_next_ratings(tiny_base, tmp_path, monkeypatch):
+    """Against the replay buffer: one half of the way to each new rating, from 0."""
+    seen, update = [], retro.learn.ppo_update
+
+    def spy(policy, optimizer, batch, **settings):
+        seen.append(batch.ratings.tolist())
+        return update(policy, optimizer, batch, **settings)
+
+    monkeypatch.setattr(retro.learn, "ppo_update", spy)
+    train.main(config(tiny_base, tmp_path / "run", envs="guess", updates=6, baseline_step=0.5))
+    replay = [json.loads(line) for line in (tmp_path / "run/replay.jsonl").read_text().splitlines()]
+    past: dict[tuple, list[float]] = {}
+    for ratings, start in zip(seen, range(len(replay) - 24, len(replay), 4), strict=True):
+        rows = replay[start : start + 4]
+        for row, rating in zip(rows, ratings, strict=True):
+            own = past.get((row["task_id"], row["trial"]), [])
+            earned = sum(r * 0.5 ** (len(own) - i) for i, r in enumerate(own))
+            assert rating == pytest.approx(row["rating"] - earned, abs=1e-6)
+        for row in rows:
+            past.setdefault((row["task_id"], row["trial"]), []).append(row["rating"])
+    assert max(map(len, past.values())) > 2 and any(map(any, past.values()))
+
+
 def test_without_memory_every_method_is_a_plain_retry(tiny_base, tmp_path):
     train.main(config(tiny_base, tmp_path / "run", envs="guess", memory=0, updates=0, eval_tasks=9))
     for report in json.loads((tmp_path / "run" / "results.json").read_text()):
