@@ -166,8 +166,8 @@ def weigh(
 
     -> for each reflection a list of [token, advantage (rating, not whitened), value (the critic's
     guess before it), log-probability (nats), the same of the base], or None if it is longer than
-    the reflector writes. The difference of the last two is the token's part of the KL. The text is
-    cut into tokens afresh, its line end included.
+    the reflector writes. The difference of the last two is the token's part of the KL. These trials
+    are new, so their baseline is 0. The text is cut into tokens afresh, its line end included.
     """
     limit = policy.model.config.max_position_embeddings
     asked = [
