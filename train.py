@@ -107,7 +107,8 @@ class Config(ActorOptions):
 
 
 # `--mode offline` has these in their place: a reward model wants many trials, and has its errors
-OFFLINE = {"train_tasks": 640, "updates": 12, "batch_reflections": 96, "minibatch": 32}
+OFFLINE = {"train_tasks": 1024, "collect_rounds": 1, "updates": 12,
+           "batch_reflections": 96, "minibatch": 32}  # fmt: skip
 CHUNK = 128  # tasks collected between two checkpoints
 PPO = ("epochs", "clip_coef", "vf_coef", "ent_coef", "gamma", "gae_lambda", "max_grad_norm",
        "target_kl")  # fmt: skip
