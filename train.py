@@ -106,7 +106,7 @@ class Config(ActorOptions):
     temperature: float = 1.0  # of the reflector's sampling in evaluation; training samples at 1
 
 
-# `--mode offline` has these in their place: a reward model wants many trials, and has its errors
+# defaults of `--mode offline`: a reward model wants many trials; late updates learn its errors
 OFFLINE = {"train_tasks": 1024, "collect_rounds": 1, "updates": 12,
            "batch_reflections": 96, "minibatch": 32}  # fmt: skip
 CHUNK = 128  # tasks collected between two checkpoints
