@@ -14,6 +14,7 @@ import random
 import resource
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from functools import cache
@@ -21,6 +22,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 import train
 from retro import run_folder
@@ -44,6 +46,7 @@ class Trainer(multiprocessing.get_context("fork").Process):
         os.close(self.writes)
 
     def run(self) -> None:
+        tqdm.set_lock(threading.RLock())  # forked ones share theirs: one killed in it blocks all
         os.dup2(self.writes, 1)
         os.dup2(self.writes, 2)
         sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))
