@@ -78,22 +78,22 @@ def learn(
 
     mask = policy.hold(reflections, read)
     groups = torch.arange(len(rows), device=mask.device) // group
-    own = [f"{t.env} {t.task_id} {number}" for number, t in rows]
-    baseline = [earned.get(name, 0.0) for name in own]  # knows only the past: no bias
+    keys = [f"{t.env} {t.task_id} {number}" for number, t in rows]
+    baseline = [earned.get(key, 0.0) for key in keys]  # knows only the past: no bias
     rated = torch.tensor(ratings, device=mask.device) - torch.tensor(baseline, device=mask.device)
     logprobs, ref_logprobs, values = policy.evaluate()
     batch = Batch(mask, logprobs, ref_logprobs, values, rated, groups)
     advantage = "group" if group > 1 else "gae"
     stats = ppo_update(policy, optimizer, batch, advantage=advantage, total=ranks.total, **settings)
     policy.release()
-    places, names, texts, tokens, all_ratings, successes = zip(*ranks.gather([
-        (t.env, name, r.text, len(r.response_ids), value, success)
-        for t, name, r, value, success in zip(trajectories, own, reflections, ratings, won)
+    names, trials_of, texts, tokens, all_ratings, successes = zip(*ranks.gather([
+        (t.env, key, r.text, len(r.response_ids), value, success)
+        for t, key, r, value, success in zip(trajectories, keys, reflections, ratings, won)
     ]))  # fmt: skip
-    for name, value in zip(names, all_ratings):
-        before = earned.get(name, 0.0)
-        earned[name] = before + baseline_step * (value - before)
-    of = {p: [r for r, q in zip(all_ratings, places) if p == q] for p in sorted(set(places))}
+    for key, value in zip(trials_of, all_ratings):
+        before = earned.get(key, 0.0)
+        earned[key] = before + baseline_step * (value - before)
+    of = {name: [r for r, n in zip(all_ratings, names) if n == name] for name in sorted(set(names))}
     return {
         "mean_rating": sum(all_ratings) / len(all_ratings),
         "mean_rating_by_env": {name: sum(own) / len(own) for name, own in of.items()},

@@ -4,7 +4,7 @@ The paper's second offline step (section 4): fitted to the ratings of collected 
 what PPO maximises, and at execution it picks the best of n samples. It is the base with a LoRA of
 its own, and says by how much more likely that has made a reflection (a language model is a reward
 model: Rafailov et al. 2023, eq. 5), so that what the base has read is at hand, as it is in writing.
-The adapter acts on the response only; prompts are read once for it and the reflector.
+The adapter acts on the response only; in PPO prompts are read once for it and the reflector.
 
     d       = sum_t log pi_theta(y_t) - log pi_base(y_t)
     r_theta = low + (high - low) * p,   p = sigmoid(b + s * d)
