@@ -106,7 +106,7 @@ class Config(ActorOptions):
     temperature: float = 1.0  # of the reflector's sampling in evaluation; training samples at 1
 
 
-# defaults of `--mode offline`: a reward model wants many trials; late updates learn its errors
+# defaults of offline runs: a reward model wants many trials; late updates learn its errors
 OFFLINE = {"train_tasks": 1024, "collect_rounds": 1, "updates": 12,
            "batch_reflections": 96, "minibatch": 32}  # fmt: skip
 CHUNK = 128  # tasks collected between two checkpoints
@@ -306,7 +306,12 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    config = parse(Config, __doc__, lambda given: OFFLINE if given.mode == "offline" else {})
+    theirs = "".join(f" --{name.replace('_', '-')} {value}" for name, value in OFFLINE.items())
+    config = parse(
+        Config,
+        f"{__doc__}\nDefaults of --mode offline and --from-buffer:{theirs}",
+        lambda given: OFFLINE if given.mode == "offline" or given.from_buffer else {},
+    )
     alone = 1 if config.actor or config.reflector else 0  # a large model, or one behind an API
     shared = config.gap_tasks, config.train_tasks, config.minibatch, config.eval_tasks
     with crew(alone, *shared, config.batch_reflections // config.group):
