@@ -20,12 +20,14 @@ WORLD_SHARES = {"tiny": 0.25, "renamed": 0.3, "small": 0.15, "full": 0.3}  # sha
 ERRANDS = 8  # after each chain, with half as many drills and reports; in a whole trial the wanted
 # thing comes into sight once or twice
 ERRAND_SHARES = {"tiny": 0.1, "renamed": 0.4, "small": 0.1, "full": 0.4}  # of their worlds
+REPORT_SHARES = {"renamed": 0.3, "full": 0.7}  # what a reader misses there are long lists
 GUIDED = 0.3  # share of the errands with a plan
 DRILL_SHARES = {"tiny": 0.75, "full": 0.25}
 DRILLED = ("home", "each", "type", "inside")  # topics of a drill's questions
-WALKED = ("wanted", "each", "type", "inside", "searched", "searched", "last")  # of an errand's and
-# a report's; twice what is hardest
-STROLL = 24  # places of a report at most, some of them the same
+# of an errand's and a report's, more often what is harder
+WALKED = ("wanted", "each", "each", "each", "type", "inside", "searched", "searched", "searched",
+          "last")  # fmt: skip
+STROLL = 36  # places of a report at most, some of them the same
 
 
 def _asked(observation: str, steps: list[Step], rng: random.Random) -> Pairs:
@@ -55,7 +57,7 @@ def demonstrations(
             yield _errand(env, _task(rng, split, "errand", ERRAND_SHARES), rng)
             if errand % 2:
                 yield _drill(env, _task(rng, split, "drill", DRILL_SHARES), rng)
-                task = _task(rng, split, "report", ERRAND_SHARES, hurry=False)
+                task = _task(rng, split, "report", REPORT_SHARES, hurry=False)
                 yield _report(env, task, rng, oracle_share)
 
 
@@ -128,7 +130,7 @@ def _report(
         if over:
             break
     reflection = reflect(CAST, observation, steps, rng, oracle_share)
-    asked = questions(observation, steps, rng, n=5, topics=WALKED)
+    asked = questions(observation, steps, rng, n=6, topics=WALKED)
     shown = set(range(len(steps)))
     progress = env.info()["progress"]
     return Demonstration(observation, [], steps, shown, False, progress, reflection, asked)
