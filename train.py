@@ -30,7 +30,7 @@ from retro.actor import MEMORY, TEMPERATURE
 from retro.api_actor import ActorOptions, open_actor, open_model
 from retro.buffer import as_ids, prompts_of, read_buffer
 from retro.collect import by_id, collect, draw
-from retro.command_line import parse, run_script
+from retro.command_line import option_of, parse, run_script
 from retro.device import pick_device, release_memory
 from retro.endpoint import Budget
 from retro.evaluate import Reflector, evaluate, measure_gap, methods_of
@@ -306,10 +306,10 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    theirs = "".join(f" --{name.replace('_', '-')} {value}" for name, value in OFFLINE.items())
+    theirs = " ".join(f"{option_of(name)} {value}" for name, value in OFFLINE.items())
     config = parse(
         Config,
-        f"{__doc__}\nDefaults of --mode offline and --from-buffer:{theirs}",
+        f"{__doc__}\nDefaults of --mode offline and --from-buffer: {theirs}",
         lambda given: OFFLINE if given.mode == "offline" or given.from_buffer else {},
     )
     alone = 1 if config.actor or config.reflector else 0  # a large model, or one behind an API

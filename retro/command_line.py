@@ -42,20 +42,25 @@ BOUNDS = {
 }
 
 
+def option_of(field: str) -> str:
+    """The name on the command line: `batch_tokens` -> `--batch-tokens`."""
+    return f"--{field.replace('_', '-')}"
+
+
 def parse(
     config_class: type[Config],
     doc: str,
     defaults: Callable[[argparse.Namespace], dict] = lambda given: {},
     argv: Sequence[str] | None = None,
 ) -> Config:
-    """Each field becomes an option, `--kebab-case`, with its own default, or with that of
+    """Each field becomes an option with its own default, or with that of
     `defaults`, which sees what was given; exit status 2 on a wrong one.
     """
     parser = argparse.ArgumentParser(
         description=doc, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     for field in fields(config_class):
-        option = f"--{field.name.replace('_', '-')}"
+        option = option_of(field.name)
         if field.type is bool:
             parser.add_argument(
                 option, action=argparse.BooleanOptionalAction, default=field.default
@@ -71,7 +76,7 @@ def parse(
     for name, least in BOUNDS.items():
         value = getattr(config, name, least)
         if value < least:
-            parser.error(f"--{name.replace('_', '-')} is {value}: must be at least {least}")
+            parser.error(f"{option_of(name)} is {value}: must be at least {least}")
     return config_class(**vars(config))
 
 

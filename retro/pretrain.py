@@ -33,7 +33,7 @@ import envs
 from retro import tokenizer
 from retro.actor import TEMPERATURE
 from retro.checkpoint import load, save
-from retro.command_line import parse, run_script
+from retro.command_line import option_of, parse, run_script
 from retro.corpus import batches, pieces, shard
 from retro.device import autocast, pick_device
 from retro.files import write_atomically
@@ -260,7 +260,7 @@ def write_card(out: Path, config: Config, state: dict, n: int = 200) -> None:
     ]
     default = Config()
     flags = [
-        f"--{k.replace('_', '-')} {v}"
+        f"{option_of(k)} {v}"
         for k, v in asdict(config).items()
         if k != "out" and v != getattr(default, k)
     ]
