@@ -8,6 +8,8 @@ import pytest
 import regex
 from tiktoken.load import load_tiktoken_bpe
 
+from envs import hotpot_worlds, household_rooms, shop_catalog
+from envs.names import JOINED
 from retro import tokenizer
 
 TEXT = """You are in the middle of a room. You see a drawer 2, a drawer 12, and a cabinet 1.
@@ -86,6 +88,25 @@ def test_the_game_s_units_are_single_tokens():
         "\n", ">", " go", " to", " drawer 2", "\n", "\n", ">", ">", " ", "x"
     ]  # fmt: skip
     assert len(coder.encode("\n")) == len(coder.encode(">")) == 1
+
+
+@pytest.mark.parametrize("heads, tails, after", [
+    (household_rooms.OBJECT_HEADS, household_rooms.OBJECT_TAILS, " 1"),
+    (household_rooms.PLACE_HEADS, household_rooms.PLACE_TAILS, " 1"),
+    (shop_catalog.ASIN_HEADS, shop_catalog.ASIN_TAILS, ""),
+    *((*parts, ",") for parts in hotpot_worlds.NAMES.values()),
+])  # fmt: skip
+def test_no_token_of_a_made_up_name_spans_its_two_parts(shipped, heads, tails, after):
+    """Not asked of brands: no plan names one."""
+    coder, joined = shipped[1], 0
+    for before in (" ", "\n", "[", "("):
+        for head in heads:
+            part = coder.encode(before + head)
+            for tail in tails:
+                apart = coder.encode(before + head + tail + after)[: len(part)] == part
+                assert apart or head[-1] + tail[0] in JOINED, head + tail
+                joined += head[-1] + tail[0] in JOINED
+    assert joined < 0.15 * 4 * len(heads) * len(tails)  # most names are left
 
 
 def test_any_text_and_any_bytes_come_back(coder):
