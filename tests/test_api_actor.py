@@ -20,6 +20,7 @@ from retro.actor import GPTActor
 from retro.api_actor import ActorOptions, open_actor, read_reflection, read_reply, reflection_writer
 from retro.endpoint import Budget
 from retro.post import Refused, harmless
+from retro.prompts import transcript
 from retro.trial import run_trials
 
 pytestmark = pytest.mark.usefixtures("key")
@@ -39,13 +40,18 @@ def test_trials_through_the_server_equal_those_in_this_process(url, tmp_path, sh
     c = client(url, tmp_path)
     there = run_trials(env, tasks, actor_of(c, examples=False), memories)
     assert there == here and len({s.action for t in here for s in t.steps}) > 5
-    requests = c.budget.requests
-    assert requests == sum(len(t.steps) for t in here) and c.budget.tokens > 100 * requests
+    sent = [
+        len(shipped[1].encode(transcript(t.observation, t.reflections, t.exchanges[:step])))
+        for t in here
+        for step in range(len(t.steps))
+    ]
+    assert c.budget.requests == len(sent)
+    assert sum(sent) < c.budget.tokens < sum(sent) + 32 * len(sent)  # an action is a few tokens
 
     again = client(url, tmp_path)
     assert run_trials(env, tasks, actor_of(again, examples=False), memories) == here
     assert (again.budget.requests, again.budget.tokens) == (0, 0)
-    assert again.budget.cached == requests
+    assert again.budget.cached == len(sent)
 
 
 @pytest.mark.parametrize("api", ["chat", "completions"])
