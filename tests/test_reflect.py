@@ -199,7 +199,7 @@ def test_ppo_teaches_a_reflector_and_the_flipped_rating_unteaches_it(setting, mo
     trained = [p for p in policy.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=2e-2)
     shares = []
-    for step in range(36):
+    for step in range(60):
         reflections = sample(model, coder, trials * 8, seed=step)
         if step == 0:
             median = torch.tensor([i for r in reflections for i in r.response_ids]).median()
