@@ -9,7 +9,7 @@ become R-ave-nt-horn, and the base, which knows the parts, can't copy the name.
 import random
 import re
 
-# such neighbours, where the base's tokenizer joined two parts (`tests/test_tokenizer.py`)
+# such neighbours in household and hotpot; no plan names the shop's brands, some stay joined
 JOINED = set("""ch ck dg dl en er et ev fl ft gt kn ld lf lk ll lm lo lp ly mm mp nd ng nt pp sh
 st th to tt""".split())
 

@@ -98,15 +98,13 @@ def test_the_game_s_units_are_single_tokens():
 ])  # fmt: skip
 def test_no_token_of_a_made_up_name_spans_its_two_parts(shipped, heads, tails, after):
     """Not asked of brands: no plan names one."""
-    coder, joined = shipped[1], 0
+    coder = shipped[1]
+    drawn = [(h, t) for h in heads for t in tails if h[-1] + t[0] not in JOINED]
+    assert len(drawn) > 0.85 * len(heads) * len(tails)  # most names are left
     for before in (" ", "\n", "[", "("):
-        for head in heads:
+        for head, tail in drawn:
             part = coder.encode(before + head)
-            for tail in tails:
-                apart = coder.encode(before + head + tail + after)[: len(part)] == part
-                assert apart or head[-1] + tail[0] in JOINED, head + tail
-                joined += head[-1] + tail[0] in JOINED
-    assert joined < 0.15 * 4 * len(heads) * len(tails)  # most names are left
+            assert coder.encode(before + head + tail + after)[: len(part)] == part, head + tail
 
 
 def test_any_text_and_any_bytes_come_back(coder):
