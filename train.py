@@ -109,7 +109,7 @@ class Config(ActorOptions):
 # defaults of offline runs: a reward model wants many trials; late updates learn its errors
 OFFLINE = {"train_tasks": 1024, "collect_rounds": 1, "updates": 12,
            "batch_reflections": 96, "minibatch": 32}  # fmt: skip
-CHUNK = 128  # tasks collected between two checkpoints
+CHUNK = 192  # tasks collected between two checkpoints
 PPO = ("epochs", "clip_coef", "vf_coef", "ent_coef", "gamma", "gae_lambda", "max_grad_norm",
        "target_kl")  # fmt: skip
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from envs.chains import Cast, Demonstration, Pairs, Step, chain, perform, reflect
 from envs.household import Household
-from envs.household_notes import bindings, everything, kind, questions  # noqa: F401
+from envs.household_notes import TOPICS, bindings, everything, kind, questions  # noqa: F401
 from envs.household_players import SKILLS, Player
 from envs.household_reflections import flawed_reflection, follows, oracle_reflection  # noqa: F401
 from envs.household_rooms import cut_names, generate_task  # noqa: F401
@@ -26,12 +26,13 @@ DRILL_SHARES = {"tiny": 0.75, "full": 0.25}
 DRILLED = ("home", "each", "type", "inside")  # topics of a drill's questions
 # of an errand's and a report's, more often what is harder
 WALKED = ("wanted", "each", "each", "each", "type", "inside", "searched", "searched", "searched",
-          "last")  # fmt: skip
+          "visited", "visited", "visited", "last")  # fmt: skip
 STROLL = 36  # places of a report at most, some of them the same
 
 
 def _asked(observation: str, steps: list[Step], rng: random.Random) -> Pairs:
-    return [everything(observation, steps, rng), *questions(observation, steps, rng, n=8)]
+    asked = questions(observation, steps, rng, n=8, topics=(*TOPICS, "visited"))
+    return [everything(observation, steps, rng), *asked]
 
 
 CAST = Cast(Player, oracle_reflection, flawed_reflection, _asked)

@@ -13,9 +13,10 @@ from envs.shop_notes import TOPICS, bindings, everything, questions  # noqa: F40
 from envs.shop_players import Player
 from envs.shop_reflections import flawed_reflection, follows, oracle_reflection  # noqa: F401
 
-ASKED = [*TOPICS, "cheap"]
-DRILLED = "cost brand maker kind kind cheap option option values values values".split()  # topics
-# of a drill's questions: lists are the hard ones
+ASKED = [*TOPICS, *["cheap"] * 4]
+# topics of a drill's questions: lists and comparisons are the hard ones
+DRILLED = """cost brand maker kind kind cheap cheap cheap cheap option option values values
+values""".split()
 
 
 def _asked(observation: str, steps: list[Step], rng: random.Random) -> Pairs:

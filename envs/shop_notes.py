@@ -178,8 +178,8 @@ def questions(
         elif topic == "limit" and notes.limit < float("inf"):
             asked.append(("What is the price limit?", f"{notes.limit:.2f} dollars"))
         elif topic == "cheap":
-            cheap = [a for a in seen if notes.price(a) <= notes.limit]
-            asked.append(("Which products are cheap enough?", ", ".join(cheap) or "none"))
+            judged = [f"{a} {'yes' if notes.price(a) <= notes.limit else 'no'}" for a in seen]
+            asked.append(("Which products are cheap enough?", ", ".join(judged)))
         elif topic == "kind":
             alike = [a for a in seen if notes.kind in notes.titles[a]]
             asked.append((f"Which products are {notes.kind}?", ", ".join(alike) or "none"))

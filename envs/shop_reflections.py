@@ -113,8 +113,9 @@ def flawed_reflection(observation: str, steps: list[Step], rng: random.Random) -
     reason = cause(notes)
     if rng.random() < 0.4:
         asin = rng.choice([a for a in notes.titles if ("open", a) not in plan] or [best])
-        reason = rng.choice(
-            [f"{asin} cost {notes.prices[asin]}, too much.", f"{asin} was not {notes.attribute}."]
+        dear = notes.price(asin) > notes.limit
+        reason = f"{asin} cost {notes.prices[asin]}, too much." if dear else (
+            f"{asin} was not {notes.attribute}."
         )
     return f"{reason} Plan: {write_plan(plan)}."
 

@@ -61,13 +61,14 @@ class GPTSession:
         encode = actor.tokenizer.encode
         self.newline, self.ask = encode("\n"), encode(prompts.ACT)
         self.stops, self.breaks = line_ends(actor.tokenizer), set(line_breaks(actor.tokenizer))
-        self.rows = list(range(len(openings)))  # the trial of each row of the cache
         first: list[int] = [] if actor.tokenizer.bos is None else [actor.tokenizer.bos]
         if actor.names:
             openings = [lead(guide_of(text, actor.names)) + text for text in openings]
         self.tokens = TOLD_TOKENS if actor.names else ACTION_TOKENS
-        # not in the cache yet:
-        self.chunks = [first + encode(opening) + self.ask for opening in openings]
+        chunks = [first + encode(opening) + self.ask for opening in openings]
+        # the trial of each row of the cache: neighbours of like length are faster (chunk.py)
+        self.rows = sorted(range(len(chunks)), key=lambda i: len(chunks[i]))
+        self.chunks = [chunks[i] for i in self.rows]  # not in the cache yet
         self.cache: Cache | None = None
 
     def act(self, rows: Sequence[int]) -> list[str]:

@@ -56,16 +56,18 @@ class Appended(Chunk):
             self.see = (torch.arange(self.J, device=device) <= positions[..., None])[:, None]
         self.places: tuple[Tensor, ...] | None = None  # of the real ones, if they are packed
         self.rows = torch.arange(len(before), device=device)[:, None]  # (B, 1), or packed, (N,)
-        # rows with chunks of like length, the longest of these, J of them
-        self.alike: list[tuple[Tensor, int, int]] = []
         if counts is not None and S > 1:
             real = torch.arange(S, device=device) < counts[:, None]  # (B, S)
             self.shape, self.places = real.shape, real.nonzero(as_tuple=True)
             self.rows = self.places[0]
-            if len(counts) > ALIKE and device.type == "cpu":
-                for rows in counts.argsort().split(ALIKE):
-                    n, J = counts[rows].max(), (before + counts)[rows].max()
-                    self.alike.append((rows, int(n), int(J)))
+        # neighbours, which callers keep in order of length; their longest chunk, None = S; their J
+        self.alike: list[tuple[slice, int | None, int]] = []
+        if len(before) > ALIKE and device.type == "cpu" and self.J == cache.longest + S:
+            new = torch.full_like(before, S) if counts is None or S == 1 else counts
+            for start in range(0, len(before), ALIKE):
+                near = slice(start, start + ALIKE)
+                n = int(new[near].max()) if S > 1 else None
+                self.alike.append((near, n, int((before + new)[near].max())))
         self.positions = self.pack(positions)
 
     def pack(self, x: Tensor) -> Tensor:
@@ -81,14 +83,12 @@ class Appended(Chunk):
         q = self.spread(q).transpose(1, 2)  # (B, H, S, E)
         B, H, S, E = q.shape
         if S == 1:  # the H / K queries that share keys become rows, so keys are read once
-            return attend(q.view(B, k.shape[1], -1, E), k, v, self.see).view(B, 1, H, E)
-        if not self.alike:
-            return self.pack(attend(q, k, v, self.see).transpose(1, 2))
-        y = torch.zeros_like(q)
+            q = q.view(B, k.shape[1], -1, E)
+        y = torch.zeros_like(q) if self.alike else attend(q, k, v, self.see)
         for rows, n, J in self.alike:
             see = None if self.see is None else self.see[rows, :, :n, :J]
             y[rows, :, :n] = attend(q[rows, :, :n], k[rows, :, :J], v[rows, :, :J], see)
-        return self.pack(y.transpose(1, 2))
+        return y.view(B, 1, H, E) if S == 1 else self.pack(y.transpose(1, 2))
 
 
 class AfterPrefix(Chunk):

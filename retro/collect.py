@@ -50,7 +50,8 @@ def collect(
 
 def draw(failed: dict[str, list[Failed]], update: int, n: int, seed: int) -> list[Failed]:
     """The n failed trajectories of an update, from each environment's in equal parts: passes over
-    all of them, each pass in another order.
+    all of them, each pass in another order. An environment's are in order of length, so that ranks
+    which take turns (`Ranks.deal`) have as much to do as one another.
     """
     rows: list[Failed] = []
     for place, (name, own) in enumerate(failed.items()):
@@ -61,7 +62,7 @@ def draw(failed: dict[str, list[Failed]], update: int, n: int, seed: int) -> lis
             order = list(range(len(own)))
             random.Random(f"{seed} {name} pass {epoch}").shuffle(order)
             drawn += [own[i] for i in order[offset:]]
-        rows += drawn[:share]
+        rows += sorted(drawn[:share], key=lambda row: row[1].length)
     return rows
 
 

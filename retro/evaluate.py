@@ -131,7 +131,7 @@ def writer_of(
         "react": no_reflection,
         "last_attempt": lambda trajectories: last_attempt(trajectories, actor, reflector),
         "reflexion": sampled(None),
-        "sft": sampled("sft"),
+        "sft": sampled("sft", reflector.best_of),
         "retroformer": sampled("adapter"),
         "retroformer_offline": sampled("adapter", reflector.best_of),
         "shuffled": shuffled(sampled("adapter", reflector.best_of)),

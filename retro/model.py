@@ -30,7 +30,7 @@ from retro.cache import Cache
 from retro.chunk import AfterPrefix, Appended, Chunk
 from retro.config import GPTConfig, read_config, write_config
 from retro.files import check_tensors, read_checkpoint, write_tensors
-from retro.rope import rope_angles, rotate
+from retro.rope import rope_tables, rotate
 
 
 class RMSNorm(nn.Module):
@@ -102,7 +102,7 @@ class Trunk(nn.Module):
 
 
 class GPT(nn.Module):
-    cos: Tensor  # (positions, E/2)
+    cos: Tensor  # (positions, E)
     sin: Tensor
 
     def __init__(self, config: GPTConfig, generator: torch.Generator | None = None):
@@ -113,9 +113,8 @@ class GPT(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
-        angles = rope_angles(config)
-        self.register_buffer("cos", angles.cos(), persistent=False)
-        self.register_buffer("sin", angles.sin(), persistent=False)
+        for name, table in zip(("cos", "sin"), rope_tables(config)):
+            self.register_buffer(name, table, persistent=False)
         for name, weight in self.named_parameters():
             if weight.is_meta:  # to be loaded
                 continue

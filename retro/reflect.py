@@ -69,6 +69,10 @@ class Recorded:
     task_id: str
     prompt: str
 
+    @property
+    def length(self) -> int:
+        return len(self.prompt)
+
 
 def reflection_prompt(
     trajectory: Trajectory | Recorded, tokenizer: AnyTokenizer, context: int

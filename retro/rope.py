@@ -58,19 +58,23 @@ def frequencies(head_dim: int, theta: float, scaling: dict | None = None) -> Ten
     return (1 - share) * slow + share * turn
 
 
-def rope_angles(config: "GPTConfig") -> Tensor:
-    """angle[p, e] = p * frequency[e]: (positions, E/2), float32.
+def rope_tables(config: "GPTConfig") -> tuple[Tensor, Tensor]:
+    """(cos a, cos a), (-sin a, sin a) of the angles a[p, e] = p * frequency[e]: (positions, E)
+    each, float32; what `rotate` takes.
 
     For twice the context, since the padding of a ragged chunk may run past the last position. On
     the CPU, even under torch.device("meta").
     """
     turn = frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
     positions = torch.arange(2 * config.max_position_embeddings, device="cpu")
-    return torch.outer(positions.float(), turn)
+    angles = torch.outer(positions.float(), turn)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (x[e], x[e + E/2]) by its position's angle: x (B, S, heads, E)."""
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)  # ([B,] S, 1, E/2)
-    x1, x2 = x.chunk(2, dim=-1)
-    return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1)
+    """Turn each pair (x[e], x[e + E/2]) by its position's angle: x (B, S, heads, E), rows of
+    rope_tables ([B,] S, 1, E).
+    """
+    swapped = x.roll(x.shape[-1] // 2, dims=-1)
+    return torch.addcmul(x * cos.to(x.dtype), swapped, sin.to(x.dtype))

@@ -40,6 +40,11 @@ class Trajectory:
     def exchanges(self) -> list[tuple[str, str]]:
         return [(step.action, step.observation) for step in self.steps]
 
+    @property
+    def length(self) -> int:
+        """Characters of the text: what it costs to read, and to play again."""
+        return len(self.text())
+
     def text(self) -> str:
         """The trial as the actor saw it and as the reflector reads it."""
         return prompts.transcript(self.observation, self.reflections, self.exchanges)
