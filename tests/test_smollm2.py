@@ -19,6 +19,8 @@ from retro.chat import answer, chat_prompt
 from retro.generate import generate
 from retro.model import GPT
 
+pytestmark = pytest.mark.slow  # 135M parameters
+
 
 @pytest.fixture(scope="session")
 def smollm2(tmp_path_factory) -> Path:

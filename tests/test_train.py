@@ -4,6 +4,7 @@ doors.
 
 import dataclasses
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,11 @@ from tests.small_run import Killed, config, outcome, short_games  # noqa: F401
 ROOT = Path(__file__).parent.parent
 
 
+def slow(*values):
+    """A case that the fast tests leave out."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tiny_base, tmp_path_factory):
     """What a whole run leaves behind, by its mode."""
@@ -34,17 +40,17 @@ def uninterrupted(tiny_base, tmp_path_factory):
 @pytest.mark.parametrize(
     "mode, where, calls",
     [
-        ("online", "learn.reflect", 1),
-        ("online", "learn.retry", 2),
         ("online", "collect", 2),
-        ("online", "learn.ppo_update", 1),
+        ("online", "learn.retry", 2),
         ("online", "learn", 2),
-        ("online", "measure_gap", 1),
-        ("online", "evaluate", 1),
-        ("online", "save_adapter", 1),
         ("offline", "fit", 1),
-        ("offline", "print_reward", 1),
         ("offline", "learn.ppo_update", 2),
+        slow("online", "learn.reflect", 1),
+        slow("online", "learn.ppo_update", 1),
+        slow("online", "measure_gap", 1),
+        slow("online", "evaluate", 1),
+        slow("online", "save_adapter", 1),
+        slow("offline", "print_reward", 1),
     ],
 )
 def test_resumed_equals_uninterrupted(
@@ -205,16 +211,23 @@ def test_collapse_stops_with_a_reason(tiny_base, tmp_path):
         ("-m retro.pretrain --out {} --tokens -5", "--tokens"),
     ],
 )
-def test_wrong_input_is_one_line_and_status_2(tmp_path, command, word):
-    done = subprocess.run(
-        [sys.executable, *command.format(tmp_path).split()],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    last = done.stderr.strip().splitlines()[-1]
-    assert done.returncode == 2 and word in last and "Traceback" not in done.stderr, done.stderr
+def test_wrong_input_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, command, word):
+    """In this process, as if it were a new one: `test_as_a_program` starts one."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", command.removeprefix("-m ").format(tmp_path).split())
+    run = runpy.run_module if command.startswith("-m ") else runpy.run_path
+    with pytest.raises(SystemExit) as ended:
+        run(sys.argv[0], run_name="__main__")
+    assert ended.value.code == 2 and word in capsys.readouterr().err.strip().splitlines()[-1]
     assert not list(tmp_path.iterdir())  # nothing half-written
+
+
+def test_as_a_program(tmp_path):
+    command = [sys.executable, "train.py", "--base", "/nowhere", "--run-dir", str(tmp_path / "x")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    said = done.stderr.strip().splitlines()
+    assert done.returncode == 2 and len(said) == 1 and "/nowhere" in said[0], done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_checkpoint_restores_weights_moments_and_state(tmp_path):
