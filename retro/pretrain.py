@@ -164,9 +164,10 @@ def main(config: Config) -> None:
         print(f"resumed at {state['tokens'] / 1e6:.1f}M tokens")
 
     # 3. the loop
+    ended = state["tokens"] >= config.tokens  # and resumed: only the card is left to be written
     jobs = (
         (tuple(parts), str(out), config.seed, number, config.oracle_share, config.drills)
-        for number in range(state["shard"], 10**9)
+        for number in range(state["shard"], state["shard"] if ended else 10**9)
     )
     bar = tqdm(total=int(config.tokens), initial=state["tokens"], unit="tok", unit_scale=True)
     started, saved = time.time() - state["seconds"], time.time()

@@ -87,6 +87,8 @@ def test_of_several_things_the_lowest_number_counts():
     asked = dict(questions(observation, steps, random.Random(0), 50))
     assert asked["Which mug comes first?"] == "mug 2 in desk 1"
     assert asked["Where was each mug?"] == "mug 2 in desk 1, mug 3 in desk 1, mug 12 in desk 1"
+    asked = dict(questions(observation, steps, random.Random(0), 1, ["visited"]))
+    assert set(asked["Was it searched?"].split(", ")) == {"bed 1 no", "desk 1 yes"}
 
 
 def test_following_is_recognised():

@@ -163,6 +163,9 @@ def test_resumed_equals_uninterrupted(tmp_path, monkeypatch):
     whole, cut = (GPT.from_pretrained(tmp_path / name).state_dict() for name in ("whole", "cut"))
     assert all(torch.equal(whole[k], cut[k]) for k in whole)
     assert tokenizer.load(tmp_path / "cut").encode("go to bed 1")
+    state = (tmp_path / "cut" / "pretrain.state").read_bytes()
+    main(Config(out=str(tmp_path / "cut"), **small))  # once more: it has ended
+    assert (tmp_path / "cut" / "pretrain.state").read_bytes() == state
 
     more = small | {"start": str(tmp_path / "whole"), "vocab_size": 500}
     main(Config(out=str(tmp_path / "more"), **more))  # and another begins with its weights

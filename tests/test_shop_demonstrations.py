@@ -188,6 +188,8 @@ def test_answers_by_hand():
     assert answers["Which color had BAK73?"] == "red, navy | blue"
     assert answers["What are the features of BAK73?"] == "washable cover, padded foot"
     assert answers["What is the price limit?"] == "20.00 dollars"
+    cheap = questions(observation, steps, random.Random(0), 1, ["cheap"])
+    assert cheap == [("Which products are cheap enough?", "BAK73 yes, BEL10 no")]
     assert "BEL10 cost $90.0" in everything(observation, steps, random.Random(0))[1]
 
 
