@@ -8,8 +8,8 @@ A method is a writer: failed trajectories in, one reflection each out (None = re
     reflexion            the untrained reflector, the frozen base (the same)
     sft                  the reflector after supervised fine-tuning on what raised the return
     retroformer          the reflector after PPO on the true rating: an online run's
-    retroformer_offline  the reflector after PPO on the reward model, which also picks the best of n
-                         samples: an offline run's
+    retroformer_offline  the reflector after PPO on the reward model: an offline run's, where that
+                         model also picks the best of n samples, of this one and of sft
     shuffled             the retroformer's reflections, each on another task than its own (a
                          control)
     oracle               a perfect observer of the failed trajectory (a control: the ceiling)
