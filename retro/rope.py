@@ -67,9 +67,10 @@ def rope_tables(config: "GPTConfig") -> tuple[Tensor, Tensor]:
     """
     turn = frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
     positions = torch.arange(2 * config.max_position_embeddings, device="cpu")
-    angles = torch.outer(positions.float(), turn)
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+    angles = torch.outer(positions.float(), turn.repeat(2))  # (positions, E)
+    cos, sin = angles.cos(), angles.sin_()  # in place: of a long context they fill the memory
+    sin[:, : len(turn)].neg_()
+    return cos, sin
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
