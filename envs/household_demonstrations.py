@@ -23,6 +23,7 @@ ERRAND_SHARES = {"tiny": 0.1, "renamed": 0.4, "small": 0.1, "full": 0.4}  # of t
 REPORT_SHARES = {"renamed": 0.3, "full": 0.7}  # what a reader misses there are long lists
 GUIDED = 0.3  # share of the errands with a plan
 DRILL_SHARES = {"tiny": 0.75, "full": 0.25}
+ASKED = (*TOPICS, "visited")
 DRILLED = ("home", "each", "type", "inside")  # topics of a drill's questions
 # of an errand's and a report's, more often what is harder
 WALKED = ("wanted", "each", "each", "each", "type", "inside", "searched", "searched", "searched",
@@ -31,7 +32,7 @@ STROLL = 36  # places of a report at most, some of them the same
 
 
 def _asked(observation: str, steps: list[Step], rng: random.Random) -> Pairs:
-    asked = questions(observation, steps, rng, n=8, topics=(*TOPICS, "visited"))
+    asked = questions(observation, steps, rng, n=8, topics=ASKED)
     return [everything(observation, steps, rng), *asked]
 
 

@@ -209,9 +209,8 @@ def questions(
             unsearched = notes.unsearched()[:MAX_LISTED]
             asked.append(("Which places were not searched?", ", ".join(unsearched) or "none"))
         elif topic == "visited":
-            unsearched = notes.unsearched()
             places = rng.sample(notes.places, min(len(notes.places), MAX_LISTED))
-            judged = [f"{p} {'no' if p in unsearched else 'yes'}" for p in places]
+            judged = [f"{p} {'yes' if p in notes.contents else 'no'}" for p in places]
             asked.append(("Was it searched?", ", ".join(judged)))
         elif topic == "last" and notes.visits:
             asked.append(("Where did you go last?", notes.visits[-1]))

@@ -114,9 +114,8 @@ def flawed_reflection(observation: str, steps: list[Step], rng: random.Random) -
     if rng.random() < 0.4:
         asin = rng.choice([a for a in notes.titles if ("open", a) not in plan] or [best])
         dear = notes.price(asin) > notes.limit
-        reason = f"{asin} cost {notes.prices[asin]}, too much." if dear else (
-            f"{asin} was not {notes.attribute}."
-        )
+        claim = f"cost {notes.prices[asin]}, too much" if dear else f"was not {notes.attribute}"
+        reason = f"{asin} {claim}."
     return f"{reason} Plan: {write_plan(plan)}."
 
 

@@ -60,14 +60,16 @@ class Appended(Chunk):
             real = torch.arange(S, device=device) < counts[:, None]  # (B, S)
             self.shape, self.places = real.shape, real.nonzero(as_tuple=True)
             self.rows = self.places[0]
-        # neighbours, which callers keep in order of length; their longest chunk, None = S; their J
+        # neighbours, which callers keep in order of length; their longest chunk, None = S; their J.
+        # None where a token gets the whole buffer (`looked_at`)
         self.alike: list[tuple[slice, int | None, int]] = []
         if len(before) > ALIKE and device.type == "cpu" and self.J == cache.longest + S:
             new = torch.full_like(before, S) if counts is None or S == 1 else counts
+            ends = before + new
             for start in range(0, len(before), ALIKE):
                 near = slice(start, start + ALIKE)
                 n = int(new[near].max()) if S > 1 else None
-                self.alike.append((near, n, int((before + new)[near].max())))
+                self.alike.append((near, n, int(ends[near].max())))
         self.positions = self.pack(positions)
 
     def pack(self, x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from retro.rope import read_scaling
 
 # a file asks for no more than the largest models have, several times over: memory is bounded
 MOST = {"num_hidden_layers": 500, "head_dim": 1024}  # else 2^24
-ANGLES = 1 << 25  # positions * E
+ANGLES = 1 << 26  # positions * E
 
 
 @dataclass(frozen=True)

@@ -30,12 +30,6 @@ class Generation:
     def pending(self) -> list[list[int]]:
         return [ids[-1:] for ids in self.response_ids]
 
-    def select(self, rows: list[int]) -> "Generation":
-        """These rows, in that order."""
-        ids = [self.response_ids[i] for i in rows]
-        cache = self.cache.select(torch.tensor(rows, device=self.logprobs.device))
-        return Generation(ids, self.logprobs[rows], self.response_mask[rows], cache)
-
 
 @torch.no_grad()
 def generate(
@@ -56,12 +50,6 @@ def generate(
     assert max_new_tokens >= 1 and all(chunks), "each row needs a token to continue from"
     device = model.lm_head.weight.device
     B = len(chunks)
-    order = sorted(range(B), key=lambda i: len(chunks[i]))
-    if cache is None and order != list(range(B)):  # neighbours of like length are faster: chunk.py
-        out = generate(
-            model, [chunks[i] for i in order], max_new_tokens, stop_ids, temperature, generator
-        )
-        return out.select(sorted(range(B), key=order.__getitem__))
 
     # 1. read the chunks; the last real state of each row predicts its first token
     ids, counts = pad(chunks, device)  # (B, S), (B,)

@@ -30,7 +30,7 @@ from retro.cache import Cache
 from retro.chunk import AfterPrefix, Appended, Chunk
 from retro.config import GPTConfig, read_config, write_config
 from retro.files import check_tensors, read_checkpoint, write_tensors
-from retro.rope import rope_tables, rotate
+from retro.rope import both_halves, rope_angles, rotate
 
 
 class RMSNorm(nn.Module):
@@ -102,7 +102,7 @@ class Trunk(nn.Module):
 
 
 class GPT(nn.Module):
-    cos: Tensor  # (positions, E)
+    cos: Tensor  # (positions, E/2)
     sin: Tensor
 
     def __init__(self, config: GPTConfig, generator: torch.Generator | None = None):
@@ -113,8 +113,9 @@ class GPT(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
-        for name, table in zip(("cos", "sin"), rope_tables(config)):
-            self.register_buffer(name, table, persistent=False)
+        angles = rope_angles(config)
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
         for name, weight in self.named_parameters():
             if weight.is_meta:  # to be loaded
                 continue
@@ -159,7 +160,7 @@ class GPT(nn.Module):
             chunk = Chunk(S, ids.device) if prefix is None else AfterPrefix(prefix, S)
 
         places = chunk.positions  # (S,), (B, S) or packed, (N,)
-        cos, sin = self.cos[places].unsqueeze(-2), self.sin[places].unsqueeze(-2)
+        cos, sin = both_halves(self.cos[places].unsqueeze(-2), self.sin[places].unsqueeze(-2))
         x = self.model.embed_tokens(chunk.pack(ids))  # (B, S, D) or packed, (N, D)
         for layer, block in enumerate(self.model.layers):
             step = partial(block, cos=cos, sin=sin, look=partial(chunk.look, layer))

@@ -58,24 +58,27 @@ def frequencies(head_dim: int, theta: float, scaling: dict | None = None) -> Ten
     return (1 - share) * slow + share * turn
 
 
-def rope_tables(config: "GPTConfig") -> tuple[Tensor, Tensor]:
-    """(cos a, cos a), (-sin a, sin a) of the angles a[p, e] = p * frequency[e]: (positions, E)
-    each, float32; what `rotate` takes.
+def rope_angles(config: "GPTConfig") -> Tensor:
+    """angle[p, e] = p * frequency[e]: (positions, E/2), float32.
 
     For twice the context, since the padding of a ragged chunk may run past the last position. On
     the CPU, even under torch.device("meta").
     """
     turn = frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
     positions = torch.arange(2 * config.max_position_embeddings, device="cpu")
-    angles = torch.outer(positions.float(), turn.repeat(2))  # (positions, E)
-    cos, sin = angles.cos(), angles.sin_()  # in place: of a long context they fill the memory
-    sin[:, : len(turn)].neg_()
-    return cos, sin
+    return torch.outer(positions.float(), turn)
+
+
+def both_halves(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """(..., E/2) each -> (cos, cos), (-sin, sin), (..., E) each: what `rotate` takes, once for all
+    layers.
+    """
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (x[e], x[e + E/2]) by its position's angle: x (B, S, heads, E), rows of
-    rope_tables ([B,] S, 1, E).
+    """Turn each pair (x[e], x[e + E/2]) by its position's angle: x (B, S, heads, E), cos and sin
+    `both_halves` ([B,] S, 1, E).
     """
     swapped = x.roll(x.shape[-1] // 2, dims=-1)
     return torch.addcmul(x * cos.to(x.dtype), swapped, sin.to(x.dtype))

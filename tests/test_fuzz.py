@@ -1,5 +1,5 @@
 """Every door and parser against hostile input (hypothesis): a value or the documented ValueError,
-within seconds, within a gigabyte. The fast run tries a few inputs of each, the slow one 3,000.
+within seconds, within a gigabyte. The fast run tries a few inputs of each, the slow one 10,000.
 """
 
 import io
@@ -257,4 +257,4 @@ def test_hostile_input(door, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("door", DOORS, ids=lambda door: door.__name__)
 def test_hostile_input_at_length(door, tmp_path):
-    fuzz(door, tmp_path, 3_000)
+    fuzz(door, tmp_path, 10_000)

@@ -32,7 +32,7 @@ def test_unseen_names_never_occur_in_training():
     known = words(rooms.generate_tasks("train", 1500, 0)) | words(
         rooms.generate_tasks("seen", 300, 1)
     )
-    for d in islice(envs.make("household").demonstrations("train", 0, 0.3, 0.25), 500):
+    for d in islice(envs.make("household").demonstrations("train", 0, 0.3, 0.25), 1500):
         known |= set(re.findall(r"[a-z]+", repr(d)))  # slips, reflections and questions too
     unseen = words(rooms.generate_tasks("unseen", 300, 0))
     shared = unseen & known

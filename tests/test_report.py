@@ -132,7 +132,7 @@ def test_hostile_text_stays_data(page):
     assert not {c for c in shown if unicodedata.category(c) in ("Cc", "Cf", "Cs")}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(st.characters()),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters()), inner),
