@@ -197,9 +197,9 @@ def test_ppo_teaches_a_reflector_and_the_flipped_rating_unteaches_it(setting, mo
     monkeypatch.setattr(retro.reflect, "REFLECTION_TOKENS", 6)
     policy = ReflectionPolicy(model)
     trained = [p for p in policy.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=2e-2)
+    optimizer = torch.optim.AdamW(trained, lr=1e-2)
     shares = []
-    for step in range(60):
+    for step in range(90):
         reflections = sample(model, coder, trials * 8, seed=step)
         if step == 0:
             median = torch.tensor([i for r in reflections for i in r.response_ids]).median()
