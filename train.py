@@ -17,6 +17,7 @@ reflector adds a LoRA adapter to its own, rewarded by how much better the actor'
 the trial is played (online), or a reward model says how it would go (offline).
 """
 
+import math
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -33,7 +34,7 @@ from retro.collect import by_id, collect, draw
 from retro.command_line import option_of, parse, run_script
 from retro.device import pick_device, release_memory
 from retro.endpoint import Budget
-from retro.evaluate import Reflector, evaluate, measure_gap, methods_of
+from retro.evaluate import LONG, Reflector, evaluate, measure_gap, methods_of
 from retro.files import write_json
 from retro.learn import check_health, learn
 from retro.lora import add_lora, save_adapter
@@ -75,12 +76,14 @@ class Config(ActorOptions):
     sft_lr: float = 1e-3
     # the reward model (offline)
     reward_epochs: int = 3
-    reward_lr: float = 1e-3
+    reward_lr: float = 2e-3
     best_of: int = 4  # samples at execution, of which the reward model picks one
     # PPO
     updates: int = 40
     batch_reflections: int = 48  # rated reflections an update, of all environments in equal parts
-    group: int = 1  # reflections on one trajectory; above 1 they are compared, without a critic
+    group: int = 2  # reflections on one failed trial, which is read once for all; fewer, where so
+    # many can't be dealt equally
+    advantage: Literal["gae", "group"] = "gae"  # critic and GAE, or the others on its trial
     minibatch: int = 16
     epochs: int = 2  # passes over a batch
     lr: float = 1e-3  # at the first update; falls to zero, linearly, over the updates
@@ -111,7 +114,7 @@ OFFLINE = {"train_tasks": 1024, "collect_rounds": 1, "updates": 12,
            "batch_reflections": 96, "minibatch": 32}  # fmt: skip
 CHUNK = 192  # tasks collected between two checkpoints
 PPO = ("epochs", "clip_coef", "vf_coef", "ent_coef", "gamma", "gae_lambda", "max_grad_norm",
-       "target_kl")  # fmt: skip
+       "target_kl", "advantage")  # fmt: skip
 
 
 def main(config: Config) -> None:
@@ -121,11 +124,12 @@ def main(config: Config) -> None:
     ranks, offline = join(device), config.mode == "offline"
     say = print if ranks.writes else lambda *words: None
     bar_of = partial(tqdm, disable=not ranks.writes)
-    if config.batch_reflections % config.group:
-        raise ValueError(f"group {config.group}: must divide {config.batch_reflections}, the batch")
     for name in ("minibatch", "batch_reflections"):
-        if getattr(config, name) % (ranks.world * (1 if name == "minibatch" else config.group)):
+        if getattr(config, name) % ranks.world:
             raise ValueError(f"{name} {getattr(config, name)}: {ranks.world} ranks can't share it")
+    group = math.gcd(config.group, config.batch_reflections // ranks.world)
+    if config.advantage == "group" and group == 1:
+        raise ValueError("advantage group: each reflection would be alone, nothing to compare with")
 
     # 1. the two roles: one frozen base, one adapter (offline, a second one: the reward model's)
     env = None if config.from_buffer else envs.make(config.envs)
@@ -245,12 +249,12 @@ def main(config: Config) -> None:
     for update in bar:
         for params in optimizer.param_groups:
             params["lr"] = config.lr * (1 - update / config.updates)
-        drawn = draw(failed, update, config.batch_reflections // config.group, config.seed)
+        drawn = draw(failed, update, config.batch_reflections // group, config.seed)
         stats = learn(
             env,
             known,
             ranks.deal(drawn),
-            config.group,
+            group,
             actor=actor,
             sampling=draws("update", update, ranks.rank),
             policy=policy,
@@ -280,13 +284,13 @@ def main(config: Config) -> None:
     ranks.wait()
     minutes = (time.time() - started) / 60
 
-    # 7. evaluation, on tasks with names that no training saw
-    reports = []
+    # 7. evaluation, on tasks with names that no training saw; eval.py has the other controls
+    reports, methods = [], [name for name in methods_of(config.mode) if name not in LONG]
     for name, part in places.items():
         assert actor
         held_out = part.tasks(config.eval_split, config.eval_tasks, config.seed)
         chains = evaluate(
-            part, ranks.deal(held_out), methods_of(config.mode), config.retries, config.seed,
+            part, ranks.deal(held_out), methods, config.retries, config.seed,
             actor, reflector, progress=partial(bar_of, desc=f"evaluate {name}", unit="method"),
         )  # fmt: skip
         chains = {method: ranks.gather(own) for method, own in chains.items()}
@@ -314,5 +318,5 @@ if __name__ == "__main__":
     )
     alone = 1 if config.actor or config.reflector else 0  # a large model, or one behind an API
     shared = config.gap_tasks, config.train_tasks, config.minibatch, config.eval_tasks
-    with crew(alone, *shared, config.batch_reflections // config.group):
+    with crew(alone, *shared, config.batch_reflections):
         run_script(main, config)

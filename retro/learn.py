@@ -45,9 +45,8 @@ def learn(
 
     `reward` None: online, `tasks` (by environment and id) are played again and rated by `rating`;
     else `env`, `tasks` and `actor` are not looked at. `sampling` draws reflections and actions.
-    A group of one has a critic and GAE; of several, each is compared with the others. `earned` has
-    each failed trial's running mean of its reflections' ratings, and takes this update's up with
-    the weight `baseline_step`. `settings` are ppo_update's.
+    `earned` has each failed trial's running mean of its reflections' ratings, and takes this
+    update's up with the weight `baseline_step`. `settings` are ppo_update's.
     """
     clock = time.time()
     rows = [row for row in failed for _ in range(group)]
@@ -83,8 +82,7 @@ def learn(
     rated = torch.tensor(ratings, device=mask.device) - torch.tensor(baseline, device=mask.device)
     logprobs, ref_logprobs, values = policy.evaluate()
     batch = Batch(mask, logprobs, ref_logprobs, values, rated, groups)
-    advantage = "group" if group > 1 else "gae"
-    stats = ppo_update(policy, optimizer, batch, advantage=advantage, total=ranks.total, **settings)
+    stats = ppo_update(policy, optimizer, batch, total=ranks.total, **settings)
     policy.release()
     names, trials_of, texts, tokens, all_ratings, successes = zip(*ranks.gather([
         (t.env, key, r.text, len(r.response_ids), value, success)

@@ -31,6 +31,7 @@ def config(base, folder, **changes):
         train_tasks=4,
         collect_rounds=1,
         batch_reflections=4,
+        group=2,
         minibatch=2,
         updates=2,
         epochs=2,
