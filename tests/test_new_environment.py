@@ -42,9 +42,9 @@ def trained(base, folder, **changes) -> dict:
     small = dict(
         envs="guess",
         gap_tasks=16,
-        train_tasks=64,
+        train_tasks=192,
         collect_rounds=1,
-        updates=10,
+        updates=20,
         batch_reflections=48,
         minibatch=16,
         lr=2e-3,
