@@ -109,8 +109,9 @@ class Config(ActorOptions):
     temperature: float = 1.0  # of the reflector's sampling in evaluation; training samples at 1
 
 
-# defaults of offline runs: a reward model wants many trials; late updates learn its errors
-OFFLINE = {"train_tasks": 1024, "collect_rounds": 1, "updates": 12,
+# defaults of offline runs: a reward model wants many trials; late updates, and reflections far from
+# those it was fitted to, learn its errors
+OFFLINE = {"train_tasks": 1024, "collect_rounds": 1, "updates": 12, "kl_coef": 0.06,
            "batch_reflections": 96, "minibatch": 32}  # fmt: skip
 CHUNK = 192  # tasks collected between two checkpoints
 PPO = ("epochs", "clip_coef", "vf_coef", "ent_coef", "gamma", "gae_lambda", "max_grad_norm",
