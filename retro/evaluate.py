@@ -38,7 +38,7 @@ Writer = Callable[[Sequence[Trajectory]], Sequence[str | None]]
 
 
 UNTRAINED = ("react", "last_attempt", "reflexion", "oracle")  # need no adapter
-LONG = ("last_attempt", "shuffled")  # a third of the time of all, since most of their retries fail
+LONG = ("last_attempt", "shuffled")  # nearly a third of the time, since most retries fail
 
 
 def methods_of(mode: str) -> tuple[str, ...]:
