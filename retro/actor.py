@@ -12,6 +12,7 @@ import torch
 from retro import prompts
 from retro.cache import Cache
 from retro.chat import answer, line_breaks, line_ends
+from retro.decode import Decoder, decoder_of
 from retro.device import autocast
 from retro.generate import generate
 from retro.hf_tokenizer import HFTokenizer
@@ -70,6 +71,7 @@ class GPTSession:
         self.rows = sorted(range(len(chunks)), key=lambda i: len(chunks[i]))
         self.chunks = [chunks[i] for i in self.rows]  # not in the cache yet
         self.cache: Cache | None = None
+        self.decoder: GPT | Decoder | None = None
 
     def act(self, rows: Sequence[int]) -> list[str]:
         """The next action of each trial in `rows`; "" from one whose context is full."""
@@ -88,8 +90,9 @@ class GPTSession:
         if not self.rows:
             return [""] * len(rows)
         with adapter_off(self.actor.model), autocast(self.actor.device):
+            self.decoder = self.decoder or decoder_of(self.actor.model)
             out = generate(
-                self.actor.model,
+                self.decoder,
                 self.chunks,
                 self.tokens,
                 self.stops,

@@ -16,17 +16,17 @@ PLAIN = 2560  # in bfloat16 on a CPU: up to so many tokens plain products beat t
 BLOCK = 256  # queries at a time: keys after the last of them are not looked at
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, see: Tensor | None) -> Tensor:
-    """q (B, H, S, E) looks at k, v (B, K, J, E) where `see` (B, 1, S, J) is true, None = causally
-    -> (B, H, S, E), by the fastest kernel there is.
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """q (B, H, S, E) looks at k, v (B, K, J, E) -> (B, H, S, E), by the fastest kernel there is.
+    `bias` (B, 1, S, J) is 0, or -inf for what is not seen; None = causally.
     """
     S, by_hand = q.shape[2], q.device.type == "cpu" and q.dtype == torch.bfloat16
-    if by_hand and see is None and 1 < S <= PLAIN:
+    if by_hand and bias is None and 1 < S <= PLAIN:
         return plain_attention(q, k, v)
-    if by_hand and see is not None and see.shape[2] == 1:
-        return plain_decoding(q, k, v, see)
+    if by_hand and bias is not None and bias.shape[2] == 1:
+        return plain_decoding(q, k, v, bias)
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=see, is_causal=see is None, enable_gqa=q.shape[1] != k.shape[1]
+        q, k, v, attn_mask=bias, is_causal=bias is None, enable_gqa=q.shape[1] != k.shape[1]
     )
 
 
@@ -46,11 +46,11 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.cat(blocks, dim=1).view(B, H, S, E)
 
 
-def plain_decoding(q: Tensor, k: Tensor, v: Tensor, see: Tensor) -> Tensor:
-    """The same for one token a row: q (B, K, G, E), k and v (B, K, J, E), see (B, 1, 1, J) ->
+def plain_decoding(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """The same for one token a row: q (B, K, G, E), k and v (B, K, J, E), bias (B, 1, 1, J) ->
     (B, K, G, E). Keys times query, not query times keys: in bfloat16 that is twice as fast.
     """
     scores = (k @ q.transpose(2, 3)).transpose(2, 3) * q.shape[-1] ** -0.5  # (B, K, G, J)
     with torch.autocast("cpu", enabled=False):
-        shares = scores.masked_fill(~see, -math.inf).softmax(dim=-1)
+        shares = (scores + bias).softmax(dim=-1)
     return shares @ v

@@ -50,13 +50,14 @@ class Cache:
         whole = chunk == 1 and self.keys.dtype == torch.bfloat16
         return self.keys.shape[3] if whole else self.longest + chunk
 
-    def write(self, rows: Tensor, positions: Tensor, J: int, layer: int,
+    def write(self, places: Tensor, J: int, layer: int,
               k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Put new k, v (B, S, K, E) at positions (B, S) of rows (B, 1), or (N, K, E) at (N,); give
-        the first J places, (B, K, J, E).
+        """Put new k, v (..., K, E) at `places`, one number for each of their vectors (see
+        `Appended`); give the first J positions of all rows, (B, K, J, E).
         """
-        self.keys[layer][rows, :, positions] = k.to(self.keys.dtype)
-        self.values[layer][rows, :, positions] = v.to(self.values.dtype)
+        for buffer, new in ((self.keys, k), (self.values, v)):
+            vectors = buffer[layer].view(-1, buffer.shape[-1])  # (B K C, E)
+            vectors.index_copy_(0, places, new.reshape(-1, buffer.shape[-1]).to(buffer.dtype))
         return self.keys[layer, :, :, :J].to(k.dtype), self.values[layer, :, :, :J].to(v.dtype)
 
     def select(self, rows: torch.Tensor, room: int = 0) -> "Cache":

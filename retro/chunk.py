@@ -51,45 +51,50 @@ class Appended(Chunk):
         cache.reserve(cache.longest + S)
         self.cache, self.J = cache, cache.looked_at(S)
         positions = before[:, None] + torch.arange(S, device=device)  # (B, S)
-        self.see: Tensor | None = None  # causal: the same in an empty cache, and faster
+        self.bias: Tensor | None = None  # causal: the same in an empty cache, and faster
         if cache.longest or S == 1:
-            self.see = (torch.arange(self.J, device=device) <= positions[..., None])[:, None]
-        self.places: tuple[Tensor, ...] | None = None  # of the real ones, if they are packed
-        self.rows = torch.arange(len(before), device=device)[:, None]  # (B, 1), or packed, (N,)
+            unseen = torch.arange(self.J, device=device) > positions[..., None]  # (B, S, J)
+            self.bias = torch.zeros(unseen.shape, dtype=cache.keys.dtype, device=device)
+            self.bias = self.bias.masked_fill_(unseen, -math.inf)[:, None]  # (B, 1, S, J)
+        self.real: tuple[Tensor, ...] | None = None  # where the real ones are, if they are packed
+        rows = torch.arange(len(before), device=device)[:, None]  # (B, 1)
         if counts is not None and S > 1:
             real = torch.arange(S, device=device) < counts[:, None]  # (B, S)
-            self.shape, self.places = real.shape, real.nonzero(as_tuple=True)
-            self.rows = self.places[0]
-        # neighbours, which callers keep in order of length; their longest chunk, None = S; their J.
-        # None where a token gets the whole buffer (`looked_at`)
-        self.alike: list[tuple[slice, int | None, int]] = []
+            self.shape, self.real = real.shape, real.nonzero(as_tuple=True)
+            rows = self.real[0]  # (N,)
+        self.positions = self.pack(positions)
+        _, _, K, C, _ = cache.keys.shape
+        heads = rows[..., None] * K + torch.arange(K, device=device)
+        self.places = (heads * C + self.positions[..., None]).flatten()  # of a layer's (B, K, C)
+        # neighbours, which callers keep in order of length; their longest chunk, None = S; their J
+        # and bias. None where a token gets the whole buffer (`looked_at`)
+        self.alike: list[tuple[slice, int | None, int, Tensor | None]] = []
         if len(before) > ALIKE and device.type == "cpu" and self.J == cache.longest + S:
             new = torch.full_like(before, S) if counts is None or S == 1 else counts
-            ends = before + new
-            for start in range(0, len(before), ALIKE):
-                near = slice(start, start + ALIKE)
-                n = int(new[near].max()) if S > 1 else None
-                self.alike.append((near, n, int(ends[near].max())))
-        self.positions = self.pack(positions)
+            ends = (before + new).split(ALIKE)
+            for n, (own, end) in enumerate(zip(new.split(ALIKE), ends)):
+                near, S_, J = slice(n * ALIKE, (n + 1) * ALIKE), int(own.max()), int(end.max())
+                bias = None if self.bias is None else self.bias[near, :, :S_, :J]
+                self.alike.append((near, S_, J, bias))
 
     def pack(self, x: Tensor) -> Tensor:
-        return x if self.places is None else x[self.places]
+        return x if self.real is None else x[self.real]
 
     def spread(self, x: Tensor) -> Tensor:
-        if self.places is None:
+        if self.real is None:
             return x
-        return x.new_zeros(*self.shape, *x.shape[1:]).index_put_(self.places, x)
+        return x.new_zeros(*self.shape, *x.shape[1:]).index_put_(self.real, x)
 
     def look(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        k, v = self.cache.write(self.rows, self.positions, self.J, layer, k, v)  # (B, K, J, E)
+        k, v = self.cache.write(self.places, self.J, layer, k, v)  # (B, K, J, E)
         q = self.spread(q).transpose(1, 2)  # (B, H, S, E)
         B, H, S, E = q.shape
         if S == 1:  # the H / K queries that share keys become rows, so keys are read once
             q = q.view(B, k.shape[1], -1, E)
-        y = torch.zeros_like(q) if self.alike else attend(q, k, v, self.see)
-        for rows, n, J in self.alike:
-            see = None if self.see is None else self.see[rows, :, :n, :J]
-            y[rows, :, :n] = attend(q[rows, :, :n], k[rows, :, :J], v[rows, :, :J], see)
+        y = torch.empty_like(q) if self.alike else attend(q, k, v, self.bias)
+        for rows, n, J, bias in self.alike:
+            n = q.shape[2] if S == 1 else n
+            y[rows, :, :n] = attend(q[rows, :, :n], k[rows, :, :J], v[rows, :, :J], bias)
         return y.view(B, 1, H, E) if S == 1 else self.pack(y.transpose(1, 2))
 
 

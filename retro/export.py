@@ -100,8 +100,7 @@ def merged_tensors(model: GPT) -> dict[str, torch.Tensor]:
     if model.config.tie_word_embeddings:
         del tensors["lm_head.weight"]
     for name, layer in adapters(model):
-        change = layer.lora_B.double() @ layer.lora_A.double() * (layer.alpha / layer.rank)
-        tensors[f"{name}.weight"] = (layer.weight.double() + change).to(layer.weight.dtype)
+        tensors[f"{name}.weight"] = layer.merged()
     return tensors
 
 

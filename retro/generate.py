@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from retro.decode import Decoder, decoder_of
 from retro.model import GPT, Cache
 
 
@@ -33,7 +34,7 @@ class Generation:
 
 @torch.no_grad()
 def generate(
-    model: GPT,
+    model: GPT | Decoder,
     chunks: list[list[int]],
     max_new_tokens: int,
     stop_ids: tuple[int, ...] = (),
@@ -48,8 +49,8 @@ def generate(
     `cache`, when given, has one row a chunk and grows in place; no chunk may be empty.
     """
     assert max_new_tokens >= 1 and all(chunks), "each row needs a token to continue from"
-    device = model.lm_head.weight.device
-    B = len(chunks)
+    model = decoder_of(model)
+    device, B = model.device, len(chunks)
 
     # 1. read the chunks; the last real state of each row predicts its first token
     ids, counts = pad(chunks, device)  # (B, S), (B,)
@@ -60,7 +61,8 @@ def generate(
     hidden = hidden[torch.arange(B, device=device), counts - 1]  # (B, D)
 
     # 2. one token a row and step
-    stops = torch.tensor(stop_ids, dtype=torch.long, device=device)
+    ends = torch.zeros(model.config.vocab_size, dtype=torch.bool, device=device)  # (V,)
+    ends[list(stop_ids)] = True
     tokens = torch.zeros(B, max_new_tokens, dtype=torch.long, device=device)
     logprobs = torch.zeros(B, max_new_tokens, device=device)
     response_mask = torch.zeros(B, max_new_tokens, dtype=torch.bool, device=device)
@@ -71,7 +73,7 @@ def generate(
         tokens[rows, step] = token
         logprobs[rows, step] = logprob.where(alive, 0.0)
         response_mask[rows, step] = alive
-        alive = alive & ~torch.isin(token, stops)
+        alive = alive & ~ends[token]
         n_alive = int(alive.sum())  # the one host sync of a step
         if n_alive == 0 or step + 1 == max_new_tokens:
             break
@@ -98,11 +100,11 @@ def sample(
     if temperature == 0:
         token = logits.argmax(dim=-1)
         return token, torch.zeros(token.shape, device=token.device)
-    logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)  # (B, V)
-    up_to = logprobs.exp().cumsum(dim=-1)  # (B, V); 4 times as fast as multinomial
+    shares = torch.softmax(logits.float() / temperature, dim=-1)  # (B, V)
+    up_to = shares.cumsum(dim=-1)  # (B, V); 4 times as fast as multinomial
     share = 1 - torch.rand(len(logits), 1, generator=generator, device=logits.device)  # in (0, 1]
     token = torch.searchsorted(up_to, share * up_to[:, -1:])  # (B, 1)
-    return token[:, 0], logprobs.gather(1, token)[:, 0]
+    return token[:, 0], shares.gather(1, token)[:, 0].log()
 
 
 def pad(

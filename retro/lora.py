@@ -1,8 +1,9 @@
 """Low-rank adaptation (Hu et al. 2021), by hand: W x becomes W x + (alpha / r) B A x.
 
 W is frozen; A (r, in) starts random, B (out, r) at zero, so an adapter starts as no change at all.
-It is switched off, never merged: one model is M_r, the actor and the reference policy. Files are in
-PEFT's format. Left out: dropout, biases, rsLoRA, DoRA.
+It is switched off, not merged (but in the copies of `decode.py` and `export.py`): one model is M_r,
+the actor and the reference policy. Files are in PEFT's format. Left out: dropout, biases, rsLoRA,
+DoRA.
 """
 
 import math
@@ -44,6 +45,13 @@ class LoRALinear(nn.Module):
             return y
         low = F.linear(x, self.lora_A.to(x.dtype)) * (self.alpha / self.rank)  # (..., r)
         return y + F.linear(low, self.lora_B.to(low.dtype))
+
+    def merged(self) -> torch.Tensor:
+        """W + (alpha / r) B A while it is on, else W. In bfloat16 a small change would be lost."""
+        if not self.on:
+            return self.weight
+        change = self.lora_B.double() @ self.lora_A.double() * (self.alpha / self.rank)
+        return (self.weight.double() + change).to(self.weight.dtype)
 
 
 def add_lora(

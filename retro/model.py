@@ -136,10 +136,17 @@ class GPT(nn.Module):
 
     def new_cache(self, batch: int, capacity: int = 256) -> Cache:
         """An empty cache on the model's device, in the dtype its keys will have under autocast."""
-        weight = self.lm_head.weight
-        kind = weight.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-        return Cache(self.config, batch, capacity, weight.device, dtype)
+        return Cache(self.config, batch, capacity, self.device, self.dtype)
+
+    @property
+    def device(self) -> torch.device:
+        return self.lm_head.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of products, and so of keys and values: the weights', or autocast's."""
+        kind, own = self.device.type, self.lm_head.weight.dtype
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else own
 
     def hidden(self, ids: Tensor, cache: Cache | None = None, counts: Tensor | None = None,
                prefix: Cache | None = None) -> Tensor:  # fmt: skip

@@ -24,6 +24,7 @@ from torch import nn
 
 from retro import prompts
 from retro.chat import answer, frame, line_ends, template_of
+from retro.decode import decoder_of
 from retro.device import autocast, release_memory
 from retro.generate import generate, pad
 from retro.lora import adapter_off
@@ -121,10 +122,12 @@ def reflect(
     limit, stops = model.config.max_position_embeddings, line_ends(tokenizer)
     asked = [reflection_prompt(t, tokenizer, limit) for t in trajectories]
     reflections: dict[int, Reflection] = {}
+    with autocast(model.device):
+        decoder = decoder_of(model)
     for part in read or read_prompts(model, asked, adapt_prompt):
-        with autocast(part.places.device):
+        with autocast(model.device):
             out = generate(
-                model,
+                decoder,
                 [asked[i][-1:] for i in part.rows],
                 REFLECTION_TOKENS,
                 stops,

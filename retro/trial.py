@@ -81,7 +81,7 @@ class Actor(Protocol):
 
 def run_in_batches(
     env: Environment, tasks: Sequence[dict], actor: Actor, memories: Sequence[Sequence[str]],
-    rows: int = 48,
+    rows: int = 64,
 ) -> list[Trajectory]:  # fmt: skip
     """run_trials, `rows` trials at a time, those with the same step limit together."""
     order = sorted(range(len(tasks)), key=lambda i: tasks[i]["max_steps"])

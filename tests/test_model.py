@@ -181,7 +181,8 @@ def test_attention_by_hand_is_that_of_the_kernel():
     assert largest_gap(plain_attention(q, k, v), kernel(q, k, v, is_causal=True)) < 1e-12
     see = torch.arange(300) < torch.tensor([300, 7, 1])[:, None]  # (B, J)
     see, last = see[:, None, None], q[:, :, -1:]
-    by_hand = plain_decoding(last.view(3, 2, 2, 8), k, v, see).view(3, 4, 1, 8)
+    bias = torch.zeros(see.shape, dtype=torch.float64).masked_fill(~see, -torch.inf)
+    by_hand = plain_decoding(last.view(3, 2, 2, 8), k, v, bias).view(3, 4, 1, 8)
     assert largest_gap(by_hand, kernel(last, k, v, attn_mask=see)) < 1e-12
 
 

@@ -1,0 +1,111 @@
+"""The model's forward pass for sampling: the same numbers, in half as many kernels.
+
+A step of one token a row is many small kernels, and in a small model their fixed cost is most of
+it. So the weights are laid out once for all steps: products of the same input are one, a norm's
+weight is in the product after it, and the adapter, if it is on, is merged. `GPT.hidden` is the same
+to read and to learn from; `tests/test_decode.py` holds the two together.
+
+Shapes as in `model.py`; N real tokens of all rows, where a chunk is padded.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from retro.cache import Cache
+from retro.chunk import Appended
+from retro.lora import LoRALinear
+from retro.model import GPT, Block, RMSNorm
+from retro.rope import both_halves, rotate
+
+SMALL = 32e6  # parameters; in a larger model the products are the work, and a copy costs memory
+
+
+def decoder_of(model: "GPT | Decoder") -> "GPT | Decoder":
+    """What to sample from: a Decoder of the weights as they are now, if they are few and in float32
+    (merged with an adapter in bfloat16 they would lose it), else the model.
+    """
+    if isinstance(model, Decoder) or model.lm_head.weight.dtype.itemsize < 4:
+        return model
+    small = sum(weight.numel() for weight in model.parameters()) <= SMALL
+    return Decoder(model) if small else model
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A block's weights as they are multiplied: (in, out), norms and adapter included."""
+
+    qkv: Tensor  # (D, (H + 2 K) E)
+    qkv_bias: Tensor | None
+    out: Tensor  # (H E, D)
+    gate_up: Tensor  # (D, 2 F), F the width of the MLP
+    down: Tensor  # (F, D)
+
+
+class Decoder:
+    """A copy of the model's weights as they are now: make one for each run of steps. Under autocast
+    the copy has its dtype.
+    """
+
+    def __init__(self, model: GPT):
+        self.model, self.config, self.device = model, model.config, model.device
+        self.dtype = model.dtype
+        self.layers = [self._layer(block) for block in model.model.layers]
+
+    def _layer(self, block: nn.Module) -> Layer:
+        assert isinstance(block, Block)
+        attention, mlp = block.self_attn, block.mlp
+        qkv = [attention.q_proj, attention.k_proj, attention.v_proj]
+        biases = [layer.bias for layer in qkv if layer.bias is not None]
+        return Layer(
+            self._joined(qkv, block.input_layernorm),
+            torch.cat([*biases]).to(self.dtype) if biases else None,
+            self._joined([attention.o_proj]),
+            self._joined([mlp.gate_proj, mlp.up_proj], block.post_attention_layernorm),
+            self._joined([mlp.down_proj]),
+        )
+
+    def _joined(self, layers: list[nn.Linear], norm: RMSNorm | None = None) -> Tensor:
+        whole = torch.cat([x.merged() if isinstance(x, LoRALinear) else x.weight for x in layers])
+        if norm:
+            whole = whole * norm.weight  # (out, in)
+        return whole.t().to(self.dtype).contiguous()
+
+    def new_cache(self, batch: int, capacity: int) -> Cache:
+        return self.model.new_cache(batch, capacity)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.model.logits(hidden)
+
+    @torch.no_grad()
+    def hidden(self, ids: Tensor, cache: Cache, counts: Tensor | None = None) -> Tensor:
+        """GPT.hidden with a cache that grows."""
+        model, config, S = self.model, self.config, ids.shape[1]
+        H, K, E = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        chunk = Appended(cache, S, counts)
+        cos, sin = model.cos[chunk.positions], model.sin[chunk.positions]
+        cos, sin = both_halves(cos.unsqueeze(-2).to(self.dtype), sin.unsqueeze(-2).to(self.dtype))
+        x = model.model.embed_tokens(chunk.pack(ids))  # (B, S, D) or packed, (N, D)
+        for n, layer in enumerate(self.layers):
+            qkv = multiply(normed(x, config.rms_norm_eps), layer.qkv, layer.qkv_bias)
+            qkv = qkv.unflatten(-1, (-1, E))  # (..., H + 2 K, E)
+            qk, v = rotate(qkv[..., : H + K, :], cos, sin), qkv[..., H + K :, :]
+            found = chunk.look(n, qk[..., :H, :], qk[..., H:, :], v)
+            x = x + multiply(found.flatten(-2), layer.out)
+            gate, up = multiply(normed(x, config.rms_norm_eps), layer.gate_up).chunk(2, dim=-1)
+            x = x + multiply(F.silu(gate) * up, layer.down)
+        cache.advance(S, counts)
+        return chunk.spread(model.model.norm(x))
+
+
+def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (..., in) times weight (in, out)."""
+    y = x.to(weight.dtype) @ weight
+    return y if bias is None else y + bias
+
+
+def normed(x: Tensor, eps: float) -> Tensor:
+    """RMSNorm without its weight."""
+    return F.rms_norm(x, x.shape[-1:], None, eps)
