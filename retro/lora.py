@@ -43,8 +43,10 @@ class LoRALinear(nn.Module):
         y = F.linear(x, self.weight, self.bias)
         if not self.on:
             return y
-        low = F.linear(x, self.lora_A.to(x.dtype)) * (self.alpha / self.rank)  # (..., r)
-        return y + F.linear(low, self.lora_B.to(low.dtype))
+        low = F.linear(x, self.lora_A.to(x.dtype)).flatten(0, -2)  # (N, r)
+        B = self.lora_B.to(low.dtype)
+        y.view(-1, len(B)).addmm_(low, B.t(), alpha=self.alpha / self.rank)  # y is nobody else's
+        return y
 
     def merged(self) -> torch.Tensor:
         """W + (alpha / r) B A while it is on, else W. In bfloat16 a small change would be lost."""
