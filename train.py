@@ -64,7 +64,7 @@ class Config(ActorOptions):
     memory: int = MEMORY  # reflections that the actor reads, the newest ones; 0 = none (control)
     # the data, numbers for each environment
     gap_tasks: int = 32  # `seen` tasks on which the oracle is first compared with plain retries
-    train_tasks: int = 192  # tasks of the train split; their failed trials are what is reflected on
+    train_tasks: int = 128  # tasks of the train split; their failed trials are what is reflected on
     collect_rounds: int = 2  # retries with the untrained reflector: ratings for SFT, reward model
     offline_each: int = 4  # offline: reflections on each failed trial that is collected
     rating: Literal["delta", "next", "success"] = "delta"  # G_next - G, G_next, or next success
@@ -79,8 +79,8 @@ class Config(ActorOptions):
     reward_lr: float = 2e-3
     best_of: int = 4  # samples at execution, of which the reward model picks one
     # PPO
-    updates: int = 40
-    batch_reflections: int = 48  # rated reflections an update, of all environments in equal parts
+    updates: int = 20
+    batch_reflections: int = 96  # rated reflections an update, of all environments in equal parts
     group: int = 2  # reflections on one failed trial, which is read once for all; fewer, where so
     # many can't be dealt equally
     advantage: Literal["gae", "group"] = "gae"  # critic and GAE, or the others on its trial
@@ -103,7 +103,7 @@ class Config(ActorOptions):
     min_well_formed: float = 0.5  # share of reflections; below it the run stops as collapsed. Not
     # asked with --reflector or --from-buffer: the form is what our own base was shown
     # evaluation, of each environment
-    eval_tasks: int = 100
+    eval_tasks: int = 64
     eval_split: str = "unseen"
     retries: int = 2  # after the first trial
     temperature: float = 1.0  # of the reflector's sampling in evaluation; training samples at 1

@@ -20,6 +20,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """q (B, H, S, E) looks at k, v (B, K, J, E) -> (B, H, S, E), by the fastest kernel there is.
     `bias` (B, 1, S, J) is 0, or -inf for what is not seen; None = causally.
     """
+    bias = None if bias is None else bias.to(q.dtype)
     S, by_hand = q.shape[2], q.device.type == "cpu" and q.dtype == torch.bfloat16
     if by_hand and bias is None and 1 < S <= PLAIN:
         return plain_attention(q, k, v)

@@ -54,28 +54,29 @@ class Appended(Chunk):
         self.bias: Tensor | None = None  # causal: the same in an empty cache, and faster
         if cache.longest or S == 1:
             unseen = torch.arange(self.J, device=device) > positions[..., None]  # (B, S, J)
-            self.bias = torch.zeros(unseen.shape, dtype=cache.keys.dtype, device=device)
-            self.bias = self.bias.masked_fill_(unseen, -math.inf)[:, None]  # (B, 1, S, J)
+            zeros = torch.zeros(unseen.shape, dtype=cache.keys.dtype, device=device)
+            self.bias = zeros.masked_fill_(unseen, -math.inf)[:, None]  # (B, 1, S, J)
         self.real: tuple[Tensor, ...] | None = None  # where the real ones are, if they are packed
-        rows = torch.arange(len(before), device=device)[:, None]  # (B, 1)
+        which = torch.arange(len(before), device=device)[:, None]  # (B, 1)
         if counts is not None and S > 1:
             real = torch.arange(S, device=device) < counts[:, None]  # (B, S)
             self.shape, self.real = real.shape, real.nonzero(as_tuple=True)
-            rows = self.real[0]  # (N,)
+            which = self.real[0]  # (N,)
         self.positions = self.pack(positions)
         _, _, K, C, _ = cache.keys.shape
-        heads = rows[..., None] * K + torch.arange(K, device=device)
+        heads = which[..., None] * K + torch.arange(K, device=device)
         self.places = (heads * C + self.positions[..., None]).flatten()  # of a layer's (B, K, C)
-        # neighbours, which callers keep in order of length; their longest chunk, None = S; their J
-        # and bias. None where a token gets the whole buffer (`looked_at`)
-        self.alike: list[tuple[slice, int | None, int, Tensor | None]] = []
+        # neighbours, which callers keep in order of length: their queries, their J, their bias; no
+        # such groups where a token gets the whole buffer (`looked_at`)
+        self.alike: list[tuple[slice, slice, int, Tensor | None]] = []
         if len(before) > ALIKE and device.type == "cpu" and self.J == cache.longest + S:
             new = torch.full_like(before, S) if counts is None or S == 1 else counts
-            ends = (before + new).split(ALIKE)
-            for n, (own, end) in enumerate(zip(new.split(ALIKE), ends)):
-                near, S_, J = slice(n * ALIKE, (n + 1) * ALIKE), int(own.max()), int(end.max())
-                bias = None if self.bias is None else self.bias[near, :, :S_, :J]
-                self.alike.append((near, S_, J, bias))
+            parts = zip(new.split(ALIKE), (before + new).split(ALIKE))
+            for n, (own, ends) in enumerate(parts):
+                rows, J = slice(n * ALIKE, (n + 1) * ALIKE), int(ends.max())
+                queries = slice(None) if S == 1 else slice(int(own.max()))
+                bias = None if self.bias is None else self.bias[rows, :, queries, :J]
+                self.alike.append((rows, queries, J, bias))
 
     def pack(self, x: Tensor) -> Tensor:
         return x if self.real is None else x[self.real]
@@ -92,9 +93,9 @@ class Appended(Chunk):
         if S == 1:  # the H / K queries that share keys become rows, so keys are read once
             q = q.view(B, k.shape[1], -1, E)
         y = torch.empty_like(q) if self.alike else attend(q, k, v, self.bias)
-        for rows, n, J, bias in self.alike:
-            n = q.shape[2] if S == 1 else n
-            y[rows, :, :n] = attend(q[rows, :, :n], k[rows, :, :J], v[rows, :, :J], bias)
+        for rows, queries, J, bias in self.alike:
+            near = q[rows, :, queries], k[rows, :, :J], v[rows, :, :J]
+            y[rows, :, queries] = attend(*near, bias)
         return y.view(B, 1, H, E) if S == 1 else self.pack(y.transpose(1, 2))
 
 

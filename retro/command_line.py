@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args, get_origin
 
+from retro.device import keep_memory
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -82,6 +84,7 @@ def parse(
 
 def run_script(main: Callable[[Config], None], config: Config) -> None:
     """main(config); what the user can mend becomes one line on stderr and exit status 2."""
+    keep_memory()
     try:
         main(config)
     except (ValueError, OSError) as error:

@@ -1,9 +1,9 @@
-"""The model's forward pass for sampling: the same numbers, in half as many kernels.
+"""The model's forward pass for sampling: the numbers of `GPT.hidden`, in fewer kernels.
 
-A step of one token a row is many small kernels, and in a small model their fixed cost is most of
+A step of one token a row is many small kernels, and in a small model their fixed cost is much of
 it. So the weights are laid out once for all steps: products of the same input are one, a norm's
-weight is in the product after it, and the adapter, if it is on, is merged. `GPT.hidden` is the same
-to read and to learn from; `tests/test_decode.py` holds the two together.
+weight is in the product after it, and the adapter, if it is on, is merged. To read how the model
+works, read `model.py`; `tests/test_decode.py` holds the two together.
 
 Shapes as in `model.py`; N real tokens of all rows, where a chunk is padded.
 """

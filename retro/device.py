@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
+
 
 def pick_device() -> torch.device:
     if torch.cuda.is_available():
@@ -13,8 +15,17 @@ def pick_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def keep_memory() -> None:
+    """Have glibc keep what is freed, to be used again: every large tensor would be a new mapping,
+    whose pages the system has to clear (docs/experiments.md, section 35).
+    """
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 1 << 30)
+
+
 def release_memory() -> None:
-    """Hand free memory back to the system: glibc keeps what ragged batches leave."""
+    """Hand free memory back to the system, once in a while: ragged batches leave holes."""
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
 
