@@ -217,7 +217,7 @@ class ReflectionPolicy(nn.Module):
         release_memory()
 
     def shuffled(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """rows (N,) in random order, in blocks of rows that were read together, full blocks first: a
+        """rows (N,) in random order, in blocks of rows that were read together, full ones first: a
         minibatch of rows from everywhere would be as many passes through the model as it has rows.
         Rows of one prompt follow one another.
         """
