@@ -52,8 +52,8 @@ class LoRALinear(nn.Module):
         """W + (alpha / r) B A while it is on, else W. In bfloat16 a small change would be lost."""
         if not self.on:
             return self.weight
-        change = self.lora_B.double() @ self.lora_A.double() * (self.alpha / self.rank)
-        return (self.weight.double() + change).to(self.weight.dtype)
+        change = self.lora_B @ self.lora_A * (self.alpha / self.rank)  # (out, in)
+        return (self.weight + change).to(self.weight.dtype)
 
 
 def add_lora(
