@@ -82,9 +82,7 @@ def learn(
     rated = torch.tensor(ratings, device=mask.device) - torch.tensor(baseline, device=mask.device)
     logprobs, ref_logprobs, values = policy.evaluate()
     batch = Batch(mask, logprobs, ref_logprobs, values, rated, groups)
-    stats = ppo_update(
-        policy, optimizer, batch, shuffle=policy.shuffled, total=ranks.total, **settings
-    )
+    stats = ppo_update(policy, optimizer, batch, total=ranks.total, **settings)
     policy.release()
     names, trials_of, texts, tokens, all_ratings, successes = zip(*ranks.gather([
         (t.env, key, r.text, len(r.response_ids), value, success)

@@ -205,19 +205,12 @@ class KLController:
         return self.kl_coef
 
 
-Shuffle = Callable[[Tensor, torch.Generator], Tensor]  # rows (B,) -> the same in another order
-
-
-def in_random_order(rows: Tensor, generator: torch.Generator) -> Tensor:
-    return rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
-
-
 def ppo_update(policy: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
                optimizer: torch.optim.Optimizer, batch: Batch, *, epochs: int, minibatch_size: int,
                clip_coef: float, vf_coef: float, ent_coef: float, kl_coef: float, gamma: float,
                gae_lambda: float, max_grad_norm: float, target_kl: float | None,
                advantage: str = "gae", generator: torch.Generator,
-               shuffle: Shuffle = in_random_order, total: Total = alone) -> dict[str, float]:
+               total: Total = alone) -> dict[str, float]:
     """Improve the policy on one batch of rated responses (Schulman et al. 2017, eq. 9, negated).
 
         loss = policy_loss + vf_coef * value_loss - ent_coef * entropy
@@ -233,7 +226,7 @@ def ppo_update(policy: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
     clip_fraction (tokens whose ratio is outside the interval), grad_norm (before clipping); the
     last measured approx_kl; the number of optimizer steps, updates; and first_ratio_error, the
     largest |ratio - 1| in the first minibatch: if not ~0, policy and old_logprobs disagree.
-    The generator (on the CPU) only shuffles rows, by `shuffle`, once an epoch.
+    The generator (on the CPU) only shuffles rows.
 
     With the `total` of several ranks, each brings as many rows and its share of a minibatch: all
     take the step of one process with the batches joined. No group spans ranks; first_ratio_error
@@ -255,7 +248,7 @@ def ppo_update(policy: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
     if total((rewards * 0 + advantages * 0).sum()) != 0:  # 0 * inf is NaN, and NaN != 0
         raise FloatingPointError("NaN or inf in ratings, logprobs or values: no step taken")
 
-    order = [shuffle(torch.arange(len(mask), device=mask.device), generator) for _ in range(epochs)]
+    order = [torch.randperm(len(mask), generator=generator).to(mask.device) for _ in range(epochs)]
     minibatches = [rows for epoch in order for rows in epoch.split(minibatch_size)]  # (b,) each
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     history, grad_norms = list[list[float]](), list[float]()

@@ -217,9 +217,9 @@ class ReflectionPolicy(nn.Module):
         release_memory()
 
     def shuffled(self, rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """rows (N,) in random order, in blocks of rows that were read together, full ones first: a
-        minibatch of rows from everywhere would be as many passes through the model as it has rows.
-        Rows of one prompt follow one another.
+        """rows (N,) in random order, in blocks of rows that were read together: a minibatch of rows
+        from everywhere would be as many passes through the model as it has rows. Rows of one prompt
+        follow one another.
         """
         part_of = {row: n for n, part in enumerate(self.read or ()) for row in part.rows}
         together: dict = defaultdict(lambda: defaultdict(list))
@@ -228,7 +228,6 @@ class ReflectionPolicy(nn.Module):
         parts = [[row for rows in own.values() for row in rows] for own in together.values()]
         blocks = [block for part in parts for block in torch.tensor(part).split(BLOCK)]
         turns = torch.randperm(len(blocks), generator=generator).tolist()
-        turns.sort(key=lambda i: len(blocks[i]) < BLOCK)
         return torch.cat([blocks[i] for i in turns]).to(rows.device)
 
     def passage(
