@@ -47,7 +47,7 @@ class GPTActor:
         told = isinstance(tokenizer, HFTokenizer)
         self.names = [name for name in names if name in GUIDES] if told else []
         self.temperature, self.generator, self.memory = temperature, generator, memory
-        self.device = model.lm_head.weight.device
+        self.device = model.device
 
     def start(self, openings: Sequence[str]) -> "GPTSession":
         return GPTSession(self, openings)

@@ -19,6 +19,11 @@ from retro.cache import Cache
 ALIKE = 8  # rows whose attention is worked out together, on a CPU
 
 
+def bias_of(unseen: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to scores: -inf where a key is not seen, else 0."""
+    return torch.zeros_like(unseen, dtype=dtype).masked_fill_(unseen, -math.inf)
+
+
 class Chunk:
     """S new tokens in each row, at the places `positions`, (S,)."""
 
@@ -54,8 +59,7 @@ class Appended(Chunk):
         self.bias: Tensor | None = None  # causal: the same in an empty cache, and faster
         if cache.longest or S == 1:
             unseen = torch.arange(self.J, device=device) > positions[..., None]  # (B, S, J)
-            zeros = torch.zeros(unseen.shape, dtype=cache.keys.dtype, device=device)
-            self.bias = zeros.masked_fill_(unseen, -math.inf)[:, None]  # (B, 1, S, J)
+            self.bias = bias_of(unseen, cache.keys.dtype)[:, None]  # (B, 1, S, J)
         self.real: tuple[Tensor, ...] | None = None  # where the real ones are, if they are packed
         which = torch.arange(len(before), device=device)[:, None]  # (B, 1)
         if counts is not None and S > 1:
@@ -112,7 +116,7 @@ class AfterPrefix(Chunk):
         later = torch.ones(B, S, S, dtype=torch.bool, device=device).triu(1)
         unseen = torch.cat((padding[:, None].expand(-1, S, -1), later), dim=-1)
         unseen = unseen[:, None, None]  # (B, 1, 1, S, L + S)
-        self.bias = torch.zeros(unseen.shape, device=device).masked_fill(unseen, -math.inf)
+        self.bias = bias_of(unseen, torch.float32)
 
     def look(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         L, (B, S, H, E), K = self.prefix.longest, q.shape, k.shape[2]

@@ -49,6 +49,7 @@ class Decoder:
     the copy has its dtype.
     """
 
+    @torch.no_grad()
     def __init__(self, model: GPT):
         self.model, self.config, self.device = model, model.config, model.device
         self.dtype = model.dtype

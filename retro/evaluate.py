@@ -122,7 +122,7 @@ def writer_of(
     method: str, env: Environment, actor: Actor, reflector: Reflector, seed: int
 ) -> Writer:
     """The writer of a method; the trained ones read their adapter from the run's folder."""
-    device = reflector.model.lm_head.weight.device
+    device = reflector.model.device
     generator = seeded(seed, "reflector", method, device=device)
 
     def sampled(adapter: str | None, best_of: int = 1) -> Writer:

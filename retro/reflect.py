@@ -162,7 +162,7 @@ def read_prompts(
     """Keys and values of all prompt tokens but the last, from the frozen base unless
     `adapt_prompt`: those of like length together, group by group.
     """
-    device = model.lm_head.weight.device
+    device = model.device
     order = sorted(range(len(prompts_)), key=lambda i: (len(prompts_[i]), prompts_[i]))
     while order:
         n = 1
@@ -190,7 +190,7 @@ class ReflectionPolicy(nn.Module):
     def __init__(self, model: GPT, adapt_prompt: bool = False):
         super().__init__()
         self.model, self.adapt_prompt = model, adapt_prompt
-        device = model.lm_head.weight.device
+        device = model.device
         self.value_head = nn.Linear(model.config.hidden_size, 1, device=device)
         nn.init.zeros_(self.value_head.weight)  # the critic starts by expecting nothing
         nn.init.zeros_(self.value_head.bias)
@@ -202,7 +202,7 @@ class ReflectionPolicy(nn.Module):
     ) -> torch.Tensor:
         """Make these the rows; returns response_mask (B, R). `read` as in `reflect`."""
         self.reflections = list(reflections)
-        device = self.model.lm_head.weight.device
+        device = self.model.device
         if read is None and not self.adapt_prompt:
             read = list(read_prompts(self.model, [r.prompt_ids for r in reflections]))
         self.read = read  # None: the adapter is on the prompt too

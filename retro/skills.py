@@ -33,7 +33,7 @@ def measure_skills(
     """The four shares on n tasks, and `oracle_retry`: success after a failed trial and the oracle's
     reflection.
     """
-    device = model.lm_head.weight.device
+    device = model.device
     generator = seeded("skills", seed, device=device)
     actor = GPTActor(model, coder, actor_temperature, generator)
     tasks = env.tasks(split, n, seed)
