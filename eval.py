@@ -22,16 +22,22 @@ from tqdm import tqdm
 
 import envs
 from envs.household import find_games, load_game
-from retro.api_actor import ActorOptions, open_actor, open_client, open_model, reflection_writer
-from retro.command_line import parse, run_script
-from retro.device import pick_device
-from retro.endpoint import Budget
 from retro.evaluate import UNTRAINED, Reflector, evaluate, methods_of
-from retro.files import read_json, write_atomically, write_json
-from retro.report import write_page
-from retro.results import report, table
+from retro.interop.api_actor import (
+    ActorOptions,
+    open_actor,
+    open_client,
+    open_model,
+    reflection_writer,
+)
+from retro.interop.endpoint import Budget
+from retro.report.page import write_page
+from retro.report.tables import report, table
 from retro.reward import RewardModel
-from retro.seeds import seeded
+from retro.run.cli import parse, run_script
+from retro.run.device import pick_device
+from retro.run.files import read_json, write_atomically, write_json
+from retro.run.seeds import seeded
 
 
 @dataclass(frozen=True)

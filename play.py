@@ -22,14 +22,14 @@ import train
 from envs.household import load_game
 from retro import prompts
 from retro.actor import GPTActor
-from retro.api_actor import open_model
-from retro.command_line import parse, run_script
-from retro.device import pick_device
-from retro.files import read_json
+from retro.interop.api_actor import open_model
 from retro.lora import load_adapter
 from retro.reflect import rate, reflect
-from retro.seeds import seeded
-from retro.show import Screen
+from retro.report.terminal import Screen
+from retro.run.cli import parse, run_script
+from retro.run.device import pick_device
+from retro.run.files import read_json
+from retro.run.seeds import seeded
 from retro.trial import Actor, Trajectory, run_trials
 
 

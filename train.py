@@ -28,23 +28,23 @@ from tqdm import tqdm
 
 import envs
 from retro.actor import MEMORY, TEMPERATURE
-from retro.api_actor import ActorOptions, open_actor, open_model
 from retro.buffer import as_ids, prompts_of, read_buffer
 from retro.collect import by_id, collect, draw
-from retro.command_line import option_of, parse, run_script
-from retro.device import pick_device, release_memory
-from retro.endpoint import Budget
 from retro.evaluate import LONG, Reflector, evaluate, measure_gap, methods_of
-from retro.files import write_json
+from retro.interop.api_actor import ActorOptions, open_actor, open_model
+from retro.interop.endpoint import Budget
 from retro.learn import check_health, learn
 from retro.lora import add_lora, save_adapter
 from retro.ppo import KLController
-from retro.ranks import crew, join
 from retro.reflect import ReflectionPolicy
-from retro.results import draw_picture, report, table
+from retro.report.tables import draw_picture, report, table
 from retro.reward import RewardModel, fit, print_reward
-from retro.run_folder import RunFolder
-from retro.seeds import seeded
+from retro.run.cli import option_of, parse, run_script
+from retro.run.device import pick_device, release_memory
+from retro.run.files import write_json
+from retro.run.folder import RunFolder
+from retro.run.processes import crew, join
+from retro.run.seeds import seeded
 from retro.sft import sft_update
 from retro.trial import Trajectory
 

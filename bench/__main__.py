@@ -15,7 +15,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from retro.files import write_json
+from retro.run.files import write_json
 
 COMPARISONS = {  # name -> (module, the packages it compares with)
     "generate": ("generation", ("transformers",)),

@@ -19,7 +19,6 @@ from bench import peers, update
 from bench.timing import Row, synchronise
 from retro import prompts, tokenizer
 from retro.actor import ACTION_TOKENS, TEMPERATURE, GPTActor
-from retro.device import autocast, pick_device
 from retro.reflect import (
     REFLECTION_TOKENS,
     Reflection,
@@ -28,7 +27,8 @@ from retro.reflect import (
     reflect,
     reflection_prompt,
 )  # fmt: skip
-from retro.seeds import seeded
+from retro.run.device import autocast, pick_device
+from retro.run.seeds import seeded
 from retro.trial import run_in_batches
 
 PHASES = ("first_trials", "reflect", "retry", "update")

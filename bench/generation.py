@@ -6,8 +6,8 @@ import torch
 
 from bench import peers
 from bench.timing import Row, in_turn, same
-from retro.device import pick_device
 from retro.generate import generate
+from retro.run.device import pick_device
 
 NEW = 48  # tokens
 

@@ -16,11 +16,11 @@ import envs
 from bench import peers, update
 from bench.cycle import Ours, cycle
 from bench.timing import Row, seconds
-from retro.device import pick_device
 from retro.lora import add_lora
 from retro.model import GPT
 from retro.reflect import Reflection, ReflectionPolicy
-from retro.seeds import seeded
+from retro.run.device import pick_device
+from retro.run.seeds import seeded
 
 POINTS = {
     "batch": (16, 64, 128, 512),  # trials of a whole cycle

@@ -11,10 +11,10 @@ import torch
 import envs
 from retro import tokenizer
 from retro.actor import GPTActor
-from retro.device import autocast, pick_device
 from retro.lora import add_lora, lora_parameters, save_adapter
 from retro.model import GPT
-from retro.seeds import seeded
+from retro.run.device import autocast, pick_device
+from retro.run.seeds import seeded
 from retro.trial import run_in_batches
 
 BASE = Path(__file__).parent.parent / "assets"

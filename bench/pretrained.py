@@ -7,9 +7,9 @@ import torch
 
 from bench.timing import Row, in_turn, same
 from retro import tokenizer
-from retro.device import pick_device
 from retro.generate import generate
 from retro.model import GPT
+from retro.run.device import pick_device
 from tests.smollm2 import convert, find_gguf
 
 TEXT = "In the middle of a room stands a desk, and on the desk lies a book about the sea. "

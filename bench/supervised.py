@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from bench import peers
 from bench.timing import Row, in_turn, same, seconds
-from retro.device import autocast, pick_device
+from retro.run.device import autocast, pick_device
 
 ROWS, LENGTH = 8, 512  # 4096 tokens a step, as in retro/pretrain.py
 

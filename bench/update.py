@@ -18,7 +18,7 @@ from retro import tokenizer
 from retro.lora import lora_parameters
 from retro.ppo import Batch, ppo_update
 from retro.reflect import Reflection, ReflectionPolicy, reflection_prompt
-from retro.seeds import seeded
+from retro.run.seeds import seeded
 
 MINIBATCH, EPOCHS, LR, KL = 32, 2, 1e-3, 0.02  # as in train.py, whose minibatches are of 16
 

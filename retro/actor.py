@@ -10,15 +10,15 @@ from collections.abc import Callable, Sequence
 import torch
 
 from retro import prompts
-from retro.cache import Cache
-from retro.chat import answer, line_breaks, line_ends
-from retro.decode import Decoder, decoder_of
-from retro.device import autocast
+from retro.fast.decoder import Decoder, decoder_of
 from retro.generate import generate
-from retro.hf_tokenizer import HFTokenizer
+from retro.interop.chat import answer, line_breaks, line_ends
+from retro.interop.guides import GUIDES, guide_of, lead
+from retro.interop.hf_tokenizer import HFTokenizer
+from retro.kv_cache import Cache
 from retro.lora import adapter_off
 from retro.model import GPT
-from retro.react_prompts import GUIDES, guide_of, lead
+from retro.run.device import autocast
 from retro.tokenizer import AnyTokenizer
 
 ACTION_TOKENS = 16  # a longer action is cut off

@@ -10,10 +10,10 @@ is read, so rows that one model wrote can teach another (`train.py --from-buffer
 from collections.abc import Iterable
 from pathlib import Path
 
-from retro.chat import answer, frame, line_ends, template_of
+from retro.interop.chat import answer, frame, line_ends, template_of
+from retro.interop.guides import REFLECT
 from retro.memory import FIELDS, ReplayBuffer
 from retro.prompts import one_line
-from retro.react_prompts import REFLECT
 from retro.reflect import RANGES, Recorded, Reflection, framed
 from retro.tokenizer import AnyTokenizer
 

@@ -13,8 +13,8 @@ import math
 import torch
 from torch import Tensor
 
-from retro.attention import attend
-from retro.cache import Cache
+from retro.fast.attention import attend
+from retro.kv_cache import Cache
 
 ALIKE = 8  # rows whose attention is worked out together, on a CPU
 

@@ -15,7 +15,7 @@ from retro.buffer import as_text
 from retro.lora import adapter_off
 from retro.model import GPT
 from retro.reflect import Recorded, Reflection, rate, reflect
-from retro.run_folder import RunFolder
+from retro.run.folder import RunFolder
 from retro.tokenizer import AnyTokenizer
 from retro.trial import Actor, Trajectory, run_in_batches
 

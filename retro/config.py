@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from retro import rope
-from retro.files import read_json, write_json
 from retro.rope import read_scaling
+from retro.run.files import read_json, write_json
 
 # a file asks for no more than the largest models have, several times over: memory is bounded
 MOST = {"num_hidden_layers": 500, "head_dim": 1024}  # else 2^24

@@ -28,9 +28,9 @@ from retro.actor import GPTActor
 from retro.lora import adapter_off, load_adapter
 from retro.model import GPT
 from retro.reflect import reflect
-from retro.results import summary
+from retro.report.tables import summary
 from retro.reward import RewardModel
-from retro.seeds import seeded
+from retro.run.seeds import seeded
 from retro.tokenizer import AnyTokenizer
 from retro.trial import Actor, Trajectory, run_in_batches
 

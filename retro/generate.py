@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from retro.decode import Decoder, decoder_of
+from retro.fast.decoder import Decoder, decoder_of
 from retro.model import GPT, Cache
 
 

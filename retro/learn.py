@@ -14,10 +14,10 @@ from envs import Environment
 from retro.collect import Failed, retry
 from retro.ppo import Batch, ppo_update
 from retro.prompts import well_formed
-from retro.ranks import Ranks
 from retro.reflect import ReflectionPolicy, read_prompts, reflect, reflection_prompt
 from retro.reward import RewardModel
-from retro.run_folder import RunFolder
+from retro.run.folder import RunFolder
+from retro.run.processes import Ranks
 from retro.tokenizer import AnyTokenizer
 from retro.trial import Actor, Trajectory
 

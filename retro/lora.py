@@ -16,7 +16,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from retro.files import check_tensors, read_json, read_tensors, write_json, write_tensors
+from retro.run.files import check_tensors, read_json, read_tensors, write_json, write_tensors
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 MAX_RANK = 4096  # of an adapter that is read

@@ -10,8 +10,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from retro.files import named
-from retro.ranks import ALONE, Ranks
+from retro.run.files import named
+from retro.run.processes import ALONE, Ranks
 
 FIELDS = ("env", "task_id", "trial", "prompt", "response", "return", "next_return", "rating")
 

@@ -26,11 +26,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from retro.cache import Cache
 from retro.chunk import AfterPrefix, Appended, Chunk
 from retro.config import GPTConfig, read_config, write_config
-from retro.files import check_tensors, read_checkpoint, write_tensors
+from retro.kv_cache import Cache
 from retro.rope import both_halves, rope_angles, rotate
+from retro.run.files import check_tensors, read_checkpoint, write_tensors
 
 
 class RMSNorm(nn.Module):

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retro.ranks import Total, alone, backward, share
+from retro.run.processes import Total, alone, backward, share
 
 
 @dataclass(frozen=True)

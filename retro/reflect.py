@@ -23,13 +23,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from retro import prompts
-from retro.chat import answer, frame, line_ends, template_of
-from retro.decode import decoder_of
-from retro.device import autocast, release_memory
+from retro.fast.decoder import decoder_of
 from retro.generate import generate, pad
+from retro.interop.chat import answer, frame, line_ends, template_of
+from retro.interop.guides import REFLECT
 from retro.lora import adapter_off
 from retro.model import GPT, Cache
-from retro.react_prompts import REFLECT
+from retro.run.device import autocast, release_memory
 from retro.tokenizer import AnyTokenizer
 from retro.trial import Trajectory
 

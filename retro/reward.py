@@ -28,10 +28,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retro.files import check_tensors, read_tensors, write_tensors
 from retro.lora import adapters, add_lora, load_adapter, lora_parameters, save_adapter
 from retro.model import GPT
 from retro.reflect import HELD, RANGES, Reading, Reflection, ReflectionPolicy
+from retro.run.files import check_tensors, read_tensors, write_tensors
 
 HELD_OUT = 0.2  # share of the tasks whose reflections are not learnt from
 BINS = 10  # of the calibration, over the rating's range

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 
 from retro.ppo import masked_mean
-from retro.ranks import Total, alone, backward, share
 from retro.reflect import Reflection, ReflectionPolicy
+from retro.run.processes import Total, alone, backward, share
 
 
 def sft_update(

@@ -19,8 +19,8 @@ from pathlib import Path
 import regex  # tiktoken brings it along
 import tiktoken
 
-from retro.files import read_bytes, read_json, write_atomically, write_json
-from retro.hf_tokenizer import HFTokenizer, check_pattern, encode
+from retro.interop.hf_tokenizer import HFTokenizer, check_pattern, encode
+from retro.run.files import read_bytes, read_json, write_atomically, write_json
 
 PATTERN = r" ?\p{L}+(?: \p{N}{1,2}(?!\p{N}))?| ?\p{N}{1,3}|\n| ?>| ?[^\s\p{L}\p{N}>]+|[^\S\n]+"
 EOS = "<|eos|>"

@@ -13,8 +13,8 @@ from served import KEY
 
 import envs
 from retro import tokenizer
-from retro.corpus import pieces
 from retro.model import GPT, GPTConfig
+from retro.pretrain.corpus import pieces
 
 os.environ["OMP_NUM_THREADS"] = "1"  # small tensors; and two threads collapse where a core is busy
 torch.set_num_threads(1)

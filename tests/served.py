@@ -5,8 +5,8 @@ import urllib.request
 
 import torch
 
-from retro.api_actor import APIActor
-from retro.endpoint import Budget, Client
+from retro.interop.api_actor import APIActor
+from retro.interop.endpoint import Budget, Client
 
 KEY = "sk-test-0123456789"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from retro.config import GPTConfig, write_config
-from retro.files import write_json, write_tensors
+from retro.run.files import write_json, write_tensors
 
 NAMES = {
     "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",

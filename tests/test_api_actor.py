@@ -15,11 +15,17 @@ from served import KEY, actor_of, ask, client, seen
 
 import envs
 import retro.actor
-from retro import react_prompts
 from retro.actor import GPTActor
-from retro.api_actor import ActorOptions, open_actor, read_reflection, read_reply, reflection_writer
-from retro.endpoint import Budget
-from retro.post import Refused, harmless
+from retro.interop import guides as react_prompts
+from retro.interop.api_actor import (
+    ActorOptions,
+    open_actor,
+    read_reflection,
+    read_reply,
+    reflection_writer,
+)
+from retro.interop.endpoint import Budget
+from retro.interop.post import Refused, harmless
 from retro.prompts import transcript
 from retro.trial import run_trials
 
@@ -65,7 +71,7 @@ def test_actor_with_examples_and_reflector_play_to_the_end(url, tmp_path, api, m
     generator = torch.Generator().manual_seed(0)
     actor = open_actor(options, ["household"], "", {}, 0.7, generator, 3, Budget())
     actor.reply_tokens = 8
-    monkeypatch.setattr("retro.api_actor.REFLECTION_TOKENS", 8)
+    monkeypatch.setattr("retro.interop.api_actor.REFLECTION_TOKENS", 8)
     trials = run_trials(env, tasks, actor, [["Look twice. Plan: look."]] * 2)
     assert all(t.truncated and len(t.steps) == 1 for t in trials)
     sent = json.dumps(seen(url)[-1][2])

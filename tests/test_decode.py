@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny import random_ids, tiny_gpt
 
-from retro import decode
-from retro.decode import Decoder, decoder_of
+from retro.fast import decoder as decode
+from retro.fast.decoder import Decoder, decoder_of
 from retro.lora import adapter_off, add_lora, lora_parameters
 
 

@@ -7,9 +7,9 @@ import time
 import pytest
 from served import KEY, actor_of, ask, client, seen
 
-from retro.command_line import run_script
-from retro.endpoint import Budget, endpoint_url
-from retro.post import MAX_WAIT, Refused, post_json, retry_after
+from retro.interop.endpoint import Budget, endpoint_url
+from retro.interop.post import MAX_WAIT, Refused, post_json, retry_after
+from retro.run.cli import run_script
 
 pytestmark = pytest.mark.usefixtures("key")
 
@@ -127,7 +127,7 @@ def test_requests_run_side_by_side_but_not_more_than_allowed(url, tmp_path, monk
             now.pop()
         return "said", 1
 
-    monkeypatch.setattr("retro.endpoint.post_json", slow)
+    monkeypatch.setattr("retro.interop.endpoint.post_json", slow)
     assert ask(c, *"abcdefghia") == ["said"] * 10
     assert max(most) == 3 and len(most) == 9  # a prompt that comes twice is asked once
 
@@ -145,7 +145,7 @@ def test_one_refusal_stops_the_others_and_their_waiting(url, tmp_path, monkeypat
             raise Refused("woken")
         return "kept", 1
 
-    monkeypatch.setattr("retro.endpoint.post_json", post)
+    monkeypatch.setattr("retro.interop.endpoint.post_json", post)
     c, start = client(url, tmp_path, concurrency=2), time.monotonic()
     with pytest.raises(Refused, match="no"):
         ask(c, "good", "waits", "bad", "later", "last")

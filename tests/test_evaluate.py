@@ -10,7 +10,7 @@ import envs
 from retro import tokenizer
 from retro.actor import ScriptedActor
 from retro.evaluate import last_attempt, methods_of, no_reflection, retry_chains, shuffled
-from retro.results import draw_picture, report, summary, table, wilson
+from retro.report.tables import draw_picture, report, summary, table, wilson
 from retro.trial import Step, Trajectory
 
 

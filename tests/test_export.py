@@ -1,4 +1,4 @@
-"""python -m retro.export, read back by transformers, PEFT and ourselves."""
+"""python -m retro.interop.export, read back by transformers, PEFT and ourselves."""
 
 import json
 import subprocess
@@ -11,10 +11,10 @@ from test_pretrained import FAMILIES, their_model
 from tiny import largest_gap, random_ids
 
 from retro import tokenizer
-from retro.export import Config, main
-from retro.files import read_json
+from retro.interop.export import Config, main
 from retro.lora import add_lora, load_adapter, lora_parameters, save_adapter
 from retro.model import GPT
+from retro.run.files import read_json
 
 TEXT = "You open the drawer 2. In it, you see a mug 1.\n> take mug 1 from drawer 2\n" * 5
 
@@ -109,7 +109,8 @@ def test_what_is_refused_and_what_is_said(tmp_path, tiny_base, capsys):
     assert settings["base_model_name_or_path"] == str(tmp_path / "out/base")
     (tmp_path / "adapter").rename(tmp_path / "sft")
     run = subprocess.run(
-        [sys.executable, "-m", "retro.export", "--run-dir", tmp_path, "--out", tmp_path / "new"],
+        [sys.executable, "-m", "retro.interop.export", "--run-dir", tmp_path,
+         "--out", tmp_path / "new"],
         capture_output=True, text=True, cwd=Path(__file__).parent.parent,
     )  # fmt: skip
     assert run.returncode == 2 and "has not come to its end" in run.stderr

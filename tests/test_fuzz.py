@@ -15,13 +15,15 @@ from test_shop_files import ATTRIBUTES, HUMAN, PRODUCTS
 
 import envs
 from envs.alfworld_files import load_game
-from retro import api_actor, checkpoint, post, tokenizer
-from retro.endpoint import Budget, Client
-from retro.files import read_checkpoint, read_tensors
-from retro.hf_tokenizer import as_tokenizer_json
+from retro import tokenizer
+from retro.interop import api_actor, post
+from retro.interop.endpoint import Budget, Client
+from retro.interop.hf_tokenizer import as_tokenizer_json
 from retro.lora import add_lora, load_adapter, save_adapter
 from retro.memory import FIELDS, ReplayBuffer
 from retro.model import GPT, GPTConfig
+from retro.run import checkpoint
+from retro.run.files import read_checkpoint, read_tensors
 from tests.hostile import DEEP, broken, broken_bytes, fuzz, st, told, with_reason
 
 

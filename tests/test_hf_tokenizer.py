@@ -7,8 +7,8 @@ from unicodedata import ucd_3_2_0 as UNICODE  # letters that all versions of all
 import pytest
 
 from retro import tokenizer
-from retro.chat import answer, chat_prompt, encode_decoded, frame, line_ends, template_of
-from retro.hf_tokenizer import DIGITS_GPT2, GPT2, HFTokenizer, as_tokenizer_json
+from retro.interop.chat import answer, chat_prompt, encode_decoded, frame, line_ends, template_of
+from retro.interop.hf_tokenizer import DIGITS_GPT2, GPT2, HFTokenizer, as_tokenizer_json
 
 tokenizers = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
 

@@ -14,7 +14,7 @@ from envs.hotpot_players import Player
 from envs.hotpot_reflections import flawed_reflection, follows, oracle_reflection, parse_plan
 from envs.hotpot_worlds import NAMES, cut_names
 from retro import tokenizer
-from retro.corpus import UNBOUND, encode, pieces
+from retro.pretrain.corpus import UNBOUND, encode, pieces
 from retro.prompts import transcript, well_formed
 
 COMPOUND = re.compile(

@@ -25,9 +25,9 @@ import pytest
 from tqdm import tqdm
 
 import train
-from retro import run_folder
-from retro.command_line import run_script
-from retro.files import read_tensors
+from retro.run import folder as run_folder
+from retro.run.cli import run_script
+from retro.run.files import read_tensors
 from tests.small_run import config, outcome, shorten
 
 if sys.platform != "linux":

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from tiny import largest_gap, random_ids, tiny_gpt
 
-from retro.device import autocast
 from retro.lora import (
     TARGETS,
     LoRALinear,
@@ -20,6 +19,7 @@ from retro.lora import (
     save_adapter,
 )
 from retro.model import GPT
+from retro.run.device import autocast
 
 
 def seeded(seed=0):

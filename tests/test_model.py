@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from tiny import largest_gap, random_ids, tiny_gpt
 
-from retro.attention import plain_attention, plain_decoding
-from retro.cache import Cache
-from retro.device import autocast
+from retro.fast.attention import plain_attention, plain_decoding
+from retro.kv_cache import Cache
 from retro.model import GPT, GPTConfig
+from retro.run.device import autocast
 
 
 def llama_by_hand(model, ids):
@@ -305,7 +305,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     def disk_full(*args):
         raise OSError("no space left")
 
-    monkeypatch.setattr("retro.files.os.replace", disk_full)
+    monkeypatch.setattr("retro.run.files.os.replace", disk_full)
     with pytest.raises(OSError, match="no space"):
         tiny_gpt(seed=1, dtype=torch.float32).save_pretrained(tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == before

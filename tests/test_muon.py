@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from retro.muon import Muon, orthogonal
+from retro.pretrain.muon import Muon, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (48, 24), (24, 48)])

@@ -6,9 +6,9 @@ import pytest
 
 import envs
 import retro.collect
-import retro.pretrain
+import retro.pretrain.__main__
 import train
-from retro.pretrain import Config, main
+from retro.pretrain.__main__ import Config, main
 from tests.guess import Guess
 
 SMALL = dict(

@@ -13,19 +13,19 @@ import retro.learn
 import train
 from retro import tokenizer
 from retro.actor import GPTActor
-from retro.api_actor import open_model
 from retro.buffer import as_ids, as_text, prompts_of
-from retro.chat import answer, frame, line_ends
 from retro.evaluate import UNTRAINED, methods_of
-from retro.export import Config as Export
-from retro.export import main as export
-from retro.files import read_json, read_tensors, write_json
-from retro.hf_tokenizer import as_tokenizer_json
+from retro.interop.api_actor import open_model
+from retro.interop.chat import answer, frame, line_ends
+from retro.interop.export import Config as Export
+from retro.interop.export import main as export
+from retro.interop.guides import HOTPOT, HOUSEHOLD, REFLECT
+from retro.interop.hf_tokenizer import as_tokenizer_json
 from retro.memory import FIELDS, ReplayBuffer
 from retro.model import GPT, GPTConfig
 from retro.prompts import CHAT_REFLECT
-from retro.react_prompts import HOTPOT, HOUSEHOLD, REFLECT
 from retro.reflect import Reflection
+from retro.run.files import read_json, read_tensors, write_json
 from tests.small_run import Killed, config, evaluated, outcome, short_games  # noqa: F401
 
 

@@ -20,10 +20,10 @@ import play
 import train
 from retro import actor, reflect
 from retro.actor import ScriptedActor
-from retro.files import write_json
 from retro.lora import add_lora, save_adapter
 from retro.model import GPT
-from retro.show import Screen, harmless
+from retro.report.terminal import Screen, harmless
+from retro.run.files import write_json
 from retro.trial import run_trials
 
 ROOT = Path(__file__).parent.parent

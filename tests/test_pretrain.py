@@ -11,10 +11,10 @@ import torch
 
 import envs
 from retro import prompts, tokenizer
-from retro.corpus import Document, batches, encode, pieces, shard
-from retro.first_weights import grown, head_start
 from retro.model import GPT, GPTConfig
-from retro.pretrain import Config, learning_rate, main
+from retro.pretrain.__main__ import Config, learning_rate, main
+from retro.pretrain.corpus import Document, batches, encode, pieces, shard
+from retro.pretrain.first_weights import grown, head_start
 
 
 def demonstrations(n=30):
@@ -128,8 +128,8 @@ def test_learning_rate_in_three_cases():
 
 def test_resumed_equals_uninterrupted(tmp_path, monkeypatch):
     """Killed in the middle, then resumed from the checkpoint: the same weights, bit for bit."""
-    import retro.corpus
-    import retro.pretrain as module
+    import retro.pretrain.__main__ as module
+    import retro.pretrain.corpus
 
     monkeypatch.setattr(retro.corpus, "DOCUMENTS", 4)
     monkeypatch.setattr(module, "TOKENIZER_DOCUMENTS", 40)

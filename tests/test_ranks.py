@@ -16,11 +16,11 @@ import pytest
 import torch
 from tiny import tiny_gpt
 
-import retro.ranks
 import retro.reflect
+import retro.run.processes
 from retro.ppo import Batch, ppo_update
-from retro.ranks import Ranks, crew, join
 from retro.reflect import Reflection, ReflectionPolicy
+from retro.run.processes import Ranks, crew, join
 from retro.sft import sft_update
 from tests.small_run import outcome
 

@@ -5,8 +5,8 @@ import importlib.util
 import pytest
 
 import envs
-from retro import react_prompts
-from retro.api_actor import read_reply
+from retro.interop import guides as react_prompts
+from retro.interop.api_actor import read_reply
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 import train
-from retro.command_line import parse
+from retro.run.cli import parse
 from tests.small_run import config, shorten
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-SCRIPTS = ("train", "eval", "play", "retro.pretrain", "retro.export")
+SCRIPTS = ("train", "eval", "play", "retro.pretrain.__main__", "retro.interop.export")
 FOREIGN = {"--help", "--no-deps", "--nproc-per-node"}  # every script's, pip's, torchrun's
 FOLDERS = (".ci/", "assets/", "bench/", "docs/", "envs/", "retro/", "tests/")
 COUNT = re.compile(r"`([\w/]+\.py)` \((\d+)\)")

@@ -14,14 +14,16 @@ from hypothesis import strategies as st
 from tiny import largest_gap
 
 import envs
-from retro import checkpoint, reflect, report, tokenizer
+from retro import reflect, tokenizer
 from retro.actor import ScriptedActor
 from retro.evaluate import no_reflection, retry_chains, summary
-from retro.files import write_json
 from retro.lora import adapter_off, add_lora, lora_parameters, save_adapter
 from retro.memory import JsonLines
 from retro.model import GPT
 from retro.reflect import ReflectionPolicy, reflection_prompt
+from retro.report import page as report
+from retro.run import checkpoint
+from retro.run.files import write_json
 
 HOSTILE = (
     "</script><script>document.title='in'</script><img src=x onerror=\"document.title='in'\"><!--"

@@ -17,7 +17,7 @@ from envs.shop_players import Player
 from envs.shop_reflections import command, flawed_reflection, parse_plan, write_plan
 from envs.shop_reward import MATCHED, token_set_ratio
 from retro import prompts, tokenizer
-from retro.corpus import encode, pieces
+from retro.pretrain.corpus import encode, pieces
 
 SPLITS = ("train", "seen", "unseen")
 

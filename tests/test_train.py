@@ -14,8 +14,8 @@ import torch
 
 import retro.learn
 import train
-from retro.checkpoint import load, save
 from retro.evaluate import methods_of
+from retro.run.checkpoint import load, save
 from tests.small_run import Killed, config, outcome, short_games  # noqa: F401
 
 ROOT = Path(__file__).parent.parent

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from retro.device import pick_device
+from retro.run.device import pick_device
 
 Total = Callable[[Tensor], Tensor]
 

@@ -1,7 +1,9 @@
 """A trained reflector as files that transformers and PEFT read.
 
-    python -m retro.export --run-dir runs/mine --out mine            mine/base and mine/adapter
-    python -m retro.export --run-dir runs/mine --out mine --merge    one model, W + (alpha / r) B A
+    python -m retro.interop.export --run-dir runs/mine --out mine
+    python -m retro.interop.export --run-dir runs/mine --out mine --merge
+
+The first writes mine/base and mine/adapter, the second one model, W + (alpha / r) B A.
 
 `base` is the model that the run started from, file by file, with a tokenizer.json where it had
 none; `adapter` goes on top of it with peft.PeftModel.from_pretrained.
@@ -14,11 +16,11 @@ from pathlib import Path
 import torch
 
 from retro import tokenizer
-from retro.command_line import parse, run_script
-from retro.files import read_json, write_json, write_tensors
-from retro.hf_tokenizer import HFTokenizer, as_tokenizer_json
+from retro.interop.hf_tokenizer import HFTokenizer, as_tokenizer_json
 from retro.lora import adapters, load_adapter
 from retro.model import GPT
+from retro.run.cli import parse, run_script
+from retro.run.files import read_json, write_json, write_tensors
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from retro.files import read_json, write_json
-from retro.post import Refused, hidden, post_json
+from retro.interop.post import Refused, hidden, post_json
+from retro.run.files import read_json, write_json
 
 PATHS = {"chat": "/chat/completions", "completions": "/completions"}
 TOO_LONG = re.compile(r"context.?(length|size|window)|(prompt|input) is too long", re.IGNORECASE)

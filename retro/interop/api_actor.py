@@ -9,12 +9,13 @@ from typing import Literal
 
 import torch
 
-from retro import react_prompts, tokenizer
+from retro import tokenizer
 from retro.actor import ACTION_TOKENS, MEMORY, GPTActor
-from retro.endpoint import Budget, Client
+from retro.interop import guides as react_prompts
+from retro.interop.endpoint import Budget, Client
+from retro.interop.guides import Turn
+from retro.interop.post import harmless
 from retro.model import GPT
-from retro.post import harmless
-from retro.react_prompts import Turn
 from retro.tokenizer import AnyTokenizer
 from retro.trial import Trajectory
 

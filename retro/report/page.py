@@ -24,13 +24,13 @@ from typing import Any
 import torch
 
 from retro.buffer import as_response, response_ids
-from retro.files import read_bytes, read_json, read_tensors, write_atomically
 from retro.lora import load_adapter
 from retro.memory import JsonLines
 from retro.model import GPT
 from retro.ppo import gae, token_rewards
 from retro.reflect import REFLECTION_TOKENS, Reflection, ReflectionPolicy, rate, reflection_prompt
-from retro.show import harmless
+from retro.report.terminal import harmless
+from retro.run.files import read_bytes, read_json, read_tensors, write_atomically
 from retro.tokenizer import AnyTokenizer
 from retro.trial import Trajectory
 

@@ -32,16 +32,16 @@ from tqdm import tqdm
 import envs
 from retro import tokenizer
 from retro.actor import TEMPERATURE
-from retro.checkpoint import load, save
-from retro.command_line import option_of, parse, run_script
-from retro.corpus import batches, pieces, shard
-from retro.device import autocast, pick_device
-from retro.files import write_atomically
-from retro.first_weights import grown, head_start
 from retro.model import GPT, GPTConfig
-from retro.muon import Muon
-from retro.reader import Reader
-from retro.skills import measure_skills
+from retro.pretrain.corpus import batches, pieces, shard
+from retro.pretrain.first_weights import grown, head_start
+from retro.pretrain.muon import Muon
+from retro.pretrain.reader import Reader
+from retro.pretrain.skills import measure_skills
+from retro.run.checkpoint import load, save
+from retro.run.cli import option_of, parse, run_script
+from retro.run.device import autocast, pick_device
+from retro.run.files import write_atomically
 from retro.tokenizer import Tokenizer
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from retro.device import autocast
+from retro.run.device import autocast
 
 
 class Muon(torch.optim.Optimizer):

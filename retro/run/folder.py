@@ -27,10 +27,10 @@ from typing import Any, TextIO
 
 import torch
 
-from retro import checkpoint
-from retro.files import named, read_json, write_json
 from retro.memory import JsonLines, ReplayBuffer
-from retro.ranks import ALONE, Ranks
+from retro.run import checkpoint
+from retro.run.files import named, read_json, write_json
+from retro.run.processes import ALONE, Ranks
 
 try:
     import fcntl
@@ -131,7 +131,7 @@ def versions(processes: int) -> dict[str, str | int | None]:
     """
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        root = Path(__file__).parent.parent
+        root = Path(__file__).parent.parent.parent
         revision = subprocess.run(command, cwd=root, capture_output=True, text=True).stdout.strip()
     except FileNotFoundError:  # no git
         revision = ""

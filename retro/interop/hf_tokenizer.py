@@ -18,7 +18,7 @@ from unicodedata import normalize
 import regex  # tiktoken brings it along
 import tiktoken
 
-from retro.files import read_json
+from retro.run.files import read_json
 
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 # every digit alone, then GPT-2's on what lies between: there a digit is an edge, as the end is

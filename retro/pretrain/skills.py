@@ -19,7 +19,7 @@ from retro.actor import GPTActor
 from retro.generate import generate
 from retro.model import GPT
 from retro.reflect import reflect
-from retro.seeds import seeded
+from retro.run.seeds import seeded
 from retro.tokenizer import AnyTokenizer
 from retro.trial import Trajectory, run_in_batches
 

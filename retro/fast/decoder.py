@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retro.cache import Cache
 from retro.chunk import Appended
+from retro.kv_cache import Cache
 from retro.lora import LoRALinear
 from retro.model import GPT, Block, RMSNorm
 from retro.rope import both_halves, rotate

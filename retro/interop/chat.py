@@ -12,7 +12,7 @@ some files add of themselves; give one.
 from collections.abc import Sequence
 from functools import lru_cache
 
-from retro.hf_tokenizer import HFTokenizer, split_at
+from retro.interop.hf_tokenizer import HFTokenizer, split_at
 from retro.tokenizer import AnyTokenizer
 
 TURN_ENDS = {"<|im_end|>": "chatml", "<|eot_id|>": "llama3"}

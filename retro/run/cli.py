@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args, get_origin
 
-from retro.device import keep_memory
+from retro.run.device import keep_memory
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

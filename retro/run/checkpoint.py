@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from retro.files import read_tensors, write_tensors
+from retro.run.files import read_tensors, write_tensors
 
 
 def save(
