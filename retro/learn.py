@@ -1,108 +1,255 @@
-"""One PPO update: reflect, learn what the reflections are worth, move the reflector towards it.
+"""The walk of the method: failed trials, reflections, retries, ratings, and one update of M_r.
 
-    online    the actor plays the next trial after each reflection: the true rating
-    offline   the reward model says what each is worth; nothing is played (the paper's way)
+    collect   first trials and retries with the untrained reflector: failed trials, and ratings
+    draw      the failed trials of one update, of all environments in equal parts
+    rollout   reflect on them and find out what each reflection is worth
+                  online    the actor plays the next trial: the true rating
+                  offline   the reward model says it; nothing is played (the paper's way)
+    update    move the reflector towards what was rated higher: one PPO update
+
+Read before: `trial.py`, `reflect.py`, `memory.py`; then `policy.py`, `ppo.py`.
 """
 
+import random
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
-from envs import Environment
-from retro.collect import Failed, retry
-from retro.ppo import Batch, ppo_update
+from retro.language_model import LanguageModel, PromptCache
+from retro.memory import Rated, stored_response
+from retro.policy import Policy
+from retro.ppo import Batch, PPOConfig, ppo_update
 from retro.prompts import well_formed
-from retro.reflect import ReflectionPolicy, read_prompts, reflect, reflection_prompt
+from retro.reflect import REFLECTION_TOKENS, Reflection, rate, reflect, reflection_prompt
 from retro.reward import RewardModel
-from retro.run.folder import RunFolder
-from retro.run.processes import Ranks
-from retro.tokenizer import AnyTokenizer
-from retro.trial import Actor, Trajectory
+from retro.run.processes import ALONE, Processes
+from retro.trial import Actor, Environments, Trajectory, run_in_batches
 
 
-def learn(
-    env: Environment | None,
-    tasks: dict[tuple[str, str], dict],
-    failed: Sequence[Failed],
-    group: int,
-    *,
-    actor: Actor | None,
-    sampling: torch.Generator,
-    policy: ReflectionPolicy,
-    coder: AnyTokenizer,
-    optimizer: torch.optim.Optimizer,
-    run: RunFolder,
-    rating: str,
-    reward: RewardModel | None,
-    ranks: Ranks,
-    earned: dict[str, float],
-    baseline_step: float,
-    **settings: Any,
-) -> dict:
-    """One update from `group` fresh reflections on each of the failed trials; its metrics.
+@dataclass(frozen=True)
+class FailedTrial:
+    """What is reflected on: x, built and tokenised once."""
 
-    `reward` None: online, `tasks` (by environment and id) are played again and rated by `rating`;
-    else `env`, `tasks` and `actor` are not looked at. `sampling` draws reflections and actions.
-    `earned` has each failed trial's running mean of its reflections' ratings, and takes this
-    update's up with the weight `baseline_step`. `settings` are ppo_update's.
+    env: str
+    task_id: str
+    number: int  # of the trial, 0 = the first
+    prompt_ids: list[int]
+    length: int  # characters of the trial: what it costs to read, and to play again
+    trajectory: Trajectory | None = None  # None where only the prompt was recorded
+
+    @property
+    def key(self) -> str:
+        return f"{self.env} {self.task_id} {self.number}"
+
+    @staticmethod
+    def of(trajectory: Trajectory, number: int, lm: LanguageModel) -> "FailedTrial":
+        return FailedTrial(
+            trajectory.env, trajectory.task_id, number, reflection_prompt(trajectory, lm),
+            len(trajectory.text()), trajectory,
+        )  # fmt: skip
+
+    @staticmethod
+    def recorded(rated: Rated, lm: LanguageModel) -> "FailedTrial":
+        """The failed trial of a line of the replay buffer, of which the prompt is left."""
+        text = lm.prompt_text(rated.prompt_ids)
+        prompt = lm.fit(text, lm.context - REFLECTION_TOKENS)
+        return FailedTrial(rated.env, rated.task_id, rated.trial, prompt, len(text))
+
+
+@dataclass
+class Arena:
+    """Where trials are played: environments by name, tasks by environment and id, the actor, and
+    the kind of rating.
+    """
+
+    environments: Environments
+    tasks: Mapping[tuple[str, str], dict]
+    actor: Actor
+    rating: str = "delta"
+
+    def retry(
+        self, failed: Sequence[FailedTrial], reflections: Sequence[Reflection]
+    ) -> tuple[list[Trajectory], list[float]]:
+        """The next trials and the ratings; one failed trial for each reflection."""
+        before = [f.trajectory for f in failed if f.trajectory]
+        assert len(before) == len(reflections), "what is played again was played here"
+        memories = [[*t.reflections, r.text] for t, r in zip(before, reflections)]
+        tasks = [self.tasks[t.env, t.task_id] for t in before]
+        trials = run_in_batches(self.environments, tasks, self.actor, memories)
+        return trials, [rate(t, after, self.rating) for t, after in zip(before, trials)]
+
+
+def by_id(tasks: Sequence[dict]) -> dict[tuple[str, str], dict]:
+    """The tasks by environment and id."""
+    return {(task["env"], task["id"]): task for task in tasks}
+
+
+def rated(
+    lm: LanguageModel, failed: Sequence[FailedTrial], reflections: Sequence[Reflection],
+    trials: Sequence[Trajectory], ratings: Sequence[float],
+) -> list[Rated]:  # fmt: skip
+    """Lines of the replay buffer."""
+    rows = []
+    for f, r, after, rating in zip(failed, reflections, trials, ratings):
+        assert f.trajectory
+        text = lm.answer_text(r.response_ids)
+        rows.append(
+            Rated(
+                f.env, f.task_id, f.number, f.prompt_ids, stored_response(text, lm), text,
+                f.trajectory.episode_return, after.episode_return, rating,
+            )  # fmt: skip
+        )
+    return rows
+
+
+def collect(
+    arena: Arena, tasks: Sequence[dict], rounds: int, each: int, lm: LanguageModel
+) -> Iterator[tuple[list[FailedTrial], list[Rated]]]:
+    """First trials of the tasks, then rounds of untrained reflection and retry. Yields each round's
+    failed trials and rated reflections. Of the `each` reflections on one failed trial the next
+    round goes on from the first one's retry.
+    """
+    trials = run_in_batches(arena.environments, tasks, arena.actor, [[]] * len(tasks))
+    for number in range(rounds):
+        failed = [FailedTrial.of(t, number, lm) for t in trials if not t.success]
+        asked = [f for f in failed for _ in range(each)]
+        with lm.frozen():
+            reflections = reflect(
+                lm, [f.prompt_ids for f in asked], temperature=1.0, generator=arena.actor.generator
+            )
+        trials, ratings = arena.retry(asked, reflections)
+        yield failed, rated(lm, asked, reflections, trials, ratings)
+        trials = trials[::each]
+
+
+def draw(
+    failed: Mapping[str, Sequence[FailedTrial]], update: int, n: int, seed: int
+) -> list[FailedTrial]:
+    """The n failed trials of an update, from each environment in equal parts: passes over all of
+    them, each pass in another order. An environment's trials are in order of length, so that
+    processes which take turns (`Processes.shard`) have equal amounts to do.
+    """
+    rows: list[FailedTrial] = []
+    for position, (name, own) in enumerate(failed.items()):
+        share = n // len(failed) + (position < n % len(failed))
+        drawn: list[FailedTrial] = []
+        while len(drawn) < share:
+            epoch, offset = divmod(update * share + len(drawn), len(own))
+            order = list(range(len(own)))
+            random.Random(f"{seed} {name} pass {epoch}").shuffle(order)
+            drawn += [own[i] for i in order[offset:]]
+        rows += sorted(drawn[:share], key=lambda f: f.length)
+    return rows
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Fresh reflections of the policy and what they are worth: what one update learns from."""
+
+    failed: list[FailedTrial]  # one for each reflection
+    reflections: list[Reflection]
+    ratings: list[float]
+    trials: list[Trajectory]  # the retries; none where a reward model rates
+    caches: list[PromptCache] | None  # the prompts, read once; None: the adapter is on them
+    group: int  # neighbours that answer the same prompt
+    seconds: float
+
+
+def rollout(
+    policy: Policy, failed: Sequence[FailedTrial], group: int, judge: Arena | RewardModel,
+    generator: torch.Generator,
+) -> Rollout:  # fmt: skip
+    """`group` reflections on each failed trial, rated by the next trial or by the reward model. The
+    generator draws reflections and actions.
+    """
+    clock, lm = time.time(), policy.lm
+    rows = [f for f in failed for _ in range(group)]
+    prompts = [f.prompt_ids for f in rows]
+    # one reading serves sampling, scoring and learning
+    caches = None if policy.adapt_prompt else list(lm.prefill(prompts))
+    reflections = reflect(
+        lm, prompts, temperature=1.0, generator=generator,
+        adapt_prompt=policy.adapt_prompt, caches=caches,
+    )  # fmt: skip
+    trials: list[Trajectory] = []
+    if isinstance(judge, RewardModel):
+        ratings = judge.score(reflections, caches)
+    else:
+        judge.actor.generator = generator
+        trials, ratings = judge.retry(rows, reflections)
+    return Rollout(rows, reflections, ratings, trials, caches, group, time.time() - clock)
+
+
+class Baselines:
+    """Each failed trial's running mean of its reflections' ratings, which is subtracted from a
+    rating before the critic sees it. It knows only the past, so it adds no bias. `step`: weight of
+    a new rating; 0 = no baseline.
+    """
+
+    def __init__(self, step: float, means: dict[str, float]):
+        self.step, self.means = step, means
+
+    def of(self, failed: Sequence[FailedTrial]) -> list[float]:
+        return [self.means.get(f.key, 0.0) for f in failed]
+
+    def update(self, keys: Sequence[str], ratings: Sequence[float]) -> None:
+        for key, rating in zip(keys, ratings):
+            mean = self.means.get(key, 0.0)
+            self.means[key] = mean + self.step * (rating - mean)
+
+
+def update(
+    policy: Policy, optimizer: torch.optim.Optimizer, played: Rollout, config: PPOConfig,
+    kl_coef: float, baselines: Baselines, generator: torch.Generator,
+    processes: Processes = ALONE,
+) -> dict:  # fmt: skip
+    """One PPO update on a rollout; its metrics (docs/glossary.md). The generator, on the CPU, deals
+    minibatches.
     """
     clock = time.time()
-    rows = [row for row in failed for _ in range(group)]
-    trajectories, read = [t for _, t in rows], None
-    context = policy.model.config.max_position_embeddings
-    if not policy.adapt_prompt:  # one reading serves sampling, scoring and learning
-        asked = [reflection_prompt(t, coder, context) for t in trajectories]
-        read = list(read_prompts(policy.model, asked))
-    reflections = reflect(
-        policy.model,
-        coder,
-        trajectories,
-        temperature=1.0,
-        generator=sampling,
-        adapt_prompt=policy.adapt_prompt,
-        read=read,
-    )
-    won: list[bool | None] = [None] * len(rows)  # offline nobody plays
-    if reward:
-        ratings = reward.score(reflections, read)
-    else:
-        assert env and actor, "online, somebody plays"
-        actor.generator = sampling
-        played = [(number, t) for number, t in rows if isinstance(t, Trajectory)]  # all of them
-        trials, ratings = retry(env, tasks, played, reflections, actor, coder, run, rating)
-        won = [t.success for t in trials]
-    rolled = time.time()
+    batch = policy.load_batch(played.reflections, played.caches)
+    device = batch.mask.device
+    groups = torch.arange(len(batch), device=device) // played.group
+    ratings = torch.tensor(played.ratings, device=device)
+    ratings = ratings - torch.tensor(baselines.of(played.failed), device=device)
+    logprobs, ref_logprobs, values = policy.evaluate(batch)
+    stats = ppo_update(
+        lambda rows: policy(batch, rows), optimizer,
+        Batch(batch.mask, logprobs, ref_logprobs, values, ratings, groups), config,
+        kl_coef=kl_coef, generator=generator, all_reduce=processes.all_reduce,
+    )  # fmt: skip
+    told = rollout_metrics(played, baselines, processes)
+    return told | {
+        "kl_coef": kl_coef,
+        "rollout_seconds": played.seconds,
+        "learn_seconds": time.time() - clock,
+    } | stats  # fmt: skip
 
-    mask = policy.hold(reflections, read)
-    groups = torch.arange(len(rows), device=mask.device) // group
-    keys = [f"{t.env} {t.task_id} {number}" for number, t in rows]
-    baseline = [earned.get(key, 0.0) for key in keys]  # knows only the past: no bias
-    rated = torch.tensor(ratings, device=mask.device) - torch.tensor(baseline, device=mask.device)
-    logprobs, ref_logprobs, values = policy.evaluate()
-    batch = Batch(mask, logprobs, ref_logprobs, values, rated, groups)
-    stats = ppo_update(policy, optimizer, batch, total=ranks.total, **settings)
-    policy.release()
-    names, trials_of, texts, tokens, all_ratings, successes = zip(*ranks.gather([
-        (t.env, key, r.text, len(r.response_ids), value, success)
-        for t, key, r, value, success in zip(trajectories, keys, reflections, ratings, won)
-    ]))  # fmt: skip
-    for key, value in zip(trials_of, all_ratings):
-        before = earned.get(key, 0.0)
-        earned[key] = before + baseline_step * (value - before)
-    of = {name: [r for r, n in zip(all_ratings, names) if n == name] for name in sorted(set(names))}
+
+def rollout_metrics(played: Rollout, baselines: Baselines, processes: Processes) -> dict:
+    """What the reflections of all processes were worth, and what they look like. The baselines take
+    up their ratings.
+    """
+    success = [t.success for t in played.trials] or [None] * len(played.failed)
+    rows = [
+        (f.env, f.key, r.text, len(r.response_ids), rating, won)
+        for f, r, rating, won in zip(played.failed, played.reflections, played.ratings, success)
+    ]
+    names, keys, texts, tokens, ratings, won = zip(*processes.all_gather(rows))
+    baselines.update(keys, ratings)
+    by_env = {
+        name: [r for r, n in zip(ratings, names) if n == name] for name in sorted(set(names))
+    }
     return {
-        "mean_rating": sum(all_ratings) / len(all_ratings),
-        "mean_rating_by_env": {name: sum(own) / len(own) for name, own in of.items()},
-        "success": None if reward else sum(successes) / len(successes),
+        "mean_rating": sum(ratings) / len(ratings),
+        "mean_rating_by_env": {name: sum(own) / len(own) for name, own in by_env.items()},
+        "success": sum(won) / len(won) if played.trials else None,
         "well_formed": sum(map(well_formed, texts)) / len(texts),
         "distinct": len(set(texts)) / len(texts),
-        "kl_coef": settings["kl_coef"],
         "tokens": sum(tokens) / len(tokens),
-        "rollout_seconds": rolled - clock,
-        "learn_seconds": time.time() - rolled,
-    } | stats
+    }
 
 
 def check_health(stats: dict, max_kl: float, min_well_formed: float) -> None:

@@ -1,70 +1,113 @@
-"""Memory on disk: lines of JSON that survive a crash, and the replay buffer D_RL made of them.
+"""The memories of the method (paper, section 4).
 
-Of the paper's three memories, the short-term one is the trajectory itself (`trial.Trajectory`) and
-the long-term one is the list of reflections that `trial.run_trials` puts into the actor's prompt,
-the last `actor.memory` of them.
+    short-term    the trajectory itself: `trial.Trajectory`
+    long-term     the reflections on a task, of which the actor reads the newest: `recall`
+    replay buffer D_RL = (x, y, G, G_next), rated reflections of all tasks, on disk as JSON lines
+
+A line of the replay buffer is plain text:
+
+    {"env", "task_id", "trial", "prompt", "response", "return", "next_return", "rating"}
+
+`prompt` is what the reflector was asked. `response` is what it answered, with a line end unless it
+was cut off. Neither holds special tokens or a chat model's frame: those are put around a text when
+it is read. So rows that one model wrote can teach another (`train.py --from-buffer`).
 """
 
-import json
-import os
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from retro.run.files import named
-from retro.run.processes import ALONE, Ranks
+from retro.language_model import LanguageModel
+from retro.prompts import one_line
+from retro.run.json_lines import JsonLines
 
-FIELDS = ("env", "task_id", "trial", "prompt", "response", "return", "next_return", "rating")
+MEMORY = 3  # reflections that the actor reads (Reflexion keeps the last three)
+NUMBER = (int, float)
+FIELDS: dict[str, type | tuple[type, ...]] = {
+    "env": str, "task_id": str, "trial": int, "prompt": str, "response": str,
+    "return": NUMBER, "next_return": NUMBER, "rating": NUMBER,
+}  # fmt: skip
 
 
-class JsonLines:
-    """A file of JSON objects, one a line, each with at least `fields`: append many, read all.
+def recall(reflections: Sequence[str], n: int) -> tuple[str, ...]:
+    """The newest n reflections, oldest first.
 
-    An append is on disk when it returns: the rows of all ranks, which one of them writes. A
-    checkpoint remembers `len`; after a crash `truncate` drops what came later, half-written lines
-    included.
+    >>> recall(["a", "b", "c"], 2), recall(["a"], 2), recall(["a"], 0)
+    (('b', 'c'), ('a',), ())
     """
-
-    def __init__(self, path: str | Path, fields: tuple[str, ...] = (), ranks: Ranks = ALONE):
-        self.path, self.fields, self.ranks = Path(path), fields, ranks
-
-    def append(self, rows: list[dict]) -> None:
-        for row in rows:
-            assert not set(self.fields) - set(row), f"fields {tuple(row)}, expected {self.fields}"
-        rows = self.ranks.gather(rows)
-        if self.ranks.writes:
-            with named(self.path), self.path.open("a", encoding="utf-8") as file:
-                file.write("".join(json.dumps(row) + "\n" for row in rows))
-                file.flush()
-                os.fsync(file.fileno())
-        self.ranks.wait()
-
-    def truncate(self, rows: int) -> None:
-        """Keep the first `rows` lines; a missing file becomes an empty one."""
-        with self.path.open("ab+") as file:
-            file.seek(0)
-            kept = sum(len(file.readline()) for _ in range(rows))
-            file.truncate(kept)
-
-    def __iter__(self) -> Iterator[dict]:
-        with self.path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise ValueError(f"{self.path}:{number}: not JSON ({error})") from error
-                if not isinstance(row, dict) or set(self.fields) - set(row):
-                    raise ValueError(
-                        f"{self.path}:{number}: must have the fields {', '.join(self.fields)}"
-                    )
-                yield row
-
-    def __len__(self) -> int:
-        with self.path.open("rb") as file:
-            return sum(1 for _ in file)
+    return tuple(reflections[max(len(reflections) - n, 0) :])
 
 
-class ReplayBuffer(JsonLines):
-    """D_RL: (x, y, G, G_next) as text, one rated reflection a line, with the FIELDS."""
+@dataclass(frozen=True)
+class Rated:
+    """One line of D_RL: a reflection on a failed trial, and the trial that came after it."""
 
-    def __init__(self, path: str | Path, ranks: Ranks = ALONE):
-        super().__init__(path, FIELDS, ranks)
+    env: str
+    task_id: str
+    trial: int  # number of the failed trial, 0 = the first
+    prompt_ids: list[int]  # x
+    response_ids: list[int]  # y; its text in this model's own pieces, not those that were sampled
+    response: str
+    episode_return: float  # G of the failed trial
+    next_return: float
+    rating: float  # `reflect.rate`
+
+    def to_row(self, lm: LanguageModel) -> dict:
+        return {
+            "env": self.env,
+            "task_id": self.task_id,
+            "trial": self.trial,
+            "prompt": lm.prompt_text(self.prompt_ids),
+            "response": self.response,
+            "return": self.episode_return,
+            "next_return": self.next_return,
+            "rating": self.rating,
+        }
+
+    @staticmethod
+    def from_row(row: dict, lm: LanguageModel) -> "Rated":
+        """A response that fills more than half of the context is cut off. A prompt that then is
+        too long loses its middle.
+        """
+        response_ids = stored_response(row["response"], lm)
+        return Rated(
+            row["env"], row["task_id"], row["trial"],
+            lm.fit(row["prompt"], lm.context - len(response_ids)), response_ids, row["response"],
+            row["return"], row["next_return"], row["rating"],
+        )  # fmt: skip
+
+
+def stored_response(text: str, lm: LanguageModel) -> list[int]:
+    """The ids of a response as it is learnt from the replay buffer."""
+    return lm.answer_ids(text)[: lm.context // 2]
+
+
+def replay_buffer(path: str | Path) -> JsonLines:
+    """The file of D_RL in a run's folder."""
+    return JsonLines(path, tuple(FIELDS))
+
+
+def read_buffer(
+    path: str | Path, rating_range: tuple[float, float], lm: LanguageModel
+) -> list[Rated]:
+    """The rows of a file from anywhere; ValueError names the first wrong line.
+
+    Each response becomes one line, as this model would write it.
+    """
+    rows, (low, high) = [], rating_range
+    for number, row in enumerate(replay_buffer(path), 1):
+        for field, kind in FIELDS.items():
+            if not isinstance(row[field], kind) or isinstance(row[field], bool):
+                raise ValueError(f"{path}:{number}: {field} is {row[field]!r}")
+        if not low <= row["rating"] <= high:
+            raise ValueError(
+                f"{path}:{number}: rating {row['rating']}: must be in [{low}, {high}]"
+            )
+        if not row["prompt"].strip():
+            raise ValueError(f"{path}:{number}: prompt is empty")
+        # after the prompt's `Reflection:` comes a space, after a chat model's frame none
+        space = "" if lm.frame else " "
+        rows.append(Rated.from_row(row | {"response": f"{space}{one_line(row['response'])}\n"}, lm))
+    if not rows:
+        raise ValueError(f"{path}: holds no rows")
+    return rows

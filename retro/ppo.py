@@ -1,5 +1,7 @@
 """Proximal policy optimisation (PPO) of responses that are rated once, at their end.
 
+This file knows tensors only: no environment, no language model. `policy.py` makes them.
+
     maximise  E[ rating - kl_coef * log(pi(response | prompt) / pi_ref(response | prompt)) ]
 
 (Ziegler et al. 2019, eq. 2; Ouyang et al. 2022, eq. 2; Retroformer, section 4.) Each token is one
@@ -15,18 +17,42 @@ Shapes: B responses, R response tokens (padded on the right), b rows of a miniba
 tensor is response-aligned: [i, t] belongs to token t of response i. What lies in the padding is
 never read and gets no gradient, so it may be NaN. KL and entropy are in nats.
 
-`total` adds a tensor up over the processes that train together (`ranks.py`).
+`all_reduce` gives the sum of a tensor over the processes that train together
+(`retro/run/processes.py`). Each of them brings as many rows as any other and its share of a
+minibatch. So all take the step that one process would take with the batches joined.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retro.run.processes import Total, alone, backward, share
+AllReduce = Callable[[Tensor], Tensor]
+
+
+def identity(tensor: Tensor) -> Tensor:
+    """The all_reduce of a single process."""
+    return tensor
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """The settings of an update. `kl_coef` is not among them: a controller may move it."""
+
+    epochs: int  # passes over the batch
+    minibatch_size: int  # rows, in this process
+    clip_coef: float
+    vf_coef: float
+    ent_coef: float
+    gamma: float
+    gae_lambda: float
+    max_grad_norm: float
+    target_kl: float | None  # nats per token, see ppo_update; None = never stop early
+    advantage: Literal["gae", "group"] = "gae"
 
 
 @dataclass(frozen=True)
@@ -57,11 +83,27 @@ def clear_padding(tensor: Tensor, response_mask: Tensor) -> Tensor:
     return torch.where(response_mask.bool(), tensor, torch.zeros_like(tensor))
 
 
-def masked_mean(tensor: Tensor, response_mask: Tensor, total: Total = alone) -> Tensor:
+def masked_mean(tensor: Tensor, response_mask: Tensor,
+                all_reduce: AllReduce = identity) -> Tensor:
     """Mean over the chosen tokens, so that a long response weighs more; 0 if there is none."""
     sums = torch.stack((clear_padding(tensor, response_mask).sum(), response_mask.sum()))
-    above, below = total(sums)
-    return above / below.clamp(min=1)
+    numerator, tokens = all_reduce(sums)
+    return numerator / tokens.clamp(min=1)
+
+
+def token_share(response_mask: Tensor, all_reduce: AllReduce = identity) -> Tensor:
+    """This process's part of all chosen tokens. all_reduce(share * mean) is the mean over all."""
+    tokens = response_mask.sum()
+    return tokens / all_reduce(tokens).clamp(min=1)
+
+
+def backward(loss: Tensor, parameters: list[Tensor], all_reduce: AllReduce = identity) -> None:
+    """Give each parameter the gradient of the sum of all processes' losses, in one exchange."""
+    loss.backward()
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    sums = all_reduce(torch.cat([g.flatten() for g in gradients]))
+    for gradient, summed in zip(gradients, sums.split([g.numel() for g in gradients])):
+        gradient.copy_(summed.view_as(gradient))
 
 
 def token_rewards(ratings: Tensor, logprobs: Tensor, ref_logprobs: Tensor, response_mask: Tensor,
@@ -117,11 +159,12 @@ def group_advantages(rewards: Tensor, groups: Tensor, response_mask: Tensor) -> 
     return clear_padding(advantages[:, None].expand_as(rewards), response_mask)
 
 
-def whiten(advantages: Tensor, response_mask: Tensor, total: Total = alone) -> Tensor:
+def whiten(advantages: Tensor, response_mask: Tensor, all_reduce: AllReduce = identity) -> Tensor:
     """Shift to mean 0 and scale to variance 1 over the chosen tokens. (B, R) -> (B, R)."""
-    mean = masked_mean(advantages, response_mask, total)
+    mean = masked_mean(advantages, response_mask, all_reduce)
     centred = clear_padding(advantages - mean, response_mask)
-    return centred * torch.rsqrt(masked_mean(centred**2, response_mask, total) + 1e-8)
+    variance = masked_mean(centred**2, response_mask, all_reduce)
+    return centred * torch.rsqrt(variance + 1e-8)
 
 
 def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, response_mask: Tensor,
@@ -172,12 +215,12 @@ def approx_kl(logprobs: Tensor, old_logprobs: Tensor, response_mask: Tensor) -> 
 
 
 def explained_variance(values: Tensor, returns: Tensor, response_mask: Tensor,
-                       total: Total = alone) -> float:
+                       all_reduce: AllReduce = identity) -> float:
     """1 - Var(return - V) / Var(return) over tokens: 1 = perfect, 0 = no better than a constant."""
 
     def variance(tensor: Tensor) -> float:
-        mean = masked_mean(tensor, response_mask, total)
-        return masked_mean((tensor - mean) ** 2, response_mask, total).item()
+        mean = masked_mean(tensor, response_mask, all_reduce)
+        return masked_mean((tensor - mean) ** 2, response_mask, all_reduce).item()
 
     whole = variance(returns)
     return 1 - variance(returns - values) / whole if whole > 0 else 0.0
@@ -206,97 +249,118 @@ class KLController:
 
 
 def ppo_update(policy: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
-               optimizer: torch.optim.Optimizer, batch: Batch, *, epochs: int, minibatch_size: int,
-               clip_coef: float, vf_coef: float, ent_coef: float, kl_coef: float, gamma: float,
-               gae_lambda: float, max_grad_norm: float, target_kl: float | None,
-               advantage: str = "gae", generator: torch.Generator,
-               total: Total = alone) -> dict[str, float]:
+               optimizer: torch.optim.Optimizer, batch: Batch, config: PPOConfig, *,
+               kl_coef: float, generator: torch.Generator,
+               all_reduce: AllReduce = identity) -> dict[str, float]:
     """Improve the policy on one batch of rated responses (Schulman et al. 2017, eq. 9, negated).
 
         loss = policy_loss + vf_coef * value_loss - ent_coef * entropy
 
     policy(rows) evaluates rows (b,) of the batch's responses -> logprobs, entropy, values, (b, R)
-    each; dropout off. The optimizer holds what is trained. target_kl, in nats per token: stop
-    before a step from weights whose approx_kl is above it (None = never). advantage "gae" has a
-    critic and is whitened. "group" compares responses of one batch.groups id, unscaled, without a
-    critic: values are ignored, value_loss and explained_variance are 0.
+    each; dropout off. The optimizer holds what is trained. kl_coef is in rating per nat.
+    target_kl, in nats per token: stop before a step from weights whose approx_kl is above it.
+    advantage "gae" has a critic and is whitened. "group" compares the responses of one
+    batch.groups id, unscaled and without a critic: values are ignored, and value_loss and
+    explained_variance are 0. No group spans processes.
 
     Returns, measured before the update: kl (to the reference, nats per response) and
     explained_variance; means over minibatches: policy_loss, value_loss, entropy (nats per token),
     clip_fraction (tokens whose ratio is outside the interval), grad_norm (before clipping); the
     last measured approx_kl; the number of optimizer steps, updates; and first_ratio_error, the
-    largest |ratio - 1| in the first minibatch: if not ~0, policy and old_logprobs disagree.
-    The generator (on the CPU) only shuffles rows.
-
-    With the `total` of several ranks, each brings as many rows and its share of a minibatch: all
-    take the step of one process with the batches joined. No group spans ranks; first_ratio_error
-    is each one's own.
+    largest |ratio - 1| in this process's first minibatch: if it is not ~0, policy and old_logprobs
+    disagree. The generator (on the CPU) only shuffles rows.
 
     FloatingPointError on NaN or inf in rewards, loss or gradient, before the step it would spoil.
     """
     # 1. Which tokens did better than expected?
-    mask, values = batch.response_mask, batch.values
-    rewards = token_rewards(batch.ratings, batch.old_logprobs, batch.ref_logprobs, mask, kl_coef)
-    if advantage == "group" and batch.groups is not None:
-        advantages, critic_fit = group_advantages(rewards, batch.groups, mask), 0.0  # (B, R)
-    elif advantage == "gae":
-        advantages, returns = gae(rewards, values, mask, gamma, gae_lambda)  # (B, R)
-        advantages = whiten(advantages, mask, total)
-        critic_fit = explained_variance(values, returns, mask, total)
-    else:
-        raise ValueError(f"advantage {advantage!r}: 'gae', or 'group' together with batch.groups")
-    if total((rewards * 0 + advantages * 0).sum()) != 0:  # 0 * inf is NaN, and NaN != 0
-        raise FloatingPointError("NaN or inf in ratings, logprobs or values: no step taken")
+    mask = batch.response_mask
+    advantages, returns = estimate_advantages(batch, config, kl_coef, all_reduce)  # (B, R) each
 
-    order = [torch.randperm(len(mask), generator=generator).to(mask.device) for _ in range(epochs)]
-    minibatches = [rows for epoch in order for rows in epoch.split(minibatch_size)]  # (b,) each
+    order = [torch.randperm(len(mask), generator=generator) for _ in range(config.epochs)]
+    minibatches = [rows for epoch in order for rows in epoch.split(config.minibatch_size)]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    history, grad_norms = list[list[float]](), list[float]()
-    for rows in minibatches:
-        logprobs, entropy, new_values = policy(rows)  # (b, R) each
+    history, grad_norms, first_ratio_error = list[list[float]](), list[float](), 0.0
+    for rows in (rows.to(mask.device) for rows in minibatches):  # (b,)
+        logprobs, entropy, values = policy(rows)  # (b, R) each
         old_logprobs, row_mask = batch.old_logprobs[rows], mask[rows]  # (b, R)
 
         # 2. The loss
-        loss_pi = policy_loss(logprobs, old_logprobs, advantages[rows], row_mask, clip_coef)
+        loss_pi = policy_loss(logprobs, old_logprobs, advantages[rows], row_mask, config.clip_coef)
         loss_v = torch.zeros_like(loss_pi)
-        if advantage == "gae":
-            loss_v = value_loss(new_values, values[rows], returns[rows], row_mask, clip_coef)
+        if returns is not None:
+            loss_v = value_loss(
+                values, batch.values[rows], returns[rows], row_mask, config.clip_coef
+            )
         mean_entropy = masked_mean(entropy, row_mask)
-        part = share(row_mask, total)
-        loss = part * (loss_pi + vf_coef * loss_v - ent_coef * mean_entropy)
+        share = token_share(row_mask, all_reduce)
+        loss = share * (loss_pi + config.vf_coef * loss_v - config.ent_coef * mean_entropy)
 
         # 3. How far is the policy from the one that wrote the responses?
         with torch.no_grad():
-            shift = clear_padding(logprobs - old_logprobs, row_mask).expm1().abs()  # |ratio - 1|
-            clip_fraction = masked_mean((shift > clip_coef).float(), row_mask)
+            shift = ratio_shift(logprobs, old_logprobs, row_mask)  # (b, R)
+            clip_fraction = masked_mean((shift > config.clip_coef).float(), row_mask)
             kl = approx_kl(logprobs, old_logprobs, row_mask)
-            own = part * torch.stack((loss_pi, loss_v, mean_entropy, clip_fraction, kl))
-            whole_loss, *seen, shift_kl = total(torch.cat((loss[None], own))).tolist()
+            own = share * torch.stack((loss_pi, loss_v, mean_entropy, clip_fraction, kl))
+            whole_loss, *means, shift_kl = all_reduce(torch.cat((loss[None], own))).tolist()
         if not math.isfinite(whole_loss):
             raise FloatingPointError(f"loss is {whole_loss}: step {len(grad_norms)} not taken")
         if not history:
             first_ratio_error = shift.max().item()
-        history.append(seen)
-        if target_kl is not None and shift_kl > target_kl:
+        history.append(means)
+        if config.target_kl is not None and shift_kl > config.target_kl:
             break
 
         # 4. The step
         optimizer.zero_grad()
-        backward(loss, parameters, total)
-        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+        backward(loss, parameters, all_reduce)
+        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
         if not grad_norm.isfinite():
             raise FloatingPointError(f"gradient is {grad_norm}: step {len(grad_norms)} not taken")
         optimizer.step()
         grad_norms.append(grad_norm.item())
 
-    kl = sequence_kl(batch.old_logprobs, batch.ref_logprobs, mask)
-    kl = total(kl) / total(torch.ones_like(kl))
+    names = ("policy_loss", "value_loss", "entropy", "clip_fraction")
     means = [sum(column) / len(history) for column in zip(*history)]
-    return dict(zip(("policy_loss", "value_loss", "entropy", "clip_fraction"), means)) | {
-        "kl": kl.item(),
+    return dict(zip(names, means)) | reference_metrics(batch, returns, all_reduce) | {
         "approx_kl": shift_kl,
-        "explained_variance": critic_fit,
         "grad_norm": sum(grad_norms) / max(len(grad_norms), 1),
         "updates": float(len(grad_norms)),
         "first_ratio_error": first_ratio_error,
     }
+
+
+def estimate_advantages(batch: Batch, config: PPOConfig, kl_coef: float,
+                        all_reduce: AllReduce) -> tuple[Tensor, Tensor | None]:
+    """Advantages (B, R), and the critic's targets (B, R): None where the group replaces it."""
+    mask, returns = batch.response_mask, None
+    rewards = token_rewards(batch.ratings, batch.old_logprobs, batch.ref_logprobs, mask, kl_coef)
+    if config.advantage == "group" and batch.groups is not None:
+        advantages = group_advantages(rewards, batch.groups, mask)
+    elif config.advantage == "gae":
+        advantages, returns = gae(rewards, batch.values, mask, config.gamma, config.gae_lambda)
+        advantages = whiten(advantages, mask, all_reduce)
+    else:
+        raise ValueError(
+            f"advantage {config.advantage!r}: 'gae', or 'group' together with batch.groups"
+        )
+    spoilt = ~(rewards.isfinite() & advantages.isfinite())
+    if all_reduce(spoilt.sum()) > 0:  # in all processes, so that all of them stop
+        raise FloatingPointError("NaN or inf in ratings, logprobs or values: no step taken")
+    return advantages, returns
+
+
+def ratio_shift(logprobs: Tensor, old_logprobs: Tensor, response_mask: Tensor) -> Tensor:
+    """|pi / pi_old - 1| of each token, (B, R); 0 on padding."""
+    return clear_padding(logprobs - old_logprobs, response_mask).expm1().abs()
+
+
+def reference_metrics(batch: Batch, returns: Tensor | None,
+                      all_reduce: AllReduce) -> dict[str, float]:
+    """What is measured before the update: kl and explained_variance, over all processes."""
+    mask = batch.response_mask
+    kl = sequence_kl(batch.old_logprobs, batch.ref_logprobs, mask)
+    kl = all_reduce(kl) / all_reduce(torch.ones_like(kl))
+    critic_fit = 0.0
+    if returns is not None:
+        critic_fit = explained_variance(batch.values, returns, mask, all_reduce)
+    return {"kl": kl.item(), "explained_variance": critic_fit}

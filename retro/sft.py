@@ -2,49 +2,48 @@
 rating.
 
 The paper's first step (section 4): before any reinforcement, M_r imitates the samples of its own
-that raised the next trial's return. loss = - mean over response tokens of log pi(token).
+that raised the next trial's return. loss = - mean over response tokens of log pi(token). Read
+before: `policy.py`.
 """
 
 from collections.abc import Sequence
 
 import torch
 
-from retro.ppo import masked_mean
-from retro.reflect import Reflection, ReflectionPolicy
-from retro.run.processes import Total, alone, backward, share
+from retro.policy import Policy, Response
+from retro.ppo import AllReduce, backward, identity, masked_mean, token_share
 
 
 def sft_update(
-    policy: ReflectionPolicy,
+    policy: Policy,
     optimizer: torch.optim.Optimizer,
-    reflections: Sequence[Reflection],
+    responses: Sequence[Response],
     *,
     epochs: int,
     minibatch_size: int,
     max_grad_norm: float,
     generator: torch.Generator,
-    total: Total = alone,
+    all_reduce: AllReduce = identity,
 ) -> list[float]:
-    """Passes over the reflections, each in random order; returns the mean loss of each (nats per
-    token). `total` as in ppo_update: of several ranks, each brings as many reflections.
+    """Passes over the responses, each in random order; returns the mean loss of each (nats per
+    token). With the all_reduce of several processes each brings as many responses as any other.
     """
-    mask = policy.hold(reflections)
+    batch = policy.load_batch(responses)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     means = []
     for _ in range(epochs):
         losses = []
-        everyone = torch.arange(len(reflections), device=mask.device)
-        for rows in policy.shuffled(everyone, generator).split(minibatch_size):
-            logprobs, _, _ = policy(rows)  # (b, R)
-            loss = -share(mask[rows], total) * masked_mean(logprobs, mask[rows])
-            whole_loss = total(loss.detach())
+        for rows in batch.shuffled(generator).split(minibatch_size):
+            logprobs, _, _ = policy(batch, rows)  # (b, R)
+            mask = batch.mask[rows]
+            loss = -token_share(mask, all_reduce) * masked_mean(logprobs, mask)
+            whole_loss = all_reduce(loss.detach())
             if not whole_loss.isfinite():
                 raise FloatingPointError(f"supervised loss is {whole_loss}: step not taken")
             optimizer.zero_grad()
-            backward(loss, parameters, total)
+            backward(loss, parameters, all_reduce)
             torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
             optimizer.step()
             losses.append(whole_loss.item())
         means.append(sum(losses) / len(losses))
-    policy.release()
     return means

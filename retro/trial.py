@@ -1,10 +1,12 @@
 """A trial: one attempt of the frozen actor at a task, and its record.
 
-run_trials(tasks, ...)   many trials in lock step, so that the actor answers them all in one batch
-Trajectory               what happened, as the reflector will read it
+    run_trials(environments, tasks, actor, memories) -> one Trajectory for each task
+
+Many trials run in lock step, so that the actor answers all of them in one batch. Read before:
+`prompts.py`, and the contract of an environment in `envs/__init__.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
@@ -12,6 +14,9 @@ import torch
 
 from envs import Environment
 from retro import prompts
+from retro.memory import recall
+
+Environments = Mapping[str, Environment]  # by name
 
 
 @dataclass(frozen=True)
@@ -40,11 +45,6 @@ class Trajectory:
     def exchanges(self) -> list[tuple[str, str]]:
         return [(step.action, step.observation) for step in self.steps]
 
-    @property
-    def length(self) -> int:
-        """Characters of the text: what it costs to read, and to play again."""
-        return len(self.text())
-
     def text(self) -> str:
         """The trial as the actor saw it and as the reflector reads it."""
         return prompts.transcript(self.observation, self.reflections, self.exchanges)
@@ -59,7 +59,7 @@ class Trajectory:
 
 
 class Session(Protocol):
-    """An actor's trials in lock step; rows are those still running."""
+    """An actor's trials in lock step; rows are the trials that still run."""
 
     def act(self, rows: Sequence[int]) -> list[str]:
         """The next action of each."""
@@ -69,7 +69,7 @@ class Session(Protocol):
 
 
 class Actor(Protocol):
-    """Who plays (`actor.py`, `api_actor.py`)."""
+    """Who plays: a language model (`actor.py`), or one behind an API (`retro/interop`)."""
 
     memory: int  # reflections that it reads, the newest ones
     generator: torch.Generator  # what it samples with
@@ -80,31 +80,31 @@ class Actor(Protocol):
 
 
 def run_in_batches(
-    env: Environment, tasks: Sequence[dict], actor: Actor, memories: Sequence[Sequence[str]],
-    rows: int = 64,
+    environments: Environments, tasks: Sequence[dict], actor: Actor,
+    memories: Sequence[Sequence[str]], rows: int = 64,
 ) -> list[Trajectory]:  # fmt: skip
-    """run_trials, `rows` trials at a time, those with the same step limit together."""
+    """run_trials, at most `rows` trials at a time; trials of the same step limit run together."""
     order = sorted(range(len(tasks)), key=lambda i: tasks[i]["max_steps"])
     done: dict[int, Trajectory] = {}
     for start in range(0, len(order), rows):
-        part = order[start : start + rows]
-        trials = run_trials(env, [tasks[i] for i in part], actor, [memories[i] for i in part])
-        done.update(zip(part, trials))
+        batch = order[start : start + rows]
+        trials = run_trials(
+            environments, [tasks[i] for i in batch], actor, [memories[i] for i in batch]
+        )
+        done.update(zip(batch, trials))
     return [done[i] for i in range(len(tasks))]
 
 
 def run_trials(
-    env: Environment, tasks: Sequence[dict], actor: Actor, memories: Sequence[Sequence[str]]
-) -> list[Trajectory]:
-    """One trial of each task; memories[i] holds the reflections on task i so far, of which the
+    environments: Environments, tasks: Sequence[dict], actor: Actor,
+    memories: Sequence[Sequence[str]],
+) -> list[Trajectory]:  # fmt: skip
+    """One trial of each task. memories[i] holds the reflections on task i so far, of which the
     actor reads the last `actor.memory`.
-
-    env: makes as many environments of its kind as there are tasks (`env.fresh()`), all stepped
-    together.
     """
-    read = [tuple(memory)[max(len(memory) - actor.memory, 0) :] for memory in memories]
-    places = [env.fresh() for _ in tasks]
-    first = [place.reset(task)[0] for place, task in zip(places, tasks)]
+    read = [recall(memory, actor.memory) for memory in memories]
+    envs = [environments[task["env"]].fresh() for task in tasks]  # one a trial, stepped together
+    first = [env.reset(task)[0] for env, task in zip(envs, tasks)]
     session = actor.start([prompts.opening(o, m) for o, m in zip(first, read)])
     steps: list[list[Step]] = [[] for _ in tasks]
     ends: list[tuple] = [()] * len(tasks)
@@ -113,7 +113,7 @@ def run_trials(
         actions = session.act(active)
         replies = []
         for i, action in zip(active, actions):
-            observation, reward, terminated, truncated, info = places[i].step(action)
+            observation, reward, terminated, truncated, info = envs[i].step(action)
             steps[i].append(Step(action, observation, reward))
             ends[i] = (info["progress"], info["success"], terminated, truncated)
             replies.append(observation)

@@ -1,50 +1,7 @@
 """Results: success by retry with its intervals, as numbers, as a table, as a picture."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
-
-from retro.trial import Trajectory
-
-
-def wilson(successes: int, n: int, z: float = 1.959964) -> list[float]:
-    """95 % interval of a share (Wilson 1927).
-
-    >>> [round(x, 3) for x in wilson(5, 10)]
-    [0.237, 0.763]
-    """
-    if n == 0:
-        return [0.0, 1.0]
-    p = successes / n
-    centre, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    low, high = ((centre + sign * spread) / (1 + z * z / n) for sign in (-1, 1))
-    return [0.0 if successes == 0 else low, 1.0 if successes == n else high]
-
-
-def summary(chains: Sequence[Sequence[Trajectory]], retries: int) -> dict:
-    """Success by retry 0..N: cumulative, with intervals; given that all before failed; mean return.
-
-    conditional_by_retry[i] is the share that succeeds at trial i of those that reach it (null if
-    none does); mean_return_by_retry[i] counts a solved task as 1 from then on.
-    """
-    n = len(chains)
-    solved = [
-        sum(any(t.success for t in chain[: i + 1]) for chain in chains) for i in range(retries + 1)
-    ]
-    reached = [n] + [n - s for s in solved[:-1]]
-    won = [solved[0]] + [b - a for a, b in zip(solved, solved[1:])]
-    returns = [
-        sum(chain[min(i, len(chain) - 1)].episode_return for chain in chains) / n
-        for i in range(retries + 1)
-    ]
-    return {
-        "n": n,
-        "success_by_retry": [s / n for s in solved],
-        "ci95": [wilson(s, n) for s in solved],
-        "conditional_by_retry": [w / r if r else None for w, r in zip(won, reached)],
-        "mean_return_by_retry": returns,
-    }
-
 
 def table(results: dict[str, dict]) -> str:
     """Success by retry as text, one method a line, 95 % intervals in brackets."""
@@ -59,10 +16,15 @@ def table(results: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def report(env: str, split: str, seed: int, chains: dict, retries: int) -> dict:
-    """What results.json and `eval.py --json` hold of an environment."""
-    methods = {name: summary(c, retries) for name, c in chains.items()}
-    return {"env": env, "split": split, "seed": seed, "methods": methods}
+def print_reward(fitted: dict) -> None:
+    """What the reward model learnt from, and how good it is on the tasks held out."""
+    print(f"reward model: fitted to {fitted['learnt_from']} ratings; on tasks held out")
+    for name, found in fitted["held_out"].items():
+        ranking = "-" if found["ranking"] is None else f"{found['ranking']:.2f}"
+        print(
+            f"    {name}: ranks {ranking} of {found['pairs']} pairs rightly; "
+            f"calibration error {found['ece']:.3f} over {found['n']} reflections"
+        )
 
 
 def draw_picture(reports: Sequence[dict], path: str | Path) -> bool:

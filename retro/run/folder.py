@@ -5,7 +5,7 @@ config.json         the settings, the seed among them
 versions.json       what it ran on: git revision, packages; one more entry if a resumed run differs
 lock                held while a process runs here; its id
 checkpoint          adapter, value head, optimiser, counters: replaced after each unit of work
-metrics.jsonl       one line an update; README has the glossary
+metrics.jsonl       one line an update; docs/glossary.md says what each is
 replay.jsonl        D_RL: every rated reflection
 failed.jsonl        the failed trajectories that PPO reflects on
 sft/, adapter/      the adapter after imitation and after PPO, in PEFT's format
@@ -27,10 +27,10 @@ from typing import Any, TextIO
 
 import torch
 
-from retro.memory import JsonLines, ReplayBuffer
 from retro.run import checkpoint
 from retro.run.files import named, read_json, write_json
-from retro.run.processes import ALONE, Ranks
+from retro.run.json_lines import JsonLines
+from retro.run.processes import ALONE, Processes
 
 try:
     import fcntl
@@ -43,33 +43,33 @@ FREE = ("run_dir", "resume")  # settings that a resumed run may change
 
 class RunFolder:
     """Opens the folder: a new one, or with `config.resume` one that was interrupted. Of several
-    ranks one writes, the others read.
+    processes one writes.
 
-    `state` holds the counters that say how far the run is; `save` writes them with the weights, and
+    `state` holds the counters that say how far the run is. `save` writes them with the weights;
     what the files hold beyond that is dropped when the run is resumed.
     """
 
     def __init__(self, config: Any, weights: Mapping[str, torch.Tensor],
-                 optimizer: torch.optim.Optimizer, ranks: Ranks = ALONE):  # fmt: skip
-        self.path, self.ranks = Path(config.run_dir), ranks
-        path = self.path
+                 optimizer: torch.optim.Optimizer, processes: Processes = ALONE):  # fmt: skip
+        self.path, self.processes = Path(config.run_dir), processes
         self.weights, self.optimizer = weights, optimizer
-        self.files = {
-            "metrics": JsonLines(path / "metrics.jsonl", ranks=ranks),
-            "replay": ReplayBuffer(path / "replay.jsonl", ranks),
-            "failed": JsonLines(path / "failed.jsonl", ranks=ranks),
-        }
-        self.metrics, self.replay, self.failed = self.files.values()
-        self.state: dict = {"lines": dict.fromkeys(self.files, 0)}
-        if ranks.writes:
+        names = ("metrics", "replay", "failed")
+        self.files = {name: JsonLines(self.path / f"{name}.jsonl") for name in names}
+        self.state: dict = {"lines": dict.fromkeys(names, 0)}
+        if processes.is_main:
             self.open(config)
-        ranks.wait()
-        if (path / "checkpoint").exists():
-            self.state = checkpoint.load(path / "checkpoint", weights, [optimizer])
-        if ranks.writes:
+        processes.barrier()
+        if (self.path / "checkpoint").exists():
+            self.state = checkpoint.load(self.path / "checkpoint", weights, [optimizer])
+        if processes.is_main:
             for name, file in self.files.items():
                 file.truncate(self.state["lines"][name])
-        ranks.wait()
+        processes.barrier()
+
+    def append(self, name: str, rows: list[dict]) -> None:
+        """Rows to one of the files; the same rows are given in all processes."""
+        if self.processes.is_main:
+            self.files[name].append(rows)
 
     def open(self, config: Any) -> None:
         """Make the folder, or check that it is the one to resume and that no process is in it."""
@@ -95,12 +95,12 @@ class RunFolder:
                 scratch.unlink()
         else:
             write_json(path / "config.json", settings)
-        note_versions(path / "versions.json", self.ranks.world)
+        note_versions(path / "versions.json", self.processes.world)
 
     def save(self, **state: Any) -> None:
         """Checkpoint: the weights, the optimiser, `state` and the number of lines in each file."""
         self.state |= state
-        if not self.ranks.writes:
+        if not self.processes.is_main:
             return
         self.state["lines"] = {name: len(file) for name, file in self.files.items()}
         checkpoint.save(self.path / "checkpoint", self.weights, [self.optimizer], self.state)

@@ -1,19 +1,19 @@
 """Training by several processes: each one, a rank, plays and learns from its own tasks.
 
-    python train.py                             on a CPU: one for each core, up to four (`crew`)
+    python train.py                             on a CPU: one for each core, up to four (`launch`)
     torchrun --nproc-per-node=2 train.py        on GPUs, one each; gloo between CPUs, nccl there
 
-Only sums are exchanged (`total`), so every rank takes the step that one process would take with the
-batches of all joined: means are over the tokens of all, gradients are added up, not averaged. The
-weights start equal (same seed, same base) and stay so. Left out: sharded weights; only the adapter
-is trained, and it is small.
+The processes exchange only sums (`all_reduce`). So every rank takes the step that one process would
+take with the batches of all ranks joined: means are over all tokens, and gradients are added up,
+not averaged. The weights start equal (same seed, same base) and stay equal. Left out: sharded
+weights; only the adapter is trained, and it is small.
 """
 
 import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from subprocess import DEVNULL, PIPE, Popen
@@ -25,27 +25,24 @@ from torch import Tensor
 
 from retro.run.device import pick_device
 
-Total = Callable[[Tensor], Tensor]
-
-
-def alone(tensor: Tensor) -> Tensor:
-    """The `total` of a single process."""
-    return tensor
-
-
 @dataclass(frozen=True)
-class Ranks:
+class Processes:
     """Who takes part: `rank` in 0 .. world-1 is this process."""
 
     rank: int = 0
     world: int = 1
 
     @property
-    def writes(self) -> bool:
-        """Whether this one prints and writes files."""
+    def is_main(self) -> bool:
+        """Whether this process prints and writes files."""
         return self.rank == 0
 
-    def total(self, tensor: Tensor) -> Tensor:
+    def print0(self, *words: object) -> None:
+        """print, in one process only."""
+        if self.is_main:
+            print(*words)
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum of all ranks' tensors, the same on each, without gradient."""
         if self.world == 1:
             return tensor
@@ -53,11 +50,13 @@ class Ranks:
         dist.all_reduce(tensor)
         return tensor
 
-    def deal(self, rows: list) -> list:
-        """This rank's rows, as many as any other's: the last len(rows) % world are nobody's."""
+    def shard(self, rows: list) -> list:
+        """This rank's rows, as many as any other rank has. The last len(rows) % world rows are
+        left out.
+        """
         return rows[: len(rows) // self.world * self.world][self.rank :: self.world]
 
-    def gather(self, rows: list) -> list:
+    def all_gather(self, rows: list) -> list:
         """The rows of all ranks (anything that pickles), rank after rank, on each of them."""
         if self.world == 1:
             return rows
@@ -65,34 +64,35 @@ class Ranks:
         dist.all_gather_object(parts, rows)
         return [row for part in parts for row in part]
 
-    def wait(self) -> None:
-        """Until all have come here, say for a file that one of them writes."""
+    def barrier(self) -> None:
+        """Wait until all have come here, say for a file that one of them writes."""
         if self.world > 1:
-            self.gather([])
+            self.all_gather([])
 
     def leave(self) -> None:
         if self.world > 1:
             dist.destroy_process_group()
 
 
-ALONE = Ranks()
-MOST = 4  # processes of a crew; more were not tried
+ALONE = Processes()
+MAX_PROCESSES = 4  # that `launch` starts; more were not tried
 
 
 @contextmanager
-def crew(*counts: int) -> Iterator[int]:
-    """Within, this script is run by several processes, as if torchrun had started them: as many as
-    PyTorch has threads here (OMP_NUM_THREADS), up to MOST, that can divide each of the `counts`
-    among them. The others end with this one, however it ends. Yields their number.
+def launch(*counts: int) -> Iterator[int]:
+    """Inside, this script is run by several processes, as if torchrun had started them. There are
+    as many as PyTorch has threads here (OMP_NUM_THREADS), at most MAX_PROCESSES, and so many that
+    each of the `counts` can be divided among them. The others end with this process, however it
+    ends. Yields their number.
 
-    For Linux without a GPU; elsewhere it is one. A trial's steps are small: two processes with a
-    thread each do more than one that has both.
+    Several processes run on Linux without a GPU; elsewhere there is one. A trial's steps are small:
+    two processes with a thread each do more than one process with two threads.
     """
-    if "CREW" in os.environ:  # one of the others: end as soon as the pipe from the first closes
+    if "RETRO_LAUNCHED" in os.environ:  # one of the others ends when the pipe from the first closes
         threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
     threads, size = torch.get_num_threads(), 1
     if pick_device().type == "cpu" and sys.platform == "linux" and "WORLD_SIZE" not in os.environ:
-        sizes = range(1, min(threads, MOST) + 1)
+        sizes = range(1, min(threads, MAX_PROCESSES) + 1)
         size = max(n for n in sizes if all(count % n == 0 for count in counts))
     if size == 1:
         yield 1
@@ -106,8 +106,8 @@ def crew(*counts: int) -> Iterator[int]:
     command, others = [sys.executable, *sys.argv], []
     with TemporaryFile() as errors:
         for rank in map(str, range(1, size)):
-            own = dict(RANK=rank, LOCAL_RANK=rank, OMP_NUM_THREADS=str(threads // size), CREW="1")
-            environment = os.environ | own
+            own = dict(RANK=rank, LOCAL_RANK=rank, RETRO_LAUNCHED="1")
+            environment = os.environ | own | dict(OMP_NUM_THREADS=str(threads // size))
             others.append(Popen(command, -1, None, PIPE, DEVNULL, errors, env=environment))
         try:
             yield size
@@ -123,8 +123,8 @@ def crew(*counts: int) -> Iterator[int]:
                 other.wait()
 
 
-def join(device: torch.device) -> Ranks:
-    """Meet the other processes that torchrun or `crew` started; without, a single rank.
+def join(device: torch.device) -> Processes:
+    """Meet the other processes that torchrun or `launch` started; without, a single rank.
 
     On GPUs each rank of a machine takes its own. ValueError if there are fewer than ranks.
     """
@@ -135,24 +135,10 @@ def join(device: torch.device) -> Ranks:
         if local >= gpus:
             raise ValueError(f"rank {local} of this machine has no GPU: there are {gpus}")
         torch.cuda.set_device(local)
-    # What optimizers import later keeps the group of then as a default argument; imported first, it
-    # keeps none, and `leave` ends the group's threads. One that outlives Python aborts the process.
+    # A module that optimizers import later keeps the process group of that moment as a default
+    # argument. Imported before there is a group it keeps none, and `leave` can end the group's
+    # threads: a thread that outlives Python aborts the process.
     from torch import _dynamo  # noqa: F401
 
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return Ranks(dist.get_rank(), dist.get_world_size())
-
-
-def share(response_mask: Tensor, total: Total) -> Tensor:
-    """This rank's part of all chosen tokens: total(share * mean) is the mean over all ranks'."""
-    n = response_mask.sum()
-    return n / total(n).clamp(min=1)
-
-
-def backward(loss: Tensor, parameters: list[Tensor], total: Total) -> None:
-    """The gradients of the sum of all ranks' losses, in one exchange."""
-    loss.backward()
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    sums = total(torch.cat([g.flatten() for g in gradients]))
-    for gradient, summed in zip(gradients, sums.split([g.numel() for g in gradients])):
-        gradient.copy_(summed.view_as(gradient))
+    return Processes(dist.get_rank(), dist.get_world_size())

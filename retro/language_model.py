@@ -1,0 +1,192 @@
+"""A language model as the method sees it: texts in, texts, ids and log-probabilities out.
+
+    LanguageModel   a model, its tokenizer, its chat frame if it has one, its named adapters
+    prefill         prompts -> keys and values, computed once for all that follows
+    sample          chunks of ids -> one response each
+    fit             text -> the ids of a prompt that leaves room for the answer
+
+The two roles of the method share one LanguageModel: the actor is the frozen base, the reflector is
+the base with the adapter "reflector", the reward model is the base with the adapter "reward". The
+method's files (`actor.py`, `reflect.py`, `policy.py`, `reward.py`) never ask which family a model
+or a tokenizer is of; `retro/interop/open.py` makes a LanguageModel of a folder and knows.
+
+Read before: `prompts.py`. Under it: `model.py`, `generate.py`, `lora.py`, `tokenizer.py`.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from retro.fast.decoder import Decoder, decoder_of
+from retro.generate import Generation, generate, pad
+from retro.kv_cache import KVCache
+from retro.lora import add_lora, using
+from retro.model import GPT
+from retro.run.device import autocast
+
+PREFILL_TOKENS = 8192  # of prompts that are read, answered and learnt from together, with padding
+
+
+class TokenizerLike(Protocol):
+    """What the method asks of a tokenizer, ours (`tokenizer.py`) or a pretrained model's."""
+
+    ranks: dict[bytes, int]  # the tokens that are text
+    eos: int  # ends a document
+    bos: int | None  # opens one
+    vocab_size: int
+    special_tokens: dict[str, int]
+    answer_ends: frozenset[int]  # special ids that end an answer; none where a line's end does
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: list[int]) -> str: ...
+
+
+@dataclass(frozen=True)
+class ChatFrame:
+    """The ids around a user's text that make an instruction-tuned model answer it."""
+
+    before: tuple[int, ...]  # the instruction, then the head of the user's turn
+    after: tuple[int, ...]  # the end of the user's turn, then the head of the answer
+
+
+@dataclass(frozen=True)
+class PromptCache:
+    """Keys and values of some prompts, all their tokens but the last. Equal prompts share them."""
+
+    rows: list[int]  # which prompts
+    slots: Tensor  # (b,) the cache's row of each
+    cache: KVCache
+
+
+class LanguageModel:
+    """`frame` is None for a model that continues plain text. Adapters are added by name; without
+    one, or inside `frozen()`, it is the base.
+    """
+
+    def __init__(self, model: GPT, tokenizer: TokenizerLike, frame: ChatFrame | None = None):
+        self.model, self.tokenizer, self.frame = model, tokenizer, frame
+        self.device = model.device
+        self.context: int = model.config.max_position_embeddings  # tokens, prompt and response
+
+    # ---- adapters
+
+    def add_adapter(
+        self, name: str, rank: int, alpha: float, generator: torch.Generator
+    ) -> None:
+        """A LoRA adapter beside those there are; the first one added is active from then on."""
+        add_lora(self.model, rank, alpha, generator, name=name)
+
+    def using(self, adapter: str | None) -> AbstractContextManager[None]:
+        """Inside, this adapter is the active one; None: no adapter is."""
+        return using(self.model, adapter)
+
+    def frozen(self) -> AbstractContextManager[None]:
+        """Inside, the model is the frozen base: the actor, and the reference policy."""
+        return using(self.model, None)
+
+    # ---- text and ids
+
+    @cached_property
+    def line_breaks(self) -> frozenset[int]:
+        """Every token with a line break in it. A pretrained vocabulary has many of them."""
+        return frozenset(i for token, i in self.tokenizer.ranks.items() if b"\n" in token)
+
+    @cached_property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The ids that end an answer of one line."""
+        ends = self.tokenizer.answer_ends & {self.tokenizer.eos}
+        return (*sorted(self.line_breaks), *ends)
+
+    @cached_property
+    def around(self) -> tuple[list[int], list[int]]:
+        """The ids before and after a prompt's text."""
+        if self.frame:
+            return list(self.frame.before), list(self.frame.after)
+        return [] if self.tokenizer.bos is None else [self.tokenizer.bos], []
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of an answer, up to its first special token."""
+        ends = self.tokenizer.answer_ends
+        end = next((n for n, i in enumerate(ids) if i in ends), len(ids))
+        return self.tokenizer.decode(list(ids[:end]))
+
+    def prompt_text(self, prompt_ids: Sequence[int]) -> str:
+        """The text of a prompt that `fit` made, without what stands around it."""
+        before, after = self.around
+        return self.tokenizer.decode(list(prompt_ids[len(before) : len(prompt_ids) - len(after)]))
+
+    def answer_text(self, ids: Sequence[int]) -> str:
+        """The text of an answer, closed by one line end unless the answer was cut off."""
+        text = self.text(ids)
+        return text.rstrip("\n") + "\n" if ids[-1] in self.stop_ids else text
+
+    def answer_ids(self, text: str) -> list[int]:
+        """The ids of such a text. A line end at its end becomes what ends this model's answers."""
+        encode, line = self.tokenizer.encode, text.removesuffix("\n")
+        if line == text:
+            return encode(text)
+        return encode(line) + ([self.tokenizer.eos] if self.frame else encode("\n"))
+
+    def fit(self, text: str, limit: int, start: str = "") -> list[int]:
+        """The ids of a prompt, at most `limit`. Of a longer text the middle is left out, but not
+        its `start` if that fits in half of the room.
+        """
+        before, after = self.around
+        encode, room = self.tokenizer.encode, limit - len(before) - len(after)
+        ids = encode(text)
+        if len(ids) > room:
+            head = min(len(encode(start)) or room, room // 2)
+            ids = ids[:head] + ids[len(ids) - (room - head) :]
+            # as a run that is resumed from the text would read it
+            ids = encode(self.tokenizer.decode(ids))[-room:]
+        return before + ids + after
+
+    # ---- reading and writing
+
+    def decoder(self) -> "GPT | Decoder":
+        """What to sample from: the weights as they are now, with the active adapter."""
+        with autocast(self.device):
+            return decoder_of(self.model)
+
+    def sample(
+        self, chunks: list[list[int]], max_new_tokens: int, temperature: float,
+        generator: torch.Generator, cache: KVCache | None = None,
+        decoder: "GPT | Decoder | None" = None,
+    ) -> Generation:  # fmt: skip
+        """One response after each chunk, up to a stop id; the arguments are generate's. A decoder
+        made before serves many calls.
+        """
+        with autocast(self.device):
+            return generate(
+                decoder or decoder_of(self.model), chunks, max_new_tokens, self.stop_ids,
+                temperature, generator, cache,
+            )  # fmt: skip
+
+    @torch.no_grad()
+    def prefill(
+        self, prompts: Sequence[list[int]], adapt_prompt: bool = False
+    ) -> Iterator[PromptCache]:
+        """Keys and values of all prompt tokens but the last, from the frozen base unless
+        `adapt_prompt`. Prompts of similar length are read together, group by group.
+        """
+        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]))
+        while order:
+            n = 1
+            while n < len(order) and (n + 1) * len(prompts[order[n]]) <= PREFILL_TOKENS:
+                n += 1
+            group, order = order[:n], order[n:]
+            distinct = list(dict.fromkeys(tuple(prompts[i]) for i in group))
+            ids, counts = pad([list(prompt[:-1]) for prompt in distinct], self.device)
+            adapter = nullcontext() if adapt_prompt else self.frozen()
+            with adapter, autocast(self.device):
+                cache = self.model.new_cache(len(distinct), ids.shape[1])
+                if ids.shape[1]:  # else prompts of one token: nothing comes before the last
+                    self.model.hidden(ids, cache, counts)
+            slots = [distinct.index(tuple(prompts[i])) for i in group]
+            yield PromptCache(group, torch.tensor(slots, device=self.device), cache)
