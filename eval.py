@@ -23,18 +23,13 @@ from tqdm import tqdm
 import envs
 from envs.household import find_games, load_game
 from retro.evaluate import UNTRAINED, Reflector, evaluate, methods_of
-from retro.interop.api_actor import (
-    ActorOptions,
-    open_actor,
-    open_client,
-    open_model,
-    reflection_writer,
-)
+from retro.interop.api_actor import reflection_writer
 from retro.interop.endpoint import Budget
+from retro.interop.open import API, ActorOptions, open_actor, open_client, open_model
 from retro.report.page import write_page
 from retro.report.tables import report, table
 from retro.reward import RewardModel
-from retro.run.cli import parse, run_script
+from retro.run.cli import option, parse, run_script
 from retro.run.device import pick_device
 from retro.run.files import read_json, write_atomically, write_json
 from retro.run.seeds import seeded
@@ -42,25 +37,37 @@ from retro.run.seeds import seeded
 
 @dataclass(frozen=True)
 class Config(ActorOptions):
-    run_dir: str = "runs/joint"  # a finished run of train.py
-    env: str = ""  # one or several, "a,b"; default: what a file is given for, or all the run's
-    split: str = "unseen"  # of the generated tasks: train, seen or unseen
-    tasks: int = 100  # of each environment
-    retries: int = 2  # after the first trial
-    seed: int = 1
-    games: str = ""  # household: folder of ALFWorld's game.tw-pddl files, read recursively
-    data: str = ""  # hotpot: a file of HotpotQA
-    products: str = ""  # shop: WebShop's file of products, and
-    goals: str = ""  # of its instructions
-    reflector: str = ""  # a model's folder, in place of the run's: compared are the methods without
-    # an adapter, or those named. openai: the one behind --base-url writes for reflexion
-    reflector_model: str = ""  # its name there, default the actor's
-    methods: str = ""  # comma-separated, default all
-    temperature: float = 1.0  # of the reflector's sampling; 0 = greedy
-    best_of: int = 1  # offline runs: sample so many, keep the reward model's favourite
-    json: str = ""  # file for the results: an object, of several environments a list of them
-    report: str = ""  # file for a page to look at: success, learning curves, episodes
-    transcripts: str = ""  # file for readable episodes: failed trial, reflection, retry
+    run_dir: str = option("runs/joint", "folder of a finished run of train.py", "run")
+    seed: int = option(1, "number from which tasks and samples follow", "run", low=0)
+
+    env: str = option(
+        "", "environments, comma-separated; none: that of the files below, or the run's", "data"
+    )
+    split: str = option("unseen", "split of generated tasks: train, seen or unseen", "data")
+    tasks: int = option(100, "tasks of each environment", "data", low=1)
+    games: str = option("", "household: folder of ALFWorld's game.tw-pddl files", "data")
+    data: str = option("", "hotpot: a file of HotpotQA", "data")
+    products: str = option("", "shop: WebShop's file of products; needs --goals", "data")
+    goals: str = option("", "shop: WebShop's file of instructions; needs --products", "data")
+
+    reflector: str = option(
+        "", "folder of a model in place of the run's reflector, without an adapter; `openai`: the "
+        "one behind --base-url writes for reflexion", "models",
+    )  # fmt: skip
+    reflector_model: str = option("", "the reflector's name there; none: the actor's", API)
+
+    methods: str = option("", "methods, comma-separated; none: all", "evaluation")
+    retries: int = option(2, "retries after the first trial", "evaluation", low=0)
+    temperature: float = option(
+        1.0, "sampling temperature of the reflector; 0 = greedy", "evaluation", low=0
+    )
+    best_of: int = option(
+        1, "offline runs: reflections sampled, to pick the reward model's best", "evaluation", low=1
+    )
+
+    json: str = option("", "file for the results; of several environments a list", "output")
+    report: str = option("", "file for a page: success, learning curves, episodes", "output")
+    transcripts: str = option("", "file for the episodes as text", "output")
 
 
 def main(config: Config) -> None:

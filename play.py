@@ -15,64 +15,56 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import envs
-import train
 from envs.household import load_game
 from retro import prompts
-from retro.actor import GPTActor
-from retro.interop.api_actor import open_model
+from retro.actor import MEMORY, GPTActor
+from retro.interop.open import open_model, run_settings
 from retro.lora import load_adapter
 from retro.reflect import rate, reflect
 from retro.report.terminal import Screen
-from retro.run.cli import parse, run_script
+from retro.run.cli import option, parse, run_script
 from retro.run.device import pick_device
-from retro.run.files import read_json
 from retro.run.seeds import seeded
 from retro.trial import Actor, Trajectory, run_trials
+
+FILES = {"household": ("game.tw-pddl",), "hotpot": ("data",), "shop": ("products", "goals")}
+NAMED = "; ".join(f"{env} {','.join(files)}" for env, files in FILES.items())
+CANDIDATES = 20  # tasks among which to find one that the actor fails at first
+FORM = "I looked in the wrong places. Plan: do this, then that."
 
 
 @dataclass(frozen=True)
 class Config:
-    run_dir: str = ""  # a run of train.py, for its trained reflector; none = the untrained one
-    env: str = "household"
-    game: str = ""  # the benchmark's own file of that environment, see FILES
-    seed: int = 0  # another seed, another task
-    retries: int = 2  # after the first trial
-    delay: float = 0.5  # seconds a step
-    you: str = ""  # `actor` or `reflector`: which one you are
-
-
-FILES = {"household": ("game.tw-pddl",), "hotpot": ("data",), "shop": ("products", "goals")}
-LOOK = 20  # tasks among which to find one that the actor fails at first
-FORM = "I looked in the wrong places. Plan: do this, then that."
+    run_dir: str = option("", "folder of a run of train.py; none: an untrained reflector", "run")
+    seed: int = option(0, "number that chooses the task and the samples", "run", low=0)
+    env: str = option("household", "environment that is played", "data")
+    game: str = option("", f"files of the benchmark itself, comma-separated: {NAMED}", "data")
+    retries: int = option(2, "retries after the first trial", "trial", low=0)
+    delay: float = option(0.5, "seconds that a step is shown", "trial", low=0, high=60)
+    you: Literal["", "actor", "reflector"] = option("", "which of the two you are", "trial")
 
 
 def main(config: Config) -> None:
-    if config.you not in ("", "actor", "reflector"):
-        raise ValueError(f"--you {config.you!r}: must be actor or reflector")
-    if not 0 <= config.delay <= 60:
-        raise ValueError(f"--delay {config.delay}: must be between 0 and 60 seconds")
     env, tasks = choose(config)
-    env.fresh = lambda: env  # one trial at a time, so this is where you are when you ask `?`
+    watched = Watched(env)
 
     # 1. the two roles, as in train.py
-    settings = vars(train.Config())
-    if config.run_dir:
-        settings = settings | read_json(Path(config.run_dir) / "config.json")
-    device, base = pick_device(), settings["base"]
-    folder = settings.get("reflector") or base
-    model, coder = open_model(folder, device, settings.get("bfloat16", False) and folder != base)
+    settings, device = run_settings(config.run_dir), pick_device()
+    base = settings["base"]
+    folder = settings["reflector"] or base
+    model, tokenizer = open_model(folder, device, settings["bfloat16"] and folder != base)
     if config.run_dir:
         load_adapter(model, Path(config.run_dir) / "adapter")
     temperature, memory = settings["actor_temperature"], settings["memory"]
-    plays = (model, coder) if folder == base else open_model(base, device, False)
+    plays = (model, tokenizer) if folder == base else open_model(base, device, False)
     actor = GPTActor(*plays, temperature, seeded(config.seed), memory, list(env.parts))
 
     def trial(task: dict, number: int, memory: list[str], player: Actor) -> Trajectory:
         actor.generator = seeded(config.seed, "play", number, device=device)
-        return run_trials(env, [task], player, [memory])[0]
+        return run_trials(watched, [task], player, [memory])[0]
 
     # 2. a task: one with something to reflect on, if there is a choice
     task = tasks[0]
@@ -81,7 +73,7 @@ def main(config: Config) -> None:
 
     # 3. trial, reflection, retry
     screen, memory, last = Screen(config.delay), [], None
-    player = Aloud(You(env, screen) if config.you == "actor" else actor, screen)
+    player = Aloud(You(watched, screen) if config.you == "actor" else actor, screen)
     generator = seeded(config.seed, "play", "reflector", device=device)
     whose = "after training" if config.run_dir else "untrained"
     if config.you == "reflector":
@@ -99,14 +91,11 @@ def main(config: Config) -> None:
             screen.say(f"One line, such as: {FORM} An empty one: retry without.", "dim")
             text = screen.ask("> ", "mind")
         else:
-            text = reflect(
-                model,
-                coder,
-                [trajectory],
-                temperature=1.0,
-                generator=generator,
+            (written,) = reflect(
+                model, tokenizer, [trajectory], temperature=1.0, generator=generator,
                 adapt_prompt=settings["adapt_prompt"],
-            )[0].text
+            )  # fmt: skip
+            text = written.text
             screen.say(text, "mind")
             screen.wait(6)
         if prompts.one_line(text):
@@ -114,19 +103,32 @@ def main(config: Config) -> None:
         last = trajectory
 
 
-def choose(config: Config) -> tuple:
-    """The environment and the tasks to choose from: generated ones, or those of a game's files."""
+def choose(config: Config) -> tuple[envs.Environment, list[dict]]:
+    """The environment and the tasks to choose from: generated ones, or a game file's own."""
     files = config.game.split(",") if config.game else []
     if not files:
         env = envs.make(config.env)
     elif len(files) != len(FILES.get(config.env, ())):
-        named = "; ".join(f"{env}: {','.join(names)}" for env, names in FILES.items())
-        raise ValueError(f"--game {config.game!r} of {config.env!r}: expected {named}")
+        raise ValueError(f"--game {config.game!r} of {config.env!r}: expected {NAMED}")
     elif config.env == "household":
         return envs.make(config.env), [load_game(config.game)]
     else:
         env = envs.make(config.env, **dict(zip(FILES[config.env], files)))
-    return env, env.tasks("unseen", LOOK, config.seed)
+    return env, env.tasks("unseen", CANDIDATES, config.seed)
+
+
+class Watched(envs.Environment):
+    """An environment that keeps hold of the trial it started last: what can be done there now?"""
+
+    def __init__(self, env: envs.Environment):
+        self.env = self.playing = env
+
+    def fresh(self) -> envs.Environment:
+        self.playing = self.env.fresh()
+        return self.playing
+
+    def admissible_actions(self) -> list[str]:
+        return self.playing.admissible_actions()
 
 
 def tell_end(screen: Screen, trajectory: Trajectory, last: Trajectory | None) -> None:
@@ -142,9 +144,7 @@ def tell_end(screen: Screen, trajectory: Trajectory, last: Trajectory | None) ->
 
 
 class Aloud:
-    """An actor whose trial is shown as it happens. `actor` is the one that plays; one trial at a
-    time.
-    """
+    """An actor whose trial is shown as it happens, one trial at a time; `actor` is who plays."""
 
     def __init__(self, actor: Any, screen: Screen):
         self.actor, self.screen = actor, screen
@@ -177,7 +177,7 @@ class Aloud:
 class You:
     """You as the actor: each action is a line that you type, `?` lists what would be accepted."""
 
-    memory = 3  # reflections that you are shown, as many as the model reads
+    memory = MEMORY  # reflections that you are shown: as many as the model reads
 
     def __init__(self, env: envs.Environment, screen: Screen):
         self.env, self.screen = env, screen

@@ -27,19 +27,18 @@ import torch
 from tqdm import tqdm
 
 import envs
-from retro.actor import MEMORY, TEMPERATURE
 from retro.buffer import as_ids, prompts_of, read_buffer
 from retro.collect import by_id, collect, draw
 from retro.evaluate import LONG, Reflector, evaluate, measure_gap, methods_of
-from retro.interop.api_actor import ActorOptions, open_actor, open_model
 from retro.interop.endpoint import Budget
+from retro.interop.open import ActorOptions, RoleOptions, open_actor, open_model
 from retro.learn import check_health, learn
 from retro.lora import add_lora, save_adapter
 from retro.ppo import KLController
 from retro.reflect import ReflectionPolicy
 from retro.report.tables import draw_picture, report, table
 from retro.reward import RewardModel, fit, print_reward
-from retro.run.cli import option_of, parse, run_script
+from retro.run.cli import option, option_of, parse, run_script
 from retro.run.device import pick_device, release_memory
 from retro.run.files import write_json
 from retro.run.folder import RunFolder
@@ -50,67 +49,100 @@ from retro.trial import Trajectory
 
 
 @dataclass(frozen=True)
-class Config(ActorOptions):
-    run_dir: str = "runs/joint"  # where everything is written
-    base: str = "assets"  # folder of the base model: actor, and start of the reflector
-    reflector: str = ""  # folder of the model that the reflector starts from, if it is another one
-    recompute: bool = False  # activations again in the backward pass: a large one in less memory
-    from_buffer: str = ""  # file of rated reflections (retro/buffer.py): offline, nothing is played
-    envs: str = "household,hotpot,shop"  # one adapter learns from all of them
-    mode: Literal["online", "offline"] = "online"  # PPO on played trials, or on a reward model
-    seed: int = 0
-    resume: bool = False  # go on with the run in run_dir
-    actor_temperature: float = TEMPERATURE  # of the actor's sampling
-    memory: int = MEMORY  # reflections that the actor reads, the newest ones; 0 = none (control)
-    # the data, numbers for each environment
-    gap_tasks: int = 32  # `seen` tasks on which the oracle is first compared with plain retries
-    train_tasks: int = 128  # tasks of the train split; their failed trials are what is reflected on
-    collect_rounds: int = 2  # retries with the untrained reflector: ratings for SFT, reward model
-    offline_each: int = 4  # offline: reflections on each failed trial that is collected
-    rating: Literal["delta", "next", "success"] = "delta"  # G_next - G, G_next, or next success
-    # the adapter
-    lora_rank: int = 4
-    lora_alpha: float = 8.0
-    adapt_prompt: bool = False  # adapter on the prompt's tokens too (the paper's way, slower)
-    sft_epochs: int = 3  # 0 = no imitation
-    sft_lr: float = 1e-3
-    # the reward model (offline)
-    reward_epochs: int = 3
-    reward_lr: float = 2e-3
-    best_of: int = 4  # samples at execution, of which the reward model picks one
-    # PPO
-    updates: int = 20
-    batch_reflections: int = 96  # rated reflections an update, of all environments in equal parts
-    group: int = 2  # reflections on one failed trial, which is read once for all; fewer, where so
-    # many can't be dealt equally
-    advantage: Literal["gae", "group"] = "gae"  # critic and GAE, or the others on its trial
-    minibatch: int = 16
-    epochs: int = 2  # passes over a batch
-    lr: float = 1e-3  # at the first update; falls to zero, linearly, over the updates
-    clip_coef: float = 0.2
-    kl_coef: float = 0.02  # rating per nat
-    kl_target: float = 0.0  # nats per response to which kl_coef is steered; 0 = kl_coef is fixed
-    kl_horizon: float = 2000.0  # reflections over which it is steered
-    target_kl: float = 0.1  # nats per token from the sampling policy; ends an update early
-    vf_coef: float = 0.5
-    ent_coef: float = 0.0
-    gamma: float = 1.0  # one reflection is one decision
-    gae_lambda: float = 1.0  # below 1 the first tokens, which decide, get little of the rating
-    baseline_step: float = 0.3  # of a failed trial's running mean rating, which is subtracted from
-    # a rating before the critic sees it; 0 = the critic alone
-    max_grad_norm: float = 1.0
-    max_kl: float = 80.0  # nats per response from the base; beyond it the run stops as collapsed
-    min_well_formed: float = 0.5  # share of reflections; below it the run stops as collapsed. Not
-    # asked with --reflector or --from-buffer: the form is what our own base was shown
-    # evaluation, of each environment
-    eval_tasks: int = 64
-    eval_split: str = "unseen"
-    retries: int = 2  # after the first trial
-    temperature: float = 1.0  # of the reflector's sampling in evaluation; training samples at 1
+class Config(RoleOptions, ActorOptions):
+    run_dir: str = option("runs/joint", "folder where everything is written", "run")
+    resume: bool = option(False, "go on with the run in --run-dir", "run")
+    seed: int = option(0, "number from which every random draw follows", "run", low=0)
+    mode: Literal["online", "offline"] = option(
+        "online", "PPO on trials that are played, or on a reward model of the ratings", "run"
+    )
+    from_buffer: str = option(
+        "", "file of rated reflections to learn from, offline; nothing is played", "run"
+    )
+    recompute: bool = option(False, "backward pass in less memory, but slower", "run")
+
+    envs: str = option("household,hotpot,shop", "environments, comma-separated", "data")
+    gap_tasks: int = option(
+        32, "tasks on which the oracle's reflections are first compared with none", "data", low=1
+    )
+    train_tasks: int = option(
+        128, "tasks of each environment; the failed ones are reflected on", "data", low=1
+    )
+    collect_rounds: int = option(
+        2, "retries of each failed task before any training, to collect ratings", "data", low=1
+    )
+    offline_each: int = option(
+        4, "offline: reflections on each failed trial that is collected", "data", low=1
+    )
+    rating: Literal["delta", "next", "success"] = option(
+        "delta", "what rates a reflection: gain in return, next return or next success", "data"
+    )
+
+    lora_rank: int = option(4, "rank r of the adapter's matrices", "adapter", low=1)
+    lora_alpha: float = option(8.0, "the adapter adds alpha / r times B A", "adapter", above=0)
+
+    sft_epochs: int = option(
+        3, "passes over the reflections that raised the return; 0 = none", "imitation", low=0
+    )
+    sft_lr: float = option(1e-3, "learning rate", "imitation", above=0)
+
+    reward_epochs: int = option(3, "passes over the ratings", "reward model (offline)", low=1)
+    reward_lr: float = option(2e-3, "learning rate", "reward model (offline)", above=0)
+    best_of: int = option(
+        4, "reflections sampled in evaluation, to pick the best", "reward model (offline)", low=1
+    )
+
+    updates: int = option(20, "updates of the reflector", "PPO", low=0)
+    batch_reflections: int = option(96, "rated reflections an update", "PPO", low=1)
+    group: int = option(
+        2, "reflections on one failed trial; fewer where the batch can't be divided", "PPO", low=1
+    )
+    advantage: Literal["gae", "group"] = option(
+        "gae", "critic and GAE, or comparison with the other reflections on the trial", "PPO"
+    )
+    minibatch: int = option(16, "reflections a gradient step", "PPO", low=1)
+    epochs: int = option(2, "passes over the reflections of an update", "PPO", low=1)
+    lr: float = option(
+        1e-3, "learning rate at first; falls linearly to zero over the updates", "PPO", above=0
+    )
+    clip_coef: float = option(0.2, "clip range of the probability ratio", "PPO", above=0)
+    kl_coef: float = option(0.02, "penalty on the KL from the base, rating per nat", "PPO", low=0)
+    kl_target: float = option(
+        0.0, "nats per response to which --kl-coef is steered; 0 = it is fixed", "PPO", low=0
+    )
+    kl_horizon: float = option(2000.0, "reflections that the steering takes", "PPO", above=0)
+    target_kl: float = option(
+        0.1, "nats per token from the sampling policy that end an update early", "PPO", above=0
+    )
+    vf_coef: float = option(0.5, "weight of the critic's loss", "PPO", low=0)
+    ent_coef: float = option(0.0, "weight of the entropy, rating per nat", "PPO", low=0)
+    gamma: float = option(1.0, "discount per token", "PPO", low=0, high=1)
+    gae_lambda: float = option(
+        1.0, "GAE's lambda; below 1 the first tokens get little of the rating", "PPO", low=0, high=1
+    )
+    baseline_step: float = option(
+        0.3, "step of each failed trial's running mean rating, which is subtracted; 0 = none",
+        "PPO", low=0, high=1,
+    )  # fmt: skip
+    max_grad_norm: float = option(1.0, "longer gradients are cut to this norm", "PPO", above=0)
+    max_kl: float = option(
+        80.0, "nats per response from the base at which the run stops as collapsed", "PPO", above=0
+    )
+    min_well_formed: float = option(
+        0.5, "share of well-formed reflections below which the run stops as collapsed; not asked "
+        "with --reflector or --from-buffer", "PPO", low=0, high=1,
+    )  # fmt: skip
+
+    eval_tasks: int = option(64, "tasks of each environment", "evaluation", low=1)
+    eval_split: str = option("unseen", "split: train, seen or unseen", "evaluation")
+    retries: int = option(2, "retries after the first trial", "evaluation", low=0)
+    temperature: float = option(
+        1.0, "sampling temperature of the reflector; while training it is 1", "evaluation", low=0
+    )
 
 
-# defaults of offline runs: a reward model wants many trials; late updates, and reflections far from
-# those it was fitted to, learn its errors
+# Offline runs have other defaults. A reward model wants many trials. Late updates, and reflections
+# far from those that it was fitted to, learn its errors.
 OFFLINE = {"train_tasks": 1024, "collect_rounds": 1, "updates": 12, "kl_coef": 0.06,
            "batch_reflections": 96, "minibatch": 32}  # fmt: skip
 CHUNK = 192  # tasks collected between two checkpoints
@@ -311,10 +343,10 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    theirs = " ".join(f"{option_of(name)} {value}" for name, value in OFFLINE.items())
+    offline_defaults = " ".join(f"{option_of(name)} {value}" for name, value in OFFLINE.items())
     config = parse(
         Config,
-        f"{__doc__}\nDefaults of --mode offline and --from-buffer: {theirs}",
+        f"{__doc__}\nDefaults of --mode offline and --from-buffer: {offline_defaults}",
         lambda given: OFFLINE if given.mode == "offline" or given.from_buffer else {},
     )
     alone = 1 if config.actor or config.reflector else 0  # a large model, or one behind an API

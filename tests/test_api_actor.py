@@ -16,15 +16,10 @@ from served import KEY, actor_of, ask, client, seen
 import envs
 import retro.actor
 from retro.actor import GPTActor
-from retro.interop import guides as react_prompts
-from retro.interop.api_actor import (
-    ActorOptions,
-    open_actor,
-    read_reflection,
-    read_reply,
-    reflection_writer,
-)
+from retro.interop import guides
+from retro.interop.api_actor import read_reflection, read_reply, reflection_writer
 from retro.interop.endpoint import Budget
+from retro.interop.open import ActorOptions, open_actor
 from retro.interop.post import Refused, harmless
 from retro.prompts import transcript
 from retro.trial import run_trials
@@ -138,7 +133,7 @@ def test_a_pretrained_model_behind_the_server_of_llama_cpp(tmp_path, monkeypatch
             for api in ("chat", "completions"):
                 actor = actor_of(client(url, tmp_path, api=api, timeout=120.0))
                 actor.reply_tokens = 24
-                session = actor.start([react_prompts.HOUSEHOLD.first.replace("cup", "mug")])
+                session = actor.start([guides.HOUSEHOLD.first.replace("cup", "mug")])
                 assert session.act([0])[0].split()[0] in ("go", "open", "take"), session.last
             monkeypatch.setenv("OPENAI_API_KEY", "sk-of-someone-else")
             with pytest.raises(Refused, match="HTTP 401: Invalid API Key$"):

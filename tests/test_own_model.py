@@ -15,12 +15,12 @@ from retro import tokenizer
 from retro.actor import GPTActor
 from retro.buffer import as_ids, as_text, prompts_of
 from retro.evaluate import UNTRAINED, methods_of
-from retro.interop.api_actor import open_model
 from retro.interop.chat import answer, frame, line_ends
 from retro.interop.export import Config as Export
 from retro.interop.export import main as export
 from retro.interop.guides import HOTPOT, HOUSEHOLD, REFLECT
 from retro.interop.hf_tokenizer import as_tokenizer_json
+from retro.interop.open import open_model
 from retro.memory import FIELDS, ReplayBuffer
 from retro.model import GPT, GPTConfig
 from retro.prompts import CHAT_REFLECT

@@ -2,7 +2,6 @@
 raw.
 """
 
-import functools
 import io
 import os
 import subprocess
@@ -17,12 +16,12 @@ from hypothesis import strategies as st
 
 import envs
 import play
-import train
 from retro import actor, reflect
 from retro.actor import ScriptedActor
 from retro.lora import add_lora, save_adapter
 from retro.model import GPT
 from retro.report.terminal import Screen, harmless
+from retro.run.cli import parse
 from retro.run.files import write_json
 from retro.trial import run_trials
 
@@ -35,8 +34,9 @@ def small(monkeypatch, tiny_base):
     make = play.envs.make
     short = lambda name, **kwargs: make(name, **{"max_steps": 2} | kwargs)
     monkeypatch.setattr(play.envs, "make", short)
-    monkeypatch.setattr(play.train, "Config", functools.partial(train.Config, base=str(tiny_base)))
-    monkeypatch.setattr(play, "LOOK", 2)
+    settings = play.run_settings
+    monkeypatch.setattr(play, "run_settings", lambda run: {**settings(run), "base": str(tiny_base)})
+    monkeypatch.setattr(play, "CANDIDATES", 2)
     monkeypatch.setattr(actor, "ACTION_TOKENS", 4)
     monkeypatch.setattr(reflect, "REFLECTION_TOKENS", 8)
 
@@ -104,13 +104,17 @@ def test_as_a_program():
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [{"you": "nobody"}, {"delay": float("nan")}, {"delay": -1.0}, {"env": "chess"},
-     {"env": "household,hotpot", "game": "x"}, {"game": "nowhere"}],
-)  # fmt: skip
+    "wrong", [{"env": "chess"}, {"env": "household,hotpot", "game": "x"}, {"game": "nowhere"}]
+)
 def test_wrong_settings(capsys, monkeypatch, wrong):
     with pytest.raises(ValueError):
         told(capsys, monkeypatch, **wrong)
+
+
+@pytest.mark.parametrize("wrong", ["--you nobody", "--delay nan", "--delay -1", "--delay 61"])
+def test_wrong_options(wrong):
+    with pytest.raises(SystemExit, match="2"):
+        parse(play.Config, "", argv=wrong.split())
 
 
 def test_real_game_files(capsys, monkeypatch, tmp_path):

@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 
 import envs
-from retro.interop import guides as react_prompts
+from retro.interop import guides
 from retro.interop.api_actor import read_reply
 
 
@@ -52,7 +52,7 @@ def test_the_household_example_is_what_the_engine_says():
                     for o, p in things.items()},
         "accepts": {"shelf": ["cup"]},
     }  # fmt: skip
-    env, guide = envs.make("household"), react_prompts.HOUSEHOLD
+    env, guide = envs.make("household"), guides.HOUSEHOLD
     assert env.reset(task)[0] == guide.first
     for turn in guide.turns:
         answer, _, _, _, info = env.step(turn.action)
@@ -61,17 +61,17 @@ def test_the_household_example_is_what_the_engine_says():
 
 
 def test_every_environment_has_a_guide_that_its_openings_find():
-    assert set(react_prompts.GUIDES) == set(envs.CLASSES)
-    for name, guide in react_prompts.GUIDES.items():
-        assert react_prompts.guide_of(guide.first, list(react_prompts.GUIDES)) is guide
-        assert react_prompts.guide_of("whatever", [name]) is guide
-        messages = react_prompts.chat(guide, guide.first, guide.turns)
+    assert set(guides.GUIDES) == set(envs.CLASSES)
+    for name, guide in guides.GUIDES.items():
+        assert guides.guide_of(guide.first, list(guides.GUIDES)) is guide
+        assert guides.guide_of("whatever", [name]) is guide
+        messages = guides.chat(guide, guide.first, guide.turns)
         roles = [m["role"] for m in messages]
         assert roles == ["system", *["user", "assistant"] * (2 * len(guide.turns)), "user"]
         assert guide.first in messages[2 * len(guide.turns) + 1]["content"]
         for turn, message in zip(guide.turns * 2, messages[2::2]):
             assert read_reply(message["content"])[1] == turn.action
-        text = react_prompts.completion(guide, guide.first, guide.turns)
+        text = guides.completion(guide, guide.first, guide.turns)
         assert text.count(f"> {guide.turns[-1].action}\n") == 2 and text.endswith("\n>")
 
 
@@ -82,4 +82,4 @@ def test_openings_carry_the_mark_of_their_guide_and_no_other(name):
     env = envs.make(name)
     for task in env.tasks("seen", 20, 0):
         opening = env.reset(task)[0]
-        assert [n for n, g in react_prompts.GUIDES.items() if g.mark in opening] == [name]
+        assert [n for n, g in guides.GUIDES.items() if g.mark in opening] == [name]

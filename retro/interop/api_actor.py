@@ -4,19 +4,14 @@ method was made for. What a model writes is data: one line of it becomes the act
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
-from retro import tokenizer
-from retro.actor import ACTION_TOKENS, MEMORY, GPTActor
-from retro.interop import guides as react_prompts
-from retro.interop.endpoint import Budget, Client
+from retro.actor import ACTION_TOKENS, MEMORY
+from retro.interop import guides
+from retro.interop.endpoint import Client
 from retro.interop.guides import Turn
 from retro.interop.post import harmless
-from retro.model import GPT
-from retro.tokenizer import AnyTokenizer
 from retro.trial import Trajectory
 
 REPLY_TOKENS = 200  # of a thought and an action
@@ -46,9 +41,9 @@ class APIActor:
     ):  # fmt: skip
         if client.api == "chat" and not examples:
             raise ValueError("--no-examples: only with --api completions")
-        strange = [name for name in names if examples and name not in react_prompts.GUIDES]
+        strange = [name for name in names if examples and name not in guides.GUIDES]
         if strange:
-            raise ValueError(f"{strange[0]}: has no rules to tell in GUIDES of react_prompts.py")
+            raise ValueError(f"{strange[0]}: has no rules to tell in GUIDES of guides.py")
         self.client, self.names, self.temperature = client, names, temperature
         self.generator, self.examples, self.memory = generator, examples, memory
         self.device = generator.device
@@ -96,11 +91,11 @@ class APISession:
         actor, asked = self.actor, list[str | list[dict]]()
         for row in rows:
             opening, turns = self.openings[row], self.turns[row]
-            guide = react_prompts.guide_of(opening, actor.names) if actor.examples else None
+            guide = guides.guide_of(opening, actor.names) if actor.examples else None
             if guide and actor.client.api == "chat":
-                asked.append(react_prompts.chat(guide, opening, turns))
+                asked.append(guides.chat(guide, opening, turns))
             else:
-                asked.append(react_prompts.completion(guide, opening, turns))
+                asked.append(guides.completion(guide, opening, turns))
         stop = "\nObservation:" if actor.client.api == "chat" else "\n"
         seeds = [self.seeds[row] for row in rows]
         return actor.client.ask(asked, actor.reply_tokens, actor.temperature, seeds, stop)
@@ -113,7 +108,7 @@ def reflection_writer(client: Client, temperature: float, generator: torch.Gener
 
     def write(trajectories: Sequence[Trajectory]) -> list[str | None]:
         asked = [
-            react_prompts.reflection_request(t.text(), t.episode_return, client.api)
+            guides.reflection_request(t.text(), t.episode_return, client.api)
             for t in trajectories
         ]
         seeds = _seeds(generator, len(asked), temperature)
@@ -122,61 +117,6 @@ def reflection_writer(client: Client, temperature: float, generator: torch.Gener
         return [read_reflection(text or "") or None for text in answers]
 
     return write
-
-
-@dataclass(frozen=True)
-class ActorOptions:
-    """Who plays: options of train.py and eval.py alike."""
-
-    actor: str = ""  # a model's folder, or openai: one behind --base-url; default the run's base
-    base_url: str = "https://api.openai.com/v1"  # of an OpenAI-compatible endpoint
-    actor_model: str = ""  # the actor's name there; the key is in OPENAI_API_KEY
-    api: Literal["chat", "completions"] = "chat"
-    examples: bool = True  # rules and a worked example first; off for a base of ours
-    answers: str = "runs/answers"  # folder of its answers: a repeated run asks nothing twice
-    concurrency: int = 8  # requests at a time
-    timeout: float = 60.0  # seconds a request may take
-    max_requests: int = 0  # budget of this run, tries counted; 0 = none
-    max_tokens: int = 0  # budget of this run, prompts and answers; 0 = none
-    bfloat16: bool = False  # weights of the models in --actor and --reflector; adapters are float32
-
-
-def open_client(options: ActorOptions, model: str, budget: Budget) -> Client:
-    """A client of the endpoint in the options; ValueError on a wrong one."""
-    return Client(
-        options.base_url, model, options.api, cache=options.answers, budget=budget,
-        concurrency=options.concurrency, timeout=options.timeout,
-    )  # fmt: skip
-
-
-def open_model(folder: str, device: torch.device, bfloat16: bool) -> tuple[GPT, AnyTokenizer]:
-    """A model and its tokenizer, ours or a pretrained one's; ValueError if they do not fit."""
-    coder = tokenizer.load(folder)
-    model = GPT.from_pretrained(folder, device, torch.bfloat16 if bfloat16 else None)
-    if coder.vocab_size > model.config.vocab_size:
-        raise ValueError(
-            f"{folder}: the tokenizer has {coder.vocab_size} tokens, the model "
-            f"{model.config.vocab_size}"
-        )
-    return model, coder
-
-
-def open_actor(
-    options: ActorOptions, names: Sequence[str], base: str,
-    loaded: dict[str, tuple[GPT, AnyTokenizer]],
-    temperature: float, generator: torch.Generator, memory: int, budget: Budget,
-) -> "GPTActor | APIActor":  # fmt: skip
-    """The actor of the options, by default the model in the folder `base`. `loaded`, (model,
-    tokenizer) by folder, are in memory already: two roles can share one.
-    """
-    if options.actor == "openai":
-        client = open_client(options, options.actor_model, budget)
-        return APIActor(client, names, temperature, generator, options.examples, memory)
-    folder = options.actor or base
-    model, coder = loaded.get(folder) or open_model(
-        folder, generator.device, options.bfloat16 and folder != base
-    )
-    return GPTActor(model, coder, temperature, generator, memory, names)
 
 
 def read_reply(reply: str) -> tuple[str, str]:

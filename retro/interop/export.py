@@ -19,15 +19,15 @@ from retro import tokenizer
 from retro.interop.hf_tokenizer import HFTokenizer, as_tokenizer_json
 from retro.lora import adapters, load_adapter
 from retro.model import GPT
-from retro.run.cli import parse, run_script
+from retro.run.cli import option, parse, run_script
 from retro.run.files import read_json, write_json, write_tensors
 
 
 @dataclass(frozen=True)
 class Config:
-    run_dir: str = "runs/joint"  # of train.py: its base and its adapter are taken
-    out: str = "exported"  # folder, new or empty
-    merge: bool = False  # the adapter inside the weights, for programs that know no adapters
+    run_dir: str = option("runs/joint", "folder of a finished run of train.py", "export")
+    out: str = option("exported", "folder that is written, new or empty", "export")
+    merge: bool = option(False, "one model, the adapter inside its weights", "export")
 
 
 def main(config: Config) -> None:

@@ -39,7 +39,7 @@ from retro.pretrain.muon import Muon
 from retro.pretrain.reader import Reader
 from retro.pretrain.skills import measure_skills
 from retro.run.checkpoint import load, save
-from retro.run.cli import option_of, parse, run_script
+from retro.run.cli import option, option_of, parse, run_script
 from retro.run.device import autocast, pick_device
 from retro.run.files import write_atomically
 from retro.tokenizer import Tokenizer
@@ -47,29 +47,47 @@ from retro.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Config:
-    out: str = "assets"  # folder of the checkpoint
-    start: str = ""  # folder of a base to begin with; "": from nothing
-    envs: str = "household,hotpot,shop"
-    tokens: float = 47e6  # length of the run, in tokens seen
-    batch_tokens: int = 4096  # tokens of one step, padding included
-    vocab_size: int = 2560
-    width: int = 192
-    layers: int = 5
-    heads: int = 3
-    kv_heads: int = 3
-    mlp_width: int = 384
-    context: int = 2560  # tokens; longer documents are left out
-    rope_theta: float = 1e6  # mostly slow rotations: like must find like across a whole trial
-    muon_lr: float = 0.004  # of the matrices inside the blocks; at 0.01 the noise hides the signal
-    muon_decay: float = 0.2  # their weight decay: without it they grow until attention saturates
-    adam_lr: float = 1e-3  # of embeddings and norms
-    warmup: float = 0.01  # share of the run
-    decay: float = 0.7  # share of the run, at its end, in which the learning rates fall to zero
-    reading_weight: float = 2.0  # of the reading loss
-    oracle_share: float = 0.3  # of the reflections in the corpus are right
-    drills: float = 0.8  # share of the corpus at first; a quarter later
-    seed: int = 0
-    checkpoint_minutes: float = 3.0
+    out: str = option("assets", "folder of the checkpoint; a run there goes on", "run")
+    start: str = option("", "folder of a base to begin with; none: from nothing", "run")
+    seed: int = option(0, "number from which every random draw follows", "run", low=0)
+    checkpoint_minutes: float = option(3.0, "minutes between two checkpoints", "run", low=0)
+
+    envs: str = option("household,hotpot,shop", "environments, comma-separated", "data")
+    tokens: float = option(47e6, "length of the run, in tokens seen", "data", low=1)
+    batch_tokens: int = option(4096, "tokens of one step, padding included", "data", low=1)
+    oracle_share: float = option(
+        0.3, "share of right ones among the corpus's reflections", "data", low=0, high=1
+    )
+    drills: float = option(
+        0.8, "share of drills in the corpus at first; later a quarter", "data", low=0, high=1
+    )
+
+    vocab_size: int = option(2560, "tokens of the vocabulary", "model", low=1)
+    width: int = option(192, "width of the residual stream", "model", low=1)
+    layers: int = option(5, "transformer blocks", "model", low=1)
+    heads: int = option(3, "query heads of a block", "model", low=1)
+    kv_heads: int = option(3, "key-value heads of a block", "model", low=1)
+    mlp_width: int = option(384, "inner width of the MLP", "model", low=1)
+    context: int = option(2560, "tokens; longer documents are left out", "model", low=1)
+    # mostly slow rotations: like must find like across a whole trial
+    rope_theta: float = option(1e6, "base of the rotary angles", "model", above=0)
+
+    muon_lr: float = option(  # at 0.01 the noise hides the signal
+        0.004, "learning rate of the matrices inside the blocks", "optimisation", above=0
+    )
+    muon_decay: float = option(  # without it they grow until attention saturates
+        0.2, "weight decay of the matrices inside the blocks", "optimisation", low=0
+    )
+    adam_lr: float = option(1e-3, "learning rate of embeddings and norms", "optimisation", above=0)
+    warmup: float = option(
+        0.01, "share of the run in which the rates rise", "optimisation", low=0, high=1
+    )
+    decay: float = option(
+        0.7, "share of the run, its end, in which they fall to 0", "optimisation", above=0, high=1
+    )
+    reading_weight: float = option(
+        2.0, "weight of the reading loss beside that of the next token", "optimisation", low=0
+    )
 
 
 # settings that may change between a run and its resumption

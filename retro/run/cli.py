@@ -1,10 +1,16 @@
-"""The doors of the scripts: options from a config dataclass, errors as one line."""
+"""The command line of every script: options made from a config dataclass, errors as one line.
+
+A script's settings are one frozen dataclass. `option` gives a field its default, its line of help,
+its group and its bounds; `parse` turns the dataclass into a parser and what was typed into the
+dataclass. Read a script's `Config` first (train.py). Only argparse is used.
+"""
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
-from typing import TYPE_CHECKING, Literal, TypeVar, get_args, get_origin
+from dataclasses import Field, field, fields
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from retro.run.device import keep_memory
 
@@ -12,41 +18,51 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Config = TypeVar("Config", bound="DataclassInstance")  # a script's dataclass of settings
-
-BOUNDS = {
-    "tasks": 1,
-    "gap_tasks": 1,
-    "eval_tasks": 1,
-    "train_tasks": 1,
-    "batch_reflections": 1,
-    "minibatch": 1,
-    "epochs": 1,
-    "updates": 0,
-    "retries": 0,
-    "lora_rank": 1,
-    "collect_rounds": 1,
-    "sft_epochs": 0,
-    "seed": 0,
-    "tokens": 1,
-    "batch_tokens": 1,
-    "memory": 0,
-    "group": 1,
-    "offline_each": 1,
-    "reward_epochs": 1,
-    "best_of": 1,
-    "kl_coef": 0,
-    "baseline_step": 0,
-    "concurrency": 1,
-    "max_requests": 0,
-    "max_tokens": 0,
-    "temperature": 0,
-    "actor_temperature": 0,
-}
+METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT"}
 
 
-def option_of(field: str) -> str:
+def option(
+    default: Any, help: str, group: str, *, low: float | None = None, high: float | None = None,
+    above: float | None = None,
+) -> Any:  # fmt: skip
+    """A field of a Config. `help`: what the option does, and its unit; `group`: the heading that
+    it stands under. A value lies in [low, high], or with `above` in (above, high].
+    """
+    bounds = {"low": low, "high": high, "above": above}
+    return field(default=default, metadata={"help": help, "group": group, "bounds": bounds})
+
+
+def option_of(name: str) -> str:
     """The name on the command line: `batch_tokens` -> `--batch-tokens`."""
-    return f"--{field.replace('_', '-')}"
+    return f"--{name.replace('_', '-')}"
+
+
+def allowed(low: float | None, high: float | None, above: float | None) -> str:
+    """The bounds in words, "" without any.
+
+    >>> allowed(0, 1, None), allowed(1, None, None), allowed(None, 1, 0), allowed(None, None, None)
+    ('between 0 and 1', 'at least 1', 'above 0 and at most 1', '')
+    """
+    if low is not None and high is not None:
+        return f"between {low} and {high}"
+    bounds = {"at least": low, "above": above, "at most": high}
+    return " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
+
+
+def within(value: float, low: float | None, high: float | None, above: float | None) -> bool:
+    """Whether a value keeps its bounds; NaN and infinity never do."""
+    return (
+        math.isfinite(value)
+        and (low is None or value >= low)
+        and (high is None or value <= high)
+        and (above is None or value > above)
+    )
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, without argparse's list of all options."""
+        sys.exit(_print_error(message, 2))
 
 
 def parse(
@@ -55,46 +71,57 @@ def parse(
     defaults: Callable[[argparse.Namespace], dict] = lambda given: {},
     argv: Sequence[str] | None = None,
 ) -> Config:
-    """Each field becomes an option with its own default, or with that of
-    `defaults`, which sees what was given; exit status 2 on a wrong one.
+    """Each field becomes an option with its own default, or with that of `defaults`, which sees
+    what was given. A wrong option ends the program with exit status 2.
     """
-    parser = argparse.ArgumentParser(
-        description=doc, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    for field in fields(config_class):
-        option = option_of(field.name)
-        if field.type is bool:
-            parser.add_argument(
-                option, action=argparse.BooleanOptionalAction, default=field.default
-            )
-        elif get_origin(field.type) is Literal:
-            parser.add_argument(option, choices=get_args(field.type), default=field.default)
-        else:
-            parser.add_argument(
-                option, type=field.type, default=field.default, help=f"default {field.default!r}"
-            )
+    parser = Parser(
+        usage="%(prog)s [options]", description=doc, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    own = config_class.__annotations__
+    own_first = sorted(fields(config_class), key=lambda one: one.name not in own)
+    names = dict.fromkeys(one.metadata["group"] for one in own_first)
+    groups = {name: parser.add_argument_group(name) for name in names}
+    for one in own_first:
+        add_option(groups[one.metadata["group"]], one)
     parser.set_defaults(**defaults(parser.parse_args(argv)))
     config = parser.parse_args(argv)
-    for name, least in BOUNDS.items():
-        value = getattr(config, name, least)
-        if value < least:
-            parser.error(f"{option_of(name)} is {value}: must be at least {least}")
+    for one in own_first:
+        value, bounds = getattr(config, one.name), one.metadata["bounds"]
+        if isinstance(value, (int, float)) and not within(value, **bounds):
+            must = allowed(**bounds) or "a finite number"
+            parser.error(f"{option_of(one.name)} is {value}: must be {must}")
     return config_class(**vars(config))
 
 
+def add_option(group: Any, one: Field) -> None:
+    """The option of a field: its type, its choices, and its help with range and default."""
+    if one.type is bool:
+        kind: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
+    elif get_origin(one.type) is Literal:
+        kind = {"choices": get_args(one.type)}
+    else:
+        kind = {"type": one.type, "metavar": METAVARS[one.type]}
+    action = group.add_argument(option_of(one.name), default=one.default, **kind)
+    shown = ("on" if one.default else "off") if one.type is bool else one.default
+    notes = [allowed(**one.metadata["bounds"]), f"default: {'none' if shown == '' else shown}"]
+    text = f"{one.metadata['help']} ({'; '.join(filter(None, notes))})"
+    action.help = text.replace("%", "%%")  # set here: before 3.13 argparse adds a switch's default
+
+
 def run_script(main: Callable[[Config], None], config: Config) -> None:
-    """main(config); what the user can mend becomes one line on stderr and exit status 2."""
+    """main(config). What the user can mend becomes one line on stderr and exit status 2."""
     keep_memory()
     try:
         main(config)
     except (ValueError, OSError) as error:
-        sys.exit(_say(error, 2))
+        sys.exit(_print_error(error, 2))
     except FloatingPointError as error:
-        sys.exit(_say(f"training broke down: {error}; the last checkpoint is whole", 1))
+        sys.exit(_print_error(f"training broke down: {error}; the last checkpoint is whole", 1))
     except KeyboardInterrupt:
-        sys.exit(_say("interrupted; --resume goes on from the last checkpoint", 130))
+        sys.exit(_print_error("interrupted; --resume goes on from the last checkpoint", 130))
 
 
-def _say(message: object, status: int) -> int:
+def _print_error(message: object, status: int) -> int:
     print(f"error: {message}", file=sys.stderr)
     return status

@@ -1,0 +1,107 @@
+"""Which models act and reflect: the options that say so, and the models opened from them.
+
+Read before: retro/actor.py (the actor in this process), api_actor.py (the actor behind an
+endpoint). train.py and eval.py share `ActorOptions`. `RoleOptions` are train.py's own; they stand
+here because play.py needs their defaults.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from retro import tokenizer
+from retro.actor import MEMORY, TEMPERATURE, GPTActor
+from retro.interop.api_actor import APIActor
+from retro.interop.endpoint import Budget, Client
+from retro.model import GPT
+from retro.run.cli import option
+from retro.run.files import read_json
+from retro.tokenizer import AnyTokenizer
+
+API = "models behind an API"  # the heading of these options
+
+
+@dataclass(frozen=True)
+class ActorOptions:
+    """Who plays: options of train.py and eval.py alike."""
+
+    actor: str = option(
+        "", "folder of the model that acts; `openai`: the one behind --base-url; none: the base",
+        "models",
+    )  # fmt: skip
+    base_url: str = option("https://api.openai.com/v1", "an OpenAI-compatible endpoint", API)
+    actor_model: str = option("", "the actor's name there; the key is in OPENAI_API_KEY", API)
+    api: Literal["chat", "completions"] = option("chat", "the endpoint's way of asking", API)
+    examples: bool = option(True, "tell rules and an example first; off for a base of ours", API)
+    answers: str = option("runs/answers", "folder of answers, each paid for once", API)
+    concurrency: int = option(8, "requests at a time", API, low=1)
+    timeout: float = option(60.0, "seconds that a request may take", API, above=0)
+    max_requests: int = option(0, "requests that may be sent, tries counted; 0 = any", API, low=0)
+    max_tokens: int = option(0, "tokens of prompts and answers to spend; 0 = any", API, low=0)
+    bfloat16: bool = option(False, "weights of --actor and --reflector in bfloat16", "models")
+
+
+@dataclass(frozen=True)
+class RoleOptions:
+    """The two roles of a run: options of train.py, which play.py reads back."""
+
+    base: str = option("assets", "folder of the base model: actor and reflector", "models")
+    reflector: str = option("", "folder of another model for the reflector; none: base", "models")
+    actor_temperature: float = option(
+        TEMPERATURE, "sampling temperature of the actor; 0 = greedy", "models", low=0
+    )
+    memory: int = option(
+        MEMORY, "reflections that the actor reads, the newest; 0 = none (control)", "models", low=0
+    )
+    adapt_prompt: bool = option(
+        False, "adapter on the prompt's tokens too: the paper's way, slower", "adapter"
+    )
+
+
+def run_settings(run_dir: str) -> dict[str, Any]:
+    """The settings that a run of train.py was started with; train.py's own defaults of the models
+    where there is no run ("") or its config.json, of an older version, does not say.
+    """
+    given = read_json(Path(run_dir) / "config.json") if run_dir else {}
+    return asdict(RoleOptions()) | asdict(ActorOptions()) | given
+
+
+def open_client(options: ActorOptions, model: str, budget: Budget) -> Client:
+    """A client of the endpoint in the options; ValueError on a wrong one."""
+    return Client(
+        options.base_url, model, options.api, cache=options.answers, budget=budget,
+        concurrency=options.concurrency, timeout=options.timeout,
+    )  # fmt: skip
+
+
+def open_model(folder: str, device: torch.device, bfloat16: bool) -> tuple[GPT, AnyTokenizer]:
+    """A model and its tokenizer, ours or a pretrained one's; ValueError if they do not fit."""
+    reader = tokenizer.load(folder)
+    model = GPT.from_pretrained(folder, device, torch.bfloat16 if bfloat16 else None)
+    if reader.vocab_size > model.config.vocab_size:
+        raise ValueError(
+            f"{folder}: the tokenizer has {reader.vocab_size} tokens, the model "
+            f"{model.config.vocab_size}"
+        )
+    return model, reader
+
+
+def open_actor(
+    options: ActorOptions, names: Sequence[str], base: str,
+    loaded: dict[str, tuple[GPT, AnyTokenizer]],
+    temperature: float, generator: torch.Generator, memory: int, budget: Budget,
+) -> GPTActor | APIActor:  # fmt: skip
+    """The actor of the options, by default the model in the folder `base`. `loaded`, (model,
+    tokenizer) by folder, are in memory already: two roles can share one.
+    """
+    if options.actor == "openai":
+        client = open_client(options, options.actor_model, budget)
+        return APIActor(client, names, temperature, generator, options.examples, memory)
+    folder = options.actor or base
+    model, reader = loaded.get(folder) or open_model(
+        folder, generator.device, options.bfloat16 and folder != base
+    )
+    return GPTActor(model, reader, temperature, generator, memory, names)

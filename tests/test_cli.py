@@ -1,0 +1,93 @@
+"""The command line of every script: help for each option, and one line for each wrong value."""
+
+import math
+from dataclasses import dataclass, fields
+from importlib import import_module
+from typing import Literal
+
+import pytest
+
+from retro.run.cli import option, option_of, parse
+
+SCRIPTS = ("train", "eval", "play", "retro.pretrain.__main__", "retro.interop.export")
+CONFIGS = [pytest.param(import_module(name).Config, id=name) for name in SCRIPTS]
+
+
+def outside(one) -> list[float]:
+    """Values that the bounds of a field exclude; of a float NaN and infinity too."""
+    bounds = one.metadata["bounds"]
+    below = [bounds["low"] - 1] if bounds["low"] is not None else []
+    above = [bounds["high"] + 1] if bounds["high"] is not None else []
+    edge = [bounds["above"]] if bounds["above"] is not None else []
+    return below + above + edge + [math.nan, math.inf, -math.inf] * (one.type is float)
+
+
+@pytest.mark.parametrize("config_class", CONFIGS)
+def test_help_names_every_option_with_its_text_and_default(config_class, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit) as ended:
+        parse(config_class, "", argv=["--help"])
+    assert ended.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    for one in fields(config_class):
+        (at,) = [i for i, line in enumerate(lines) if line.split()[:1] and
+                 line.split()[0].rstrip(",") == option_of(one.name)]  # fmt: skip
+        said = " ".join(lines[at : at + 2])  # a long option has its text on the next line
+        assert len(one.metadata["help"].split()) > 1 and one.metadata["help"] in said
+        shown = "none" if one.default == "" else one.default
+        if one.type is bool:
+            shown = "on" if one.default else "off"
+        assert f"default: {shown})" in said, said
+        assert f"{one.metadata['group']}:" in lines
+
+
+@pytest.mark.parametrize("config_class", CONFIGS)
+def test_a_value_out_of_bounds_is_one_line_and_status_2(config_class, capsys):
+    numbers = [one for one in fields(config_class) if one.type in (int, float)]
+    for one in numbers:
+        assert outside(one), f"{one.name} has no bounds"
+        for value in outside(one):
+            with pytest.raises(SystemExit) as ended:
+                parse(config_class, "", argv=[f"{option_of(one.name)}={one.type(value)}"])
+            said = capsys.readouterr().err
+            assert ended.value.code == 2 and said.count("\n") == 1
+            assert said.startswith(f"error: {option_of(one.name)} is {one.type(value)}: must be ")
+
+
+@dataclass(frozen=True)
+class Shared:
+    size: int = option(3, "how large, in cm", "shape", low=1)
+
+
+@dataclass(frozen=True)
+class Small(Shared):
+    name: str = option("", "100 % of a name", "first")
+    fast: bool = option(True, "skip the checks", "first")
+    way: Literal["up", "down"] = option("up", "where to", "shape")
+
+
+def test_what_is_given_what_is_not_and_defaults_that_depend_on_it():
+    assert parse(Small, "", argv=[]) == Small()
+    given = ["--no-fast", "--way", "down", "--size", "4"]
+    assert parse(Small, "", argv=given) == Small(size=4, fast=False, way="down")
+    changed = lambda seen: {"size": 9} if seen.way == "down" else {}
+    assert parse(Small, "", changed, ["--way", "down"]).size == 9
+    assert parse(Small, "", changed, given).size == 4 and parse(Small, "", changed, []).size == 3
+
+
+@pytest.mark.parametrize(
+    "given", ["--way left", "--size x", "--siz 4", "--size", "--nothing", "stray"]
+)
+def test_what_argparse_refuses_is_one_line_too(given, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(Small, "", argv=given.split())
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1
+
+
+def test_own_options_come_first_and_a_switch_tells_its_default_once(capsys):
+    with pytest.raises(SystemExit):
+        parse(Small, "", argv=["--help"])
+    said = capsys.readouterr().out
+    assert said.index("first:") < said.index("shape:") and said.count("(default: on)") == 1
+    assert "100 % of a name (default: none)" in said
