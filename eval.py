@@ -22,12 +22,20 @@ from tqdm import tqdm
 
 import envs
 from envs.household import find_games, load_game
-from retro.evaluate import UNTRAINED, Reflector, evaluate, methods_of
+from retro.evaluate import (
+    UNTRAINED,
+    Chains,
+    Evaluation,
+    Reflector,
+    evaluate,
+    methods_of,
+    report,
+)
 from retro.interop.api_actor import reflection_writer
 from retro.interop.endpoint import Budget
 from retro.interop.open import API, ActorOptions, open_actor, open_client, open_model
 from retro.report.page import write_page
-from retro.report.tables import report, table
+from retro.report.tables import table
 from retro.reward import RewardModel
 from retro.run.cli import option, parse, run_script
 from retro.run.device import pick_device
@@ -73,83 +81,81 @@ class Config(ActorOptions):
 def main(config: Config) -> None:
     run_dir, device = Path(config.run_dir), pick_device()
     settings = read_json(run_dir / "config.json")
-    offline = settings["mode"] == "offline"
     own = settings.get("reflector") or settings["base"]
     folder = own if config.reflector in ("", "openai") else config.reflector
-    methods = methods_of(settings["mode"]) if folder == own else UNTRAINED
-    if config.methods:
-        methods = tuple(config.methods.split(","))
-    if unknown := [name for name in methods if name not in methods_of(settings["mode"])]:
-        allowed = ",".join(methods_of(settings["mode"]))
-        raise ValueError(f"--methods {unknown[0]!r}: must be among {allowed}")
-    if config.best_of > 1 and (not offline or config.temperature == 0):
-        raise ValueError(
-            f"--best-of {config.best_of}: needs the reward model of an offline run, and samples "
-            "that differ (--temperature above 0)"
-        )
-    if config.report and folder != own:
-        raise ValueError("--report: shows what the run's own reflector thinks, not --reflector's")
-    places = open_environments(config, settings["envs"])
+    methods = chosen_methods(config, settings["mode"], of_the_run=folder == own)
+    environments = open_environments(config, settings["envs"])
 
+    # 1. the two roles, as in train.py
     small = config.bfloat16 or settings.get("bfloat16", False)
-    model, coder = open_model(folder, device, small and folder != settings["base"])
+    lm = open_model(folder, device, small and folder != settings["base"])
     budget = Budget(config.max_requests, config.max_tokens)
     actor = open_actor(
-        config,
-        list(places),
-        settings["base"],
-        {folder: (model, coder)},
-        settings["actor_temperature"],
-        seeded(config.seed, device=device),
-        settings["memory"],
-        budget,
-    )
+        config, list(environments), settings["base"], {folder: lm}, settings["actor_temperature"],
+        seeded(config.seed, device=device), settings["memory"], budget,
+    )  # fmt: skip
     writers = {}
     if config.reflector == "openai":
         client = open_client(config, config.reflector_model or config.actor_model, budget)
         generator = seeded(config.seed, "reflector", "reflexion", device=device)
         writers["reflexion"] = reflection_writer(client, config.temperature, generator)
+    reward = None
+    if config.best_of > 1:
+        reward = RewardModel(lm, 0.0, 1.0).load(run_dir / "reward")
     reflector = Reflector(
-        model,
-        coder,
-        run_dir,
-        config.temperature,
-        settings["adapt_prompt"],
-        RewardModel.load(model, run_dir / "reward") if config.best_of > 1 else None,
-        config.best_of,
+        lm, run_dir, config.temperature, settings["adapt_prompt"], reward, config.best_of
     )
 
-    reports, played, texts = [], [], []
-    for name, env in places.items():
-        if name == "household" and config.games:
-            tasks, split = [load_game(path) for path in find_games(config.games)], "games"
-        else:
-            tasks = env.tasks(config.split, config.tasks, config.seed)
-            split = config.data or config.products or config.split
+    # 2. every method on the same tasks and first trials
+    reports, played = [], []
+    for name, env in environments.items():
+        tasks, split = tasks_of(config, name, env)
         chains = evaluate(
-            env,
-            tasks,
-            methods,
-            config.retries,
-            config.seed,
-            actor,
-            reflector,
-            writers,
+            Evaluation(env, tasks, actor, config.retries, config.seed), methods, reflector, writers,
             progress=partial(tqdm, desc=f"evaluate {name}", unit="method"),
-        )
+        )  # fmt: skip
         reports.append(report(name, split, config.seed, chains, config.retries))
         played.append(chains)
-        texts.append(episodes(chains))
         print(f"{len(tasks)} tasks of {name} ({config.games or split}), [95 % intervals]")
         print(table(reports[-1]["methods"]))
     if budget.requests + budget.cached:
         print(budget)
+
+    # 3. what was asked for
     if config.json:
         write_json(config.json, reports[0] if len(reports) == 1 else reports)
     if config.report:
-        write_page(config.report, reports, played, run_dir, model, coder)
+        write_page(config.report, reports, played, run_dir, lm)
     if config.transcripts:
-        write_atomically(config.transcripts, "\n".join(texts).encode())
+        write_atomically(config.transcripts, "\n".join(map(episodes, played)).encode())
+
+
+def chosen_methods(config: Config, mode: str, of_the_run: bool) -> tuple[str, ...]:
+    """The methods to compare; ValueError where the options do not go together. `of_the_run`: the
+    reflector is the one that the run has trained.
+    """
+    methods = methods_of(mode) if of_the_run else UNTRAINED
+    if config.methods:
+        methods = tuple(config.methods.split(","))
+    if unknown := [name for name in methods if name not in methods_of(mode)]:
+        allowed = ",".join(methods_of(mode))
+        raise ValueError(f"--methods {unknown[0]!r}: must be among {allowed}")
+    if config.best_of > 1 and (mode != "offline" or config.temperature == 0):
+        raise ValueError(
+            f"--best-of {config.best_of}: needs the reward model of an offline run, and samples "
+            "that differ (--temperature above 0)"
+        )
+    if config.report and not of_the_run:
+        raise ValueError("--report: shows what the run's own reflector thinks, not --reflector's")
+    return methods
+
+
+def tasks_of(config: Config, name: str, env: envs.Environment) -> tuple[list[dict], str]:
+    """The tasks of one environment, and where they come from."""
+    if name == "household" and config.games:
+        return [load_game(path) for path in find_games(config.games)], "games"
+    split = config.data or config.products or config.split
+    return env.tasks(config.split, config.tasks, config.seed), split
 
 
 def open_environments(config: Config, trained_on: str) -> dict:
@@ -166,15 +172,14 @@ def open_environments(config: Config, trained_on: str) -> dict:
             raise ValueError(f"--env {config.env}: a file of {name} is given")
         if missing := [flag for flag, path in files[name].items() if not path]:
             raise ValueError(f"--{missing[0]} is missing: {name} needs {' and '.join(files[name])}")
-    made: dict[str, envs.Environment] = {}
-    for name in names:
-        kwargs = files[name] if name in given and name != "household" else {}
-        made |= envs.make(name, **kwargs).parts
-    return made
+    return {
+        name: envs.make(name, **(files[name] if name in given and name != "household" else {}))
+        for name in names
+    }
 
 
-def episodes(chains: dict) -> str:
-    """All chains as text to read: every trial, its outcome, the reflection after it."""
+def episodes(chains: dict[str, Chains]) -> str:
+    """All trials as text to read: every trial, its outcome, the reflection after it."""
     parts = []
     for method, method_chains in chains.items():
         for chain in method_chains:

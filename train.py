@@ -19,33 +19,37 @@ the trial is played (online), or a reward model says how it would go (offline).
 
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tqdm import tqdm
 
 import envs
-from retro.buffer import as_ids, prompts_of, read_buffer
-from retro.collect import by_id, collect, draw
-from retro.evaluate import LONG, Reflector, evaluate, measure_gap, methods_of
+from retro.evaluate import LONG, Evaluation, Reflector, evaluate, measure_gap, methods_of, report
 from retro.interop.endpoint import Budget
 from retro.interop.open import ActorOptions, RoleOptions, open_actor, open_model
-from retro.learn import check_health, learn
-from retro.lora import add_lora, save_adapter
-from retro.ppo import KLController
-from retro.reflect import ReflectionPolicy
-from retro.report.tables import draw_picture, report, table
-from retro.reward import RewardModel, fit, print_reward
+from retro.language_model import LanguageModel
+from retro.learn import Arena, Baselines, FailedTrial, by_id, check_health, collect, draw
+from retro.learn import rollout, update
+from retro.lora import adapter_state, save_adapter
+from retro.memory import Rated, read_buffer, replay_buffer
+from retro.policy import Policy
+from retro.ppo import KLController, PPOConfig
+from retro.reflect import RANGES
+from retro.report.tables import draw_picture, print_reward, table
+from retro.reward import ADAPTER as REWARD
+from retro.reward import FitConfig, RewardModel, fit
 from retro.run.cli import option, option_of, parse, run_script
 from retro.run.device import pick_device, release_memory
 from retro.run.files import write_json
 from retro.run.folder import RunFolder
-from retro.run.processes import crew, join
+from retro.run.processes import Processes, join, launch
 from retro.run.seeds import seeded
 from retro.sft import sft_update
-from retro.trial import Trajectory
+from retro.trial import Actor
 
 
 @dataclass(frozen=True)
@@ -146,200 +150,311 @@ class Config(RoleOptions, ActorOptions):
 OFFLINE = {"train_tasks": 1024, "collect_rounds": 1, "updates": 12, "kl_coef": 0.06,
            "batch_reflections": 96, "minibatch": 32}  # fmt: skip
 CHUNK = 192  # tasks collected between two checkpoints
-PPO = ("epochs", "clip_coef", "vf_coef", "ent_coef", "gamma", "gae_lambda", "max_grad_norm",
-       "target_kl", "advantage")  # fmt: skip
 
 
 def main(config: Config) -> None:
-    started, device = time.time(), pick_device()
+    started = time.time()
+    training = set_up(config)
+    check_gaps(training)
+    failed, ratings = recorded(training) if config.from_buffer else collect_ratings(training)
+    imitate(training, ratings)
+    if training.reward:
+        fit_reward_model(training, training.reward, ratings)
+    learn_by_ppo(training, failed)
+    minutes = (time.time() - started) / 60
+    compare_methods(training)
+    rest = (time.time() - started) / 60 - minutes
+    print0, path = training.processes.print0, training.run.path
+    print0(f"\n{minutes:.1f} minutes of training, {rest:.1f} of evaluation; see {path}/")
+    if config.actor == "openai":
+        print0(training.budget)
+    training.processes.leave()
+
+
+@dataclass
+class Training:
+    """What the stages share."""
+
+    config: Config
+    processes: Processes
+    environments: dict[str, envs.Environment]  # none with --from-buffer
+    lm: LanguageModel  # the reflector's; offline the reward model's too
+    policy: Policy
+    reward: RewardModel | None  # offline
+    actor: Actor | None  # None with --from-buffer: nothing is played
+    budget: Budget  # of the actor's requests, if it is behind an API
+    optimizer: torch.optim.Optimizer
+    run: RunFolder
+    group: int  # reflections on one failed trial
+
+    def generator(self, *names: object) -> torch.Generator:
+        """Random numbers on the model's device, named by what they are for."""
+        return seeded(self.config.seed, *names, device=self.lm.device)
+
+    def arena(self, tasks: list[dict]) -> Arena:
+        assert self.actor, "where there are environments, somebody plays"
+        return Arena(self.environments, by_id(tasks), self.actor, self.config.rating)
+
+    def evaluation(self, name: str, tasks: list[dict], retries: int) -> Evaluation:
+        """Of this process's tasks of one environment."""
+        assert self.actor, "where there are environments, somebody plays"
+        own = self.processes.shard(tasks)
+        return Evaluation(self.environments[name], own, self.actor, retries, self.config.seed)
+
+    def reflector(self) -> Reflector:
+        config = self.config
+        return Reflector(
+            self.lm, self.run.path, config.temperature, config.adapt_prompt, self.reward,
+            config.best_of if self.reward else 1,
+        )  # fmt: skip
+
+    def bar(self, rows: Iterable, **words: Any) -> tqdm:
+        return tqdm(rows, disable=not self.processes.is_main, **words)
+
+    def train_tasks(self) -> list[dict]:
+        """Tasks of all environments in turn: the first of each, the second of each, ..."""
+        n, seed = self.config.train_tasks, self.config.seed
+        tasks = [env.tasks("train", n, seed) for env in self.environments.values()]
+        return [task for turn in zip(*tasks) for task in turn]
+
+
+def set_up(config: Config) -> Training:
+    """1. The two roles: one frozen base, one adapter (offline a second one, the reward model's)."""
+    device = pick_device()
     if config.from_buffer:
         config = replace(config, mode="offline")
-    ranks, offline = join(device), config.mode == "offline"
-    say = print if ranks.writes else lambda *words: None
-    bar_of = partial(tqdm, disable=not ranks.writes)
+    processes = join(device)
     for name in ("minibatch", "batch_reflections"):
-        if getattr(config, name) % ranks.world:
-            raise ValueError(f"{name} {getattr(config, name)}: {ranks.world} ranks can't share it")
-    group = math.gcd(config.group, config.batch_reflections // ranks.world)
+        if getattr(config, name) % processes.world:
+            raise ValueError(
+                f"{name} {getattr(config, name)}: {processes.world} ranks can't share it"
+            )
+    group = math.gcd(config.group, config.batch_reflections // processes.world)
     if config.advantage == "group" and group == 1:
         raise ValueError("advantage group: each reflection would be alone, nothing to compare with")
 
-    # 1. the two roles: one frozen base, one adapter (offline, a second one: the reward model's)
-    env = None if config.from_buffer else envs.make(config.envs)
-    places = env.parts if env else {}
+    environments = {} if config.from_buffer else envs.make_all(config.envs)
     folder = config.reflector or config.base
-    model, coder = open_model(folder, device, config.bfloat16 and bool(config.reflector))
-    model.recompute = config.recompute
-    recorded = read_buffer(config.from_buffer, config.rating, coder) if config.from_buffer else []
-    draws = partial(seeded, config.seed, device=device)  # random generators, by name
-    size, reward = (config.lora_rank, config.lora_alpha), None
-    if offline:
-        reward = RewardModel.new(model, *size, config.rating, draws("reward"))
-    add_lora(model, *size, draws("lora"))
-    policy = ReflectionPolicy(model, config.adapt_prompt)
+    lm = open_model(folder, device, config.bfloat16 and bool(config.reflector))
+    lm.model.recompute = config.recompute
+    draws = partial(seeded, config.seed, device=device)
+    lm.add_adapter("reflector", config.lora_rank, config.lora_alpha, draws("lora"))
+    reward = None
+    if config.mode == "offline":
+        lm.add_adapter(REWARD, config.lora_rank, config.lora_alpha, draws("reward"))
+        reward = RewardModel(lm, *RANGES[config.rating])
+    policy = Policy(lm, config.adapt_prompt)
     budget = Budget(config.max_requests, config.max_tokens)
-    loaded = {folder: (model, coder)}
-    actor = None if env is None else open_actor(
-        config, list(places), config.base, loaded, config.actor_temperature, draws(),
+    actor = open_actor(
+        config, list(environments), config.base, {folder: lm}, config.actor_temperature, draws(),
         config.memory, budget,
-    )  # fmt: skip
-    weights = {name: p for name, p in policy.named_parameters() if p.requires_grad}
+    ) if environments else None  # fmt: skip
+    weights = {f"model.{name}": weight for name, weight in adapter_state(lm.model).items()}
+    weights |= {f"value_head.{name}": p for name, p in policy.value_head.named_parameters()}
     optimizer = torch.optim.AdamW(weights.values(), lr=config.sft_lr, weight_decay=0.0)
-    run = RunFolder(config, weights, optimizer, ranks)
-    reflector = Reflector(
-        model, coder, run.path, config.temperature, config.adapt_prompt, reward,
-        config.best_of if offline else 1,
-    )  # fmt: skip
+    run = RunFolder(config, weights, optimizer, processes)
+    return Training(
+        config, processes, environments, lm, policy, reward, actor, budget, optimizer, run, group
+    )
 
-    # 2. is there a gap? Oracle reflections must help the actor, or there is nothing to learn
+
+def check_gaps(training: Training) -> None:
+    """2. Is there a gap? Oracle reflections must help the actor, or there is nothing to learn."""
+    config, run, processes = training.config, training.run, training.processes
     gaps = run.state.get("gap", {})
-    for name, part in places.items():
+    for name, env in training.environments.items():
         if name not in gaps:
-            assert actor  # where there are places, somebody plays
-            probe = ranks.deal(part.tasks("seen", config.gap_tasks, config.seed))
-            gap = measure_gap(part, probe, config.seed, actor, reflector)
-            gaps[name] = (ranks.total(torch.tensor(gap)) / ranks.world).tolist()
+            tasks = env.tasks("seen", config.gap_tasks, config.seed)
+            gap = measure_gap(training.evaluation(name, tasks, 1), training.reflector())
+            gaps[name] = (processes.all_reduce(torch.tensor(gap)) / processes.world).tolist()
             run.save(gap=gaps)
-        say("the gap in {}: success {:.2f} at first; after one retry {:.2f} without\n"
-            "    reflection, {:.2f} with the oracle's".format(name, *gaps[name]))  # fmt: skip
+        processes.print0("the gap in {}: success {:.2f} at first; after one retry {:.2f} without\n"
+                         "    reflection, {:.2f} with the oracle's".format(name, *gaps[name]))
 
-    # 3. collect: what the untrained reflector's reflections are worth
-    tasks = env.tasks("train", config.train_tasks, config.seed) if env else []
+
+def collect_ratings(training: Training) -> tuple[list[FailedTrial], list[Rated]]:
+    """3. What the untrained reflector's reflections are worth. The rated ones are empty where a
+    resumed run has learnt from them already.
+    """
+    config, run, processes = training.config, training.run, training.processes
+    tasks, lm = training.train_tasks(), training.lm
+    arena = training.arena(tasks)
+    failed = [FailedTrial.from_json(row, lm) for row in run.files["failed"]]
+    ratings = stored_ratings(training)
+    each = config.offline_each if config.mode == "offline" else 1
     starts = range(run.state.get("collected", 0), len(tasks), CHUNK)
-    each = config.offline_each if offline else 1
-    for start in bar_of(starts, desc="collect", unit=f" x {CHUNK} tasks"):
-        assert env and actor
-        actor.generator = draws("collect", start, ranks.rank)
-        chunk = ranks.deal(tasks[start : start + CHUNK])
-        collect(env, chunk, config.collect_rounds, each, actor, model, coder, run, config.rating)
+    for start in training.bar(starts, desc="collect", unit=f" x {CHUNK} tasks"):
+        arena.actor.generator = training.generator("collect", start, processes.rank)
+        own = processes.shard(tasks[start : start + CHUNK])
+        for trials, reflections in collect(arena, own, config.collect_rounds, each, lm):
+            trials, reflections = processes.all_gather(trials), processes.all_gather(reflections)
+            run.append("failed", [f.to_json() for f in trials])
+            run.append("replay", [r.to_row(lm) for r in reflections])
+            failed += trials
+            ratings += reflections
         release_memory()
         run.save(collected=start + CHUNK)
-    if config.from_buffer and "collected" not in run.state:
-        run.replay.append(ranks.deal(recorded))
-        run.save(collected=0)
-    failed: dict[str, list] = prompts_of(run.replay) if config.from_buffer else {}
-    for row in run.failed:
-        trajectory = Trajectory.from_json(row["trajectory"])
-        failed.setdefault(trajectory.env, []).append((row["trial"], trajectory))
     if not failed:
         raise SystemExit("no first trial failed: there is nothing to reflect on")
+    return failed, ratings
 
-    # 4. imitate what worked
-    stored = partial(as_ids, coder=coder, context=model.config.max_position_embeddings)
-    if "sft_loss" not in run.state:
-        rows = list(run.replay)
-        rows = [row for row in rows if row["next_return"] > row["return"]]
-        say(f"SFT on {len(rows)} of {len(run.replay)} reflections, those that raised the return")
-        losses: list = []
-        rows = ranks.deal(rows)
-        if rows and config.sft_epochs:
-            losses = sft_update(
-                policy, optimizer, [stored(row) for row in rows], epochs=config.sft_epochs,
-                minibatch_size=config.minibatch // ranks.world,
-                max_grad_norm=config.max_grad_norm, generator=seeded(config.seed, "sft"),
-                total=ranks.total,
-            )  # fmt: skip
-        if ranks.writes:
-            save_adapter(model, run.path / "sft")
-        optimizer.state.clear()  # PPO starts with fresh moments
-        run.save(sft_loss=losses)
 
-    # 5. offline: the reward model
-    if reward and "reward" not in run.state:
-        rows = list(run.replay)
+def recorded(training: Training) -> tuple[list[FailedTrial], list[Rated]]:
+    """3. The same from a file of rated reflections: every distinct prompt is reflected on."""
+    config, run, processes, lm = training.config, training.run, training.processes, training.lm
+    ratings = [Rated.from_row(row, lm) for row in replay_buffer(run.path / "replay.jsonl")]
+    if "collected" not in run.state:
+        rows = read_buffer(config.from_buffer, RANGES[config.rating], lm)
+        ratings = processes.all_gather(processes.shard(rows))
+        run.append("replay", [row.to_row(lm) for row in ratings])
+        run.save(collected=0)
+    distinct: dict[tuple, Rated] = {}
+    for row in ratings:
+        distinct.setdefault((row.env, tuple(row.prompt_ids)), row)
+    return [FailedTrial.recorded(row, lm) for row in distinct.values()], ratings
+
+
+def stored_ratings(training: Training) -> list[Rated]:
+    """What a run that was interrupted has collected, as far as it is still to be learnt from."""
+    run = training.run
+    if "sft_loss" in run.state and (training.reward is None or "reward" in run.state):
+        return []
+    rows = replay_buffer(run.path / "replay.jsonl")
+    return [Rated.from_row(row, training.lm) for row in rows]
+
+
+def imitate(training: Training, ratings: list[Rated]) -> None:
+    """4. Supervised fine-tuning on what worked."""
+    config, run, processes = training.config, training.run, training.processes
+    if "sft_loss" in run.state:
+        return
+    rows = [row for row in ratings if row.next_return > row.episode_return]
+    processes.print0(
+        f"SFT on {len(rows)} of {len(ratings)} reflections, those that raised the return"
+    )
+    losses: list[float] = []
+    rows = processes.shard(rows)
+    if rows and config.sft_epochs:
+        losses = sft_update(
+            training.policy, training.optimizer, rows, epochs=config.sft_epochs,
+            minibatch_size=config.minibatch // processes.world,
+            max_grad_norm=config.max_grad_norm, generator=seeded(config.seed, "sft"),
+            all_reduce=processes.all_reduce,
+        )  # fmt: skip
+        release_memory()
+    if processes.is_main:
+        save_adapter(training.lm.model, run.path / "sft")
+    training.optimizer.state.clear()  # PPO starts with fresh moments
+    run.save(sft_loss=losses)
+
+
+def fit_reward_model(training: Training, reward: RewardModel, ratings: list[Rated]) -> None:
+    """5. Offline: the reward model, fitted to the ratings."""
+    config, run = training.config, training.run
+    if "reward" in run.state:
+        reward.load(run.path / "reward")
+    else:
         fitted = fit(
-            reward,
-            [stored(row) for row in rows],
-            [row["rating"] for row in rows],
-            [(row["env"], row["task_id"]) for row in rows],
-            epochs=config.reward_epochs,
-            lr=config.reward_lr,
-            minibatch_size=config.minibatch,
-            max_grad_norm=config.max_grad_norm,
-            generator=seeded(config.seed, "reward fit"),
-        )
-        if ranks.writes:
+            reward, ratings, [row.rating for row in ratings],
+            [(row.env, row.task_id) for row in ratings],
+            FitConfig(config.reward_epochs, config.reward_lr, config.minibatch,
+                      config.max_grad_norm),
+            seeded(config.seed, "reward fit"),
+        )  # fmt: skip
+        release_memory()
+        if training.processes.is_main:
             reward.save(run.path / "reward")
         run.save(reward=fitted)
-    elif reward:
-        reward.load_weights(run.path / "reward")
-    if offline and ranks.writes:
+    if training.processes.is_main:
         print_reward(run.state["reward"])
 
-    # 6. PPO: reflect, find out what the reflections are worth, learn from the difference
+
+def learn_by_ppo(training: Training, trials: list[FailedTrial]) -> None:
+    """6. PPO: reflect, find out what the reflections are worth, learn from the difference."""
+    config, run, processes = training.config, training.run, training.processes
+    failed: dict[str, list[FailedTrial]] = {}
+    for trial in trials:
+        failed.setdefault(trial.env, []).append(trial)
+    state = run.state
     kl_control = KLController(
-        run.state.get("kl_coef", config.kl_coef), config.kl_target or None, config.kl_horizon
+        state.get("kl_coef", config.kl_coef), config.kl_target or None, config.kl_horizon
     )
-    known, earned = by_id(tasks), run.state.get("earned", {})
+    baselines = Baselines(config.baseline_step, state.get("baselines", state.get("earned", {})))
     well_formed = 0.0 if config.reflector or config.from_buffer else config.min_well_formed
-    bar = bar_of(
-        range(run.state.get("updates", 0), config.updates),
-        initial=run.state.get("updates", 0),
-        total=config.updates,
-        desc="PPO",
-        unit="update",
+    judge = training.reward or training.arena(training.train_tasks())
+    done = state.get("updates", 0)
+    bar = training.bar(
+        range(done, config.updates), initial=done, total=config.updates, desc="PPO", unit="update"
     )
-    for update in bar:
-        for params in optimizer.param_groups:
-            params["lr"] = config.lr * (1 - update / config.updates)
-        drawn = draw(failed, update, config.batch_reflections // group, config.seed)
-        stats = learn(
-            env,
-            known,
-            ranks.deal(drawn),
-            group,
-            actor=actor,
-            sampling=draws("update", update, ranks.rank),
-            policy=policy,
-            coder=coder,
-            optimizer=optimizer,
-            run=run,
-            rating=config.rating,
-            reward=reward,
-            ranks=ranks,
-            earned=earned,
-            baseline_step=config.baseline_step,
-            generator=seeded(config.seed, "minibatches", update),
-            kl_coef=kl_control.kl_coef,
-            minibatch_size=config.minibatch // ranks.world,
-            **{name: getattr(config, name) for name in PPO},
+    for number in bar:
+        for params in training.optimizer.param_groups:
+            params["lr"] = config.lr * (1 - number / config.updates)
+        drawn = draw(failed, number, config.batch_reflections // training.group, config.seed)
+        stats = one_update(
+            training, number, processes.shard(drawn), judge, kl_control.kl_coef, baselines
         )
-        run.metrics.append([{"update": update} | stats] if ranks.writes else [])
+        run.append("metrics", [{"update": number} | stats])
         bar.set_postfix_str(
             "mean rating {mean_rating:+.3f}, KL {kl:.1f} nats, well-formed {well_formed:.2f}"
-            .format(**stats) + ("" if offline else f", retry success {stats['success']:.2f}")
-        )
-        kl_control.update(stats["kl"], config.batch_reflections)
-        run.save(updates=update + 1, kl_coef=kl_control.kl_coef, earned=earned)
-        check_health(stats, config.max_kl, well_formed)
-    if ranks.writes:
-        save_adapter(model, run.path / "adapter")
-    ranks.wait()
-    minutes = (time.time() - started) / 60
-
-    # 7. evaluation, on tasks with names that no training saw; eval.py has the other controls
-    reports, methods = [], [name for name in methods_of(config.mode) if name not in LONG]
-    for name, part in places.items():
-        assert actor
-        held_out = part.tasks(config.eval_split, config.eval_tasks, config.seed)
-        chains = evaluate(
-            part, ranks.deal(held_out), methods, config.retries, config.seed,
-            actor, reflector, progress=partial(bar_of, desc=f"evaluate {name}", unit="method"),
+            .format(**stats) + (
+                "" if training.reward else f", retry success {stats['success']:.2f}"
+            )
         )  # fmt: skip
-        chains = {method: ranks.gather(own) for method, own in chains.items()}
+        kl_control.update(stats["kl"], config.batch_reflections)
+        run.save(updates=number + 1, kl_coef=kl_control.kl_coef, baselines=baselines.means)
+        check_health(stats, config.max_kl, well_formed)
+    if processes.is_main:
+        save_adapter(training.lm.model, run.path / "adapter")
+    processes.barrier()
+
+
+def one_update(
+    training: Training, number: int, drawn: list[FailedTrial], judge: Arena | RewardModel,
+    kl_coef: float, baselines: Baselines,
+) -> dict:  # fmt: skip
+    """draw -> reflect -> retry -> rate -> update; the metrics."""
+    config, processes = training.config, training.processes
+    sampling = training.generator("update", number, processes.rank)
+    played = rollout(training.policy, drawn, training.group, judge, sampling)
+    if played.trials:
+        rows = [row.to_row(training.lm) for row in played.rows(training.lm)]
+        training.run.append("replay", processes.all_gather(rows))
+    settings = PPOConfig(
+        epochs=config.epochs, minibatch_size=config.minibatch // processes.world,
+        clip_coef=config.clip_coef, vf_coef=config.vf_coef, ent_coef=config.ent_coef,
+        gamma=config.gamma, gae_lambda=config.gae_lambda, max_grad_norm=config.max_grad_norm,
+        target_kl=config.target_kl, advantage=config.advantage,
+    )  # fmt: skip
+    stats = update(
+        training.policy, training.optimizer, played, settings, kl_coef, baselines,
+        seeded(config.seed, "minibatches", number), processes,
+    )  # fmt: skip
+    del played  # the prompts fill the memory
+    release_memory()
+    return stats
+
+
+def compare_methods(training: Training) -> None:
+    """7. Evaluation, on tasks with names that no training saw; eval.py has the other controls."""
+    config, processes, run = training.config, training.processes, training.run
+    reports, methods = [], [name for name in methods_of(config.mode) if name not in LONG]
+    for name, env in training.environments.items():
+        tasks = env.tasks(config.eval_split, config.eval_tasks, config.seed)
+        own = evaluate(
+            training.evaluation(name, tasks, config.retries), methods, training.reflector(),
+            progress=partial(training.bar, desc=f"evaluate {name}", unit="method"),
+        )  # fmt: skip
+        chains = {method: processes.all_gather(trials) for method, trials in own.items()}
         reports.append(report(name, config.eval_split, config.seed, chains, config.retries))
-        if offline and name in run.state["reward"]["held_out"]:
+        if training.reward and name in run.state["reward"]["held_out"]:
             reports[-1]["reward"] = run.state["reward"]["held_out"][name]
-        say(f"\n{len(held_out)} {config.eval_split} tasks of {name}, [95 % intervals]")
-        say(table(reports[-1]["methods"]))
-    if ranks.writes and reports:
+        processes.print0(
+            f"\n{len(tasks)} {config.eval_split} tasks of {name}, [95 % intervals]"
+        )
+        processes.print0(table(reports[-1]["methods"]))
+    if processes.is_main and reports:
         write_json(run.path / "results.json", reports)
         draw_picture(reports, run.path / "results.png")
-    rest = (time.time() - started) / 60 - minutes
-    say(f"\n{minutes:.1f} minutes of training, {rest:.1f} of evaluation; see {run.path}/")
-    if config.actor == "openai":
-        say(budget)
-    ranks.leave()
 
 
 if __name__ == "__main__":
@@ -351,5 +466,5 @@ if __name__ == "__main__":
     )
     alone = 1 if config.actor or config.reflector else 0  # a large model, or one behind an API
     shared = config.gap_tasks, config.train_tasks, config.minibatch, config.eval_tasks
-    with crew(alone, *shared, config.batch_reflections):
+    with launch(alone, *shared, config.batch_reflections):
         run_script(main, config)

@@ -19,7 +19,6 @@ Read before: `reflect.py`, `reward.py`.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from envs import Environment
 from retro import prompts
 from retro.actor import LMActor
 from retro.language_model import LanguageModel
-from retro.lora import load_adapter
+from retro.lora import REFLECTOR, load_adapter
 from retro.memory import recall
 from retro.reflect import reflect, reflection_prompt
 from retro.reward import RewardModel
@@ -72,7 +71,7 @@ class Reflector:
         if adapter:
             load_adapter(self.lm.model, self.run_dir / adapter)
         asked = [reflection_prompt(t, self.lm) for t in trajectories for _ in range(best_of)]
-        with nullcontext() if adapter else self.lm.frozen():
+        with self.lm.using(REFLECTOR if adapter else None):
             written = reflect(
                 self.lm, asked, temperature=self.temperature, generator=generator,
                 adapt_prompt=self.adapt_prompt,

@@ -50,6 +50,14 @@ class FailedTrial:
             len(trajectory.text()), trajectory,
         )  # fmt: skip
 
+    def to_json(self) -> dict:
+        assert self.trajectory
+        return {"trial": self.number, "trajectory": self.trajectory.to_json()}
+
+    @staticmethod
+    def from_json(row: dict, lm: LanguageModel) -> "FailedTrial":
+        return FailedTrial.of(Trajectory.from_json(row["trajectory"]), row["trial"], lm)
+
     @staticmethod
     def recorded(rated: Rated, lm: LanguageModel) -> "FailedTrial":
         """The failed trial of a line of the replay buffer, of which the prompt is left."""
@@ -86,7 +94,7 @@ def by_id(tasks: Sequence[dict]) -> dict[tuple[str, str], dict]:
     return {(task["env"], task["id"]): task for task in tasks}
 
 
-def rated(
+def replay_rows(
     lm: LanguageModel, failed: Sequence[FailedTrial], reflections: Sequence[Reflection],
     trials: Sequence[Trajectory], ratings: Sequence[float],
 ) -> list[Rated]:  # fmt: skip
@@ -120,7 +128,7 @@ def collect(
                 lm, [f.prompt_ids for f in asked], temperature=1.0, generator=arena.actor.generator
             )
         trials, ratings = arena.retry(asked, reflections)
-        yield failed, rated(lm, asked, reflections, trials, ratings)
+        yield failed, replay_rows(lm, asked, reflections, trials, ratings)
         trials = trials[::each]
 
 
@@ -155,6 +163,10 @@ class Rollout:
     caches: list[PromptCache] | None  # the prompts, read once; None: the adapter is on them
     group: int  # neighbours that answer the same prompt
     seconds: float
+
+    def rows(self, lm: LanguageModel) -> list[Rated]:
+        """Lines of the replay buffer, of trials that were played."""
+        return replay_rows(lm, self.failed, self.reflections, self.trials, self.ratings)
 
 
 def rollout(

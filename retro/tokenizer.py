@@ -12,18 +12,20 @@ import base64
 import binascii
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import regex  # tiktoken brings it along
 import tiktoken
 
-from retro.interop.hf_tokenizer import HFTokenizer, check_pattern, encode
 from retro.run.files import read_bytes, read_json, write_atomically, write_json
 
 PATTERN = r" ?\p{L}+(?: \p{N}{1,2}(?!\p{N}))?| ?\p{N}{1,3}|\n| ?>| ?[^\s\p{L}\p{N}>]+|[^\S\n]+"
 EOS = "<|eos|>"
+SAMPLE = "It's 12 o'clock;\n\n  go to (drawer 1)!\tÉ漢 "
 
 
 class Tokenizer:
@@ -39,10 +41,11 @@ class Tokenizer:
         self.vocab_size = len(ranks) + len(special_tokens)
         self.eos = special_tokens[EOS]  # ends a document
         self.bos: int | None = None  # nothing opens one
+        self.answer_ends: frozenset[int] = frozenset()  # of no answer: a line's end ends it
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`; "<|eos|>" in it is ordinary text: a special id is only put by hand."""
-        return encode(self.encoding, text)
+        return encode_ordinary(self.encoding, text)
 
     def decode(self, ids: list[int]) -> str:
         """Text of `ids`, special tokens by name; bytes that are not UTF-8 become U+FFFD."""
@@ -59,17 +62,41 @@ class Tokenizer:
         write_json(Path(folder) / "tokenizer_config.json", settings)
 
 
-AnyTokenizer = Tokenizer | HFTokenizer
+def check_pattern(pattern: str) -> None:
+    """ValueError if it is no regular expression, or cuts an empty pre-token out of common text:
+    tiktoken breaks down on one.
+    """
+    try:
+        pieces = [match.group() for match in regex.finditer(pattern, SAMPLE, timeout=1)]
+    except (regex.error, TimeoutError) as error:
+        raise ValueError(f"pattern {pattern!r} does not compile ({error})") from error
+    if "" in pieces:
+        raise ValueError(f"pattern {pattern!r} matches an empty text")
 
 
-def load(folder: str | Path) -> AnyTokenizer:
-    """The tokenizer saved in `folder`, ours or a pretrained model's tokenizer.json; ValueError when
-    its files are missing or wrong.
+def encode_ordinary(encoding: tiktoken.Encoding, text: str, names: Set[str] = frozenset()) -> list[int]:
+    """Ids of `text`, where only the special tokens in `names` are more than ordinary text.
+    ValueError where the pattern cuts out an empty pre-token after all (Rust's panic).
+    """
+    try:
+        return encoding.encode(text, allowed_special=names, disallowed_special=())
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":
+            raise ValueError(f"the tokenizer's pattern fails on {text[:40]!r}") from error
+        raise
+
+
+def load(folder: str | Path) -> Any:
+    """The tokenizer saved in `folder`; ValueError when its files are missing or wrong.
+
+    A folder with a pretrained model's tokenizer.json in place of our files is handed on to
+    `retro/interop/hf_tokenizer.py`. That reader is looked up here, not imported: this is the door
+    for programs that load a tokenizer of either family, and no other file of the method needs it.
     """
     path = Path(folder) / "tokenizer.tiktoken"
     if not path.exists():
         if path.with_name("tokenizer.json").exists():
-            return HFTokenizer(folder)
+            return import_module("retro.interop.hf_tokenizer").HFTokenizer(folder)
         if path.with_name("tokenizer.model").exists():
             raise ValueError(f"{folder}: tokenizer.model is sentencepiece, which is not known here")
     ranks = {}

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from retro.actor import ACTION_TOKENS, MEMORY
+from retro.actor import ACTION_TOKENS
+from retro.memory import MEMORY
 from retro.interop import guides
 from retro.interop.endpoint import Client
 from retro.interop.guides import Turn

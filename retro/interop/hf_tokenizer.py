@@ -9,7 +9,6 @@
 Left out, and refused by name: sentencepiece and unigram, several splits in a row, a prefix space.
 """
 
-from collections.abc import Set
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -19,11 +18,11 @@ import regex  # tiktoken brings it along
 import tiktoken
 
 from retro.run.files import read_json
+from retro.tokenizer import check_pattern, encode_ordinary
 
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 # every digit alone, then GPT-2's on what lies between: there a digit is an edge, as the end is
 DIGITS_GPT2 = r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
-SAMPLE = "It's 12 o'clock;\n\n  go to (drawer 1)!\tÉ漢 "
 
 
 def byte_letters() -> dict[int, str]:
@@ -39,7 +38,7 @@ class HFTokenizer:
     """str <-> token ids, as retro.tokenizer.Tokenizer, from the files of a pretrained model.
 
     `ranks`: token bytes -> id. `special_tokens`: name -> id, all added ones. `eos` ends a document
-    or an answer; `bos` opens every sequence, None if the model wants none.
+    or an answer, and so does each of `answer_ends`; `bos` opens every sequence, None if the model wants none.
     """
 
     def __init__(self, folder: str | Path):
@@ -55,6 +54,7 @@ class HFTokenizer:
     def _read(self, settings: dict, names: dict) -> None:
         model, added = settings["model"], settings.get("added_tokens") or []
         self.special_tokens = {token["content"]: token["id"] for token in added}
+        self.answer_ends = frozenset(self.special_tokens.values())
         self.plain = {t["content"] for t in added if not t["special"]}
         for token in added:
             if not token["special"] and any(token[k] for k in ("lstrip", "rstrip", "single_word")):
@@ -103,7 +103,7 @@ class HFTokenizer:
             data = text.encode("utf-8", "replace")
             if len(data.translate(None, self.lacking)) < len(data):
                 return self._encode_lacking(text)
-        return encode(self.encoding, text, self.plain)
+        return encode_ordinary(self.encoding, text, self.plain)
 
     def _encode_lacking(self, text: str) -> list[int]:
         """The slow way, piece by piece, for text with bytes that have no token."""
@@ -139,30 +139,6 @@ def check_ids(tokens: list, ids: list) -> None:
             raise ValueError(f"the id of {token!r} is {i!r}, expected 0..{(1 << 24) - 1}")
     if len(set(ids)) < len(ids):
         raise ValueError("two tokens have the same id")
-
-
-def check_pattern(pattern: str) -> None:
-    """ValueError if it is no regular expression, or cuts an empty pre-token out of common text:
-    tiktoken breaks down on one.
-    """
-    try:
-        pieces = [match.group() for match in regex.finditer(pattern, SAMPLE, timeout=1)]
-    except (regex.error, TimeoutError) as error:
-        raise ValueError(f"pattern {pattern!r} does not compile ({error})") from error
-    if "" in pieces:
-        raise ValueError(f"pattern {pattern!r} matches an empty text")
-
-
-def encode(encoding: tiktoken.Encoding, text: str, names: Set[str] = frozenset()) -> list[int]:
-    """Ids of `text`, where only the special tokens in `names` are more than ordinary text.
-    ValueError where the pattern cuts out an empty pre-token after all (Rust's panic).
-    """
-    try:
-        return encoding.encode(text, allowed_special=names, disallowed_special=())
-    except BaseException as error:
-        if type(error).__name__ == "PanicException":
-            raise ValueError(f"the tokenizer's pattern fails on {text[:40]!r}") from error
-        raise
 
 
 def split_at(text: str, names: set[str]) -> list[str]:

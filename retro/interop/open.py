@@ -13,15 +13,20 @@ from typing import Any, Literal
 import torch
 
 from retro import tokenizer
-from retro.actor import MEMORY, TEMPERATURE, GPTActor
+from retro.actor import TEMPERATURE, LMActor
+from retro.interop import guides
 from retro.interop.api_actor import APIActor
+from retro.interop.chat import chat_frame
 from retro.interop.endpoint import Budget, Client
+from retro.language_model import LanguageModel
+from retro.memory import MEMORY
 from retro.model import GPT
 from retro.run.cli import option
 from retro.run.files import read_json
-from retro.tokenizer import AnyTokenizer
+from retro.tokenizer import Tokenizer
 
 API = "models behind an API"  # the heading of these options
+TOLD_TOKENS = 32  # of an action of a pretrained model: its tokens are shorter than ours
 
 
 @dataclass(frozen=True)
@@ -77,8 +82,10 @@ def open_client(options: ActorOptions, model: str, budget: Budget) -> Client:
     )  # fmt: skip
 
 
-def open_model(folder: str, device: torch.device, bfloat16: bool) -> tuple[GPT, AnyTokenizer]:
-    """A model and its tokenizer, ours or a pretrained one's; ValueError if they do not fit."""
+def open_model(folder: str, device: torch.device, bfloat16: bool) -> LanguageModel:
+    """A model, its tokenizer and its chat frame, ours or a pretrained one's; ValueError if they do
+    not fit.
+    """
     reader = tokenizer.load(folder)
     model = GPT.from_pretrained(folder, device, torch.bfloat16 if bfloat16 else None)
     if reader.vocab_size > model.config.vocab_size:
@@ -86,22 +93,31 @@ def open_model(folder: str, device: torch.device, bfloat16: bool) -> tuple[GPT, 
             f"{folder}: the tokenizer has {reader.vocab_size} tokens, the model "
             f"{model.config.vocab_size}"
         )
-    return model, reader
+    return LanguageModel(model, reader, chat_frame(reader, guides.REFLECT))
 
 
 def open_actor(
-    options: ActorOptions, names: Sequence[str], base: str,
-    loaded: dict[str, tuple[GPT, AnyTokenizer]],
+    options: ActorOptions, names: Sequence[str], base: str, loaded: dict[str, LanguageModel],
     temperature: float, generator: torch.Generator, memory: int, budget: Budget,
-) -> GPTActor | APIActor:  # fmt: skip
-    """The actor of the options, by default the model in the folder `base`. `loaded`, (model,
-    tokenizer) by folder, are in memory already: two roles can share one.
+) -> LMActor | APIActor:  # fmt: skip
+    """The actor of the options, by default the model in the folder `base`. `loaded`, by folder, are
+    in memory already: two roles can share one. `names`: of the environments that are played.
+
+    A pretrained model, which never saw these environments, is told their rules, with an example, as
+    far as `guides.py` has them.
     """
     if options.actor == "openai":
         client = open_client(options, options.actor_model, budget)
         return APIActor(client, names, temperature, generator, options.examples, memory)
     folder = options.actor or base
-    model, reader = loaded.get(folder) or open_model(
+    lm = loaded.get(folder) or open_model(
         folder, generator.device, options.bfloat16 and folder != base
     )
-    return GPTActor(model, reader, temperature, generator, memory, names)
+    told = [name for name in names if name in guides.GUIDES]
+    if isinstance(lm.tokenizer, Tokenizer) or not told:
+        return LMActor(lm, temperature, generator, memory)
+
+    def lead(opening: str) -> str:
+        return guides.lead(guides.guide_of(opening, told))
+
+    return LMActor(lm, temperature, generator, memory, lead, TOLD_TOKENS)
