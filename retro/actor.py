@@ -33,10 +33,11 @@ class LMActor:
     def __init__(
         self, lm: LanguageModel, temperature: float, generator: torch.Generator,
         memory: int = MEMORY, lead: Callable[[str], str] | None = None,
-        action_tokens: int = ACTION_TOKENS,
+        action_tokens: int | None = None,
     ):  # fmt: skip
         self.lm, self.temperature, self.generator = lm, temperature, generator
-        self.memory, self.lead, self.action_tokens = memory, lead, action_tokens
+        self.memory, self.lead = memory, lead
+        self.action_tokens = action_tokens or ACTION_TOKENS
         self.device = lm.device
 
     def start(self, openings: Sequence[str]) -> "LMSession":

@@ -22,7 +22,7 @@ from retro.memory import Rated, stored_response
 from retro.policy import Policy
 from retro.ppo import Batch, PPOConfig, ppo_update
 from retro.prompts import well_formed
-from retro.reflect import REFLECTION_TOKENS, Reflection, rate, reflect, reflection_prompt
+from retro.reflect import Reflection, rate, reflect, reflection_prompt, with_room
 from retro.reward import RewardModel
 from retro.run.processes import ALONE, Processes
 from retro.trial import Actor, Environments, Trajectory, run_in_batches
@@ -62,8 +62,9 @@ class FailedTrial:
     def recorded(rated: Rated, lm: LanguageModel) -> "FailedTrial":
         """The failed trial of a line of the replay buffer, of which the prompt is left."""
         text = lm.prompt_text(rated.prompt_ids)
-        prompt = lm.fit(text, lm.context - REFLECTION_TOKENS)
-        return FailedTrial(rated.env, rated.task_id, rated.trial, prompt, len(text))
+        return FailedTrial(
+            rated.env, rated.task_id, rated.trial, with_room(text, lm), len(text)
+        )
 
 
 @dataclass

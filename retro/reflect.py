@@ -42,7 +42,12 @@ def reflection_prompt(trajectory: Trajectory, lm: LanguageModel) -> list[int]:
     """
     request = prompts.reflection_request(trajectory.episode_return, chat=lm.frame is not None)
     start = prompts.opening(trajectory.observation, trajectory.reflections)
-    return lm.fit(trajectory.text() + request, lm.context - REFLECTION_TOKENS, start)
+    return with_room(trajectory.text() + request, lm, start)
+
+
+def with_room(text: str, lm: LanguageModel, start: str = "") -> list[int]:
+    """The ids of a prompt that leaves room for a reflection; see `LanguageModel.fit`."""
+    return lm.fit(text, lm.context - REFLECTION_TOKENS, start)
 
 
 def reflect(
