@@ -1,124 +1,175 @@
-"""Low-rank adaptation (Hu et al. 2021), by hand: W x becomes W x + (alpha / r) B A x.
+"""Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685), by hand: W x + (alpha / r) B A x.
 
-W is frozen; A (r, in) starts random, B (out, r) at zero, so an adapter starts as no change at all.
-It is switched off, not merged (but in the copies of `decode.py` and `export.py`): one model is M_r,
-the actor and the reference policy. Files are in PEFT's format. Left out: dropout, biases, rsLoRA,
-DoRA.
+Read `model.py` before. W is frozen; A (r, in) starts random and B (out, r) at zero, so a new
+adapter changes nothing. A model may carry several adapters, each under a name. At most one of them
+is active, and says which role the model plays:
+
+    using(model, "reflector")   M_r
+    using(model, "reward")      the reward model
+    adapter_off(model)          the frozen base: the actor, and the reference policy
+
+W itself never changes; `fast/decoder.py` and `interop/export.py` merge the adapter into copies.
+Files are in PEFT's format. Left out: dropout, biases, rsLoRA, DoRA.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from retro.run.files import check_tensors, read_json, read_tensors, write_json, write_tensors
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+REFLECTOR = "reflector"  # the adapter that is meant where none is named
 MAX_RANK = 4096  # of an adapter that is read
 
 
-class LoRALinear(nn.Module):
-    """Takes the place of an nn.Linear and keeps its `weight` and `bias` (the same, now frozen)."""
+class Adapter(nn.Module):
+    """A and B of one linear layer, float32 whatever the layer's weight is."""
 
-    def __init__(
-        self, linear: nn.Linear, rank: int, alpha: float, generator: torch.Generator | None = None
-    ):
+    def __init__(self, linear: nn.Module, rank: int, alpha: float,
+                 generator: torch.Generator | None):  # fmt: skip
+        super().__init__()
+        weight = linear.weight
+        assert isinstance(weight, Tensor)
+        out_width, in_width = weight.shape
+        A = torch.empty(rank, in_width, device=generator.device if generator else None)
+        nn.init.kaiming_uniform_(A, a=math.sqrt(5), generator=generator)  # +- 1 / sqrt(in), as PEFT
+        self.lora_A = nn.Parameter(A.to(weight.device))  # (r, in)
+        self.lora_B = nn.Parameter(torch.zeros(out_width, rank).to(weight.device))  # (out, r)
+        self.rank, self.alpha = rank, alpha
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+
+class LoRALinear(nn.Module):
+    """Takes the place of an nn.Linear and keeps its `weight` and `bias`, now frozen. Of its
+    `adapters` at most one, the `active`, adds to the product.
+    """
+
+    def __init__(self, linear: nn.Linear, active: str | None):
         super().__init__()
         self.weight = linear.weight.requires_grad_(False)  # (out, in)
         self.bias = linear.bias if linear.bias is None else linear.bias.requires_grad_(False)
-        out_width, in_width = self.weight.shape
-        A = torch.empty(rank, in_width, device=generator.device if generator else None)
-        nn.init.kaiming_uniform_(A, a=math.sqrt(5), generator=generator)  # +- 1 / sqrt(in), as PEFT
-        B = torch.zeros(out_width, rank)
-        self.lora_A = nn.Parameter(A.to(self.weight.device))  # float32, whatever the base
-        self.lora_B = nn.Parameter(B.to(self.weight.device))
-        self.rank, self.alpha, self.on = rank, alpha, True
+        self.adapters = nn.ModuleDict()
+        self.active = active  # may name an adapter that this layer has no part of
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = F.linear(x, self.weight, self.bias)
-        if not self.on:
-            return y
-        low = F.linear(x, self.lora_A.to(x.dtype)).flatten(0, -2)  # (N, r)
-        B = self.lora_B.to(low.dtype)
-        y.view(-1, len(B)).addmm_(low, B.t(), alpha=self.alpha / self.rank)  # y is nobody else's
+    def adapter(self) -> Adapter | None:
+        """The one that is active here."""
+        if self.active is None or self.active not in self.adapters:
+            return None
+        adapter = self.adapters[self.active]
+        assert isinstance(adapter, Adapter)
+        return adapter
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.linear(x, self.weight, self.bias)  # (..., out)
+        if adapter := self.adapter():
+            low = F.linear(x, adapter.lora_A.to(x.dtype)).flatten(0, -2)  # (N, r)
+            B = adapter.lora_B.to(low.dtype)  # (out, r)
+            y.view(-1, len(B)).addmm_(low, B.t(), alpha=adapter.scale)  # in place: y is new
         return y
 
-    def merged(self) -> torch.Tensor:
-        """W + (alpha / r) B A while it is on, else W. In bfloat16 a small change would be lost."""
-        if not self.on:
+    def merged(self) -> Tensor:
+        """W + (alpha / r) B A of the active adapter. In bfloat16 a small change would be lost."""
+        if not (adapter := self.adapter()):
             return self.weight
-        change = self.lora_B @ self.lora_A * (self.alpha / self.rank)  # (out, in)
+        change = adapter.lora_B @ adapter.lora_A * adapter.scale  # (out, in)
         return (self.weight + change).to(self.weight.dtype)
 
 
 def add_lora(
     model: nn.Module, rank: int, alpha: float, generator: torch.Generator | None = None,
-    targets: Sequence[str] = TARGETS,
+    targets: Sequence[str] = TARGETS, name: str = REFLECTOR,
 ) -> None:  # fmt: skip
-    """Freeze the model and give each linear layer named in `targets` an adapter, in place."""
+    """Give each linear layer named in `targets` an adapter, in place.
+
+    The first one freezes the model and is active; a later one waits beside it until `using`.
+    """
     unknown = sorted(set(targets) - set(TARGETS))
     if unknown or not targets or rank < 1:
         raise ValueError(f"targets {unknown} of {TARGETS}, rank {rank} of 1 and above")
-    if any(adapters(model)):
-        raise ValueError("the model has an adapter already")
-    model.requires_grad_(False)
+    adapted = [layer for _, layer in lora_layers(model)]
+    if any(name in layer.adapters for layer in adapted):
+        raise ValueError(f"the model has an adapter {name!r} already")
+    if not adapted:
+        model.requires_grad_(False)
+    active = adapted[0].active if adapted else name
     for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if name in targets and isinstance(child, nn.Linear):
-                setattr(module, name, LoRALinear(child, rank, alpha, generator))
+        for key, child in list(module.named_children()):
+            if key not in targets or not isinstance(child, nn.Linear | LoRALinear):
+                continue
+            if isinstance(child, nn.Linear):
+                child = LoRALinear(child, active)
+                setattr(module, key, child)
+            child.adapters[name] = Adapter(child, rank, alpha, generator)
 
 
-def adapters(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
-    """(name, layer) of every adapted layer."""
-    return ((n, module) for n, module in model.named_modules() if isinstance(module, LoRALinear))
+def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
+    """(path, layer) of every layer with an adapter, in the model's order."""
+    return ((path, m) for path, m in model.named_modules() if isinstance(m, LoRALinear))
 
 
-def lora_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """All A and B: what an optimiser trains."""
-    return [weight for _, layer in adapters(model) for weight in (layer.lora_A, layer.lora_B)]
+def adapter_names(model: nn.Module) -> list[str]:
+    """In the order in which they were added."""
+    return list(dict.fromkeys(name for _, layer in lora_layers(model) for name in layer.adapters))
 
 
 @contextmanager
-def adapter_off(model: nn.Module) -> Iterator[None]:
-    """Inside, the model is the frozen base, bit for bit: the actor, and the reference policy."""
-    layers = [layer for _, layer in adapters(model)]
-    before = [layer.on for layer in layers]
-    for layer in layers:
-        layer.on = False
+def using(model: nn.Module, name: str | None) -> Iterator[None]:
+    """Inside, the adapter `name` is the active one; None: the frozen base, bit for bit."""
+    before = {layer: layer.active for _, layer in lora_layers(model)}
+    assert name is None or name in adapter_names(model), f"{name!r} of {adapter_names(model)}"
+    for layer in before:
+        layer.active = name
     try:
         yield
     finally:
-        for layer, on in zip(layers, before, strict=True):
-            layer.on = on
+        for layer, active in before.items():
+            layer.active = active
 
 
-def adapter_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The live A and B under PEFT's names."""
-    tensors = {}
-    for name, layer in adapters(model):
-        tensors[f"base_model.model.{name}.lora_A.weight"] = layer.lora_A.detach()
-        tensors[f"base_model.model.{name}.lora_B.weight"] = layer.lora_B.detach()
-    return tensors
+def adapter_off(model: nn.Module) -> AbstractContextManager:
+    """Inside, the model is the frozen base: the actor, and the reference policy."""
+    return using(model, None)
 
 
-def save_adapter(model: nn.Module, folder: str | Path) -> None:
+def adapter_state(model: nn.Module, name: str = REFLECTOR) -> dict[str, nn.Parameter]:
+    """The adapter's weights themselves, "<layer>.lora_A" and "<layer>.lora_B", in the model's
+    order.
+    """
+    return {
+        f"{path}.{key}": weight
+        for path, part in _parts(model, name)
+        for key, weight in part.named_parameters()
+    }
+
+
+def lora_parameters(model: nn.Module, name: str = REFLECTOR) -> list[nn.Parameter]:
+    """All A and B of an adapter: what an optimiser trains."""
+    return list(adapter_state(model, name).values())
+
+
+def save_adapter(model: nn.Module, folder: str | Path, name: str = REFLECTOR) -> None:
     """Write adapter_model.safetensors and adapter_config.json, each atomically; PEFT loads them."""
-    layers = dict(adapters(model))
-    if not layers:
+    own = dict(_parts(model, name))
+    if not own:
         raise ValueError("the model has no adapter to save")
-    write_tensors(Path(folder) / "adapter_model.safetensors", adapter_tensors(model))
-    layer = next(iter(layers.values()))
+    write_tensors(Path(folder) / "adapter_model.safetensors", _peft_tensors(model, name))
+    adapter = next(iter(own.values()))
     settings = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "r": layer.rank,
-        "lora_alpha": layer.alpha,
-        "target_modules": sorted({name.rsplit(".", 1)[-1] for name in layers}),
+        "r": adapter.rank,
+        "lora_alpha": adapter.alpha,
+        "target_modules": sorted({path.rsplit(".", 1)[-1] for path in own}),
         "lora_dropout": 0.0,
         "bias": "none",
         "inference_mode": True,
@@ -126,12 +177,27 @@ def save_adapter(model: nn.Module, folder: str | Path) -> None:
     write_json(Path(folder) / "adapter_config.json", settings)
 
 
-def load_adapter(model: nn.Module, folder: str | Path) -> None:
-    """Read an adapter into the model, adding one of the file's rank when it has none.
+def load_adapter(model: nn.Module, folder: str | Path, name: str = REFLECTOR) -> None:
+    """Read an adapter into the model, adding one of the file's rank when it has none of that name.
 
     ValueError when a file is missing or broken, asks for what is left out here, or does not fit.
     """
     path = Path(folder) / "adapter_config.json"
+    rank, alpha, targets = _read_settings(path)
+    path = path.with_name("adapter_model.safetensors")
+    tensors = read_tensors(path)
+    if name not in adapter_names(model):
+        add_lora(model, rank, alpha, torch.Generator(), targets, name)
+    wanted = _peft_tensors(model, name)
+    check_tensors(path, tensors, wanted)
+    for _, adapter in _parts(model, name):
+        adapter.alpha = alpha
+    for key, tensor in wanted.items():
+        tensor.copy_(tensors[key])
+
+
+def _read_settings(path: Path) -> tuple[int, float, list[str]]:
+    """(r, alpha, targets) of an adapter_config.json that asks for nothing else."""
     settings = read_json(path)
     demands = {"peft_type": "LORA", "bias": "none", "use_rslora": False, "use_dora": False,
                "fan_in_fan_out": False, "rank_pattern": {}, "alpha_pattern": {},
@@ -150,14 +216,19 @@ def load_adapter(model: nn.Module, folder: str | Path) -> None:
         )
     if not isinstance(targets, list) or not targets or any(t not in TARGETS for t in targets):
         raise ValueError(f"{path}: target_modules is {targets!r}, expected some of {TARGETS}")
+    return rank, alpha, targets
 
-    path = Path(folder) / "adapter_model.safetensors"
-    tensors = read_tensors(path)
-    if not any(adapters(model)):
-        add_lora(model, rank, alpha, torch.Generator(), targets)
-    wanted = adapter_tensors(model)
-    check_tensors(path, tensors, wanted)
-    for _, layer in adapters(model):
-        layer.alpha = alpha
-    for name, tensor in wanted.items():
-        tensor.copy_(tensors[name])
+
+def _parts(model: nn.Module, name: str) -> Iterator[tuple[str, Adapter]]:
+    """(path of the layer, its part of the adapter)."""
+    for path, layer in lora_layers(model):
+        if name in layer.adapters:
+            part = layer.adapters[name]
+            assert isinstance(part, Adapter)
+            yield path, part
+
+
+def _peft_tensors(model: nn.Module, name: str) -> dict[str, Tensor]:
+    """The live A and B under PEFT's names."""
+    state = adapter_state(model, name)
+    return {f"base_model.model.{key}.weight": weight.detach() for key, weight in state.items()}

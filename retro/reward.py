@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retro.lora import adapters, add_lora, load_adapter, lora_parameters, save_adapter
+from retro.lora import add_lora, load_adapter, lora_layers, lora_parameters, save_adapter
 from retro.model import GPT
 from retro.reflect import HELD, RANGES, Reading, Reflection, ReflectionPolicy
 from retro.run.files import check_tensors, read_tensors, write_tensors
@@ -130,7 +130,7 @@ class RewardModel(ReflectionPolicy):
 
 def _twin(base: GPT) -> GPT:
     """A second model on the same tensors."""
-    assert not any(adapters(base)), "the base has an adapter, which the two would share"
+    assert not any(lora_layers(base)), "the base has an adapter, which the two would share"
     return deepcopy(base, {id(t): t for t in (*base.parameters(), *base.buffers())})
 
 

@@ -10,13 +10,15 @@ from tiny import largest_gap, random_ids, tiny_gpt
 from retro.lora import (
     TARGETS,
     LoRALinear,
+    adapter_names,
     adapter_off,
-    adapter_tensors,
-    adapters,
+    adapter_state,
     add_lora,
     load_adapter,
+    lora_layers,
     lora_parameters,
     save_adapter,
+    using,
 )
 from retro.model import GPT
 from retro.run.device import autocast
@@ -40,10 +42,10 @@ def test_an_adapter_is_the_matrix_w_plus_scaled_b_a():
     model, ids = adapted(rank=3, alpha=6.0), random_ids(2, 12)
     merged = tiny_gpt()
     weights = dict(merged.named_parameters())
-    layers = dict(adapters(model))
+    layers = dict(lora_layers(model))
     assert len(layers) == 7 * 2
     for name, layer in layers.items():
-        A, B = layer.lora_A.double(), layer.lora_B.double()
+        A, B = layer.adapter().lora_A.double(), layer.adapter().lora_B.double()
         by_hand = sum(torch.outer(B[:, r], A[r]) for r in range(3))
         weights[f"{name}.weight"].data += 2.0 * by_hand  # alpha / r = 2
     assert largest_gap(model(ids), merged(ids)) < 1e-10
@@ -62,7 +64,7 @@ def test_a_new_adapter_changes_nothing_and_only_it_trains():
     width, inner, kv = 32, 48, 16  # sum over layers of r (in + out)
     expected = 2 * 4 * (2 * (width + width) + 2 * (width + kv) + 3 * (width + inner))
     assert sum(p.numel() for p in lora_parameters(model)) == expected
-    A = model.model.layers[0].mlp.down_proj.lora_A
+    A = model.model.layers[0].mlp.down_proj.adapter().lora_A
     assert A.dtype == torch.float32 and A.abs().max() < 48**-0.5 < 1.2 * A.abs().max()
 
 
@@ -89,6 +91,78 @@ def test_training_leaves_the_base_bit_for_bit():
     assert largest_gap(model(ids), before) > 1e-3
 
 
+def two_adapters():
+    """A "reflector" on all layers and a "reward" model on some; both do something."""
+    model = adapted(rank=3, alpha=6.0)
+    add_lora(model, 2, 8.0, seeded(2), ("q_proj", "down_proj"), name="reward")
+    with torch.no_grad():
+        for i, weight in enumerate(lora_parameters(model, "reward")):
+            weight.normal_(std=0.3, generator=seeded(100 + i))
+    return model
+
+
+def test_two_adapters_side_by_side_do_not_disturb_one_another():
+    model, ids = two_adapters(), random_ids(2, 12)
+    assert adapter_names(model) == ["reflector", "reward"]
+    assert torch.equal(model(ids), adapted(rank=3, alpha=6.0)(ids))  # the first one is active
+    alone = tiny_gpt()
+    add_lora(alone, 2, 8.0, targets=("q_proj", "down_proj"))
+    with torch.no_grad():
+        for ours, theirs in zip(lora_parameters(alone), lora_parameters(model, "reward")):
+            ours.copy_(theirs)
+    with using(model, "reward"):
+        assert torch.equal(model(ids), alone(ids))
+    with using(model, None):
+        assert torch.equal(model(ids), tiny_gpt()(ids))
+
+
+def test_only_the_active_adapter_gets_a_gradient():
+    model, ids = two_adapters(), random_ids(2, 12)
+    with using(model, "reward"):
+        model(ids).square().mean().backward()
+    assert all(weight.grad.any() for weight in lora_parameters(model, "reward"))
+    assert all(weight.grad is None for weight in lora_parameters(model, "reflector"))
+
+
+def test_using_nests_and_ends_with_an_exception():
+    model, ids = two_adapters(), random_ids(1, 5)
+    reflector = model(ids)
+    with pytest.raises(KeyError), using(model, "reward"):
+        reward = model(ids)
+        with adapter_off(model), using(model, "reflector"):
+            assert torch.equal(model(ids), reflector)
+        assert torch.equal(model(ids), reward)
+        raise KeyError
+    assert torch.equal(model(ids), reflector)
+    with pytest.raises(AssertionError, match="'critic' of .*'reflector', 'reward'"):
+        using(model, "critic").__enter__()
+    with pytest.raises(ValueError, match="an adapter 'reward' already"):
+        add_lora(model, 2, 2.0, name="reward")
+
+
+def test_the_weights_of_an_adapter_are_named_by_their_layer():
+    model = two_adapters()
+    state = adapter_state(model, "reward")
+    assert list(state)[:2] == ["model.layers.0.self_attn.q_proj.lora_A",
+                               "model.layers.0.self_attn.q_proj.lora_B"]  # fmt: skip
+    assert len(state) == 2 * 2 * 2 and len(adapter_state(model)) == 2 * 7 * 2
+    assert not set(map(id, state.values())) & set(map(id, adapter_state(model).values()))
+    assert all(weight.requires_grad for weight in lora_parameters(model))  # the second froze none
+
+
+def test_a_named_adapter_travels_alone(tmp_path):
+    model, ids = two_adapters(), random_ids(2, 12)
+    save_adapter(model, tmp_path, "reward")
+    fresh, bare = adapted(rank=3, alpha=6.0), tiny_gpt()
+    load_adapter(fresh, tmp_path, "reward")  # beside another
+    load_adapter(bare, tmp_path)  # under another name
+    with using(model, "reward"), using(fresh, "reward"):
+        assert torch.equal(fresh(ids), model(ids)) and torch.equal(bare(ids), model(ids))
+    assert torch.equal(fresh(ids), model(ids))
+    with pytest.raises(ValueError, match="no adapter to save"):
+        save_adapter(fresh, tmp_path, "critic")
+
+
 class OnlyFrom:
     """By hand: a layer's adapter acts on position >= start of each row, in one uncached pass."""
 
@@ -96,8 +170,9 @@ class OnlyFrom:
         self.layer, self.starts = layer, starts
 
     def __call__(self, x):
-        layer = self.layer
-        delta = x @ (layer.lora_B.double() @ layer.lora_A.double()).T * (layer.alpha / layer.rank)
+        layer, adapter = self.layer, self.layer.adapter()
+        change = adapter.lora_B.double() @ adapter.lora_A.double() * (adapter.alpha / adapter.rank)
+        delta = x @ change.T
         active = torch.arange(x.shape[1]) >= self.starts[:, None]  # (B, T)
         return x @ layer.weight.T + delta * active[..., None]
 
@@ -106,8 +181,8 @@ def test_gradient_with_a_prefix_is_that_of_the_whole_sequence(monkeypatch):
     """Adapter off on the prompt, on from its last token: the prefix way against the masked way."""
     model, ids = adapted(), random_ids(3, 24)
     starts, new_tokens = torch.tensor([9, 4, 12]), 8
-    places = starts[:, None] + torch.arange(new_tokens)  # (B, 8)
-    chunk, targets = ids.gather(1, places), ids.gather(1, places + 1)
+    positions = starts[:, None] + torch.arange(new_tokens)  # (B, 8)
+    chunk, targets = ids.gather(1, positions), ids.gather(1, positions + 1)
 
     cache = model.new_cache(3)
     with torch.no_grad(), adapter_off(model):
@@ -117,9 +192,9 @@ def test_gradient_with_a_prefix_is_that_of_the_whole_sequence(monkeypatch):
     gradients = [weight.grad.clone() for weight in lora_parameters(model)]
 
     model.zero_grad()
-    for _, layer in adapters(model):
+    for _, layer in lora_layers(model):
         monkeypatch.setattr(layer, "forward", OnlyFrom(layer, starts))
-    expected = model(ids).gather(1, places[..., None].expand(-1, -1, 50))
+    expected = model(ids).gather(1, positions[..., None].expand(-1, -1, 50))
     assert largest_gap(logits, expected) < 1e-10
     F.cross_entropy(expected.flatten(0, 1), targets.flatten()).backward()
     for gradient, weight in zip(gradients, lora_parameters(model)):
@@ -146,11 +221,12 @@ def test_save_and_load(tmp_path):
     assert torch.equal(fresh(ids), model(ids))
     with torch.no_grad():
         lora_parameters(fresh)[1].zero_()
-    for _, layer in adapters(fresh):
-        layer.alpha = 1.0
+    for _, layer in lora_layers(fresh):
+        if layer.adapter():
+            layer.adapter().alpha = 1.0
     load_adapter(fresh, tmp_path)  # into an adapter that is there
     assert torch.equal(fresh(ids), model(ids))
-    with pytest.raises(ValueError, match="adapter already"):
+    with pytest.raises(ValueError, match="an adapter 'reflector' already"):
         add_lora(fresh, 3, 5.0)
 
 
@@ -169,8 +245,8 @@ def test_an_adapter_over_a_bfloat16_base_stays_float32(tmp_path):
     save_adapter(model, tmp_path)
     fresh = tiny_gpt(dtype=torch.bfloat16)
     load_adapter(fresh, tmp_path)
-    for name, tensor in adapter_tensors(fresh).items():
-        assert torch.equal(tensor, adapter_tensors(model)[name])
+    for name, tensor in adapter_state(fresh).items():
+        assert torch.equal(tensor, adapter_state(model)[name])
 
 
 @pytest.mark.parametrize("targets", [TARGETS, ("q_proj", "down_proj")])
