@@ -15,7 +15,7 @@ from retro.generate import generate
 from retro.interop.chat import answer, line_breaks, line_ends
 from retro.interop.guides import GUIDES, guide_of, lead
 from retro.interop.hf_tokenizer import HFTokenizer
-from retro.kv_cache import Cache
+from retro.kv_cache import KVCache
 from retro.lora import adapter_off
 from retro.model import GPT
 from retro.run.device import autocast
@@ -67,10 +67,10 @@ class GPTSession:
             openings = [lead(guide_of(text, actor.names)) + text for text in openings]
         self.tokens = TOLD_TOKENS if actor.names else ACTION_TOKENS
         chunks = [first + encode(opening) + self.ask for opening in openings]
-        # the trial of each row of the cache: neighbours of like length are faster (chunk.py)
+        # the trial of each row of the cache: neighbours of like length are faster
         self.rows = sorted(range(len(chunks)), key=lambda i: len(chunks[i]))
         self.chunks = [chunks[i] for i in self.rows]  # not in the cache yet
-        self.cache: Cache | None = None
+        self.cache: KVCache | None = None
         self.decoder: GPT | Decoder | None = None
 
     def act(self, rows: Sequence[int]) -> list[str]:

@@ -27,8 +27,9 @@ from retro.fast.decoder import decoder_of
 from retro.generate import generate, pad
 from retro.interop.chat import answer, frame, line_ends, template_of
 from retro.interop.guides import REFLECT
+from retro.kv_cache import KVCache
 from retro.lora import adapter_off
-from retro.model import GPT, Cache
+from retro.model import GPT
 from retro.run.device import autocast, release_memory
 from retro.tokenizer import AnyTokenizer
 from retro.trial import Trajectory
@@ -59,7 +60,7 @@ class Reading:
 
     rows: list[int]  # which prompts
     places: torch.Tensor  # (b,) the cache's row of each
-    cache: Cache
+    cache: KVCache
 
 
 @dataclass(frozen=True)

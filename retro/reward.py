@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from retro.lora import add_lora, load_adapter, lora_layers, lora_parameters, save_adapter
 from retro.model import GPT
 from retro.reflect import HELD, RANGES, Reading, Reflection, ReflectionPolicy
-from retro.run.files import check_tensors, read_tensors, write_tensors
+from retro.run.files import read_tensors, write_tensors
+from retro.run.model_files import check_tensors
 
 HELD_OUT = 0.2  # share of the tasks whose reflections are not learnt from
 BINS = 10  # of the calibration, over the rating's range
