@@ -15,9 +15,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from retro.fast.decoder import Decoder, decoder_of
-from retro.model import GPT, Cache
+from retro.kv_cache import KVCache
+from retro.model import GPT
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Generation:
     response_ids: list[list[int]]  # at least one token a row; ends with the stop id when one came
     logprobs: torch.Tensor  # (B, R) float32 nats, of the distribution sampled from; 0 on padding
     response_mask: torch.Tensor  # (B, R) bool
-    cache: Cache  # holds everything but each row's last sampled token
+    cache: KVCache  # holds everything but each row's last sampled token
 
     @property
     def pending(self) -> list[list[int]]:
@@ -40,7 +42,7 @@ def generate(
     stop_ids: tuple[int, ...] = (),
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
-    cache: Cache | None = None,
+    cache: KVCache | None = None,
 ) -> Generation:
     """Sample a response after each row's chunk, until a stop id or max_new_tokens.
 
@@ -107,12 +109,8 @@ def sample(
     return token[:, 0], shares.gather(1, token)[:, 0].log()
 
 
-def pad(
-    rows: list[list[int]], device: torch.device | None = None
-) -> tuple[Tensor, Tensor]:
+def pad(rows: list[list[int]], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """Ragged ids -> right-padded (B, S) with zeros, and counts (B,)."""
     counts = torch.tensor([len(row) for row in rows])
-    ids = torch.zeros(len(rows), int(counts.max()), dtype=torch.long)
-    for row, new in zip(ids, rows, strict=True):
-        row[: len(new)] = torch.tensor(new, dtype=torch.long)
+    ids = pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True)
     return ids.to(device), counts.to(device)

@@ -1,38 +1,48 @@
-"""The KV cache: keys and values of the tokens so far, in ragged, left-aligned rows.
+"""The KV cache, and what new tokens attend to. Read it beside `GPT.hidden` in `model.py`.
 
-Row i holds positions 0 .. lengths[i]-1. What lies beyond is zeros or the padding of an earlier
-chunk: the next append overwrites it, and no query sees it, since it sees only positions up to its
-own. (Zeros, not empty memory: a masked NaN would still spoil the sum over values.)
+A KVCache holds the keys and values of the tokens so far, row by row, each row as long as it is:
+
+    row 0    k0 k1 k2 k3 k4       lengths[0] = 5
+    row 1    k0 k1 ..             lengths[1] = 2
+
+Row i holds positions 0 .. lengths[i]-1. What lies beyond is zeros, or the padding of an earlier
+batch: the next tokens overwrite it, and no token attends to it, since a token attends to positions
+up to its own. (Zeros, not empty memory: a masked NaN would still spoil the sum over values.)
+
+New tokens attend to one another and to what came before. There are three cases:
+
+    Causal        nothing came before: training
+    Appended      a cache, which takes up the new tokens: prefill and decoding
+    AfterPrefix   a cache as a constant, which gets no gradient: learning from responses
 
 Shapes: L layers, B rows, K key/value heads, C capacity, E width of a head, S new tokens a row,
-        J places looked at.
+        J positions that are attended to, H query heads, P tokens of a prefix.
 """
 
+import math
 from copy import copy
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-
-from retro.config import GPTConfig
 
 GROWTH = 64  # positions; each growth copies the cache
 
 
-class Cache:
-    def __init__(self, config: GPTConfig, batch: int, capacity: int = 256,
+class KVCache:
+    def __init__(self, shape: tuple[int, int, int, int, int], limit: int,
                  device: torch.device | None = None, dtype: torch.dtype | None = None):  # fmt: skip
-        shape = (config.num_hidden_layers, batch, config.num_key_value_heads, capacity,
-                 config.head_dim)  # fmt: skip
-        self.limit = config.max_position_embeddings
+        """shape (L, B, K, C, E); `limit`: tokens that the model takes in a row."""
+        self.limit = limit
         self.keys = torch.zeros(shape, device=device, dtype=dtype)  # (L, B, K, C, E)
         self.values = torch.zeros_like(self.keys)  # (L, B, K, C, E)
-        self.lengths = torch.zeros(batch, dtype=torch.long, device=device)  # (B,)
+        self.lengths = torch.zeros(shape[1], dtype=torch.long, device=device)  # (B,)
         self.longest = 0  # a bound on lengths.max() known without asking the device
 
     def reserve(self, capacity: int) -> None:
-        """Make room for `capacity` positions, and little more: decoding looks at all of it."""
+        """Make room for `capacity` positions."""
         if capacity > self.keys.shape[3]:
-            capacity = -(-capacity // GROWTH) * GROWTH
+            capacity = -(-capacity // GROWTH) * GROWTH  # round up
             self.keys = self._grown(self.keys, capacity)  # one after the other: the old keys are
             self.values = self._grown(self.values, capacity)  # gone before the new values come
 
@@ -43,26 +53,25 @@ class Cache:
         new[..., self.longest :, :] = 0
         return new
 
-    def looked_at(self, chunk: int) -> int:
-        """J, the places that a chunk of so many tokens attends to, those it must not see masked. In
-        bfloat16 a single token gets the whole buffer: products would make a copy of a part of it.
+    def write(self, layer: int, rows: Tensor, positions: Tensor, k: Tensor, v: Tensor) -> None:
+        """Put new k, v (B, S, K, E) at rows (B, 1) and positions (B, S) of a layer; or, of N tokens
+        without padding, k, v (N, K, E) at rows (N,) and positions (N,).
         """
-        whole = chunk == 1 and self.keys.dtype == torch.bfloat16
-        return self.keys.shape[3] if whole else self.longest + chunk
+        self.keys[layer][rows, :, positions] = k.to(self.keys.dtype)
+        self.values[layer][rows, :, positions] = v.to(self.values.dtype)
 
-    def write(self, places: Tensor, J: int, layer: int,
-              k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Put new k, v (..., K, E) at `places`, one number for each of their vectors (see
-        `Appended`); give the first J positions of all rows, (B, K, J, E).
+    def advance(self, S: int, counts: Tensor | None) -> None:
+        """Count S new tokens a row, or counts (B,) of them. Counts of more than one token cost a
+        wait for the device.
         """
-        for buffer, new in ((self.keys, k), (self.values, v)):
-            vectors = buffer[layer].view(-1, buffer.shape[-1])  # (B K C, E)
-            vectors.index_copy_(0, places, new.reshape(-1, buffer.shape[-1]).to(buffer.dtype))
-        return self.keys[layer, :, :, :J].to(k.dtype), self.values[layer, :, :, :J].to(v.dtype)
+        self.lengths = self.lengths + (S if counts is None else counts)
+        ragged = counts is not None and S > 1
+        self.longest = int(self.lengths.max()) if ragged else self.longest + S
+        assert self.longest <= self.limit, f"{self.longest} tokens, the model takes {self.limit}"
 
-    def select(self, rows: torch.Tensor, room: int = 0) -> "Cache":
-        """A copy of rows (N,) long, in that order, with room for so many positions more. A row may
-        repeat, for a group of samples.
+    def select(self, rows: Tensor, room: int = 0) -> "KVCache":
+        """A copy of rows (N,), in that order, with room for so many positions more. A row may
+        repeat: a group of samples shares a prompt.
         """
         part = copy(self)
         part.lengths = self.lengths[rows]
@@ -71,32 +80,125 @@ class Cache:
         part.values = self.values[:, rows, :, : part.longest + room]
         return part
 
-    def keep(self, rows: list[int]) -> list[int]:
-        """Drop the other rows, in place: the last ones fill the gaps. Returns the new order."""
-        n = len(rows)
-        gaps = sorted(set(range(n)) - set(rows))
-        last = [row for row in rows if row >= n]
-        fill = dict(zip(gaps, last, strict=True))
-        order = [fill.get(row, row) for row in range(n)]
-        for buffer in (self.keys, self.values):
-            buffer[:, gaps] = buffer[:, last]
-        self.keys, self.values, self.lengths = (
-            self.keys[:, :n], self.values[:, :n], self.lengths[order]
-        )  # fmt: skip
-        self.longest = int(self.lengths.max()) if n else 0
-        return order
-
-    def restore(self, rows: torch.Tensor, part: "Cache") -> None:
-        """Put back rows taken out by select, as they have grown since."""
+    def restore(self, rows: Tensor, part: "KVCache") -> None:
+        """Put back rows taken out by `select`, as they have grown since."""
         self.reserve(part.longest)
         self.keys[:, rows, :, : part.longest] = part.keys[:, :, :, : part.longest]
         self.values[:, rows, :, : part.longest] = part.values[:, :, :, : part.longest]
         self.lengths = self.lengths.index_copy(0, rows, part.lengths)
         self.longest = max(self.longest, part.longest)
 
-    def advance(self, chunk: int, counts: torch.Tensor | None) -> None:
-        """Count the chunk just written; a ragged one of several tokens costs a host sync."""
-        self.lengths = self.lengths + (chunk if counts is None else counts)
-        ragged = counts is not None and chunk > 1
-        self.longest = int(self.lengths.max()) if ragged else self.longest + chunk
-        assert self.longest <= self.limit, f"{self.longest} tokens, the model takes {self.limit}"
+    def keep(self, rows: list[int]) -> list[int]:
+        """Drop all other rows, in place. Kept rows from the end move into the gaps, and no other
+        row is copied. Returns which row is where now:
+
+        >>> cache = KVCache((1, 5, 1, 1, 1), limit=8)
+        >>> cache.lengths = torch.tensor([0, 1, 2, 3, 4])
+        >>> cache.keep([0, 3, 4])  # three rows: 3 and 4 move to where 1 and 2 were
+        [0, 3, 4]
+        >>> cache.keep([1, 2]), cache.lengths.tolist()  # two rows: 2 moves to where 0 was
+        ([2, 1], [4, 3])
+        """
+        n = len(rows)
+        gaps = sorted(set(range(n)) - set(rows))
+        last = [row for row in rows if row >= n]
+        moved = dict(zip(gaps, last, strict=True))
+        order = [moved.get(row, row) for row in range(n)]
+        for buffer in (self.keys, self.values):
+            buffer[:, gaps] = buffer[:, last]
+        self.keys, self.values = self.keys[:, :n], self.values[:, :n]
+        self.lengths = self.lengths[order]
+        self.longest = int(self.lengths.max()) if n else 0
+        return order
+
+
+def causal_bias(queries: Tensor, keys: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to scores: 0 where a token attends to a key, -inf where the key's position is
+    above the token's own. queries (B, S) and keys (J,) or (B, J) are positions -> (B, S, J).
+
+    >>> causal_bias(torch.tensor([[1, 2]]), torch.arange(4), torch.float32)
+    tensor([[[0., 0., -inf, -inf],
+             [0., 0., 0., -inf]]])
+    """
+    later = keys.unsqueeze(-2) > queries.unsqueeze(-1)  # (B, S, J)
+    return torch.zeros_like(later, dtype=dtype).masked_fill_(later, -math.inf)
+
+
+class Causal:
+    """S new tokens in each row attend to one another. They are at `positions`, (S,)."""
+
+    positions: Tensor
+
+    def __init__(self, S: int, device: torch.device):
+        self.positions = torch.arange(S, device=device)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """softmax(q k^T / sqrt(E)) v of a layer: q (B, S, H, E), k and v of the new tokens
+        (B, S, K, E) -> (B, S, H, E).
+        """
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # heads first
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        return y.transpose(1, 2)
+
+    def unpad(self, x: Tensor) -> Tensor:
+        """(B, S, ...) -> (N, ...), the real tokens alone, in `fast/attention.py`; here all stay."""
+        return x
+
+    def pad(self, x: Tensor) -> Tensor:
+        """The way back."""
+        return x
+
+
+class Appended(Causal):
+    """The tokens take the positions from cache.lengths on, (B, S), and are written to the cache.
+    Padding is written too, behind a row's real tokens: the next tokens overwrite it.
+    """
+
+    bias: Tensor | None
+
+    def __init__(self, cache: KVCache, S: int, counts: Tensor | None):
+        device = cache.lengths.device
+        cache.reserve(cache.longest + S)
+        self.cache, self.kv_length = cache, cache.longest + S  # J
+        self.rows = torch.arange(len(cache.lengths), device=device)[:, None]  # (B, 1)
+        self.positions = cache.lengths[:, None] + torch.arange(S, device=device)  # (B, S)
+        keys = torch.arange(self.kv_length, device=device)
+        self.bias = causal_bias(self.positions, keys, cache.keys.dtype)[:, None]  # (B, 1, S, J)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """As `Causal.attend`, k and v being those of the cache."""
+        self.cache.write(layer, self.rows, self.positions, k, v)
+        k = self.cache.keys[layer, :, :, : self.kv_length].to(q.dtype)  # (B, K, J, E)
+        v = self.cache.values[layer, :, :, : self.kv_length].to(q.dtype)
+        assert self.bias is not None
+        bias = self.bias.to(q.dtype)
+        y = F.scaled_dot_product_attention(q.transpose(1, 2), k, v, bias, enable_gqa=True)
+        return y.transpose(1, 2)
+
+
+class AfterPrefix(Causal):
+    """The same positions, but the cache is only read. Written out, since PyTorch's function would
+    work out the gradients of the prefix's keys and values as well, and throw them away.
+    """
+
+    def __init__(self, prefix: KVCache, S: int):
+        device, lengths = prefix.lengths.device, prefix.lengths[:, None]  # (B, 1)
+        self.prefix, self.positions = prefix, lengths + torch.arange(S, device=device)  # (B, S)
+        old = torch.arange(prefix.longest, device=device)  # (P,)
+        old = old.masked_fill(old >= lengths, 1 << 62)  # (B, P): nobody attends to padding
+        keys = torch.cat((old, self.positions), dim=1)  # (B, P + S)
+        bias = causal_bias(self.positions, keys, torch.float32)  # (B, S, P + S)
+        self.bias = bias[:, None, None]  # (B, 1, 1, S, P + S)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """As `Causal.attend`, with the prefix's keys and values before the new tokens'."""
+        P, (B, S, H, E), K = self.prefix.longest, q.shape, k.shape[2]
+        old_k = self.prefix.keys[layer, :, :, :P].to(q.dtype)  # (B, K, P, E)
+        old_v = self.prefix.values[layer, :, :, :P].to(q.dtype)
+        k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, K, S, E)
+        q = (q * E**-0.5).transpose(1, 2).reshape(B, K, H // K * S, E)  # heads that share a key
+        scores = torch.cat((q @ old_k.transpose(2, 3), q @ k.transpose(2, 3)), dim=-1)
+        shares = (scores.unflatten(2, (H // K, S)) + self.bias).softmax(-1).to(v.dtype)
+        old_shares, new_shares = shares.flatten(2, 3).split((P, S), dim=-1)
+        y = old_shares @ old_v + new_shares @ v  # (B, K, H / K * S, E)
+        return y.view(B, H, S, E).transpose(1, 2)

@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retro.run.files import check_tensors, read_json, read_tensors, write_json, write_tensors
+from retro.run.files import read_json, read_tensors, write_json, write_tensors
+from retro.run.model_files import check_tensors
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 REFLECTOR = "reflector"  # the adapter that is meant where none is named

@@ -1,22 +1,23 @@
 """The language model: a GPT of the Llama family.
 
-RMSNorm, rotary positions (Su et al. 2021), SwiGLU, grouped-query attention. Names of parameters and
-of config keys are Hugging Face's, so checkpoints travel both ways: Llama 2 and 3, SmolLM2, Qwen2.5.
-Left out: biases but those of q, k and v, dropout, attention windows.
+RMSNorm, rotary positions, SwiGLU, grouped-query attention. Names of parameters and of settings are
+Hugging Face's, so checkpoints travel both ways: Llama 2 and 3, SmolLM2, Qwen2.5. Left out: dropout,
+attention windows, biases other than those of q, k and v. Read `kv_cache.py` next: what new tokens
+attend to. Three uses of one forward pass differ in nothing else:
 
-One attention serves four uses, which differ only in the keys a token sees:
+    training         hidden(ids)                      each token and the tokens before it
+    prefill, decode  hidden(ids, cache=c, counts=n)   the cache too, which grows by the new tokens
+    after a prefix   hidden(ids, prefix=c)            the cache too, as a constant: it stays as it
+                                                      is, and no gradient flows into it
 
-    training        hidden(ids)                       itself and the tokens before it
-    prefill, decode hidden(ids, cache=c, counts=n)    the cache, then as above; the cache grows
-    prefix          hidden(ids, prefix=c)             the same, but the cache stays as it is, and
-                                                      gradients flow through the new tokens only
-
-Shapes: B rows, S new tokens a row, J keys a query may see, D width, L layers, V vocabulary,
-        H query heads, K key/value heads, E width of a head, D / H unless the config says more.
+Shapes: B rows, S new tokens a row, D width, L layers, V vocabulary, P positions,
+        H query heads, K key/value heads, E width of a head (D / H unless the config says more).
+        In `fast/attention.py` N is the number of real tokens, and (B, S, ...) becomes (N, ...).
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -26,11 +27,89 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from retro.chunk import AfterPrefix, Appended, Chunk
-from retro.config import GPTConfig, read_config, write_config
-from retro.kv_cache import Cache
-from retro.rope import both_halves, rope_angles, rotate
-from retro.run.files import check_tensors, read_checkpoint, write_tensors
+from retro import fast
+from retro.fast.attention import FastAppended, FastCausal
+from retro.kv_cache import AfterPrefix, Appended, Causal, KVCache
+from retro.run.files import write_tensors
+from retro.run.model_files import (
+    check_settings,
+    check_tensors,
+    read_checkpoint,
+    read_config,
+    write_config,
+)
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The sizes of a GPT. ValueError, from `check_settings`, on a wrong one."""
+
+    vocab_size: int  # V
+    hidden_size: int  # D
+    intermediate_size: int  # of the SwiGLU, usually 8/3 D
+    num_hidden_layers: int  # L
+    num_attention_heads: int  # H
+    num_key_value_heads: int  # K, divides H
+    max_position_embeddings: int = 1024  # P, tokens of prompt and response together
+    rope_theta: float = 10000.0
+    rms_norm_eps: float = 1e-5
+    tie_word_embeddings: bool = True
+    head_dim: int = None  # type: ignore[assignment]  # E; None becomes D / H
+    rope_scaling: dict | None = None  # see rope_frequencies
+    qkv_bias: bool = False  # Qwen2's
+
+    def __post_init__(self) -> None:
+        for name, value in check_settings(vars(self)).items():
+            object.__setattr__(self, name, value)
+
+
+# Rotary positions (Su et al. 2021, arXiv 2104.09864): a query or key at position p is turned by p
+# times a frequency, pair by pair, so a product of the two knows only how far apart they are.
+
+
+def rope_frequencies(head_dim: int, theta: float, scaling: dict | None = None) -> Tensor:
+    """Radians a position, of each pair e: theta^(-2e / E), scaled. (E/2,) float32.
+
+    Scaling lets a model read more positions than it was first trained on: it turns slower. `linear`
+    slows every pair by one factor (Chen et al. 2023), `llama3` only the slow pairs (Llama 3.1).
+    Left out: yarn, dynamic, longrope.
+    """
+    as_trained = theta ** -(torch.arange(0, head_dim, 2, device="cpu") / head_dim)  # (E/2,)
+    if scaling is None:
+        return as_trained
+    slowed = as_trained / scaling["factor"]
+    if scaling["rope_type"] == "linear":
+        return slowed
+    # llama3: by the number of turns over the first context: few = slowed, many = as trained
+    turns = scaling["original_max_position_embeddings"] * as_trained / (2 * math.pi)
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    share = ((turns - low) / (high - low)).clamp(0, 1)
+    return (1 - share) * slowed + share * as_trained
+
+
+def rope_angles(config: GPTConfig) -> Tensor:
+    """angle[p, e] = p * frequency[e]: (2 P, E/2) float32.
+
+    Twice as many positions as the context: the padding of a ragged batch may run past the last one.
+    On the CPU, even under torch.device("meta").
+    """
+    frequencies = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+    positions = torch.arange(2 * config.max_position_embeddings, device="cpu")
+    return torch.outer(positions.float(), frequencies)
+
+
+def both_halves(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """(..., E/2) each -> what `rotate` takes: (cos, cos) and (-sin, sin), (..., E) each."""
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (x[e], x[e + E/2]) by its position's angle.
+
+    x (B, S, heads, E); cos and sin from `both_halves`, ([B,] S, 1, E).
+    """
+    swapped = x.roll(x.shape[-1] // 2, dims=-1)  # (x[e + E/2], x[e])
+    return torch.addcmul(x * cos.to(x.dtype), swapped, sin.to(x.dtype))
 
 
 class RMSNorm(nn.Module):
@@ -43,7 +122,7 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
-Look = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v -> what is found: `Chunk.look`
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v -> (B, S, H, E): `Causal.attend`
 
 
 class Attention(nn.Module):
@@ -58,12 +137,12 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(D, kv_width, bias=bias)
         self.o_proj = nn.Linear(q_width, D, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, look: Look) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
         heads = (-1, self.head_dim)
-        q = rotate(self.q_proj(x).unflatten(-1, heads), cos, sin)  # (B, S, H, E), or (N, H, E)
-        k = rotate(self.k_proj(x).unflatten(-1, heads), cos, sin)
-        v = self.v_proj(x).unflatten(-1, heads)
-        return self.o_proj(look(q, k, v).flatten(-2))
+        q = rotate(self.q_proj(x).unflatten(-1, heads), cos, sin)  # (B, S, H, E)
+        k = rotate(self.k_proj(x).unflatten(-1, heads), cos, sin)  # (B, S, K, E)
+        v = self.v_proj(x).unflatten(-1, heads)  # (B, S, K, E)
+        return self.o_proj(attend(q, k, v).flatten(-2))  # (B, S, D)
 
 
 class MLP(nn.Module):
@@ -85,8 +164,8 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, look: Look) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, look)
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, attend)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -102,7 +181,7 @@ class Trunk(nn.Module):
 
 
 class GPT(nn.Module):
-    cos: Tensor  # (positions, E/2)
+    cos: Tensor  # (2 P, E/2)
     sin: Tensor
 
     def __init__(self, config: GPTConfig, generator: torch.Generator | None = None):
@@ -134,9 +213,11 @@ class GPT(nn.Module):
         """(..., D) -> (..., V), in the dtype of the computation: .float() before a softmax."""
         return self.lm_head(hidden)
 
-    def new_cache(self, batch: int, capacity: int = 256) -> Cache:
+    def new_cache(self, batch: int, capacity: int = 256) -> KVCache:
         """An empty cache on the model's device, in the dtype its keys will have under autocast."""
-        return Cache(self.config, batch, capacity, self.device, self.dtype)
+        c = self.config
+        shape = (c.num_hidden_layers, batch, c.num_key_value_heads, capacity, c.head_dim)
+        return KVCache(shape, c.max_position_embeddings, self.device, self.dtype)
 
     @property
     def device(self) -> torch.device:
@@ -148,36 +229,40 @@ class GPT(nn.Module):
         kind, own = self.device.type, self.lm_head.weight.dtype
         return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else own
 
-    def hidden(self, ids: Tensor, cache: Cache | None = None, counts: Tensor | None = None,
-               prefix: Cache | None = None) -> Tensor:  # fmt: skip
+    def hidden(self, ids: Tensor, cache: KVCache | None = None, counts: Tensor | None = None,
+               prefix: KVCache | None = None) -> Tensor:  # fmt: skip
         """ids (B, S) -> last hidden states (B, S, D), after the final norm.
 
         cache: row i's tokens take the positions from cache.lengths[i] on; the cache grows by them.
-            Chunks are right-padded: counts (B,) says how many tokens of each row are real (None =
-            all S; 0 = the row stands still). States of padding are zeros, or garbage where S is 1.
-            Needs torch.no_grad().
+            Rows are right-padded: counts (B,) says how many tokens of each row are real (None =
+            all S; 0 = the row stands still). States of padding mean nothing. Needs torch.no_grad().
         prefix: the same positions, but the cache is only read, and gradients reach the new tokens.
         """
         S = ids.shape[1]
         assert cache is None or prefix is None, "a cache either grows or is a constant"
+        assert cache is None or not torch.is_grad_enabled(), (
+            "a cache grows under torch.no_grad(); or use prefix"
+        )
+        new: Causal  # what the new tokens attend to
         if cache is not None:
-            assert not torch.is_grad_enabled(), "a cache grows under torch.no_grad(); or use prefix"
-            chunk: Chunk = Appended(cache, S, counts)
+            new = (FastAppended if fast.enabled else Appended)(cache, S, counts)
+        elif prefix is not None:
+            new = AfterPrefix(prefix, S)
         else:
-            chunk = Chunk(S, ids.device) if prefix is None else AfterPrefix(prefix, S)
+            new = (FastCausal if fast.enabled else Causal)(S, ids.device)
 
-        places = chunk.positions  # (S,), (B, S) or packed, (N,)
-        cos, sin = both_halves(self.cos[places].unsqueeze(-2), self.sin[places].unsqueeze(-2))
-        x = self.model.embed_tokens(chunk.pack(ids))  # (B, S, D) or packed, (N, D)
+        cos, sin = self.cos[new.positions], self.sin[new.positions]  # ([B,] S, E/2)
+        cos, sin = both_halves(cos.unsqueeze(-2), sin.unsqueeze(-2))  # ([B,] S, 1, E)
+        x = self.model.embed_tokens(new.unpad(ids))  # (B, S, D)
         for layer, block in enumerate(self.model.layers):
-            step = partial(block, cos=cos, sin=sin, look=partial(chunk.look, layer))
+            step = partial(block, cos=cos, sin=sin, attend=partial(new.attend, layer))
             if self.recompute and torch.is_grad_enabled():  # Chen et al. 2016: a second forward
                 x = checkpoint(step, x, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = step(x)
         if cache is not None:
             cache.advance(S, counts)
-        return chunk.spread(self.model.norm(x))
+        return new.pad(self.model.norm(x))
 
     @classmethod
     def from_pretrained(
@@ -188,7 +273,8 @@ class GPT(nn.Module):
 
         dtype None = float32, whatever the file holds. ValueError on anything that does not fit.
         """
-        config, dtype = read_config(Path(folder) / "config.json"), dtype or torch.float32
+        config = GPTConfig(**read_config(Path(folder) / "config.json"))
+        dtype = dtype or torch.float32
         with torch.device("meta"):  # shapes only: no memory, no random numbers
             model = cls(config)
         wanted = model.state_dict()
@@ -208,4 +294,4 @@ class GPT(nn.Module):
         if self.config.tie_word_embeddings:
             del tensors["lm_head.weight"]
         write_tensors(Path(folder) / "model.safetensors", tensors)
-        write_config(Path(folder) / "config.json", self.config)
+        write_config(Path(folder) / "config.json", asdict(self.config))

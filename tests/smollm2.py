@@ -11,12 +11,14 @@ of the model's own file: every digit alone, then GPT-2's pattern.
 import importlib.util
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from retro.config import GPTConfig, write_config
+from retro.model import GPTConfig
 from retro.run.files import write_json, write_tensors
+from retro.run.model_files import write_config
 
 NAMES = {
     "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
@@ -70,7 +72,7 @@ def convert(gguf_path, folder, dtype=torch.float32) -> None:
                 weight = halves(weight, heads)
         tensors[tensor_name(tensor.name)] = torch.from_numpy(weight.copy()).to(dtype)
     write_tensors(folder / "model.safetensors", tensors)
-    write_config(folder / "config.json", config)
+    write_config(folder / "config.json", asdict(config))
 
     tokens = facts["tokenizer.ggml.tokens"]
     special = [i for i, kind in enumerate(facts["tokenizer.ggml.token_type"]) if kind == 3]

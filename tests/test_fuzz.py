@@ -23,7 +23,8 @@ from retro.lora import add_lora, load_adapter, save_adapter
 from retro.memory import FIELDS, ReplayBuffer
 from retro.model import GPT, GPTConfig
 from retro.run import checkpoint
-from retro.run.files import read_checkpoint, read_tensors
+from retro.run.files import read_tensors
+from retro.run.model_files import read_checkpoint
 from tests.hostile import DEEP, broken, broken_bytes, fuzz, st, told, with_reason
 
 

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from tiny import largest_gap, random_ids, tiny_gpt
 
 from retro.fast.attention import plain_attention, plain_decoding
-from retro.kv_cache import Cache
 from retro.model import GPT, GPTConfig
 from retro.run.device import autocast
 
@@ -85,7 +84,7 @@ def test_ragged_appends_to_the_cache_give_the_uncached_states(rows):
     """Six chunks of 0 to 8 tokens a row, then single tokens; the buffers grow from 1 position."""
     model, ids = tiny_gpt(), random_ids(rows, 60)
     full = model.hidden(ids)
-    cache = Cache(model.config, rows, capacity=1, dtype=torch.float64)
+    cache = model.new_cache(rows, capacity=1)
     numbers = torch.Generator().manual_seed(1)
     for step in range(12):
         counts = torch.ones(rows).long()
@@ -182,7 +181,7 @@ def test_attention_by_hand_is_that_of_the_kernel():
     see = torch.arange(300) < torch.tensor([300, 7, 1])[:, None]  # (B, J)
     see, last = see[:, None, None], q[:, :, -1:]
     bias = torch.zeros(see.shape, dtype=torch.float64).masked_fill(~see, -torch.inf)
-    by_hand = plain_decoding(last.view(3, 2, 2, 8), k, v, bias).view(3, 4, 1, 8)
+    by_hand = plain_decoding(last, k, v, bias)
     assert largest_gap(by_hand, kernel(last, k, v, attn_mask=see)) < 1e-12
 
 

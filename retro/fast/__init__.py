@@ -1,0 +1,12 @@
+"""What is there only for speed: the same numbers as the core's, sooner.
+
+    attention.py   what new tokens attend to, without the padding; kernels for a CPU
+    decoder.py     the forward pass of a small model for sampling
+
+One switch: RETRO_FAST=0 in the environment, or `retro.fast.enabled = False`, leaves the core alone.
+`tests/test_decode.py` and `tests/test_model.py` hold the two together.
+"""
+
+import os
+
+enabled = os.environ.get("RETRO_FAST") != "0"

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retro.chunk import Appended
-from retro.kv_cache import Cache
+from retro import fast
+from retro.fast.attention import FastAppended
+from retro.kv_cache import KVCache
 from retro.lora import LoRALinear
-from retro.model import GPT, Block, RMSNorm
-from retro.rope import both_halves, rotate
+from retro.model import GPT, Block, RMSNorm, both_halves, rotate
 
 SMALL = 32e6  # parameters; in a larger model the products are the work, and a copy costs memory
 
@@ -27,7 +27,7 @@ def decoder_of(model: "GPT | Decoder") -> "GPT | Decoder":
     """What to sample from: a Decoder of the weights as they are now, if they are few and in float32
     (merged with an adapter in bfloat16 they would lose it), else the model.
     """
-    if isinstance(model, Decoder) or model.lm_head.weight.dtype.itemsize < 4:
+    if not fast.enabled or isinstance(model, Decoder) or model.lm_head.weight.dtype.itemsize < 4:
         return model
     small = sum(weight.numel() for weight in model.parameters()) <= SMALL
     return Decoder(model) if small else model
@@ -74,31 +74,31 @@ class Decoder:
             whole = whole * norm.weight  # (out, in)
         return whole.t().to(self.dtype).contiguous()
 
-    def new_cache(self, batch: int, capacity: int) -> Cache:
+    def new_cache(self, batch: int, capacity: int) -> KVCache:
         return self.model.new_cache(batch, capacity)
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.model.logits(hidden)
 
     @torch.no_grad()
-    def hidden(self, ids: Tensor, cache: Cache, counts: Tensor | None = None) -> Tensor:
+    def hidden(self, ids: Tensor, cache: KVCache, counts: Tensor | None = None) -> Tensor:
         """GPT.hidden with a cache that grows."""
         model, config, S = self.model, self.config, ids.shape[1]
         H, K, E = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        chunk = Appended(cache, S, counts)
-        cos, sin = model.cos[chunk.positions], model.sin[chunk.positions]
+        new = FastAppended(cache, S, counts)
+        cos, sin = model.cos[new.positions], model.sin[new.positions]
         cos, sin = both_halves(cos.unsqueeze(-2).to(self.dtype), sin.unsqueeze(-2).to(self.dtype))
-        x = model.model.embed_tokens(chunk.pack(ids))  # (B, S, D) or packed, (N, D)
+        x = model.model.embed_tokens(new.unpad(ids))  # (B, S, D), or (N, D) without padding
         for n, layer in enumerate(self.layers):
             qkv = multiply(normed(x, config.rms_norm_eps), layer.qkv, layer.qkv_bias)
             qkv = qkv.unflatten(-1, (-1, E))  # (..., H + 2 K, E)
             qk, v = rotate(qkv[..., : H + K, :], cos, sin), qkv[..., H + K :, :]
-            found = chunk.look(n, qk[..., :H, :], qk[..., H:, :], v)
+            found = new.attend(n, qk[..., :H, :], qk[..., H:, :], v)
             x = x + multiply(found.flatten(-2), layer.out)
             gate, up = multiply(normed(x, config.rms_norm_eps), layer.gate_up).chunk(2, dim=-1)
             x = x + multiply(F.silu(gate) * up, layer.down)
         cache.advance(S, counts)
-        return chunk.spread(model.model.norm(x))
+        return new.pad(model.model.norm(x))
 
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 
 from retro import tokenizer
 from retro.interop.hf_tokenizer import HFTokenizer, as_tokenizer_json
-from retro.lora import adapters, load_adapter
+from retro.lora import load_adapter, lora_layers
 from retro.model import GPT
 from retro.run.cli import option, parse, run_script
 from retro.run.files import read_json, write_json, write_tensors
@@ -101,7 +101,7 @@ def merged_tensors(model: GPT) -> dict[str, torch.Tensor]:
     tensors = {n: t for n, t in model.state_dict().items() if ".lora_" not in n}
     if model.config.tie_word_embeddings:
         del tensors["lm_head.weight"]
-    for name, layer in adapters(model):
+    for name, layer in lora_layers(model):
         tensors[f"{name}.weight"] = layer.merged()
     return tensors
 

@@ -1,12 +1,17 @@
-"""Where the tensors are: the device, its numbers, its memory."""
+"""Where the tensors are: the device, its numbers, its memory.
+
+One memory policy for all scripts: a process keeps what it has freed, to use it again, and gives it
+back where a script says so.
+"""
 
 import ctypes
+import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # glibc's malloc.h
 
 
 def pick_device() -> torch.device:
@@ -16,16 +21,21 @@ def pick_device() -> torch.device:
 
 
 def keep_memory() -> None:
-    """Have glibc keep what is freed, to be used again: every large tensor would be a new mapping,
-    whose pages the system has to clear (docs/experiments.md, section 35).
+    """Have glibc keep what is freed. Call it before the first product of matrices.
+
+    Otherwise every large tensor would be a new mapping, whose pages the system has to clear
+    (docs/experiments.md, section 35).
     """
+    # oneDNN keeps a kernel for each shape it has met, by default 1024 of them: a gigabyte at last
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 1 << 30)
+        mallopt(M_MMAP_MAX, 0)  # no mappings: blocks of every size come from the heap
+        mallopt(M_TRIM_THRESHOLD, 1 << 30)  # bytes free at the heap's end, above which they go back
+        mallopt(M_ARENA_MAX, 1)  # one heap for all threads: what one frees another may use
 
 
 def release_memory() -> None:
-    """Hand free memory back to the system, once in a while: ragged batches leave holes."""
+    """Hand free memory back to the system. Call it once in a while: ragged batches leave holes."""
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
 

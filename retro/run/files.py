@@ -82,38 +82,3 @@ def read_tensors(
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: is not a whole safetensors file ({error})") from error
     return tensors
-
-
-def read_checkpoint(
-    folder: str | Path, device: torch.device | None = None, dtype: torch.dtype | None = None
-) -> dict[str, torch.Tensor]:
-    """model.safetensors, or the shards that model.safetensors.index.json names."""
-    path = Path(folder) / "model.safetensors"
-    index = path.with_name(path.name + ".index.json")
-    if path.exists() or not index.exists():
-        files = [path]
-    else:
-        places = read_json(index).get("weight_map")
-        if not isinstance(places, dict) or not all(isinstance(f, str) for f in places.values()):
-            raise ValueError(f"{index}: weight_map is not an object of tensors and their files")
-        files = [path.with_name(Path(name).name) for name in sorted(set(places.values()))]
-    tensors: dict[str, torch.Tensor] = {}
-    for file in files:
-        tensors |= read_tensors(file, device, dtype)
-    # a table that old Llama checkpoints store and every program computes
-    return {n: t for n, t in tensors.items() if not n.endswith("rotary_emb.inv_freq")}
-
-
-def check_tensors(
-    path: str | Path, tensors: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]
-) -> None:
-    """ValueError on the first tensor read from `path` that is missing, foreign or does not fit."""
-    for name in sorted(wanted.keys() | tensors.keys()):
-        if name not in tensors:
-            raise ValueError(f"{path}: tensor {name} is missing")
-        if name not in wanted:
-            raise ValueError(f"{path}: tensor {name} has no place in this model")
-        here, there = list(wanted[name].shape), list(tensors[name].shape)
-        if here != there or not tensors[name].is_floating_point():
-            kind = f"{there} {tensors[name].dtype}"
-            raise ValueError(f"{path}: {name} is {kind}, the model takes {here} of a float type")
