@@ -1,24 +1,25 @@
-"""Chains of trials by players of mixed skill: what the base model reads before it is an actor or a
-reflector, the same way in every environment.
+"""Demonstrations: the text that the base model reads in pretraining, before it is an actor or a
+reflector. The method itself never uses them. Read `envs/__init__.py` and `envs/observer.py` first.
 
-A demonstration is one trial of a chain. After each failed trial comes a reflection of mixed
-quality, which the next trial's player reads: right ones and wrong ones, vague ones too. Questions
-about the trial with their answers stand beside them: reading, not reflecting. An environment brings
-its Cast: who plays, who writes, who asks.
+A demonstration is one trial of a player. After a failed trial comes a reflection of mixed quality:
+right, wrong or vague. The player of the next trial of the same task reads it. Questions about the
+trial stand beside it with their answers; they exercise reading, not reflecting. An environment
+brings its Roles: who plays, who writes, who asks.
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from envs import Environment
+from envs.observer import Reader, Step
 
+TRIALS = 4  # of one task at most
 MEMORY = 3  # reflections that a trial starts with at most (Reflexion's number)
 SLIPS = (0.0, 0.0, 0.06, 0.15)  # chance that an action of a trial slips; all equally frequent
-NEXT_SLIP = 0.5  # the same right after a slip, and then often the same again
+NEXT_SLIP = 0.5  # the chance right after a slip; then the same action often comes again
 
-Step = tuple[str, str]  # (action, observation)
-Pairs = list[tuple[str, str]]  # questions with their answers
+Pair = tuple[str, str]  # a question with its answer
 
 
 class Demonstration(NamedTuple):
@@ -27,48 +28,44 @@ class Demonstration(NamedTuple):
     observation: str
     reflections: list[str]
     steps: list[Step]
-    slips: set[int]  # which steps were slips: to be read, not to be learnt
+    slips: set[int]  # which steps the model reads but does not learn to do
     success: bool
     progress: float
     reflection: str | None  # None after a success
-    questions: Pairs
+    questions: list[Pair]
 
 
-class Player(Protocol):
+class Player(Reader, Protocol):
     """Plays one trial by what it has read, nothing more."""
 
     def act(self) -> str:
         """The next action."""
 
     def slip(self) -> str:
-        """An action that leads nowhere, as a language model's slips do."""
-
-    def read(self, action: str, reply: str) -> None:
-        """Take in what the environment answered."""
+        """An action that leads nowhere, as the slips of a language model do."""
 
 
-class Cast(NamedTuple):
-    """The people of an environment's demonstrations; `observation` is a trial's first one."""
+class Roles(NamedTuple):
+    """Who makes an environment's demonstrations; `observation` is a trial's first one."""
 
     player: Callable[[str, list[str], random.Random], Player]  # (observation, reflections, rng)
     oracle: Callable[[str, list[Step]], str]  # (observation, steps) -> reflection
     flawed: Callable[[str, list[Step], random.Random], str]  # plausible, but vague or wrong
-    questions: Callable[[str, list[Step], random.Random], Pairs]
+    questions: Callable[[str, list[Step], random.Random], list[Pair]]
 
 
-def chain(
-    env: Environment, task: dict, cast: Cast, rng: random.Random, oracle_share: float,
-    trials: int = 4,
-) -> Iterator[Demonstration]:  # fmt: skip
+def demonstrate(
+    env: Environment, task: dict, roles: Roles, rng: random.Random, oracle_share: float
+) -> Iterator[Demonstration]:
     """Trials of one task until one succeeds; `oracle_share` of the reflections are the oracle's."""
     reflections: list[str] = []
-    for _ in range(trials):
+    for _ in range(TRIALS):
         observation, _ = env.reset(task)
-        player = cast.player(observation, reflections, rng)
+        player = roles.player(observation, reflections, rng)
         steps, slips = play(env, player, rng, rng.choice(SLIPS))
         info, reflection = env.info(), None
         if not info["success"]:
-            reflection = reflect(cast, observation, steps, rng, oracle_share)
+            reflection = reflect(roles, observation, steps, rng, oracle_share)
         yield Demonstration(
             observation,
             reflections[-MEMORY:],
@@ -77,7 +74,7 @@ def chain(
             info["success"],
             info["progress"],
             reflection,
-            cast.questions(observation, steps, rng),
+            roles.questions(observation, steps, rng),
         )
         if reflection is None:
             return
@@ -85,19 +82,20 @@ def chain(
 
 
 def reflect(
-    cast: Cast, observation: str, steps: list[Step], rng: random.Random, oracle_share: float
+    roles: Roles, observation: str, steps: list[Step], rng: random.Random, oracle_share: float
 ) -> str:
-    """On a failed trial: the oracle's reflection, in `oracle_share` of the cases, or a flawed one.
+    """A reflection on a failed trial: in `oracle_share` of the cases the oracle's, else a flawed
+    one.
     """
     if rng.random() < oracle_share:
-        return cast.oracle(observation, steps)
-    return cast.flawed(observation, steps, rng)
+        return roles.oracle(observation, steps)
+    return roles.flawed(observation, steps, rng)
 
 
 def play(
     env: Environment, player: Player, rng: random.Random, slip_share: float
 ) -> tuple[list[Step], set[int]]:
-    """A trial that was just reset, to its end -> its steps, and which of them were slips."""
+    """Play a trial that was just reset to its end -> its steps, and which of them were slips."""
     steps: list[Step] = []
     slips: set[int] = set()
     over = False
@@ -119,3 +117,25 @@ def perform(env: Environment, player: Player, action: str, steps: list[Step]) ->
     player.read(action, reply)
     steps.append((action, reply))
     return terminated or truncated
+
+
+def latest_plan(reflections: list[str], parse_plan: Callable[[str], list]) -> list:
+    """The plan of the latest reflection that has one, else an empty plan."""
+    plans = [plan for plan in map(parse_plan, reflections) if plan]
+    return plans[-1] if plans else []
+
+
+def ask(
+    n: int, topics: Sequence[str], rng: random.Random, question: Callable[[str], Pair | None]
+) -> list[Pair]:
+    """Up to n questions, each on a topic drawn anew, each once. `question(topic)` is None where the
+    trial gives no occasion to ask.
+    """
+    asked = [question(rng.choice(topics)) for _ in range(n)]
+    return list(dict.fromkeys(pair for pair in asked if pair))
+
+
+def drill(views: list[Step], questions: list[Pair]) -> Demonstration:
+    """Questions on what is seen at a glance (`Environment.glance`), without a trial."""
+    seen = "\n".join(view for _, view in views)
+    return Demonstration(seen, [], [], set(), False, 0.0, None, questions)

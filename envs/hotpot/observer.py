@@ -1,43 +1,64 @@
-"""What a reader of a HotPotQA trial knows: facts read off the text of a made-up world.
+"""What a reader of a HotPotQA trial knows, and the plans that it can write. Read
+`envs/observer.py` first.
 
-Players act on these Notes, the oracle's reflections and the reading questions are written from
-them, so none of them can state what the text did not show.
+`Notes` holds facts read off the text of a made-up world. The demonstrators' players act on it. The
+oracle's reflections and the reading questions are written from it. So none of them can state what
+the text did not show.
+
+A reflection is one line: what went wrong, then `Plan: ` and clauses that the next trial can carry
+out: `search Quietverse (film)`, `finish Greyton`.
 """
 
-import random
 import re
-from collections.abc import Sequence
 from typing import NamedTuple
 
-from envs.chains import Step
-from envs.hotpot import parse_action
-from envs.hotpot_worlds import RELATIONS, WORKS
+from envs.hotpot.tasks import RELATIONS, WORKS
+from envs.observer import Step, carried_out, read_trial
 
-TOPICS = "fact hops reverse searched last missing given start".split()  # of reading questions
-DRILLED = ("fact", "fact", "hops", "reverse")  # topics of a drill's questions
-MAX_LISTED = 6
+_CLAUSE = re.compile(r"(?:^|, )(search|finish) (.+?)(?=, (?:search|finish) |\.?$)")
 
 Entity = tuple[str, str]  # (kind, name)
+Plan = list[tuple[str, str]]  # clauses: (search or finish, a title or an answer)
 
-_PARAGRAPH = re.compile(r"^The (film|novel|song|artist|town) (\w+) .*\.$", re.MULTILINE)
-_FACT = re.compile(
+_ACTION = re.compile(r"(search|lookup|finish|think)\s*\[(.*)\]", re.IGNORECASE | re.DOTALL)
+PARAGRAPH = re.compile(r"^The (film|novel|song|artist|town) (\w+) .*\.$", re.MULTILINE)
+FACT = re.compile(
     r"directed by (?P<director>\w+)|music by (?P<composer>\w+)|written by (?P<author>\w+)"
     r"|drawings by (?P<illustrator>\w+)|sung by (?P<singer>\w+)|words by (?P<poet>\w+)"
     r"|born in (?P<birthplace>\w+)|lives in (?P<home>\w+)|in the land (?P<land>\w+)"
     r"|on the river (?P<river>\w+)|founded in (?P<century>the \d+th)"
 )
 _SIMILAR = re.compile(r"Could not find (.*)\. Similar: (.*)\.$")
-_OF = re.compile(r"\b(\w+) of (\w+)\b")
 _MAKER = re.compile(r"the (\w+) of the (film|novel|song) (\w+)")
 _ARTIST = re.compile(r"the artist (\w+)")
 _OLDER = re.compile(r"(?:first|older), (\w+) or (\w+)\?")
 _SAME = re.compile(r"the artists (\w+) and (\w+) (?:born|live) in the same town")
 
 
+# ---- Actions.
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def parse_action(action: str) -> tuple[str, str]:
+    """The verb and what stands in its brackets; ("", "") if it is no action.
+
+    >>> parse_action("Search[ Silk Road ]")
+    ('search', 'Silk Road')
+    """
+    match = _ACTION.fullmatch(action.strip())
+    return (match[1].lower(), one_line(match[2])) if match else ("", "")
+
+
+# ---- Notes.
+
+
 class Goal(NamedTuple):
     """What is asked: facts along a chain from one start, or one fact of two starts compared."""
 
-    starts: tuple[Entity, ...]  # none if the question is not of a made-up world
+    starts: tuple[Entity, ...]  # empty if the question is not of a made-up world
     relations: tuple[str, ...]  # in the order of reading
 
     @property
@@ -45,8 +66,13 @@ class Goal(NamedTuple):
         return len(self.starts) == 2
 
     @property
+    def answers(self) -> list[str]:
+        """The possible answers of a comparison."""
+        return [n for _, n in self.starts] if self.relations[0] == "century" else ["yes", "no"]
+
+    @property
     def kinds(self) -> tuple[str, ...]:
-        """Of what is read on the way."""
+        """The kinds of the paragraphs on the way."""
         start = self.starts[0][0]
         way = (start, "artist", "town") if start in WORKS else ("artist", "town")
         return way[way.index(start) :][: len(self.relations)]
@@ -74,7 +100,7 @@ class Notes:
         self.goal = parse_goal(observation)
         self.facts: dict[Entity, dict[str, str]] = {}  # in the order of reading
         self.searched: list[str] = []  # titles, each once
-        self.missing: list[str] = []  # those of them that were not found
+        self.missing: list[str] = []  # searched titles that were not found
         self.offered: list[str] = []  # titles named as similar
         self.given: str | None = None  # the answer that ended the trial
         self.reply = ""
@@ -93,8 +119,8 @@ class Notes:
             if words not in self.missing:
                 self.missing.append(words)
             self.offered += [t for t in match[2].split(", ") if t not in self.offered]
-        elif match := _PARAGRAPH.search(reply):
-            found = {r: f[r] for f in _FACT.finditer(reply) if (r := f.lastgroup)}
+        elif match := PARAGRAPH.search(reply):
+            found = {r: f[r] for f in FACT.finditer(reply) if (r := f.lastgroup)}
             self.facts.setdefault((match[1], match[2]), found)
 
     def title(self, entity: Entity) -> str:
@@ -106,7 +132,8 @@ class Notes:
     def walk(self, trusted: tuple[int, str] | None = None) -> tuple[int, str]:
         """How far the question's chain is known: (number of facts, the name that they lead to).
 
-        From the start; or from `trusted`, a name taken to be the one after so many facts.
+        The walk begins at the question's start, or at `trusted`: a number of facts, and the name
+        that is taken to come after them.
         """
         level, name = trusted or (0, self.goal.starts[0][1])
         while level < len(self.goal.relations):
@@ -118,12 +145,12 @@ class Notes:
         return level, name
 
     def level(self, entity: Entity) -> int | None:
-        """Where on the chain a thing of this kind belongs."""
+        """Which place on the chain an entity of this kind has."""
         kinds = self.goal.kinds
         return kinds.index(entity[0]) if entity[0] in kinds else None
 
     def compared(self) -> str | None:
-        """The answer to a comparison, None if the facts were not read."""
+        """The answer to a comparison; None if the facts were not read."""
         relation = self.goal.relations[0]
         a, b = (self.facts.get(start, {}).get(relation) for start in self.goal.starts)
         if a is None or b is None:
@@ -133,105 +160,97 @@ class Notes:
         first = int(a[4:-2]) < int(b[4:-2])
         return self.goal.starts[0 if first else 1][1]
 
-
-def read_trial(observation: str, steps: list[Step]) -> Notes:
-    """Notes of a whole trial."""
-    notes = Notes(observation)
-    for action, reply in steps:
-        notes.read(action, reply)
-    return notes
+    def known(self) -> list[tuple[str, str, str]]:
+        """All facts read: (relation, name, value)."""
+        return [(r, name, v) for (_, name), facts in self.facts.items() for r, v in facts.items()]
 
 
-def pairs(notes: Notes) -> list[tuple[str, str, str]]:
-    """All facts read: (relation, name, value)."""
-    return [(r, name, v) for (_, name), known in notes.facts.items() for r, v in known.items()]
+# ---- Plans.
 
 
-def _kind(relation: str) -> str:
-    """Of what a relation's value names."""
-    makers = {r for kind in WORKS for r in RELATIONS[kind]}
-    return "artist" if relation in makers else "town" if relation in RELATIONS["artist"] else ""
+def parse_plan(reflection: str) -> Plan:
+    """Clauses of the plan.
 
-
-def questions(
-    observation: str, steps: list[Step], rng: random.Random, n: int, topics: Sequence[str] = TOPICS
-) -> list[tuple[str, str]]:
-    """Up to n (question, answer) pairs about a trial, answerable from its text, each on one of the
-    topics; none is about how to do better.
+    >>> parse_plan("I had no step left. Plan: search Oakhill (town), finish Greyton.")
+    [('search', 'Oakhill (town)'), ('finish', 'Greyton')]
     """
-    notes, asked = read_trial(observation, steps), []
-    goal, known = notes.goal, pairs(notes)
-    for _ in range(n):
-        topic = rng.choice(topics)
-        if topic == "fact" and known:
-            relation, name, value = rng.choice(known)
-            asked.append((f"What is the {relation} of {name}?", value))
-        elif topic == "hops":
-            ways = [
-                (f"What is the {then} of the {relation} of {name}?", end)
-                for relation, name, value in known
-                for then, end in notes.facts.get((_kind(relation), value), {}).items()
-            ]
-            asked += [rng.choice(ways)] if ways else []
-        elif topic == "reverse" and known:
-            relation, name, value = rng.choice(known)
-            if relation != "century" and [v for _, _, v in known].count(value) == 1:
-                asked.append((f"What was read of {value}?", f"{relation} of {name}"))
-        elif topic == "searched":
-            listed = ", ".join(notes.searched[:MAX_LISTED])
-            asked.append(("Which titles were searched?", listed or "none"))
-        elif topic == "last" and notes.searched:
-            asked.append(("What was searched last?", notes.searched[-1]))
-        elif topic == "missing":
-            asked.append(("Which titles were not found?", ", ".join(notes.missing) or "none"))
-        elif topic == "given":
-            asked.append(("What was answered?", notes.given or "nothing"))
-        elif topic == "start" and goal.starts:
-            asked.append(("What does the task name?", ", ".join(name for _, name in goal.starts)))
-    return list(dict.fromkeys(asked))
+    return _CLAUSE.findall(reflection.partition("Plan: ")[2])
 
 
-def everything(
-    observation: str, steps: list[Step], rng: random.Random, n: int = 12
-) -> tuple[str, str]:
-    """A question whose answer binds up to n names to what was read of them, in random order: dense
-    practice in reading.
+def command(verb: str, words: str) -> str:
+    """The action that carries out a clause. Blanks inside the brackets give a name the same tokens
+    as elsewhere.
     """
-    known = pairs(read_trial(observation, steps))
-    chosen = rng.sample(known, min(len(known), n))
-    listed = ", ".join(f"{relation} of {name} is {value}" for relation, name, value in chosen)
-    return "What was read?", listed or "nothing"
+    return f"{verb.capitalize()}[ {words} ]"
 
 
-def bindings(text: str) -> list[tuple[str, int, str, bool]]:
-    """Which names in a text belong together: (name, offset of its mention's end, the name that it
-    is bound to, whether that must be looked up).
+def follows(reflection: str, steps: list[Step]) -> bool:
+    """True if the actions carry out every clause of the reflection's plan, in order."""
+    plan = parse_plan(reflection)
+    return carried_out(plan, steps, lambda action, clause: parse_action(action) == clause)
 
-    Where a paragraph states a fact, its value is bound to the paragraph's subject. Afterwards a
-    name is bound to the value asked for in `director of Quietverse`, else, if it was a value, to
-    what it was first stated of.
+
+# ---- The oracle.
+
+
+def write_reflection(cause: str, plan: Plan) -> str:
+    """A reflection of this cause and this plan."""
+    return f"{cause} Plan: {', '.join(f'{verb} {words}' for verb, words in plan)}."
+
+
+def oracle_reflection(observation: str, steps: list[Step]) -> str:
+    """What a perfect observer of this failed trial writes. It states only what the trial's text
+    showed. If the question is not of a made-up world, it knows only which titles were offered.
     """
-    found: list[tuple[str, int, str, bool]] = []
-    inside: set[int] = set()
-    facts: dict[tuple[str, str], tuple[str, int]] = {}  # (relation, name) -> value, offset
-    subject: dict[str, tuple[str, int]] = {}  # value -> what it was stated of, offset
-    for paragraph in _PARAGRAPH.finditer(text):
-        inside.update(range(*paragraph.span()))
-        for fact in _FACT.finditer(text, *paragraph.span()):
-            relation = fact.lastgroup or ""
-            value, end = fact[relation], fact.end()
-            facts.setdefault((relation, paragraph[2]), (value, end))
-            if relation != "century":
-                found.append((value, end, paragraph[2], False))
-                subject.setdefault(value, (paragraph[2], end))
-    asked = {m.start(2): (m[1], m[2]) for m in _OF.finditer(text)}
-    for mention in re.finditer(r"\b[A-Z]\w+\b", text):
-        name, start = mention[0], mention.start()
-        if start in inside:
-            continue
-        known = facts.get(asked.get(start, ("", "")))
-        if known and known[1] < start:
-            found.append((name, mention.end(), known[0], True))
-        elif name in subject and subject[name][1] < start:
-            found.append((name, mention.end(), subject[name][0], True))
-    return found
+    notes = read_trial(Notes(observation), steps)
+    if not notes.goal.starts:
+        unread = [t for t in notes.offered if t not in notes.searched]
+        return write_reflection(
+            "I did not find the answer.", [("search", (unread or ["the topic"])[0])]
+        )
+    return write_reflection(*(_comparison if notes.goal.compares else _chain)(notes))
+
+
+def ended(notes: Notes) -> str:
+    return "I had no step left" if notes.given is None else f"I answered {notes.given}"
+
+
+def _chain(notes: Notes) -> tuple[str, Plan]:
+    """Cause and plan of a chain: the facts lead to a name, the next search or the answer."""
+    goal = notes.goal
+    level, name = notes.walk()
+    if level == 0 and notes.facts:  # the trial may have started further on, by an earlier plan
+        first = next(iter(notes.facts))
+        astray = first[0] == "town" and notes.title(first) != first[1]  # the other sense
+        if (begun := notes.level(first)) and not astray:
+            further = notes.walk((begun, first[1]))
+            if further[1] != notes.given:
+                level, name = further
+    if level == 0:
+        start = goal.starts[0]
+        return f"I did not read the {start[0]} {name}.", [("search", notes.title(start))]
+    relation = goal.relations[level - 1]
+    before = next((n for (_, n), known in notes.facts.items() if known.get(relation) == name), None)
+    if before is None:
+        cause = f"{ended(notes)}, but did not read {name}."
+    elif notes.given == name:
+        cause = f"I answered {name}, but it is only the {relation} of {before}."
+    else:
+        cause = f"{ended(notes)}, but the {relation} of {before} is {name}."
+    if level == len(goal.relations):
+        return cause, [("finish", name)]
+    return cause, [("search", notes.title((goal.kinds[level], name)))]
+
+
+def _comparison(notes: Notes) -> tuple[str, Plan]:
+    """Cause and plan of a comparison: if one answer was wrong, it is the other one."""
+    answers = notes.goal.answers
+    if notes.given in answers:
+        other = answers[1 - answers.index(notes.given)]
+        return f"I answered {notes.given}, which is wrong.", [("finish", other)]
+    answer = notes.compared()
+    names = [name for _, name in notes.goal.starts]
+    if answer and answer != notes.given:
+        return f"{ended(notes)}, but read {names[0]} and {names[1]}.", [("finish", answer)]
+    unread = [name for kind, name in notes.goal.starts if (kind, name) not in notes.facts]
+    return f"I did not read {(unread or names)[0]}.", [("search", name) for name in names]

@@ -1,23 +1,24 @@
-"""What a reader of a household trajectory knows: facts read off the text, nothing else.
+"""What a reader of a household trial knows, and the plans that it can write. Read
+`envs/observer.py` first.
 
-`Notes` reads a trial line by line, as a language model would have to. The demonstrators act on it,
-the oracle reflection and the reading questions are written from it, so none of them can state what
-the text did not show.
+`Notes` reads a trial step by step, as a language model must. The demonstrators' players act on it.
+The oracle's reflections and the reading questions are written from it. So none of them can state
+what the text did not show.
+
+A reflection is one line: what went wrong, then `Plan: ` and clauses that the next trial can carry
+out: `take mug 1 from drawer 2`, `clean mug 1 with sinkbasin 1`, `put mug 1 in/on desk 1`, `use
+desklamp 1 on desk 2`, `search drawer 3, drawer 4`.
 """
 
-import random
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from envs.chains import Step
-from envs.household import kind
+from envs.household.tasks import APPLIANCE, kind, likely_first
+from envs.observer import Step, carried_out, read_trial
 
 MAX_LISTED = 6  # places named in one list
-TOPICS = "home wanted each type inside searched last goal place".split()  # of reading questions
-
 STATE = {"clean": "clean", "hot": "heat", "heat": "heat", "cool": "cool"}
-APPLIANCE = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
 _GOALS = [  # the wordings of ALFWorld's tasks -> (treatment, object, target, how many)
     (r"(?:look at|examine the) (\w+) (?:under|with) the (\w+)", lambda m: ("light", m[1], m[2], 1)),
     (
@@ -28,8 +29,13 @@ _GOALS = [  # the wordings of ALFWorld's tasks -> (treatment, object, target, ho
     (r"(?:put|find) two (\w+) (?:and put them )?(?:in|on) (\w+)", lambda m: (None, m[1], m[2], 2)),
     (r"put (?:a|some) (\w+) (?:in|on) (\w+)", lambda m: (None, m[1], m[2], 1)),
 ]
-_THING = re.compile(r"\ba (\w+ \d+)")
-_CONTENTS = re.compile(r"(?:On the|The) (\w+ \d+)(?: is open\. In it)?, you see (.*)\.$")
+_CLAUSE = re.compile(
+    r"(take) (\w+ \d+) from (\w+ \d+)|(clean|heat|cool) (\w+ \d+) with (\w+ \d+)"
+    r"|(put) (\w+ \d+) in/on (\w+ \d+)|(use) (\w+ \d+) on (\w+ \d+)"
+    r"|(search) (\w+ \d+(?:, \w+ \d+)*)"
+)
+THING = re.compile(r"\ba (\w+ \d+)")
+CONTENTS = re.compile(r"(?:On the|The) (\w+ \d+)(?: is open\. In it)?, you see (.*)\.$")
 _CLOSED = re.compile(r"The (\w+ \d+) is closed\.")
 _TAKEN = re.compile(r"You pick up the (\w+ \d+) from the (\w+ \d+)\.")
 _PUT = re.compile(r"You (?:put|move) the (\w+ \d+) (?:in/on|to) the (\w+ \d+)\.")
@@ -37,14 +43,12 @@ _TREATED = re.compile(r"You (heat|cool|clean) the (\w+ \d+) using the (\w+ \d+)\
 
 
 class Goal(NamedTuple):
-    """What the task asks: treatment is None, clean, heat, cool or light; target a place or a lamp
-    type.
-    """
+    """What the task asks for."""
 
-    treatment: str | None
-    object: str
-    target: str
-    number: int
+    treatment: str | None  # clean, heat, cool or light
+    object: str  # a type
+    target: str  # a type of place or lamp
+    number: int  # of objects
 
 
 def parse_goal(observation: str) -> Goal:
@@ -62,7 +66,7 @@ class Notes:
     def __init__(self, observation: str):
         self.goal = parse_goal(observation)
         room = observation.split("Your task is to: ")[0]
-        self.places = _THING.findall(room)  # in the order in which the room lists them
+        self.places = THING.findall(room)  # in the order in which the room lists them
         self.at: str | None = None  # where the player stands
         self.closed: set[str] = set()  # seen closed and not opened since
         self.contents: dict[str, list[str]] = {}  # place -> what was seen in it, kept up to date
@@ -81,7 +85,9 @@ class Notes:
             thing, place = match.groups()
             self.held = thing
             self.handled.append(thing)
-            self._remove(thing)
+            for things in self.contents.values():
+                if thing in things:
+                    things.remove(thing)
         elif match := _PUT.search(observation):
             thing, place = match.groups()
             self.held = None
@@ -95,24 +101,19 @@ class Notes:
                 self.visits.append(self.at)
         if match := _CLOSED.search(observation):
             self.closed.add(match[1])
-        if match := _CONTENTS.search(observation):
-            place, things = match[1], _THING.findall(match[2])
+        if match := CONTENTS.search(observation):
+            place, things = match[1], THING.findall(match[2])
             self.closed.discard(place)
             self.contents[place], self.views[place] = things, match[0]
             for thing in things:
                 self.home.setdefault(thing, place)
-
-    def _remove(self, thing: str) -> None:
-        for things in self.contents.values():
-            if thing in things:
-                things.remove(thing)
 
     def where(self, thing: str) -> str | None:
         """The place where the thing is now, as far as known."""
         return next((place for place, things in self.contents.items() if thing in things), None)
 
     def unsearched(self) -> list[str]:
-        """Places whose inside was never seen, in the room's order from where the player stands."""
+        """Places whose inside was never seen, in the room's order from the player's place on."""
         start = self.places.index(self.at) + 1 if self.at in self.places else 0
         around = self.places[start:] + self.places[:start]
         return [place for place in around if place not in self.contents]
@@ -122,12 +123,11 @@ class Notes:
         return [thing for thing in self.home if kind(thing) == type_]
 
     def numbered(self, type_: str) -> list[str]:
-        """The same by their numbers, however they came into sight."""
+        """Things of a type in the order of their numbers."""
         return sorted(self.known(type_), key=lambda thing: int(thing.split()[-1]))
 
     def delivered(self) -> list[str]:
-        """Goal objects that lie in a target receptacle now (treated, where the goal asks for it).
-        """
+        """Goal objects in a target receptacle now; treated ones only, if the goal wants that."""
         return [
             thing
             for place, things in self.contents.items()
@@ -137,103 +137,117 @@ class Notes:
         ]
 
     def is_treated(self, thing: str) -> bool:
-        """True if the thing is as the goal wants it (or the goal asks for no treatment)."""
+        """True if the thing is as the goal wants it, or if the goal asks for no treatment."""
         treatment = self.goal.treatment
         return treatment in (None, "light") or treatment in self.treated.get(thing, ())
 
-
-def read_trial(observation: str, steps: list[Step]) -> Notes:
-    """Notes of a whole trial."""
-    notes = Notes(observation)
-    for action, reply in steps:
-        notes.read(action, reply)
-    return notes
+    def place(self, type_: str) -> str | None:
+        """The first place of a type."""
+        return next((place for place in self.places if kind(place) == type_), None)
 
 
-def bindings(text: str) -> list[tuple[str, int, str, bool]]:
-    """Which names in a text belong together: (name, offset of its mention's end, the name that it
-    is bound to, whether it was mentioned before).
+# ---- Plans.
 
-    A thing is bound to the place where it was first seen. A place in the room's list is bound to
-    the one before it, and at a later mention to the one after it (after the last comes the first):
-    that is the way round the room.
+
+def parse_plan(reflection: str) -> list[tuple[str, ...]]:
+    """Clauses of the plan: (verb, thing, place), and one ("search", place) for each place named."""
+    plan: list[tuple[str, ...]] = []
+    for match in _CLAUSE.finditer(reflection.partition("Plan: ")[2]):
+        verb, *words = (group for group in match.groups() if group)
+        plan += [(verb, p) for p in words[0].split(", ")] if verb == "search" else [(verb, *words)]
+    return plan
+
+
+def write_plan(plan: Sequence[tuple[str, ...]]) -> str:
+    """The inverse of parse_plan.
+
+    >>> write_plan([("take", "mug 1", "bed 1"), ("search", "bed 1"), ("search", "shelf 2")])
+    'take mug 1 from bed 1, search bed 1, shelf 2'
     """
-    room, task, _ = text.partition("Your task is to: ")
-    listed = list(_THING.finditer(room)) if task else []
-    places = [mention[1] for mention in listed]
-    after = dict(zip(places, places[1:] + places[:1]))
-    found = [(b[1], b.end(), a[1], False) for a, b in zip(listed, listed[1:])]
-    home: dict[str, tuple[str, int]] = {}  # thing -> its place, offset of the first sight
-    for view in re.finditer(_CONTENTS.pattern, text, re.MULTILINE):
-        for thing in _THING.finditer(view[2]):
-            home.setdefault(thing[1], (view[1], view.start(2) + thing.start(1)))
-    for mention in re.finditer(r"\b\w+ \d+\b", text):
-        name = mention[0]
-        if name in home and mention.start() >= home[name][1]:
-            found.append((name, mention.end(), home[name][0], mention.start() > home[name][1]))
-        elif name in after and mention.start() > len(room):
-            found.append((name, mention.end(), after[name], True))
-    return found
+    joint = {"take": "from", "put": "in/on", "use": "on"}
+    clauses, searching = [], False
+    for verb, *words in plan:
+        if verb == "search":
+            clauses.append(words[0] if searching else f"search {words[0]}")
+        else:
+            clauses.append(f"{verb} {words[0]} {joint.get(verb, 'with')} {words[1]}")
+        searching = verb == "search"
+    return ", ".join(clauses)
 
 
-def questions(
-    observation: str, steps: list[Step], rng: random.Random, n: int, topics: Sequence[str] = TOPICS
-) -> list[tuple[str, str]]:
-    """Up to n (question, answer) pairs about a trial, answerable from its text, each on one of the
-    topics; none is about how to do better.
+def command(clause: tuple[str, ...]) -> str:
+    """The action that carries out a clause, if the player stands where the clause says."""
+    if clause[0] == "search":
+        return f"go to {clause[1]}"
+    return f"use {clause[1]}" if clause[0] == "use" else write_plan([clause])
+
+
+def follows(reflection: str, steps: list[Step]) -> bool:
+    """True if the actions carry out every clause of the reflection's plan, in order. To search a
+    place is to go there.
     """
-    notes, asked = read_trial(observation, steps), []
-    goal, things = notes.goal, list(notes.home)
-    wanted = notes.numbered(goal.object)
-    for _ in range(n):
-        topic = rng.choice(topics)
-        if topic == "home" and things:
-            thing = rng.choice(things)
-            asked.append((f"Where was {thing} at first?", f"{thing} in {notes.home[thing]}"))
-        elif topic == "wanted":
-            found = f"{wanted[0]} in {notes.home[wanted[0]]}" if wanted else "not seen"
-            asked.append((f"Which {goal.object} comes first?", found))
-        elif topic == "each" and things:
-            many = [t for t in things if len(notes.known(kind(t))) > 1]
-            type_ = kind(rng.choice(many)) if many and rng.random() < 0.5 else goal.object
-            all_ = ", ".join(f"{t} in {notes.home[t]}" for t in notes.numbered(type_)[:4])
-            asked.append((f"Where was each {type_}?", all_ or "not seen"))
-        elif topic == "type" and things:
-            type_ = kind(rng.choice(things))
-            first = notes.numbered(type_)[0]
-            asked.append((f"Which {type_} comes first?", f"{first} in {notes.home[first]}"))
-        elif topic == "inside" and notes.views:
-            place = rng.choice(list(notes.views))
-            asked.append((f"What was last seen in {place}?", notes.views[place]))
-        elif topic == "searched":
-            unsearched = notes.unsearched()[:MAX_LISTED]
-            asked.append(("Which places were not searched?", ", ".join(unsearched) or "none"))
-        elif topic == "visited":
-            places = rng.sample(notes.places, min(len(notes.places), MAX_LISTED))
-            judged = [f"{p} {'yes' if p in notes.contents else 'no'}" for p in places]
-            asked.append(("Was it searched?", ", ".join(judged)))
-        elif topic == "last" and notes.visits:
-            asked.append(("Where did you go last?", notes.visits[-1]))
-        elif topic == "goal":
-            asked.append(("What is wanted?", goal.object))
-        elif topic == "place" and goal.treatment != "light":
-            asked.append(
-                (
-                    f"Where is {goal.target}?",
-                    next((p for p in notes.places if kind(p) == goal.target), "nowhere"),
-                )
-            )
-    return list(dict.fromkeys(asked))
+    return carried_out(parse_plan(reflection), steps, lambda action, c: action == command(c))
 
 
-def everything(
-    observation: str, steps: list[Step], rng: random.Random, n: int = 12
-) -> tuple[str, str]:
-    """A question whose answer binds up to n things to their places, in random order: dense practice
-    in reading.
+# ---- The oracle.
+
+
+def oracle_reflection(observation: str, steps: list[Step]) -> str:
+    """What a perfect observer of this failed trial writes. It states only what the trial's text
+    showed.
     """
-    home = list(read_trial(observation, steps).home.items())
-    chosen = rng.sample(home, min(len(home), n))
-    return "Where was everything?", ", ".join(
-        f"{thing} in {place}" for thing, place in chosen
-    ) or "nothing seen"
+    return write_reflection(read_trial(Notes(observation), steps))
+
+
+def write_reflection(notes: Notes, moved: dict[str, str] | None = None, skip: bool = False) -> str:
+    """Cause and plan. If several things would do, the plan names those with the lowest numbers: a
+    reader can find them by name and need not know which came into sight first. Two flaws can be
+    asked for: `moved` says where things are instead, `skip` drops a needed step.
+    """
+    goal, home = notes.goal, notes.home | (moved or {})
+    target = notes.place(goal.target) or f"{goal.target} 1"
+    things = notes.numbered(goal.object) or list(moved or {})
+    needed = goal.number
+    if goal.treatment is None:  # what lies there from the start is done
+        left = [t for t in things if kind(home[t]) != goal.target]
+        needed -= len(things) - len(left)
+        things = left
+    things = things[: max(needed, 1)]
+
+    plan: list[tuple[str, ...]] = []
+    for thing in things:
+        plan.append(("take", thing, home[thing]))
+        if goal.treatment in APPLIANCE and not skip:
+            appliance = APPLIANCE[goal.treatment]
+            plan.append((goal.treatment, thing, notes.place(appliance) or f"{appliance} 1"))
+        if goal.treatment != "light":
+            plan.append(("put", thing, target))
+        if skip and goal.number == 2:
+            break
+    missing = len(things) < needed and not skip
+    if goal.treatment == "light":
+        lamps = notes.numbered(goal.target)
+        plan += [("use", lamp, home[lamp]) for lamp in lamps[:1]]
+        missing = missing or not lamps
+    if missing or not plan:
+        unsearched = notes.unsearched() or [p for p in notes.places if p != notes.at]
+        sought = goal.object if len(things) < needed else goal.target
+        plan += [("search", place) for place in likely_first(unsearched, sought)[:MAX_LISTED]]
+    return f"{_cause(notes, things, home, needed)} Plan: {write_plan(plan)}."
+
+
+def _cause(notes: Notes, things: list[str], home: dict[str, str], needed: int) -> str:
+    """The root cause in one sentence."""
+    goal = notes.goal
+    if not things:
+        return f"I never found a {goal.object}."
+    thing = things[0]
+    if goal.treatment == "light" and not [t for t in home if kind(t) == goal.target]:
+        return f"I never found a {goal.target}, and {thing} was in {home[thing]}."
+    if len(things) < needed:
+        return f"I found only {thing} in {home[thing]}."
+    if thing not in notes.handled:
+        return f"I saw {thing} in {home[thing]} but did not take it."
+    if not notes.is_treated(thing):
+        return f"I took {thing} from {home[thing]} but did not {goal.treatment} it."
+    return f"I took {thing} from {home[thing]} too late."

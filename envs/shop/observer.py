@@ -1,21 +1,23 @@
-"""What a reader of a shopping trial knows: facts read off the text, nothing else.
+"""What a reader of a shopping trial knows, and the plans that it can write. Read
+`envs/observer.py` first.
 
-`Notes` reads a trial page by page. The demonstrators act on it, the oracle reflection and the
-reading questions are written from it, so none of them can state what the text did not show.
+`Notes` reads a trial page by page. The demonstrators' players act on it. The oracle's reflections
+and the reading questions are written from it. So none of them can state what the text did not show.
+
+A reflection is one line: what went wrong, then `Plan: ` and clauses that the next trial can carry
+out: `open BAK73, choose red, choose small, buy`, or `search velvet lamp`.
 """
 
-import random
 import re
-from collections.abc import Sequence
 
-from envs.chains import Pairs, Step
+from envs.observer import Step, carried_out, read_trial
 
-TOPICS = "cost brand maker kind option values feature opened unopened last limit".split()
+VERBS = ("search", "open", "choose")
 _GENERATED = re.compile(r"find one (\w+) (\w+ \w+) in color (\w+) and size (\w+), and price lower")
 _LIMIT = re.compile(r"price lower than ([\d.]+) dollars")
-_HIT = re.compile(r"^\[(\w+)\]\n((\S+).*)\n(\$.+)$", re.MULTILINE)  # asin, title, brand, price
-_OPTIONS = re.compile(r"^[a-z][^\[\]\n]* (?=\[)", re.MULTILINE)  # an option group up to its values
-_VALUE = re.compile(r"\[\[?([^\[\]]+)\]\]?")
+HIT = re.compile(r"^\[(\w+)\]\n((\S+).*)\n(\$.+)$", re.MULTILINE)  # asin, title, brand, price
+OPTIONS = re.compile(r"^[a-z][^\[\]\n]* (?=\[)", re.MULTILINE)  # an option group up to its values
+VALUE = re.compile(r"\[\[?([^\[\]]+)\]\]?")
 
 
 class Notes:
@@ -35,7 +37,8 @@ class Notes:
         self.values: dict[str, dict[str, list[str]]] = {}  # asin -> option group -> values
         self.features: dict[str, list[str]] = {}
         self.opened: list[str] = []  # asins in the order of their first opening
-        self.page, self.item = "start", ""  # start, results, item, sub; the asin last opened
+        self.page = "start"  # or results, item, sub
+        self.item = ""  # the asin last opened
         self.listed: list[str] = []  # asins on the latest page of results
         self.chosen: dict[str, str] = {}  # option group -> value, of the item
         self.refused: set[str] = set()  # buttons that were answered "Invalid action!"
@@ -53,7 +56,7 @@ class Notes:
             self.page = "start"
         elif text.startswith("[Back to Search]\nPage"):
             self.page, self.listed = "results", []
-            for hit in _HIT.finditer(text):
+            for hit in HIT.finditer(text):
                 asin, title, _, price = hit.groups()
                 self.listed.append(asin)
                 self.titles[asin], self.prices[asin] = title, price
@@ -62,9 +65,9 @@ class Notes:
             if button in self.titles:
                 self.item, self.chosen = button, {}
                 self.opened += [button] * (button not in self.opened)
-            groups = [g for g in text.split("\n") if _OPTIONS.match(g)]
+            groups = [g for g in text.split("\n") if OPTIONS.match(g)]
             self.values[self.item] = {
-                g.partition(" [")[0]: _VALUE.findall(g.partition(" ")[2]) for g in groups
+                g.partition(" [")[0]: VALUE.findall(g.partition(" ")[2]) for g in groups
             }
         elif text.startswith("[Back to Search]"):
             self.page = "sub"
@@ -78,7 +81,7 @@ class Notes:
             self.score = float(text.rpartition(" ")[2])
 
     def price(self, asin: str) -> float:
-        """In dollars; of a range the dearer end."""
+        """In dollars; the upper end of a range."""
         return float(self.prices[asin].rpartition("$")[2])
 
     def wanted(self, asin: str) -> list[str]:
@@ -98,7 +101,7 @@ class Notes:
         return self.item if self.score is not None else None
 
     def has_attribute(self, asin: str) -> bool | None:
-        """As its features tell, or the score of its purchase; None if neither was seen."""
+        """As its features tell, or the score of its purchase tells; None if neither was seen."""
         if self.attribute is None:
             return None
         if asin in self.features:
@@ -114,106 +117,90 @@ class Notes:
         return [asin for asin in self.titles if asin not in self.opened]
 
 
-def read_trial(observation: str, steps: list[Step]) -> Notes:
-    """Notes of a whole trial."""
-    notes = Notes(observation)
-    for action, reply in steps:
-        notes.read(action, reply)
-    return notes
+# ---- Plans.
 
 
-def brand(title: str) -> str:
-    return title.partition(" ")[0]
+def parse_plan(reflection: str) -> list[tuple[str, str]]:
+    """Clauses of the plan: (verb, what); ("buy", "") for buying.
 
-
-def bindings(text: str) -> list[tuple[str, int, str, bool]]:
-    """Which names in a text belong together: (name, offset of its mention's end, the name that it
-    is bound to, whether it was mentioned before).
-
-    A brand is bound to its asin, an asin after its first sight to its brand; a price in the results
-    and an option value on a product's page to the asin.
+    >>> parse_plan("I chose blue. Plan: open BAK73, choose red, buy.")
+    [('open', 'BAK73'), ('choose', 'red'), ('buy', '')]
     """
-    hits = list(_HIT.finditer(text))
-    asins: dict[str, tuple[str, int]] = {}  # asin -> its brand, offset; and the other way round
-    brands: dict[str, tuple[str, int]] = {}
-    found = []
-    for hit in hits:
-        asins.setdefault(hit[1], (hit[3], hit.start(1)))
-        brands.setdefault(hit[3], (hit[1], hit.start(3)))
-        found.append((hit[4], hit.end(4), hit[1], False))
-    for mention in re.finditer(r"\b[A-Z]\w+\b", text):
-        other, first = asins.get(mention[0]) or brands.get(mention[0]) or (None, 0)
-        is_brand = mention[0] in brands
-        if other and (is_brand or mention.start() > first) and mention.start() >= first:
-            found.append((mention[0], mention.end(), other, mention.start() > first))
-    for page in re.finditer(
-        r"^> click\[(\w+)\]\n\[Back to Search\].*\n\[< Prev\].*\n", text, re.MULTILINE
-    ):
-        end = text.find("\nPrice: ", page.end())
-        for group in _OPTIONS.finditer(text, page.end(), max(end, page.end())):
-            line = text[group.end() : text.index("\n", group.end())]
-            for value in _VALUE.finditer(line):
-                found.append((value[1], group.end() + value.end(1), page[1], False))
-    return sorted(found, key=lambda mention: mention[1])
+    plan = []
+    for clause in reflection.partition("Plan: ")[2].removesuffix(".").split(", "):
+        verb, _, what = clause.partition(" ")
+        if clause == "buy" or (verb in VERBS and what):
+            plan.append((verb, what))
+    return plan
 
 
-def questions(
-    observation: str, steps: list[Step], rng: random.Random, n: int, topics: Sequence[str] = TOPICS
-) -> Pairs:
-    """Up to n (question, answer) pairs about a trial, answerable from its text, each on one of the
-    topics; none is about how to do better.
+def write_plan(plan: list[tuple[str, str]]) -> str:
+    """The inverse of parse_plan."""
+    return ", ".join(f"{verb} {what}".strip() for verb, what in plan)
+
+
+def purchase(asin: str, values: list[str]) -> list[tuple[str, str]]:
+    return [("open", asin), *(("choose", value) for value in values), ("buy", "")]
+
+
+def command(clause: tuple[str, str]) -> str:
+    """The action that carries out a clause."""
+    verb, what = clause
+    if verb == "search":
+        return f"search[{what}]"
+    return "click[Buy Now]" if verb == "buy" else f"click[{what}]"
+
+
+def follows(reflection: str, steps: list[Step]) -> bool:
+    """True if the actions carry out every clause of the reflection's plan, in order."""
+    return carried_out(parse_plan(reflection), steps, lambda action, c: action == command(c))
+
+
+# ---- The oracle.
+
+
+def oracle_reflection(observation: str, steps: list[Step]) -> str:
+    """What a perfect observer of this failed trial writes. It states only what the trial's text
+    showed.
     """
-    notes, asked = read_trial(observation, steps), []
-    seen = list(notes.titles)
-    if not seen:
-        return [("Which products were opened?", "none")]
-    for _ in range(n):
-        topic, asin = rng.choice(topics), rng.choice(seen)
-        if topic == "cost":
-            asked.append((f"What did {asin} cost?", notes.prices[asin]))
-        elif topic == "brand":
-            asked.append((f"Which brand is {asin}?", brand(notes.titles[asin])))
-        elif topic == "maker":
-            asked.append((f"Which product is from {brand(notes.titles[asin])}?", asin))
-        elif topic == "limit" and notes.limit < float("inf"):
-            asked.append(("What is the price limit?", f"{notes.limit:.2f} dollars"))
-        elif topic == "cheap":
-            judged = [f"{a} {'yes' if notes.price(a) <= notes.limit else 'no'}" for a in seen]
-            asked.append(("Which products are cheap enough?", ", ".join(judged)))
-        elif topic == "kind":
-            alike = [a for a in seen if notes.kind in notes.titles[a]]
-            asked.append((f"Which products are {notes.kind}?", ", ".join(alike) or "none"))
-        elif topic == "opened":
-            asked.append(("Which products were opened?", ", ".join(notes.opened[:4]) or "none"))
-        elif topic == "unopened":
-            left = ", ".join(notes.unopened()[:4])
-            asked.append(("Which products were not opened?", left or "none"))
-        elif topic == "last" and notes.opened:
-            asked.append(("Which product was opened last?", notes.item))
-        elif topic == "feature" and notes.features:
-            asin = rng.choice(list(notes.features))
-            asked.append((f"What are the features of {asin}?", ", ".join(notes.features[asin])))
-        elif topic in ("values", "option") and any(notes.values.values()):
-            asin = rng.choice([asin for asin, groups in notes.values.items() if groups])
-            group = rng.choice(list(notes.values[asin]))
-            values = notes.values[asin][group]
-            if topic == "values":
-                asked.append((f"Which {group} had {asin}?", ", ".join(values)))
-                continue
-            value = rng.choice([*values, *notes.wanted(asin)])
-            having = [a for a, g in notes.values.items() if any(value in v for v in g.values())]
-            asked.append((f"Which product had {value}?", ", ".join(having[:4]) or "none"))
-    return list(dict.fromkeys(asked))
+    notes = read_trial(Notes(observation), steps)
+    best = right_product(notes)
+    plan = purchase(best, notes.wanted(best)) if best else [("search", notes.kind)]
+    return f"{cause(notes)} Plan: {write_plan(plan)}."
 
 
-def everything(
-    observation: str, steps: list[Step], rng: random.Random, n: int = 12
-) -> tuple[str, str]:
-    """A question whose answer binds up to n names to others, in random order: dense practice."""
-    notes = read_trial(observation, steps)
-    pairs = [f"{brand(title)} is {asin}" for asin, title in notes.titles.items()]
-    pairs += [f"{asin} is {brand(title)}" for asin, title in notes.titles.items()]
-    pairs += [f"{asin} cost {price}" for asin, price in notes.prices.items()]
-    for asin, groups in notes.values.items():
-        pairs += [f"{asin} had {value}" for values in groups.values() for value in values]
-    return "What was seen?", ", ".join(rng.sample(pairs, min(len(pairs), n))) or "nothing"
+def right_product(notes: Notes) -> str | None:
+    """The product that fits, as far as the trial tells. Only products without a known fault can be
+    it: first one that is known to fit, then one that was opened, then any.
+    """
+    fitting = [asin for asin in notes.titles if not fault(notes, asin)]
+    known = [asin for asin in fitting if notes.has_attribute(asin)]
+    opened = [asin for asin in fitting if asin in notes.opened]
+    return next(iter([*known, *opened, *fitting]), None)
+
+
+def fault(notes: Notes, asin: str) -> str | None:
+    """Why a product can't be right, if the trial showed that."""
+    if notes.asked is not None and notes.kind not in notes.titles[asin]:
+        return f"{asin} was no {notes.kind}."
+    if notes.price(asin) > notes.limit:
+        return f"{asin} cost {notes.prices[asin]}, too much."
+    if missing := notes.missing(asin):
+        return f"{asin} had no {missing[0]}."
+    if notes.has_attribute(asin) is False:
+        return f"{asin} was not {notes.attribute}."
+    return None
+
+
+def cause(notes: Notes) -> str:
+    """The root cause in one sentence."""
+    if bought := notes.bought():
+        left = [v for v in notes.wanted(bought) if v not in notes.chosen.values()]
+        wrong = fault(notes, bought)
+        return wrong or (f"I did not choose {left[0]}." if left else f"{bought} did not fit.")
+    faults = [wrong for asin in notes.opened if (wrong := fault(notes, asin))]
+    if faults:
+        return faults[0]
+    if notes.opened:
+        return f"I opened {notes.item} too late."
+    return "I opened no product." if notes.titles else "I never searched."
