@@ -1,17 +1,17 @@
-"""Rooms and tasks for the household, from a seed: endless, no download.
+"""Rooms and tasks for the household, from a seed: endless, no download. Read `envs/tasks.py` first.
 
-A room is furnished by `furniture.json`, the counts of what stands and lies where in ALFWorld's
-rooms. Four kinds of world come from it:
+A room is furnished by `furniture.json`, which counts what stands and lies where in ALFWorld's
+rooms. There are four kinds of worlds:
 
-  full size   ALFWorld's names and numbers, 50 steps or half as many: what a player of the real
-              games meets;
-  small       the same names in fewer places: trials are short;
-  renamed     a small room with one place of a kind and at most two things of a kind, which have
-              other names and lie anywhere, so that nothing but reading tells where;
-  tiny        a renamed room of three to five places: only for pretraining, to learn to read.
+  full        ALFWorld's names and numbers, and 50 steps or half as many: what a player meets in the
+              real games;
+  small       the same names in fewer places, so trials are short;
+  renamed     a small room with one place of a kind and at most two things of a kind. Places and
+              things have made-up names and things lie anywhere, so only reading tells where;
+  tiny        a renamed room of three to five places, only for pretraining.
 
-Splits: `train` and `seen` mix the three and differ in their tasks only; `unseen` is all renamed,
-with words that no training text contains.
+The splits `train` and `seen` mix the first three. `unseen` tasks are all renamed, with names that
+no training text contains.
 """
 
 import json
@@ -20,12 +20,12 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from envs.household_notes import APPLIANCE, kind
 from envs.names import CUT, cutter, name_parts
 
 FURNITURE = json.loads((Path(__file__).parent / "furniture.json").read_text())
 ROOMS, ACCEPTS = FURNITURE["rooms"], FURNITURE["accepts"]
 OPENABLE, TRAITS = FURNITURE["openable"], FURNITURE["traits"]
+APPLIANCE = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
 LAMPS = ("desklamp", "floorlamp")
 # (object type, receptacle type) -> how often one lies in the other
 _HOMES: Counter[tuple[str, str]] = Counter()
@@ -35,12 +35,11 @@ for _room in ROOMS.values():
 
 
 class World(NamedTuple):
-    renamed: bool  # other names, one place and at most two things of a kind, and these anywhere
+    renamed: bool  # made-up names, one place and at most two things of a kind, things lie anywhere
     places: tuple[int, int] | None  # least and most of them; None: as in ALFWorld's rooms
     things: tuple[int, int] | None  # least and most kinds of them
     steps: int  # time to search the whole room
-    hurry: tuple[int, int]  # enough to carry out a plan, too few to search it all: steps for one
-    # thing, for two
+    hurry: tuple[int, int]  # time to carry out a plan but not to search it all: one thing, two
 
 
 WORLDS = {
@@ -68,8 +67,7 @@ GOALS = {  # kind -> share of ALFWorld's games, its two wordings
     "look_at_obj_in_light": (0.09, ("look at {o} under the {r}.", "examine the {o} with the {r}.")),
 }
 
-# Renamed things have compound names, as ALFWorld's own have (soapbottle, sidetable): a head and a
-# tail. One pair in four is kept for `unseen`: no text of the training has that name.
+# Renamed things have compound names, as ALFWorld's own have (soapbottle, sidetable).
 OBJECT_HEADS = """amber baby beach birthday candy chalk clay copper cotton dinner fancy farm felt
 garden ghost golf guest hiking ivory jelly leather lemon linen maple marble mint music painted
 paper party picnic pocket puppet rubber sailor school silk silver summer tiger toy velvet violet
@@ -87,6 +85,11 @@ trough trunk tub urn vault wagon""".split()
 _COMPOUND = cutter(OBJECT_HEADS + PLACE_HEADS, OBJECT_TAILS + PLACE_TAILS)
 
 
+def kind(name: str) -> str:
+    """`drawer 2` -> `drawer`."""
+    return name.rsplit(" ", 1)[0]
+
+
 def cut_names(text: str) -> str:
     """Text with a line's end inside each compound name, so that a tokenizer learns its parts.
 
@@ -97,26 +100,17 @@ def cut_names(text: str) -> str:
 
 
 def likely_first(places: list[str], thing: str) -> list[str]:
-    """Places by how often things of that type lie in their type in ALFWorld's rooms; order kept
-    where that does not tell, as in renamed rooms.
+    """Places by how often such a thing lies in their type in ALFWorld's rooms. Equal places keep
+    their order, and so do all places of a renamed room.
     """
     return sorted(places, key=lambda place: -_HOMES[thing, kind(place)])
-
-
-def generate_tasks(split: str, n: int, seed: int) -> list[dict]:
-    """n tasks of a split (`train`, `seen`, `unseen`); the same split and seed give the same tasks.
-    """
-    if split not in ("train", "seen", "unseen"):
-        raise ValueError(f"split {split!r}: must be train, seen or unseen")
-    rng = random.Random(f"household {split} {seed}")
-    return [generate_task(rng, split, f"{split}-{seed}-{i}") for i in range(n)]
 
 
 def generate_task(
     rng: random.Random, split: str, task_id: str, world: str = "", hurry: bool = True
 ) -> dict:
-    """One solvable task, as `household.load_game` gives; `world` is one of WORLDS, "" what the
-    split draws; `hurry`: few steps (in a full-size room that a split drew: every other time).
+    """One solvable task, as `household.load_game` gives. `world` is one of WORLDS, or "": drawn for
+    the split. `hurry` gives few steps; if the world is drawn, full rooms hurry every other time.
     """
     if not world:
         world = rng.choices(("full", "small", "renamed"), (0.25, 0.25, 0.5))[0]
@@ -170,8 +164,7 @@ def generate_task(
 
 def _listed(name: str) -> tuple:
     """ALFWorld lists by type, then the highest number first."""
-    kind, number = name.rsplit(" ", 1)
-    return kind, -int(number)
+    return kind(name), -int(name.rsplit(" ", 1)[1])
 
 
 def _receptacles(rng: random.Random, table: dict, world: World) -> dict[str, int]:
@@ -187,7 +180,7 @@ def _receptacles(rng: random.Random, table: dict, world: World) -> dict[str, int
     size = rng.randint(*world.places)
     while sum(counts.values()) > size:
         weights = [n if t in APPLIANCE.values() else 3 * n * n for t, n in counts.items()]
-        t = rng.choices(list(counts), weights)[0]  # first of what there is much of
+        t = rng.choices(list(counts), weights)[0]  # mostly a type that there is much of
         counts[t] -= 1
         if not counts[t]:
             del counts[t]
@@ -214,9 +207,7 @@ def _objects(
 
 
 def _goals(counts: dict[str, int], objects: dict[str, list[str]]) -> list[tuple[str, str, str]]:
-    """Every (kind, object type, target type) that this room can be asked for and that is not done
-    yet.
-    """
+    """Every errand (kind, object type, target type) that the room allows and is not done yet."""
     goals = []
     lamps = [t for t in objects if t in LAMPS]
     for o in (t for t in objects if t in TRAITS["pickupable"]):
@@ -232,7 +223,7 @@ def _goals(counts: dict[str, int], objects: dict[str, list[str]]) -> list[tuple[
 
 
 def _renaming(rng: random.Random, split: str, types: list[str]) -> dict[str, str]:
-    """Other names for all types but the appliances and lamps; no two in a room share a head."""
+    """Made-up names for all types but the appliances and lamps; no two in a room share a head."""
     new, taken = {}, set()
     for t in types:
         if t in APPLIANCE.values() or t in LAMPS:

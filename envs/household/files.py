@@ -1,8 +1,8 @@
-"""ALFWorld's own game files (`game.tw-pddl`) as tasks of `envs/household.py`.
+"""ALFWorld's own game files (`game.tw-pddl`) as tasks of the household. Read `envs/tasks.py` first.
 
 A game file is JSON with a PDDL domain, a PDDL problem and a text grammar inside. Domain and grammar
-are the same in all games, the line "Your task is to: ..." excepted; so what is read here is that
-line and the problem's facts and goal. Names and numbers are those of ALFWorld's Demangler.
+are the same in all games, but for the line "Your task is to: ...". So this file reads that line and
+the problem's facts and goal. Names and numbers are those of ALFWorld's Demangler.
 """
 
 import json
@@ -10,6 +10,8 @@ import os
 import re
 from collections import defaultdict
 from pathlib import Path
+
+from envs.tasks import read_json
 
 Facts = dict[str, set[tuple]]  # predicate -> {arguments}
 
@@ -49,25 +51,20 @@ def find_games(folder: str | os.PathLike) -> list[str]:
 def load_game(path: str | os.PathLike) -> dict:
     """One game as a task; ValueError, with path and reason, if it is missing, broken or foreign.
 
-    A task is JSON-able, and `envs/household_rooms.py` generates the same. Names are `type number`.
+    A task is JSON-able; `envs/household/tasks.py` generates the same. Names are `type number`.
       env, id, max_steps
       goal         kind, object (type), target (type of receptacle or lamp), text;
                    sliced: true only where the object must also be sliced
-      receptacles  name -> loc, openable, open; and type where the name says another. In the order
-                   in which the first observation lists them.
+      receptacles  name -> loc, openable, open; also type, where it is not the name's. They stand in
+                   the order of the first observation.
       objects      name -> in: receptacles, traits: what can be done with it and its state at the
-                   start. In the order in which contents are listed. Only where it is needed:
-                   holds: names that `examine` shows in it, for ever,
-                   at: locs where it can be sliced, if not those of its receptacles
+                   start. They stand in the order in which contents are listed. Where needed, also
+                   holds: names that `examine` shows in it, always the same,
+                   at: locs where it can be sliced, if these are not its receptacles' locs
       accepts      receptacle type -> object types that can be put there
       start        loc of the player; None is the middle of the room
     """
-    try:
-        game = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError):
-        raise ValueError(f"{path}: not JSON, or only a part of it") from None
+    game = read_json(path)
     try:
         return _task(game, task_id="/".join(Path(path).parts[-3:-1]))
     except ValueError as error:

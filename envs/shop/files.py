@@ -1,20 +1,21 @@
-"""WebShop's own files as tasks: products, their attributes, goals.
+"""WebShop's own files as tasks: products, their attributes, goals. Read `envs/tasks.py` first.
 
     items_shuffle*.json    a list of products; `product` says which fields are read
     items_ins_v2*.json     asin -> {attributes, instruction, instruction_attributes}
     items_human_ins.json   asin -> [{instruction, instruction_attributes, instruction_options}, ...]
 
-Changed: of a price range the middle is paid, and price limits are drawn from the asin (there both
-from the process's own random state), so that tasks are the same everywhere.
+Changed from WebShop, where both depend on the process's own random state: of a price range the
+middle is paid, and a price limit is drawn from the asin. So tasks are the same everywhere.
 """
 
-import json
 import math
 import random
 import re
 from itertools import product as combinations
 from pathlib import Path
 from typing import Any
+
+from envs.tasks import check_split, read_json
 
 MAX_STEPS = 15  # the ReAct agent's longest recorded trial
 COMBINATIONS = 100_000  # of a product's options, at most
@@ -23,9 +24,10 @@ TESTED, DEVELOPED = 500, 1500  # WebShop's split of its shuffled goals: test, th
 
 
 def product(raw: dict, attributes: list[str]) -> dict:
-    """A product as pages and reward need it, from one of WebShop's schema.
+    """A product as the pages and the reward need it, from a product of WebShop's schema.
 
-    As WebShop's loader: no price counts as $100.0; option values in lower case, `/` as ` | `.
+    As in WebShop's loader, a missing price is $100.0, and option values are in lower case with
+    ` | ` in place of `/`.
     """
     prices = [float(re.sub(r"[^\d.]", "", p)) for p in (raw["pricing"] or "").split("$")[1:3]]
     prices = prices or [100.0]
@@ -60,11 +62,11 @@ def product(raw: dict, attributes: list[str]) -> dict:
 def load(
     products: str | Path, goals: str | Path | None, attributes: str | Path | None = None
 ) -> list[dict]:
-    """Tasks from paths of WebShop's files; all share one list of products.
+    """Tasks from paths of WebShop's files; all tasks share one list of products.
 
-    goals: items_human_ins.json, or items_ins_v2*.json (then each combination of options is one).
-    attributes: items_ins_v2*.json; None: those in `goals`, if it has them. ValueError, with path
-    and reason, if a file is missing, broken or foreign.
+    goals: items_human_ins.json, or items_ins_v2*.json (then each combination of options is a goal).
+    attributes: items_ins_v2*.json; if None, they are read from `goals`, where it has them.
+    ValueError, with path and reason, if a file is missing, broken or foreign.
     """
     if goals is None:
         raise ValueError(f"{products}: products without goals; name their file too")
@@ -92,12 +94,11 @@ def load(
 
 
 def split_tasks(tasks: list[dict], split: str, n: int, seed: int) -> list[dict]:
-    """n tasks of a split, or all it has: `unseen` is WebShop's test share, `seen` its development
-    share, `train` the rest. Of fewer than 2,000 goals each split is all of them.
+    """n tasks of a split, or all that it has. `unseen` is WebShop's test share, `seen` its
+    development share, `train` the rest. If there are fewer than 2,000 goals, each split has all.
     """
+    check_split(split)
     shares = {"unseen": (0, TESTED), "seen": (TESTED, DEVELOPED), "train": (DEVELOPED, None)}
-    if split not in shares:
-        raise ValueError(f"split {split!r}: must be one of {', '.join(shares)}")
     shuffled = random.Random(233).sample(tasks, len(tasks))
     if len(tasks) >= TESTED + DEVELOPED:
         shuffled = shuffled[slice(*shares[split])]
@@ -105,7 +106,9 @@ def split_tasks(tasks: list[dict], split: str, n: int, seed: int) -> list[dict]:
 
 
 def _tasks(item: dict, asked: object, products: list[dict]) -> list[dict]:
-    """The tasks of one product: a list was written by people, a dict made from its attributes."""
+    """The tasks of one product. `asked` is a list of goals that people wrote, or a dict: then goals
+    are made from it.
+    """
     goals = asked if isinstance(asked, list) else []
     if isinstance(asked, dict) and asked.get("instruction"):
         if math.prod(map(len, item["options"].values())) > COMBINATIONS:
@@ -124,7 +127,7 @@ def _tasks(item: dict, asked: object, products: list[dict]) -> list[dict]:
     above = [10.0 * i for i in range(1, 100) if 10.0 * i > item["price"]][:4]
     tasks = []
     for i, goal in enumerate(goals):
-        if not goal["instruction_attributes"]:  # as there: such goals are left out
+        if not goal["instruction_attributes"]:  # WebShop leaves such goals out too
             continue
         _check_texts(goal["instruction_attributes"])
         options = goal["instruction_options"]
@@ -159,13 +162,8 @@ def _check_texts(values: object) -> None:
 
 
 def _read(path: str | Path, kind: type) -> Any:
-    """JSON of a file whose outermost value is a list or a dict."""
-    try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError):
-        raise ValueError(f"{path}: not JSON, or only a part of it") from None
+    """A JSON file whose outermost value is a list or a dict."""
+    value = read_json(path)
     if not isinstance(value, kind):
         raise ValueError(f"{path}: expected a JSON {'object' if kind is dict else 'array'}")
     return value

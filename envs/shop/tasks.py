@@ -1,18 +1,21 @@
-"""Catalogues and instructions for the shop, from a seed: endless, no download.
+"""Catalogues and instructions for the shop, from a seed: endless, no download. Read `envs/tasks.py`
+and `product` in `envs/shop/files.py` first.
 
 A task has a small catalogue in which one product fits. Two or three products of the kind asked for
-come first in the results, others that share a word with it after them. In somewhat more than half
-of the tasks the first hit is a trap: it lacks an option or an attribute, or costs too much.
-Names are made up (`names.py`): asins, brands and kinds of `unseen` tasks stand in no training text.
+come first in the results. Others that share a word with it come after them. In a little more than
+half of the tasks the first hit is a trap: it lacks an option or an attribute, or costs too much.
+
+Asins, brands and kinds are made up (`envs/names.py`). The names of `unseen` tasks stand in no
+training text.
 """
 
 import random
 from typing import Any
 
 from envs.names import CUT, cutter, name_parts
-from envs.shop_files import product
+from envs.shop.files import product
 
-MAX_STEPS = 8  # a purchase takes 5: one wrong page can be made good, no more
+MAX_STEPS = 8  # a purchase takes 5 steps: a player can leave one wrong page, not two
 TRAPS = {None: 0.45, "option": 0.2, "attribute": 0.2, "price": 0.15}  # share of the tasks
 COLORS = """beige black blue brown coral gold green grey navy orange pink purple red teal white
 yellow""".split()
@@ -35,7 +38,7 @@ _BRAND = cutter(BRAND_HEADS, BRAND_TAILS)
 
 
 def cut_names(text: str) -> str:
-    """Made-up names in parts: a tokenizer trained on this learns the parts, not the names.
+    """Text with a line's end inside each brand, so that a tokenizer learns the parts.
 
     >>> cut_names("Norvik velvet lamp")
     'Nor\\nvik velvet lamp'
@@ -43,15 +46,7 @@ def cut_names(text: str) -> str:
     return _BRAND.sub(CUT, text)
 
 
-def generate_tasks(split: str, n: int, seed: int) -> list[dict]:
-    """n tasks of a split, fixed by the arguments; ValueError for an unknown split."""
-    if split not in ("train", "seen", "unseen"):
-        raise ValueError(f"split {split!r}: must be train, seen or unseen")
-    rng = random.Random(f"shop {split} {seed}")
-    return [generate_task(rng, split, f"shop-{split}-{seed}-{i}") for i in range(n)]
-
-
-def generate_task(rng: random.Random, split: str, id_: str) -> dict:
+def generate_task(rng: random.Random, split: str, task_id: str) -> dict:
     """One task: its catalogue and what is asked."""
     unseen = split == "unseen"
     head, tail = name_parts(rng, KIND_HEADS, KIND_TAILS, unseen)
@@ -69,7 +64,7 @@ def generate_task(rng: random.Random, split: str, id_: str) -> dict:
         lacks.append([rng.choice(["option", "attribute"])])
     else:
         lacks.insert(0, [trap])
-    if rng.random() < 0.5:  # one more that is dear, never the first
+    if rng.random() < 0.5:  # one more that is too dear, never the first
         lacks.insert(rng.randint(1, 2), ["price"])
     names = _Names(rng, unseen)
     raw = [_product(rng, names, asked["kind"], asked, lack) for lack in lacks]
@@ -93,7 +88,7 @@ def generate_task(rng: random.Random, split: str, id_: str) -> dict:
     )
     return {
         "env": "shop",
-        "id": id_,
+        "id": f"shop-{task_id}",
         "max_steps": MAX_STEPS,
         "products": products,
         "goal": goal,
@@ -102,8 +97,8 @@ def generate_task(rng: random.Random, split: str, id_: str) -> dict:
 
 
 class _Names:
-    """Asins, brands and prices of one catalogue. No two names share a part or a number: what
-    follows a part is the rest of one name only, so that names can be copied.
+    """Asins, brands and prices of one catalogue. No two names share a part or a number. So after a
+    part comes the rest of one name only, and a model can copy names.
     """
 
     def __init__(self, rng: random.Random, unseen: bool):
@@ -123,10 +118,8 @@ class _Names:
         return price
 
 
-def _product(
-    rng: random.Random, names: _Names, kind: str, asked: dict, lack: list[str]
-) -> dict:
-    """A product in WebShop's schema that has all that is asked but what it lacks."""
+def _product(rng: random.Random, names: _Names, kind: str, asked: dict, lack: list[str]) -> dict:
+    """A product in WebShop's schema. It has all that is asked, except for what it shall lack."""
     limit = asked["limit"]
     price = names.price(limit + 2, limit + 40) if "price" in lack else names.price(5, limit - 2)
     without = rng.choice(["color", "size"]) if "option" in lack else None

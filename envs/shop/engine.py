@@ -1,20 +1,32 @@
-"""WebShop: search, read pages, choose options, buy one product that fits an instruction.
+"""WebShop: search, read pages, choose options, buy one product that fits an instruction. Read
+`envs/__init__.py` first.
 
 The pages and buttons are those of WebShop's text mode as its ReAct agent saw it (Yao et al., 2022,
-2023), the reward is WebShop's (`shop_reward.py`). Changed: lines end without a space; a page of
-results holds three products (of ten there, of which three were shown), so all can be reached;
-`Next >` works; the ranking is BM25 over title, features and description, ties in catalogue order;
-options chosen are forgotten when another product is opened.
+2023). Changed: lines end without a space. A page of results holds three products, so all can be
+reached (WebShop had ten and its agent saw three). `Next >` works. The ranking is BM25 over title,
+features and description, with ties in catalogue order. Chosen options are forgotten when another
+product is opened.
+
+The reward tells how well a purchase fits the goal (Yao et al., NeurIPS 2022, section 3.2). Changed
+from WebShop's goal.py, to need no model and no package: the nouns of a title are its words without
+stop words, numbers and common adjectives (WebShop asks spaCy). The colour list of option matching
+is shorter. If a goal has no price limit, its price counts as kept (an error in WebShop).
 """
 
 import math
+import random
 import re
 from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 
+import envs.shop.demonstrations as demonstrations
+import envs.shop.observer as observer
 from envs import Environment
-from envs.shop_files import load, split_tasks
-from envs.shop_reward import purchase_reward, values_of
+from envs.observer import Step
+from envs.shop.files import load, split_tasks
+from envs.shop.tasks import generate_task
+from envs.tasks import draw_tasks
 
 PER_PAGE, FOUND = 3, 50  # results on a page, results of a search
 INVALID = "Invalid action!"
@@ -34,8 +46,8 @@ def index(products: list[dict]) -> list[Counter]:
 
 
 def rank(query: str, documents: list[Counter], k1: float = 0.9, b: float = 0.4) -> list[int]:
-    """Which documents share a word with the query, best first, FOUND at most: BM25 (Robertson et
-    al. 1994).
+    """Which documents share a word with the query, best first, at most FOUND of them, by BM25
+    (Robertson et al. 1994).
     """
     mean = sum(d.total() for d in documents) / max(len(documents), 1)
     scores = [0.0] * len(documents)
@@ -54,21 +66,21 @@ class Shop(Environment):
     """The environment; the contract is in `envs/__init__.py`.
 
     Task          {"env", "id", "max_steps", "products": [...], "goal": {...}, "instruction"};
-                  a product is what `shop_files.product` makes of WebShop's schema.
+                  `envs.shop.files.product` makes a product from WebShop's schema.
     Actions       `search[words]` on the first page; `click[button]`, `think[text]` on any.
     Observations  the page that an action leads to; "Invalid action!" to all that leads nowhere.
     Reward        the score at the purchase (`purchase_reward`), else 0. Success: score 1.
-    Progress      the score at the purchase; before it 0, or OPENED (.1) once a product was opened
-                  that could score 1 (a trial that never buys is worth less than any fair purchase).
+    Progress      the score at the purchase. Before it 0, or OPENED (.1) once a product was opened
+                  that could score 1: less than any fair purchase is worth.
     The end       terminated by `click[Buy Now]`; truncated after `max_steps` actions.
     """
 
     name = "shop"
-    people = "envs.shop_demonstrations"
+    observer, demonstrators = observer, demonstrations
 
     def __init__(self, products: str | Path | None = None, goals: str | Path | None = None,
                  max_steps: int | None = None, attributes: str | Path | None = None):  # fmt: skip
-        """Paths of WebShop's own files (`shop_files.load`), or none: generated tasks."""
+        """Paths of WebShop's own files (`files.load`), or none: generated tasks."""
         self.max_steps, self.loaded = max_steps, None
         self.indexed: tuple[list | None, list[Counter]] = (None, [])  # products, words of each
         if products is not None:
@@ -83,13 +95,10 @@ class Shop(Environment):
         return other
 
     def tasks(self, split: str, n: int, seed: int) -> list[dict]:
-        """n tasks of `train`, `seen` or `unseen`, generated or of the files; fixed by the
-        arguments."""
+        """n tasks of a split, generated or from the files."""
         if self.loaded is not None:
             return split_tasks(self.loaded, split, n, seed)
-        from envs.shop_catalog import generate_tasks
-
-        return generate_tasks(split, n, seed)
+        return draw_tasks(self.name, generate_task, split, n, seed)
 
     def reset(self, task: dict, seed: int | None = None) -> tuple[str, dict]:
         """Start a task -> (observation, info). Nothing here is random: `seed` has no effect."""
@@ -124,6 +133,16 @@ class Shop(Environment):
             return sorted({f"search[{p['Title']}]" for p in self.task["products"]})
         return sorted(f"click[{button}]" for button in self._buttons())
 
+    def glance(self, rng: random.Random) -> list[Step]:
+        """The results and one to three of their products, in random order."""
+        search = f"search[{self.task['goal']['query']}]"
+        steps = [(search, self.step(search)[0])]
+        hits = [p["asin"] for p in self.results[:PER_PAGE]]
+        for asin in rng.sample(hits, rng.randint(1, len(hits))):
+            self.n_steps, self.page = 0, "results"
+            steps.append((f"click[{asin}]", self.step(f"click[{asin}]")[0]))
+        return steps
+
     # ---- What happens.
 
     def _think(self, text: str) -> str:
@@ -152,23 +171,21 @@ class Shop(Environment):
                 return self._go("results", self.number)
             return self._go("results", self.number - 1) if self.number > 1 else self._go("start")
         if button == "Buy Now":
-            self.score = purchase_reward(
-                self.item, self.options, self.item["price"], self.task["goal"]
-            )
+            self.score = self._score(self.options)
             return f"Your score (min 0.0, max 1.0): {float(self.score)}"
         if button in SUBPAGES:
             return self._go(button)
         if self.page == "results":
             self.item = next(p for p in self._shown() if p["asin"] == button)
             self.options = {}
-            best = purchase_reward(
-                self.item, self._best_options(), self.item["price"], self.task["goal"]
-            )
-            self.best = max(self.best, OPENED * (best == 1.0))
+            self.best = max(self.best, OPENED * (self._score(self._best_options()) == 1.0))
             return self._go("item")
         group = next(g for g, values in self.item["options"].items() if button in values)
         self.options[group] = button
         return f"You have clicked {button}."
+
+    def _score(self, options: dict[str, str]) -> float:
+        return purchase_reward(self.item, options, self.item["price"], self.task["goal"])
 
     def _best_options(self) -> dict[str, str]:
         """The asked values that the product has."""
@@ -189,7 +206,9 @@ class Shop(Environment):
         if self.page == "start":
             return []
         if self.page == "results":
-            before = ["< Prev"]  # clickable on the first page too, as there; shown from the second
+            before = [
+                "< Prev"
+            ]  # WebShop accepts it on the first page too, and shows it from the second on
             after = ["Next >"] if self.number * PER_PAGE < len(self.results) else []
             return ["Back to Search", *before, *after, *(p["asin"] for p in self._shown())]
         if self.page == "item":
@@ -229,3 +248,120 @@ class Shop(Environment):
     def _info(self) -> dict:
         score = self.score
         return {"success": score == 1.0, "progress": self.best if score is None else score}
+
+
+# ---- The reward.
+
+MATCHED = 85  # a fuzzy match scores more (0..100)
+_FUNCTION_WORDS = frozenset(
+    """a an and are as at by for from in is it its made of on or our set than that the this to up
+    with without your big black blue brown clear cool cute dark easy free fresh gold good gray great
+    green grey heavy high hot large light long low mini natural new non old orange pink pure purple
+    red short silver slim small soft solid super tall ultra warm white wide yellow""".split()
+)
+_COLORS = """aqua beige black blue bronze brown burgundy charcoal chocolate coffee copper coral
+cream gold gray green grey ivory khaki lavender lemon magenta maroon mint mustard navy olive orange
+peach pink plum purple red rose rust sand silver tan teal turquoise violet white wine
+yellow""".split()
+_COLOR = re.compile(rf"\b({'|'.join(_COLORS)})\b")
+
+
+@lru_cache(maxsize=100_000)
+def token_set_ratio(a: str, b: str) -> float:
+    """Likeness of two texts as sets of words, 0..100; 100 if one text has all words of the other.
+
+    As in thefuzz: the best `ratio` of two out of three texts, which are the common words, these and
+    the rest of a, these and the rest of b.
+
+    >>> token_set_ratio("long sleeve", "Sleeve, long and soft")
+    100.0
+    """
+    words = [set(re.sub(r"[\W_]+", " ", text.lower()).split()) for text in (a, b)]
+    if not all(words):
+        return 0.0
+    common = " ".join(sorted(words[0] & words[1]))
+    if common and (words[0] <= words[1] or words[1] <= words[0]):
+        return 100.0
+    whole = [" ".join([common, *sorted(w - (words[0] & words[1]))]).strip() for w in words]
+    pairs = [whole] + ([[common, text] for text in whole] if common else [])
+    return max(float(round(ratio(x, y))) for x, y in pairs)
+
+
+def ratio(a: str, b: str) -> float:
+    """Likeness of two texts, 0..100: the share of their letters in a longest common subsequence.
+
+    >>> ratio("abcd", "axbx")
+    50.0
+    """
+    longest = [0] * (len(b) + 1)  # of a's letters so far with each start of b
+    for x in a:
+        before = longest[:]
+        for j, y in enumerate(b):
+            longest[j + 1] = before[j] + 1 if x == y else max(before[j + 1], longest[j])
+    return 200 * longest[-1] / max(len(a) + len(b), 1)
+
+
+def nouns(title: str) -> list[str]:
+    """The words of a title that can name a thing, lower case."""
+    words = re.findall(r"[^\W\d_]{2,}", title.lower())
+    return [word for word in words if word not in _FUNCTION_WORDS]
+
+
+def type_reward(product: dict, goal: dict) -> float:
+    """r_type: 1 for the right kind of thing, .5 for another kind, .1 or 0 if the titles have hardly
+    a word in common.
+    """
+    wanted = nouns(goal["name"])
+    common = set(wanted) & set(nouns(product["name"]))
+    title = len(common) / len(wanted) if wanted else 0.2
+    categories = [{c.strip() for c in x["product_category"].split("›")} for x in (product, goal)]
+    alike = product["query"] == goal["query"] or len(categories[0] & categories[1]) >= 2
+    if title == 0.0:
+        return 0.0
+    if title < 0.1:
+        return 0.1
+    return 1.0 if alike or title > 0.2 else 0.5
+
+
+def attributes_matched(product: dict, goal: dict) -> int:
+    """Asked attributes that the product has, in its list of attributes or in its texts."""
+    bullets = " ".join(product["BulletPoints"])
+    texts = [text.lower() for text in (product["Title"], bullets, product["Description"])]
+    return sum(
+        any(token_set_ratio(own, asked) > MATCHED for own in product["Attributes"])
+        or any(asked in text for text in texts)
+        for asked in goal["attributes"]
+    )
+
+
+def options_matched(chosen: dict[str, str], goal: dict) -> int:
+    """Asked option values that were chosen."""
+    return sum(
+        any(token_set_ratio(_color(own), _color(value)) > MATCHED for own in chosen.values())
+        for value in values_of(goal["goal_options"])
+    )
+
+
+def values_of(goal_options: dict[str, str] | list[str]) -> list[str]:
+    """Generated goals name the group of each option; goals that people wrote do not."""
+    return list(goal_options.values() if isinstance(goal_options, dict) else goal_options)
+
+
+def _color(value: str) -> str:
+    """`light blue #3` -> `blue`; a value without a colour stays."""
+    match = _COLOR.search(value.lower())
+    return match[0] if match else value
+
+
+def purchase_reward(product: dict, options: dict[str, str], price: float, goal: dict) -> float:
+    """r_type * (attributes + options + [price <= limit]) / (asked attributes + asked options + 1).
+
+    product: `name, query, product_category, Attributes, Title, BulletPoints, Description`; options:
+    group -> value chosen; goal: `name, query, product_category, attributes, goal_options,
+    price_upper` (0: no limit). In [0, 1].
+    """
+    limit = goal["price_upper"]
+    got = attributes_matched(product, goal) + options_matched(options, goal)
+    got += price <= limit or limit <= 0
+    asked = len(goal["attributes"]) + len(goal["goal_options"]) + 1
+    return type_reward(product, goal) * got / asked

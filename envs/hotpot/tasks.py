@@ -1,10 +1,10 @@
-"""Small made-up worlds for HotPotQA, from a seed: endless, no download.
+"""Small made-up worlds for HotPotQA, from a seed: endless, no download. Read `envs/tasks.py` first.
 
-A world is six to eight paragraphs on works, artists and towns, each with two facts of a kind that
-are easily taken for one another (director and composer, birthplace and home). A question asks along
-a chain of two or three facts, or compares two things. Some names have two senses; a search for the
-plain name then offers "Quietverse (film)" and "Quietverse (novel)". The step limit of such a task
-mostly leaves no time for the detour: who is told what to search for needs none.
+A world is six to eight paragraphs on works, artists and towns. Each paragraph states two facts that
+are easily confused: director and composer, birthplace and home. A question asks along a chain of
+two or three facts, or it compares two things. Some names have two senses. A search for the plain
+name then offers "Quietverse (film)" and "Quietverse (novel)". That detour costs a step, and the
+step limit of such a task mostly leaves no time for it: a player must know what to search for.
 
 `unseen` tasks have names that no training text contains.
 """
@@ -31,9 +31,7 @@ NAMES = {
     "artist": (PERSON_HEADS, PERSON_TAILS),
     "town": (PLACE_HEADS, PLACE_TAILS),
 }
-_COMPOUND = cutter(
-    PERSON_HEADS + WORK_HEADS + PLACE_HEADS, PERSON_TAILS + WORK_TAILS + PLACE_TAILS
-)
+_COMPOUND = cutter(PERSON_HEADS + WORK_HEADS + PLACE_HEADS, PERSON_TAILS + WORK_TAILS + PLACE_TAILS)
 
 WORKS = ("film", "novel", "song")
 RELATIONS = {  # kind -> the two facts of its paragraph
@@ -66,7 +64,7 @@ WORDINGS = {  # kind -> its paragraph, sentence by sentence; {x} the subject, {a
     ),
 }
 FOUNDED = "It was founded in the {}th century."
-QUESTIONS = {  # the asked facts, last one first -> wordings; {s} names the start or its maker
+QUESTIONS = {  # the asked facts, the last one first -> wordings; {s} is the start or its maker
     ("birthplace",): ("In which town was {s} born?", "What is the birthplace of {s}?"),
     ("home",): ("In which town does {s} live?", "What is the home of {s}?"),
     ("land", "birthplace"): (
@@ -96,7 +94,7 @@ COMPARED = 0.15  # share of the tasks that compare
 FROM_ARTIST = 0.1  # share of the chains that start at an artist, not at a work
 TWO_SENSES = 0.6  # share of the chains in which a name has two senses
 LONG = 0.35  # share of the chains from a work that have three facts
-HURRIED = 0.85  # share of tasks with such names that leave no time for the detour
+HURRIED = 0.85  # share of the tasks with such names that leave no time for the detour
 
 
 def cut_names(text: str) -> str:
@@ -113,8 +111,8 @@ class Entity(NamedTuple):
 
     kind: str
     name: str
-    facts: dict[str, str]
-    century: int = 0  # of a town's foundation; 0: not said
+    facts: dict[str, str]  # relation -> value
+    century: int = 0  # in which a town was founded; 0: the paragraph does not say
 
 
 class Namer:
@@ -132,19 +130,10 @@ class Namer:
                 return head + tail
 
     def entity(self, kind: str, name: str = "", **known: str) -> Entity:
-        """With facts that are known and made-up others."""
+        """An entity; facts that are not in `known` are made up."""
         values = "artist" if kind in WORKS else "town"
         name = name or self(kind)
         return Entity(kind, name, {r: known.get(r) or self(values) for r in RELATIONS[kind]})
-
-
-def generate_tasks(split: str, n: int, seed: int) -> list[dict]:
-    """n tasks of a split (`train`, `seen`, `unseen`); the same split and seed give the same tasks.
-    """
-    if split not in ("train", "seen", "unseen"):
-        raise ValueError(f"split {split!r}: must be train, seen or unseen")
-    rng = random.Random(f"hotpot {split} {seed}")
-    return [generate_task(rng, split, f"{split}-{seed}-{i}") for i in range(n)]
 
 
 def generate_task(rng: random.Random, split: str, task_id: str) -> dict:
@@ -160,9 +149,7 @@ def generate_task(rng: random.Random, split: str, task_id: str) -> dict:
         title = f"{e.name} ({e.kind})" if names.count(e.name) > 1 else e.name
         context.append([title, _paragraph(rng, e)])
     facts = [
-        [title, i]
-        for e, (title, sentences) in zip(gold, context)
-        for i, _ in enumerate(sentences)
+        [title, i] for e, (title, sentences) in zip(gold, context) for i, _ in enumerate(sentences)
     ]
     rng.shuffle(context)
     item = {
@@ -185,12 +172,12 @@ def _paragraph(rng: random.Random, e: Entity) -> list[str]:
     return [s.format(x=e.name, a=e.facts[a], b=e.facts[b]) for s in sentences]
 
 
-# question, answer, the entities on the way to it, others, step limit
+# question, answer, the entities on the way to the answer, other entities, step limit
 Drawn = tuple[str, str, list[Entity], list[Entity], int]
 
 
 def _chain(rng: random.Random, namer: Namer) -> Drawn:
-    """A question whose answer is some steps away."""
+    """A question along a chain of facts."""
     place = rng.choice(RELATIONS["artist"])
     artist = namer.entity("artist")
     other = namer.entity("artist")
@@ -233,7 +220,7 @@ def _chain(rng: random.Random, namer: Namer) -> Drawn:
 
 
 def _comparison(rng: random.Random, namer: Namer) -> Drawn:
-    """The same for a question that compares two things."""
+    """A question that compares two things."""
     relation = rng.choice(("century", "century", "birthplace", "home"))
     if relation == "century":
         centuries = rng.sample(range(4, 10), 4)

@@ -1,8 +1,9 @@
-"""ALFWorld's text game in plain Python: one room, things in receptacles, one errand.
+"""ALFWorld's text game in plain Python: one room, things in receptacles, one errand. Read
+`envs/__init__.py` first.
 
 Written from the PDDL domain and the grammar that every ALFWorld game file carries (Shridhar et al.,
-ICLR 2021), to answer letter for letter as the real engine does. Not a PDDL interpreter: this one
-domain, by hand. What follows from the PDDL, though not from common sense:
+ICLR 2021). It answers letter for letter as the real engine does. It is no PDDL interpreter: it
+plays this one domain. These rules follow from the PDDL, though not from common sense:
 
   - only the held object (one at a time) can be examined, cleaned, heated, cooled;
   - `heat` and `cool` work at a closed appliance, `use` and `slice` reach into closed receptacles;
@@ -11,10 +12,15 @@ domain, by hand. What follows from the PDDL, though not from common sense:
   - an object may lie in two receptacles: taken from one, it still lies in the other.
 """
 
+import random
 import re
 
+import envs.household.demonstrations as demonstrations
+import envs.household.observer as observer
 from envs import Environment
-from envs.alfworld_files import find_games, load_game  # noqa: F401  (so that one import will do)
+from envs.household.tasks import generate_task, kind
+from envs.observer import Step
+from envs.tasks import draw_tasks
 
 ACTIONS = {  # verb -> the form of its command
     "look": "look",
@@ -32,9 +38,7 @@ ACTIONS = {  # verb -> the form of its command
     "cool": "cool {} with {}",
     "slice": "slice {} with {}",
 }
-_PATTERNS = {
-    verb: re.compile(form.replace("{}", r"(\S+ \d+)")) for verb, form in ACTIONS.items()
-}
+_PATTERNS = {verb: re.compile(form.replace("{}", r"(\S+ \d+)")) for verb, form in ACTIONS.items()}
 APPLIANCES = {"clean": ("sink", "sinkbasin"), "heat": ("microwave",), "cool": ("fridge",)}
 KNIVES = ("knife", "butterknife")
 TREATED = {  # goal kind -> the state its object must be in
@@ -42,11 +46,6 @@ TREATED = {  # goal kind -> the state its object must be in
     "pick_heat_then_place_in_recep": "hot",
     "pick_cool_then_place_in_recep": "cool",
 }
-
-
-def kind(name: str) -> str:
-    """`drawer 2` -> `drawer`."""
-    return name.rsplit(" ", 1)[0]
 
 
 def enumeration(words: list[str]) -> str:
@@ -73,7 +72,7 @@ class Household(Environment):
     """
 
     name = "household"
-    people = "envs.household_demonstrations"
+    observer, demonstrators = observer, demonstrations
 
     def __init__(self, max_steps: int | None = None):
         self.max_steps = max_steps
@@ -83,10 +82,8 @@ class Household(Environment):
         return Household(self.max_steps)
 
     def tasks(self, split: str, n: int, seed: int) -> list[dict]:
-        """n generated tasks of `train`, `seen` or `unseen`; fixed by the arguments."""
-        from envs.household_rooms import generate_tasks
-
-        return generate_tasks(split, n, seed)
+        """n generated tasks; `load_game` reads ALFWorld's own."""
+        return draw_tasks(self.name, generate_task, split, n, seed)
 
     def reset(self, task: dict, seed: int | None = None) -> tuple[str, dict]:
         """Start a task -> (observation, info). Nothing here is random: `seed` has no effect."""
@@ -131,8 +128,14 @@ class Household(Environment):
         self.answer = (observation, int(won), won, truncated, self._info())
         return self.answer
 
+    def glance(self, rng: random.Random) -> list[Step]:
+        """Every receptacle, opened, in random order."""
+        self.opened.update(self.receptacles)
+        places = rng.sample(list(self.receptacles), len(self.receptacles))
+        return [(f"examine {place}", self.view(place)) for place in places]
+
     def admissible_actions(self) -> list[str]:
-        """Every command that something would come of, sorted."""
+        """Every command that is not answered with "Nothing happens.", sorted."""
         verbs = [verb for verb in ACTIONS if verb != "move"]
         return sorted({ACTIONS[v].format(*args) for v in verbs for args in self._allowed(v)})
 

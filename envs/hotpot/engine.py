@@ -1,11 +1,11 @@
-"""HotPotQA as a text game: search paragraphs, look words up, finish with an answer.
+"""HotPotQA as a text game: search paragraphs, look words up, finish with an answer. Read
+`envs/__init__.py` first.
 
-The data is HotpotQA's (Yang et al., EMNLP 2018), the actions are those of ReAct's agent (Yao et
-al., ICLR 2023), which searched Wikipedia. Here a question's own paragraphs are all there is to
-search, as in HotpotQA's distractor setting. F1 and exact match are the official evaluation's.
+The data is HotpotQA's (Yang et al., EMNLP 2018). The actions are those of ReAct's agent (Yao et
+al., ICLR 2023), which searched Wikipedia. Changed: only the question's own paragraphs can be
+searched, as in HotpotQA's distractor setting. F1 and exact match are the official evaluation's.
 """
 
-import json
 import random
 import re
 import string
@@ -13,30 +13,36 @@ from collections import Counter
 from difflib import SequenceMatcher
 from pathlib import Path
 
+import envs.hotpot.demonstrations as demonstrations
+import envs.hotpot.observer as observer
 from envs import Environment
+from envs.hotpot.files import load_items
+from envs.hotpot.observer import command, one_line, parse_action
+from envs.hotpot.tasks import generate_task
+from envs.observer import Step
+from envs.tasks import draw_tasks
 
 SENTENCES = 5  # of a paragraph that a search shows, as ReAct does
 SIMILAR = 4  # titles offered when there is no such paragraph
 MAX_STEPS = 7  # of a real question
-_ACTION = re.compile(r"(search|lookup|finish|think)\s*\[(.*)\]", re.IGNORECASE | re.DOTALL)
 
 
 class Hotpot(Environment):
     """The environment; the contract is in `envs/__init__.py`.
 
     Task          `item`: an item of HotpotQA's own JSON.
-    Actions       Search[title], Lookup[word], Finish[answer], think[anything]; case of the verb,
-                  of titles and words, and blanks at the brackets do not count.
+    Actions       Search[title], Lookup[word], Finish[answer], think[anything]. Upper and lower
+                  case are the same in verbs, titles and words; blanks at the brackets are ignored.
     Observations  Search: the paragraph's first sentences, or the nearest titles. Lookup: the next
                   sentence with the word in the paragraph found last. "OK." to a thought.
     Reward        at Finish the answer's token F1, else 0. Success: its exact match.
-    Progress      the larger of that F1 and 1/4 for each gold paragraph found (at most 1/2): more
-                  than F1 alone tells, since a name is all right or all wrong.
+    Progress      the larger of two numbers: that F1, and 1/4 for each gold paragraph found (at most
+                  1/2). F1 alone would tell little, since a name is all right or all wrong.
     The end       terminated by Finish; truncated after `max_steps` actions (None: the task's own).
     """
 
     name = "hotpot"
-    people = "envs.hotpot_demonstrations"
+    observer, demonstrators = observer, demonstrations
 
     def __init__(self, data: str | Path | None = None, max_steps: int | None = None):
         """`data`: a file of HotpotQA's; tasks then come from it, not from the generator."""
@@ -51,9 +57,7 @@ class Hotpot(Environment):
         questions in an order drawn by the seed, whatever the split.
         """
         if self.data is None:
-            from envs.hotpot_worlds import generate_tasks
-
-            return generate_tasks(split, n, seed)
+            return draw_tasks(self.name, generate_task, split, n, seed)
         items = load_items(self.data)
         random.Random(f"hotpot {seed}").shuffle(items)
         return [
@@ -102,11 +106,16 @@ class Hotpot(Environment):
         return self.answer
 
     def admissible_actions(self) -> list[str]:
-        """A search of each title and a Finish with each, with yes and with no, sorted: the actions
-        that are countable.
+        """A search of each title and a Finish with each title, with yes and with no, sorted. There
+        is no end of other actions.
         """
         finishes = [f"Finish[{words}]" for words in [*self.paragraphs, "yes", "no"]]
         return sorted([f"Search[{title}]" for title in self.paragraphs] + finishes)
+
+    def glance(self, rng: random.Random) -> list[Step]:
+        """All paragraphs, whole and in the task's order; nothing is drawn."""
+        context = self.item["context"]
+        return [(command("search", title), " ".join(text)) for title, text in context]
 
     def _search(self, words: str) -> str:
         self.looked_up, self.n_looked = "", 0
@@ -125,7 +134,7 @@ class Hotpot(Environment):
         return f"Could not find {words}. Similar: {', '.join(self.titles[t] for t in nearest)}."
 
     def _lookup(self, word: str) -> str:
-        """The next of the sentences that hold the word."""
+        """The next sentence that holds the word."""
         hits = [s for s in self.page if word.casefold() in s.casefold()]
         self.n_looked = self.n_looked + 1 if word == self.looked_up else 1
         self.looked_up = word
@@ -138,25 +147,11 @@ class Hotpot(Environment):
         return {"success": self.success, "progress": max(self.f1, read)}
 
 
-def one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def parse_action(action: str) -> tuple[str, str]:
-    """Verb and what is in its brackets; ("", "") for what is no action.
-
-    >>> parse_action("Search[ Silk Road ]")
-    ('search', 'Silk Road')
-    """
-    match = _ACTION.fullmatch(action.strip())
-    return (match[1].lower(), one_line(match[2])) if match else ("", "")
-
-
-# ---- The official evaluation (hotpot_evaluate_v1): the answer's part.
+# ---- The official evaluation of answers (hotpot_evaluate_v1).
 
 
 def normalise(text: str) -> str:
-    """Lower case, without punctuation, without articles, single blanks, in this order.
+    """Lower case, then no punctuation, then no articles, then single blanks.
 
     >>> normalise("The  Beatles' song, an 'a-side'")
     'beatles song aside'
@@ -183,46 +178,3 @@ def f1_score(prediction: str, answer: str) -> float:
         return 0.0
     precision, recall = common / len(said), common / len(right)
     return 2 * precision * recall / (precision + recall)
-
-
-# ---- HotpotQA's files.
-
-
-def load_items(path: str | Path) -> list[dict]:
-    """The items of a HotpotQA file, in its order; ValueError, one line, if it is not one."""
-    try:
-        items = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON
-        raise ValueError(f"{path}: not JSON ({error})") from error
-    if not isinstance(items, list) or not items:
-        raise ValueError(f"{path}: expected a list of questions")
-    for i, item in enumerate(items):
-        if wrong := _fault(item):
-            raise ValueError(f"{path}: question {i}: {wrong}")
-    return items
-
-
-def _fault(item: object) -> str:
-    """What is wrong with an item, "" if nothing is."""
-    if not isinstance(item, dict):
-        return "is not an object"
-    for field in ("_id", "question", "answer"):
-        if not isinstance(item.get(field), str):
-            return f"{field!r} must be a string"
-    context, facts = item.get("context"), item.get("supporting_facts")
-    for field, pairs, second in (("context", context, list), ("supporting_facts", facts, int)):
-        if not isinstance(pairs, list) or not pairs:
-            return f"{field!r} must be a list that is not empty"
-        for pair in pairs:
-            if not (
-                isinstance(pair, list)
-                and len(pair) == 2
-                and isinstance(pair[0], str)
-                and isinstance(pair[1], second)
-            ):
-                return f"{field!r} must hold [title, {'sentences' if second is list else 'number'}]"
-    if not all(isinstance(s, str) for _, sentences in item["context"] for s in sentences):
-        return "a sentence of 'context' is not a string"
-    return ""

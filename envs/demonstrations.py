@@ -1,0 +1,141 @@
+"""Demonstrations: the text that the base model reads in pretraining, before it is an actor or a
+reflector. The method itself never uses them. Read `envs/__init__.py` and `envs/observer.py` first.
+
+A demonstration is one trial of a player. After a failed trial comes a reflection of mixed quality:
+right, wrong or vague. The player of the next trial of the same task reads it. Questions about the
+trial stand beside it with their answers; they exercise reading, not reflecting. An environment
+brings its Roles: who plays, who writes, who asks.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from envs import Environment
+from envs.observer import Reader, Step
+
+TRIALS = 4  # of one task at most
+MEMORY = 3  # reflections that a trial starts with at most (Reflexion's number)
+SLIPS = (0.0, 0.0, 0.06, 0.15)  # chance that an action of a trial slips; all equally frequent
+NEXT_SLIP = 0.5  # the chance right after a slip; then the same action often comes again
+
+Pair = tuple[str, str]  # a question with its answer
+
+
+class Demonstration(NamedTuple):
+    """One trial as text: what was known before it, what happened, what was said about it."""
+
+    observation: str
+    reflections: list[str]
+    steps: list[Step]
+    slips: set[int]  # which steps the model reads but does not learn to do
+    success: bool
+    progress: float
+    reflection: str | None  # None after a success
+    questions: list[Pair]
+
+
+class Player(Reader, Protocol):
+    """Plays one trial by what it has read, nothing more."""
+
+    def act(self) -> str:
+        """The next action."""
+
+    def slip(self) -> str:
+        """An action that leads nowhere, as the slips of a language model do."""
+
+
+class Roles(NamedTuple):
+    """Who makes an environment's demonstrations; `observation` is a trial's first one."""
+
+    player: Callable[[str, list[str], random.Random], Player]  # (observation, reflections, rng)
+    oracle: Callable[[str, list[Step]], str]  # (observation, steps) -> reflection
+    flawed: Callable[[str, list[Step], random.Random], str]  # plausible, but vague or wrong
+    questions: Callable[[str, list[Step], random.Random], list[Pair]]
+
+
+def demonstrate(
+    env: Environment, task: dict, roles: Roles, rng: random.Random, oracle_share: float
+) -> Iterator[Demonstration]:
+    """Trials of one task until one succeeds; `oracle_share` of the reflections are the oracle's."""
+    reflections: list[str] = []
+    for _ in range(TRIALS):
+        observation, _ = env.reset(task)
+        player = roles.player(observation, reflections, rng)
+        steps, slips = play(env, player, rng, rng.choice(SLIPS))
+        info, reflection = env.info(), None
+        if not info["success"]:
+            reflection = reflect(roles, observation, steps, rng, oracle_share)
+        yield Demonstration(
+            observation,
+            reflections[-MEMORY:],
+            steps,
+            slips,
+            info["success"],
+            info["progress"],
+            reflection,
+            roles.questions(observation, steps, rng),
+        )
+        if reflection is None:
+            return
+        reflections.append(reflection)
+
+
+def reflect(
+    roles: Roles, observation: str, steps: list[Step], rng: random.Random, oracle_share: float
+) -> str:
+    """A reflection on a failed trial: in `oracle_share` of the cases the oracle's, else a flawed
+    one.
+    """
+    if rng.random() < oracle_share:
+        return roles.oracle(observation, steps)
+    return roles.flawed(observation, steps, rng)
+
+
+def play(
+    env: Environment, player: Player, rng: random.Random, slip_share: float
+) -> tuple[list[Step], set[int]]:
+    """Play a trial that was just reset to its end -> its steps, and which of them were slips."""
+    steps: list[Step] = []
+    slips: set[int] = set()
+    over = False
+    while not over:
+        again = len(steps) - 1 in slips
+        if rng.random() < (NEXT_SLIP if again else slip_share):
+            slips.add(len(steps))
+            repeated = steps and rng.random() < 0.5
+            action = steps[-1][0] if repeated else player.slip()
+        else:
+            action = player.act()
+        over = perform(env, player, action, steps)
+    return steps, slips
+
+
+def perform(env: Environment, player: Player, action: str, steps: list[Step]) -> bool:
+    """One step of a trial, added to `steps`; the player takes in the answer. True if it is over."""
+    reply, _, terminated, truncated, _ = env.step(action)
+    player.read(action, reply)
+    steps.append((action, reply))
+    return terminated or truncated
+
+
+def latest_plan(reflections: list[str], parse_plan: Callable[[str], list]) -> list:
+    """The plan of the latest reflection that has one, else an empty plan."""
+    plans = [plan for plan in map(parse_plan, reflections) if plan]
+    return plans[-1] if plans else []
+
+
+def ask(
+    n: int, topics: Sequence[str], rng: random.Random, question: Callable[[str], Pair | None]
+) -> list[Pair]:
+    """Up to n questions, each on a topic drawn anew, each once. `question(topic)` is None where the
+    trial gives no occasion to ask.
+    """
+    asked = [question(rng.choice(topics)) for _ in range(n)]
+    return list(dict.fromkeys(pair for pair in asked if pair))
+
+
+def drill(views: list[Step], questions: list[Pair]) -> Demonstration:
+    """Questions on what is seen at a glance (`Environment.glance`), without a trial."""
+    seen = "\n".join(view for _, view in views)
+    return Demonstration(seen, [], [], set(), False, 0.0, None, questions)

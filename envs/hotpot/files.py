@@ -1,0 +1,36 @@
+"""HotpotQA's own files, a JSON list of questions. Read `envs/tasks.py` first."""
+
+from pathlib import Path
+
+from envs.tasks import read_json
+
+
+def load_items(path: str | Path) -> list[dict]:
+    """The items of a HotpotQA file, in its order; ValueError, one line, if it is not one."""
+    items = read_json(path)
+    if not isinstance(items, list) or not items:
+        raise ValueError(f"{path}: expected a list of questions")
+    for i, item in enumerate(items):
+        if wrong := _fault(item):
+            raise ValueError(f"{path}: question {i}: {wrong}")
+    return items
+
+
+def _fault(item: object) -> str:
+    """What is wrong with an item, "" if nothing is."""
+    if not isinstance(item, dict):
+        return "is not an object"
+    for field in ("_id", "question", "answer"):
+        if not isinstance(item.get(field), str):
+            return f"{field!r} must be a string"
+    context, facts = item.get("context"), item.get("supporting_facts")
+    for field, pairs, second in (("context", context, list), ("supporting_facts", facts, int)):
+        if not isinstance(pairs, list) or not pairs:
+            return f"{field!r} must be a list that is not empty"
+        for pair in pairs:
+            right = isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)
+            if not right or not isinstance(pair[1], second):
+                return f"{field!r} must hold [title, {'sentences' if second is list else 'number'}]"
+    if not all(isinstance(s, str) for _, sentences in item["context"] for s in sentences):
+        return "a sentence of 'context' is not a string"
+    return ""

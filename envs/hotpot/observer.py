@@ -1,0 +1,256 @@
+"""What a reader of a HotPotQA trial knows, and the plans that it can write. Read
+`envs/observer.py` first.
+
+`Notes` holds facts read off the text of a made-up world. The demonstrators' players act on it. The
+oracle's reflections and the reading questions are written from it. So none of them can state what
+the text did not show.
+
+A reflection is one line: what went wrong, then `Plan: ` and clauses that the next trial can carry
+out: `search Quietverse (film)`, `finish Greyton`.
+"""
+
+import re
+from typing import NamedTuple
+
+from envs.hotpot.tasks import RELATIONS, WORKS
+from envs.observer import Step, carried_out, read_trial
+
+_CLAUSE = re.compile(r"(?:^|, )(search|finish) (.+?)(?=, (?:search|finish) |\.?$)")
+
+Entity = tuple[str, str]  # (kind, name)
+Plan = list[tuple[str, str]]  # clauses: (search or finish, a title or an answer)
+
+_ACTION = re.compile(r"(search|lookup|finish|think)\s*\[(.*)\]", re.IGNORECASE | re.DOTALL)
+PARAGRAPH = re.compile(r"^The (film|novel|song|artist|town) (\w+) .*\.$", re.MULTILINE)
+FACT = re.compile(
+    r"directed by (?P<director>\w+)|music by (?P<composer>\w+)|written by (?P<author>\w+)"
+    r"|drawings by (?P<illustrator>\w+)|sung by (?P<singer>\w+)|words by (?P<poet>\w+)"
+    r"|born in (?P<birthplace>\w+)|lives in (?P<home>\w+)|in the land (?P<land>\w+)"
+    r"|on the river (?P<river>\w+)|founded in (?P<century>the \d+th)"
+)
+_SIMILAR = re.compile(r"Could not find (.*)\. Similar: (.*)\.$")
+_MAKER = re.compile(r"the (\w+) of the (film|novel|song) (\w+)")
+_ARTIST = re.compile(r"the artist (\w+)")
+_OLDER = re.compile(r"(?:first|older), (\w+) or (\w+)\?")
+_SAME = re.compile(r"the artists (\w+) and (\w+) (?:born|live) in the same town")
+
+
+# ---- Actions.
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def parse_action(action: str) -> tuple[str, str]:
+    """The verb and what stands in its brackets; ("", "") if it is no action.
+
+    >>> parse_action("Search[ Silk Road ]")
+    ('search', 'Silk Road')
+    """
+    match = _ACTION.fullmatch(action.strip())
+    return (match[1].lower(), one_line(match[2])) if match else ("", "")
+
+
+# ---- Notes.
+
+
+class Goal(NamedTuple):
+    """What is asked: facts along a chain from one start, or one fact of two starts compared."""
+
+    starts: tuple[Entity, ...]  # empty if the question is not of a made-up world
+    relations: tuple[str, ...]  # in the order of reading
+
+    @property
+    def compares(self) -> bool:
+        return len(self.starts) == 2
+
+    @property
+    def answers(self) -> list[str]:
+        """The possible answers of a comparison."""
+        return [n for _, n in self.starts] if self.relations[0] == "century" else ["yes", "no"]
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of the paragraphs on the way."""
+        start = self.starts[0][0]
+        way = (start, "artist", "town") if start in WORKS else ("artist", "town")
+        return way[way.index(start) :][: len(self.relations)]
+
+
+def parse_goal(observation: str) -> Goal:
+    """The goal in a first observation."""
+    place = "birthplace" if re.search(r"\bborn\b|\bbirthplace\b", observation) else "home"
+    if match := _OLDER.search(observation):
+        return Goal((("town", match[1]), ("town", match[2])), ("century",))
+    if match := _SAME.search(observation):
+        return Goal((("artist", match[1]), ("artist", match[2])), (place,))
+    town = tuple(r for r in RELATIONS["town"] if re.search(rf"\b{r}\b", observation))[:1]
+    if match := _MAKER.search(observation):
+        return Goal(((match[2], match[3]),), (match[1], place, *town))
+    if match := _ARTIST.search(observation):
+        return Goal((("artist", match[1]),), (place, *town))
+    return Goal((), ())
+
+
+class Notes:
+    """Facts of one trial so far. Feed it the first observation, then each (action, observation)."""
+
+    def __init__(self, observation: str):
+        self.goal = parse_goal(observation)
+        self.facts: dict[Entity, dict[str, str]] = {}  # in the order of reading
+        self.searched: list[str] = []  # titles, each once
+        self.missing: list[str] = []  # searched titles that were not found
+        self.offered: list[str] = []  # titles named as similar
+        self.given: str | None = None  # the answer that ended the trial
+        self.reply = ""
+
+    def read(self, action: str, reply: str) -> None:
+        """Take in one step."""
+        self.reply = reply
+        verb, words = parse_action(action)
+        if verb == "finish":
+            self.given = words
+        if verb != "search":
+            return
+        if words not in self.searched:
+            self.searched.append(words)
+        if match := _SIMILAR.search(reply):
+            if words not in self.missing:
+                self.missing.append(words)
+            self.offered += [t for t in match[2].split(", ") if t not in self.offered]
+        elif match := PARAGRAPH.search(reply):
+            found = {r: f[r] for f in FACT.finditer(reply) if (r := f.lastgroup)}
+            self.facts.setdefault((match[1], match[2]), found)
+
+    def title(self, entity: Entity) -> str:
+        """The title to search for, as far as known."""
+        long = f"{entity[1]} ({entity[0]})"
+        found = [t for t in self.searched if t not in self.missing]
+        return long if long in [*self.offered, *found] else entity[1]
+
+    def walk(self, trusted: tuple[int, str] | None = None) -> tuple[int, str]:
+        """How far the question's chain is known: (number of facts, the name that they lead to).
+
+        The walk begins at the question's start, or at `trusted`: a number of facts, and the name
+        that is taken to come after them.
+        """
+        level, name = trusted or (0, self.goal.starts[0][1])
+        while level < len(self.goal.relations):
+            known = self.facts.get((self.goal.kinds[level], name), {})
+            if self.goal.relations[level] not in known:
+                break
+            name = known[self.goal.relations[level]]
+            level += 1
+        return level, name
+
+    def level(self, entity: Entity) -> int | None:
+        """Which place on the chain an entity of this kind has."""
+        kinds = self.goal.kinds
+        return kinds.index(entity[0]) if entity[0] in kinds else None
+
+    def compared(self) -> str | None:
+        """The answer to a comparison; None if the facts were not read."""
+        relation = self.goal.relations[0]
+        a, b = (self.facts.get(start, {}).get(relation) for start in self.goal.starts)
+        if a is None or b is None:
+            return None
+        if relation != "century":
+            return "yes" if a == b else "no"
+        first = int(a[4:-2]) < int(b[4:-2])
+        return self.goal.starts[0 if first else 1][1]
+
+    def known(self) -> list[tuple[str, str, str]]:
+        """All facts read: (relation, name, value)."""
+        return [(r, name, v) for (_, name), facts in self.facts.items() for r, v in facts.items()]
+
+
+# ---- Plans.
+
+
+def parse_plan(reflection: str) -> Plan:
+    """Clauses of the plan.
+
+    >>> parse_plan("I had no step left. Plan: search Oakhill (town), finish Greyton.")
+    [('search', 'Oakhill (town)'), ('finish', 'Greyton')]
+    """
+    return _CLAUSE.findall(reflection.partition("Plan: ")[2])
+
+
+def command(verb: str, words: str) -> str:
+    """The action that carries out a clause. Blanks inside the brackets give a name the same tokens
+    as elsewhere.
+    """
+    return f"{verb.capitalize()}[ {words} ]"
+
+
+def follows(reflection: str, steps: list[Step]) -> bool:
+    """True if the actions carry out every clause of the reflection's plan, in order."""
+    plan = parse_plan(reflection)
+    return carried_out(plan, steps, lambda action, clause: parse_action(action) == clause)
+
+
+# ---- The oracle.
+
+
+def write_reflection(cause: str, plan: Plan) -> str:
+    """A reflection of this cause and this plan."""
+    return f"{cause} Plan: {', '.join(f'{verb} {words}' for verb, words in plan)}."
+
+
+def oracle_reflection(observation: str, steps: list[Step]) -> str:
+    """What a perfect observer of this failed trial writes. It states only what the trial's text
+    showed. If the question is not of a made-up world, it knows only which titles were offered.
+    """
+    notes = read_trial(Notes(observation), steps)
+    if not notes.goal.starts:
+        unread = [t for t in notes.offered if t not in notes.searched]
+        return write_reflection(
+            "I did not find the answer.", [("search", (unread or ["the topic"])[0])]
+        )
+    return write_reflection(*(_comparison if notes.goal.compares else _chain)(notes))
+
+
+def ended(notes: Notes) -> str:
+    return "I had no step left" if notes.given is None else f"I answered {notes.given}"
+
+
+def _chain(notes: Notes) -> tuple[str, Plan]:
+    """Cause and plan of a chain: the facts lead to a name, the next search or the answer."""
+    goal = notes.goal
+    level, name = notes.walk()
+    if level == 0 and notes.facts:  # the trial may have started further on, by an earlier plan
+        first = next(iter(notes.facts))
+        astray = first[0] == "town" and notes.title(first) != first[1]  # the other sense
+        if (begun := notes.level(first)) and not astray:
+            further = notes.walk((begun, first[1]))
+            if further[1] != notes.given:
+                level, name = further
+    if level == 0:
+        start = goal.starts[0]
+        return f"I did not read the {start[0]} {name}.", [("search", notes.title(start))]
+    relation = goal.relations[level - 1]
+    before = next((n for (_, n), known in notes.facts.items() if known.get(relation) == name), None)
+    if before is None:
+        cause = f"{ended(notes)}, but did not read {name}."
+    elif notes.given == name:
+        cause = f"I answered {name}, but it is only the {relation} of {before}."
+    else:
+        cause = f"{ended(notes)}, but the {relation} of {before} is {name}."
+    if level == len(goal.relations):
+        return cause, [("finish", name)]
+    return cause, [("search", notes.title((goal.kinds[level], name)))]
+
+
+def _comparison(notes: Notes) -> tuple[str, Plan]:
+    """Cause and plan of a comparison: if one answer was wrong, it is the other one."""
+    answers = notes.goal.answers
+    if notes.given in answers:
+        other = answers[1 - answers.index(notes.given)]
+        return f"I answered {notes.given}, which is wrong.", [("finish", other)]
+    answer = notes.compared()
+    names = [name for _, name in notes.goal.starts]
+    if answer and answer != notes.given:
+        return f"{ended(notes)}, but read {names[0]} and {names[1]}.", [("finish", answer)]
+    unread = [name for kind, name in notes.goal.starts if (kind, name) not in notes.facts]
+    return f"I did not read {(unread or names)[0]}.", [("search", name) for name in names]

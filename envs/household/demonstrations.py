@@ -1,0 +1,491 @@
+"""Household demonstrations: players, flawed reflections, questions, drills; for pretraining only.
+Read `envs/demonstrations.py` and `envs/household/observer.py` first.
+
+The players stand for what the web holds of people doing chores. They have mixed skill and act on
+what they have read (Notes), nothing more. A player carries out the plan of the latest reflection
+that has one, then goes on in its own way: it searches place by place, likely places first, and does
+what the goal asks, with the lapses that its skill allows.
+
+Three kinds of short practice stand beside the trials:
+  drill    questions about a room that is seen at a glance;
+  errand   the moments that decide a trial, when the wanted thing comes into sight;
+  report   a walk through a room, with a reflection on what it showed.
+"""
+
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from envs import Environment
+from envs.demonstrations import (
+    Demonstration,
+    Pair,
+    Roles,
+    ask,
+    demonstrate,
+    drill,
+    latest_plan,
+    perform,
+    reflect,
+)
+from envs.household.observer import (
+    CONTENTS,
+    MAX_LISTED,
+    THING,
+    Notes,
+    oracle_reflection,
+    parse_plan,
+    write_plan,
+    write_reflection,
+)
+from envs.household.tasks import (
+    APPLIANCE,
+    PLACE_HEADS,
+    PLACE_TAILS,
+    cut_names,
+    generate_task,
+    kind,
+    likely_first,
+)
+from envs.names import name_parts
+from envs.observer import Step, read_trial
+
+__all__ = ["bindings", "cut_names", "demonstrations", "questions"]
+
+# ---- Players.
+
+
+@dataclass(frozen=True)
+class Skill:
+    """Chances of a lapse, each where it can occur."""
+
+    revisit: float  # goes to a place that it has searched already
+    overlook: float  # does not notice the wanted thing in front of it
+    leave_closed: float  # does not open a closed place
+    forget: float  # leaves out the cleaning, heating or cooling
+    idle: float  # looks around, takes stock
+
+
+SKILLS = (
+    Skill(revisit=0.0, overlook=0.05, leave_closed=0.02, forget=0.02, idle=0.0),
+    Skill(revisit=0.05, overlook=0.30, leave_closed=0.15, forget=0.25, idle=0.02),
+    Skill(revisit=0.15, overlook=0.60, leave_closed=0.40, forget=0.50, idle=0.04),
+)
+SKILL_SHARES = (0.4, 0.35, 0.25)
+
+
+class Player:
+    """Chooses actions for one trial; the contract is `envs.demonstrations.Player`."""
+
+    def __init__(self, observation: str, reflections: list[str], rng: random.Random):
+        self.notes, self.rng = Notes(observation), rng
+        self.skill = rng.choices(SKILLS, SKILL_SHARES)[0]
+        self.plan = latest_plan(reflections, parse_plan)
+        self.given_up: set[str] = set()  # things overlooked, places left closed
+        self.noticed: set[str] = set()
+        self.forgets = rng.random() < self.skill.forget
+        self.last: str | None = None
+
+    def read(self, action: str, reply: str) -> None:
+        """Take in one step."""
+        self.notes.read(action, reply)
+
+    def slip(self) -> str:
+        """An action that leads nowhere: a place or a thing that is not there, the wrong place."""
+        notes, rng = self.notes, self.rng
+        place = rng.choice(notes.places)
+        foreign = "".join(name_parts(rng, PLACE_HEADS, PLACE_TAILS, unseen=False))
+        thing = f"{notes.goal.object} {rng.randint(1, 3)}"
+        far = place if place != notes.at else rng.choice(notes.places)
+        slips = [
+            f"go to {place}",
+            f"go to {kind(place)} {rng.randint(1, 9)}",
+            f"go to {foreign} {rng.randint(1, 3)}",
+            f"take {thing} from {far}",
+        ]
+        return rng.choice(slips)
+
+    def act(self) -> str:
+        """The next action."""
+        stuck = self.notes.reply == "Nothing happens." and self.last
+        while self.plan:
+            action = self._follow(self.plan[0])
+            if action and action != stuck:
+                break
+            self.plan.pop(0)
+        else:
+            action = self._own_way()
+            if action == stuck:
+                action = self._search()
+        self.last = action
+        return action
+
+    def _own_way(self) -> str:
+        if self.rng.random() < self.skill.idle:
+            return self.rng.choice(
+                ["look", "inventory", f"examine {self.notes.at}" if self.notes.at else "look"]
+            )
+        return self._pursue() or self._search()
+
+    # -- the plan of a reflection
+
+    def _follow(self, clause: tuple[str, ...]) -> str | None:
+        """The next action towards this clause, or None when it is done or can't be."""
+        notes, verb = self.notes, clause[0]
+        place = clause[-1]
+        if place not in notes.places:
+            return None
+        if verb == "search":
+            self.noticed.update(notes.known(notes.goal.object), notes.known(notes.goal.target))
+            if action := self._pursue():
+                return action
+            return self._reach(place, inside=True) if place not in notes.contents else None
+        thing = clause[1]
+        gone = notes.at == place and thing not in notes.contents.get(place, [thing])
+        if verb == "take":
+            self.noticed.add(thing)
+            done = notes.held is not None or gone
+            return None if done else self._reach(place, inside=True) or f"take {thing} from {place}"
+        if verb == "use":
+            return None if gone else self._reach(place, inside=True) or f"use {thing}"
+        if notes.held != thing:
+            return None
+        if verb == "put":
+            return self._reach(place, inside=True) or f"put {thing} in/on {place}"
+        done = verb in notes.treated.get(thing, ())
+        return None if done else self._reach(place, inside=False) or f"{verb} {thing} with {place}"
+
+    def _reach(self, place: str, inside: bool) -> str | None:
+        """Go to a place and, if its inside is needed, open it; None when nothing is left to do."""
+        if self.notes.at != place:
+            return f"go to {place}"
+        return f"open {place}" if inside and place in self.notes.closed else None
+
+    # -- the player's own way
+
+    def _pursue(self) -> str | None:
+        """The next action towards the goal; None if something must be found first."""
+        notes, goal = self.notes, self.notes.goal
+        if notes.held is None:
+            wanted = [t for t in notes.known(goal.object) if self._notices(t)]
+            wanted = [t for t in wanted if t not in notes.delivered()]
+            lie = [(t, place) for t in wanted if (place := notes.where(t))]
+            if goal.treatment is None:
+                lie = [(t, place) for t, place in lie if kind(place) != goal.target]
+            if not lie:
+                return None
+            thing, place = lie[0]
+            return self._reach(place, inside=True) or f"take {thing} from {place}"
+        thing = notes.held
+        if kind(thing) != goal.object:  # a wrong thing in hand: put it back
+            place = notes.home.get(thing, notes.places[0])
+            return self._reach(place, inside=True) or f"put {thing} in/on {place}"
+        if goal.treatment == "light":
+            lamps = [t for t in notes.known(goal.target) if self._notices(t)]
+            if not lamps:
+                return None
+            return self._reach(notes.home[lamps[0]], inside=True) or f"use {lamps[0]}"
+        appliance = notes.place(APPLIANCE.get(goal.treatment or "", ""))
+        if appliance and not notes.is_treated(thing) and not self.forgets:
+            use = f"{goal.treatment} {thing} with {appliance}"
+            return self._reach(appliance, inside=False) or use
+        target = notes.place(goal.target)
+        if not target:
+            return None
+        action = self._reach(target, inside=True)
+        if not action:
+            action = f"put {thing} in/on {target}"
+            self.forgets = False  # the player sees that this was not enough, and thinks again
+        return action
+
+    def _notices(self, thing: str) -> bool:
+        """Decided once for each thing."""
+        if thing not in self.noticed | self.given_up:
+            careless = self.rng.random() < self.skill.overlook
+            (self.given_up if careless else self.noticed).add(thing)
+        return thing in self.noticed
+
+    def _search(self) -> str:
+        """Look into the next place."""
+        notes, rng = self.notes, self.rng
+        if notes.at in notes.closed and notes.at not in self.given_up:
+            if rng.random() >= self.skill.leave_closed:
+                return f"open {notes.at}"
+            self.given_up.add(notes.at)
+        fresh = [p for p in notes.unsearched() if p not in self.given_up]
+        if not fresh or rng.random() < self.skill.revisit:
+            if not fresh:  # everything was searched: start over, noticing anew
+                self.given_up.clear()
+            fresh = [p for p in notes.places if p != notes.at] or notes.places
+            return f"go to {rng.choice(fresh)}"
+        wanted = notes.goal.target if notes.held else notes.goal.object
+        return f"go to {likely_first(fresh, wanted)[0]}"
+
+
+# ---- Flawed reflections, as people and models write them.
+
+VAGUE = (
+    "I was not careful enough. Plan: look at every place with more care.",
+    "I wasted too many steps. Plan: be quick and do not go back to the same places.",
+    "I lost track of the task. Plan: think about what is asked before each step.",
+    "I did not finish in time. Plan: search the likely places first.",
+)
+
+
+def flawed_reflection(observation: str, steps: list[Step], rng: random.Random) -> str:
+    """A plausible reflection that is vague or wrong. A wrong one names another place or another
+    thing, leaves a step out, or searches again where the trial searched.
+    """
+    notes = read_trial(Notes(observation), steps)
+    goal, seen = notes.goal, list(notes.contents)
+    flaw = rng.choices(("vague", "place", "thing", "again", "skip"), (4, 4, 2, 2, 1))[0]
+    known = notes.known(goal.object)
+    if flaw == "place" and notes.places:  # right thing, wrong place: most often the last one seen
+        last = [notes.at] if notes.at and rng.random() < 0.5 else notes.visits or notes.places
+        moved = {t: rng.choice(last) for t in known or [f"{goal.object} {rng.randint(1, 3)}"]}
+        return write_reflection(notes, moved=moved)
+    others = [t for t in notes.home if kind(t) not in (goal.object, goal.target)]
+    if flaw == "thing" and others:  # right place of the wrong thing
+        other = rng.choice(others)
+        notes.goal = goal._replace(object=kind(other), number=1)
+        return write_reflection(notes)
+    if flaw == "again" and seen:
+        plan = [("search", p) for p in rng.sample(seen, min(len(seen), rng.randint(1, 5)))]
+        return f"I never found a {goal.object}. Plan: {write_plan(plan)}."
+    if flaw == "skip" and (goal.treatment or goal.number == 2) and known:
+        return write_reflection(notes, skip=True)
+    return rng.choice(VAGUE)
+
+
+# ---- Questions. None is about how to do better.
+
+
+def _home(notes: Notes, rng: random.Random) -> Pair | None:
+    if not notes.home:
+        return None
+    thing = rng.choice(list(notes.home))
+    return f"Where was {thing} at first?", f"{thing} in {notes.home[thing]}"
+
+
+def _wanted(notes: Notes, rng: random.Random) -> Pair:
+    wanted = notes.numbered(notes.goal.object)
+    found = f"{wanted[0]} in {notes.home[wanted[0]]}" if wanted else "not seen"
+    return f"Which {notes.goal.object} comes first?", found
+
+
+def _each(notes: Notes, rng: random.Random) -> Pair | None:
+    if not notes.home:
+        return None
+    many = [t for t in notes.home if len(notes.known(kind(t))) > 1]
+    type_ = kind(rng.choice(many)) if many and rng.random() < 0.5 else notes.goal.object
+    all_ = ", ".join(f"{t} in {notes.home[t]}" for t in notes.numbered(type_)[:4])
+    return f"Where was each {type_}?", all_ or "not seen"
+
+
+def _type(notes: Notes, rng: random.Random) -> Pair | None:
+    if not notes.home:
+        return None
+    type_ = kind(rng.choice(list(notes.home)))
+    first = notes.numbered(type_)[0]
+    return f"Which {type_} comes first?", f"{first} in {notes.home[first]}"
+
+
+def _inside(notes: Notes, rng: random.Random) -> Pair | None:
+    if not notes.views:
+        return None
+    place = rng.choice(list(notes.views))
+    return f"What was last seen in {place}?", notes.views[place]
+
+
+def _searched(notes: Notes, rng: random.Random) -> Pair:
+    left = notes.unsearched()[:MAX_LISTED]
+    return "Which places were not searched?", ", ".join(left) or "none"
+
+
+def _visited(notes: Notes, rng: random.Random) -> Pair:
+    places = rng.sample(notes.places, min(len(notes.places), MAX_LISTED))
+    judged = [f"{p} {'yes' if p in notes.contents else 'no'}" for p in places]
+    return "Was it searched?", ", ".join(judged)
+
+
+def _last(notes: Notes, rng: random.Random) -> Pair | None:
+    return ("Where did you go last?", notes.visits[-1]) if notes.visits else None
+
+
+def _goal(notes: Notes, rng: random.Random) -> Pair:
+    return "What is wanted?", notes.goal.object
+
+
+def _place(notes: Notes, rng: random.Random) -> Pair | None:
+    if notes.goal.treatment == "light":
+        return None
+    return f"Where is {notes.goal.target}?", notes.place(notes.goal.target) or "nowhere"
+
+
+QUESTIONS: dict[str, Callable[[Notes, random.Random], Pair | None]] = {
+    "home": _home, "wanted": _wanted, "each": _each, "type": _type, "inside": _inside,
+    "searched": _searched, "visited": _visited, "last": _last, "goal": _goal, "place": _place,
+}  # fmt: skip
+TOPICS = "home wanted each type inside searched last goal place".split()
+ASKED = (*TOPICS, "visited")  # after a trial
+DRILLED = ("home", "each", "type", "inside")  # in a drill
+# after an errand and a report; harder topics come more often
+WALKED = ("wanted", "each", "each", "each", "type", "inside", "searched", "searched", "searched",
+          "visited", "visited", "visited", "last")  # fmt: skip
+
+
+def questions(
+    observation: str, steps: list[Step], rng: random.Random, n: int, topics: Sequence[str] = TOPICS
+) -> list[Pair]:
+    """Up to n (question, answer) pairs about a trial, which its text answers."""
+    notes = read_trial(Notes(observation), steps)
+    return ask(n, topics, rng, lambda topic: QUESTIONS[topic](notes, rng))
+
+
+def everything(observation: str, steps: list[Step], rng: random.Random, n: int = 12) -> Pair:
+    """Dense practice in reading: the answer gives up to n things their places, in random order."""
+    home = list(read_trial(Notes(observation), steps).home.items())
+    chosen = rng.sample(home, min(len(home), n))
+    listed = ", ".join(f"{thing} in {place}" for thing, place in chosen)
+    return "Where was everything?", listed or "nothing seen"
+
+
+def bindings(text: str) -> list[tuple[str, int, str, bool]]:
+    """Which names in a text belong together; `envs/__init__.py` says what the four parts are.
+
+    A thing is bound to the place where it was first seen. A place in the room's list is bound to
+    the place listed before it. At a later mention it is bound to the next place of the list (the
+    last place to the first): that is the way round the room.
+    """
+    room, task, _ = text.partition("Your task is to: ")
+    listed = list(THING.finditer(room)) if task else []
+    places = [mention[1] for mention in listed]
+    after = dict(zip(places, places[1:] + places[:1]))
+    found = [(b[1], b.end(), a[1], False) for a, b in zip(listed, listed[1:])]
+    home: dict[str, tuple[str, int]] = {}  # thing -> its place, offset of the first sight
+    for view in re.finditer(CONTENTS.pattern, text, re.MULTILINE):
+        for thing in THING.finditer(view[2]):
+            home.setdefault(thing[1], (view[1], view.start(2) + thing.start(1)))
+    for mention in re.finditer(r"\b\w+ \d+\b", text):
+        name = mention[0]
+        if name in home and mention.start() >= home[name][1]:
+            found.append((name, mention.end(), home[name][0], mention.start() > home[name][1]))
+        elif name in after and mention.start() > len(room):
+            found.append((name, mention.end(), after[name], True))
+    return found
+
+
+# ---- Demonstrations.
+
+HURRIED = 0.7  # share of the demonstrated tasks that allow only few steps
+WORLD_SHARES = {
+    "tiny": 0.25,
+    "renamed": 0.3,
+    "small": 0.15,
+    "full": 0.3,
+}  # of the demonstrated tasks
+# After the trials of a task come so many errands, and half as many drills and reports: in a whole
+# trial the wanted thing comes into sight only once or twice.
+ERRANDS = 8
+ERRAND_SHARES = {"tiny": 0.1, "renamed": 0.4, "small": 0.1, "full": 0.4}  # of their worlds
+REPORT_SHARES = {"renamed": 0.3, "full": 0.7}  # long lists are what a reader has to practise
+GUIDED = 0.3  # share of the errands with a plan
+DRILL_SHARES = {"tiny": 0.75, "full": 0.25}
+STROLL = 36  # places of a report at most; a place may come again
+
+
+def _asked(observation: str, steps: list[Step], rng: random.Random) -> list[Pair]:
+    asked = questions(observation, steps, rng, n=8, topics=ASKED)
+    return [everything(observation, steps, rng), *asked]
+
+
+ROLES = Roles(Player, oracle_reflection, flawed_reflection, _asked)
+
+
+def demonstrations(
+    env: Environment, split: str, seed: int | str, oracle_share: float, drill_share: float = 0.0
+) -> Iterator[Demonstration]:
+    """Endless demonstrations. `oracle_share` of the reflections are the oracle's, the others are
+    flawed. `drill_share` of the turns go to one drill. Every other turn goes to the trials of one
+    task, and then to errands, drills and reports.
+    """
+    rng = random.Random(f"demonstrations {split} {seed}")
+    while True:
+        if rng.random() < drill_share:
+            yield _drill(env, _task(rng, split, "drill", DRILL_SHARES), rng)
+            continue
+        hurry = rng.random() < HURRIED
+        task = _task(rng, split, "demonstration", WORLD_SHARES, hurry)
+        yield from demonstrate(env, task, ROLES, rng, oracle_share)
+        for errand in range(ERRANDS):
+            yield _errand(env, _task(rng, split, "errand", ERRAND_SHARES), rng)
+            if errand % 2:
+                yield _drill(env, _task(rng, split, "drill", DRILL_SHARES), rng)
+                task = _task(rng, split, "report", REPORT_SHARES, hurry=False)
+                yield _report(env, task, rng, oracle_share)
+
+
+def _task(
+    rng: random.Random, split: str, name: str, shares: dict[str, float], hurry: bool = True
+) -> dict:
+    """A task in a world drawn by its share."""
+    world = rng.choices(list(shares), list(shares.values()))[0]
+    return generate_task(rng, split, name, world, hurry)
+
+
+def _drill(env: Environment, task: dict, rng: random.Random) -> Demonstration:
+    """Questions on where things are."""
+    observation, _ = env.reset(task)
+    views = env.glance(rng)
+    asked = [everything(observation, views, rng)]
+    return drill(views, asked + questions(observation, views, rng, n=6, topics=DRILLED))
+
+
+def _errand(env: Environment, task: dict, rng: random.Random) -> Demonstration:
+    """A few steps of a good player, and two questions. Either it has a right plan to carry out, or
+    it starts after a walk, mostly to where the wanted thing is. The model does not learn the walk.
+    """
+    observation, _ = env.reset(task)
+    reflections: list[str] = []
+    walk, moves = list[str](), 3
+    if rng.random() < GUIDED:
+        reflections, moves = [oracle_reflection(observation, env.glance(rng))], 7
+        env.reset(task)
+    player = Player(observation, reflections, rng)
+    player.skill = SKILLS[0]
+    if not reflections:
+        places, wanted = list(task["receptacles"]), player.notes.goal.object
+        inside = {p for o, x in task["objects"].items() if kind(o) == wanted for p in x["in"]}
+        homes = [p for p in places if p in inside]
+        walk = rng.sample(places, rng.randint(0, 3))
+        walk += [rng.choice(homes if homes and rng.random() < 0.7 else places)]
+    steps: list[Step] = []
+    for place in walk:
+        perform(env, player, f"go to {place}", steps)
+    for _ in range(moves):
+        if perform(env, player, player.act(), steps):
+            break
+    shown = set(range(len(walk)))
+    asked = questions(observation, steps, rng, n=2, topics=WALKED)
+    return Demonstration(observation, reflections, steps, shown, True, 1.0, None, asked)
+
+
+def _report(env: Environment, task: dict, rng: random.Random, oracle_share: float) -> Demonstration:
+    """A walk past some places. Closed ones are opened, nothing is taken, and the model learns none
+    of these steps. Questions and a reflection are about what the walk showed.
+    """
+    observation, _ = env.reset(task)
+    player, steps = Player(observation, [], rng), list[Step]()
+    places = rng.choices(list(task["receptacles"]), k=rng.randint(3, STROLL))
+    for place in places:
+        over = perform(env, player, f"go to {place}", steps)
+        if not over and "is closed." in steps[-1][1]:
+            over = perform(env, player, f"open {place}", steps)
+        if over:
+            break
+    reflection = reflect(ROLES, observation, steps, rng, oracle_share)
+    asked = questions(observation, steps, rng, n=6, topics=WALKED)
+    shown = set(range(len(steps)))
+    progress = env.info()["progress"]
+    return Demonstration(observation, [], steps, shown, False, progress, reflection, asked)

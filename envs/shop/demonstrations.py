@@ -1,0 +1,361 @@
+"""Shop demonstrations: players, flawed reflections, questions and drills, for pretraining only.
+Read `envs/demonstrations.py` and `envs/shop/observer.py` first.
+
+The players have mixed skill and act on what they have read (Notes), nothing more. A player carries
+out the plan of the latest reflection that has one, to the letter. Then it goes on in its own way:
+it searches, opens a hit (mostly the first), chooses options and buys, with the lapses that its
+skill allows.
+"""
+
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from envs import Environment
+from envs.demonstrations import Demonstration, Pair, Roles, ask, demonstrate, latest_plan
+from envs.names import name_parts
+from envs.observer import Step, read_trial
+from envs.shop.observer import (
+    HIT,
+    OPTIONS,
+    VALUE,
+    Notes,
+    cause,
+    command,
+    oracle_reflection,
+    parse_plan,
+    purchase,
+    right_product,
+    write_plan,
+)
+from envs.shop.tasks import ASIN_HEADS, ASIN_TAILS, COLORS, SIZES, cut_names, generate_task
+
+__all__ = ["bindings", "cut_names", "demonstrations", "questions"]
+
+# ---- Players.
+
+
+@dataclass(frozen=True)
+class Skill:
+    """Chances, each for one trial."""
+
+    minds_price: float  # passes over what is dearer than the limit
+    checks: float  # reads the features before buying
+    notices: float  # turns back where an option is missing
+    forgets: float  # leaves out one option
+    wanders: float  # opens any hit, not the first
+
+
+SKILLS = (
+    Skill(minds_price=0.95, checks=0.40, notices=0.90, forgets=0.02, wanders=0.04),
+    Skill(minds_price=0.25, checks=0.05, notices=0.15, forgets=0.08, wanders=0.04),
+    Skill(minds_price=0.05, checks=0.00, notices=0.05, forgets=0.15, wanders=0.08),
+)
+SKILL_SHARES = (0.2, 0.45, 0.35)
+
+
+class Player:
+    """Chooses actions for one trial; the contract is `envs.demonstrations.Player`."""
+
+    def __init__(self, observation: str, reflections: list[str], rng: random.Random):
+        self.notes, self.rng = Notes(observation), rng
+        skill = rng.choices(SKILLS, SKILL_SHARES)[0]
+        self.minds_price = rng.random() < skill.minds_price
+        self.checks = rng.random() < skill.checks
+        self.notices = rng.random() < skill.notices
+        self.forgets = rng.random() < skill.forgets
+        self.wanders = rng.random() < skill.wanders
+        self.tries = rng.random() < 0.5  # clicks an option that is not there
+        self.forgotten = rng.randrange(2)  # which option, if any
+        self.plan = latest_plan(reflections, parse_plan)
+        self.rejected: set[str] = set()
+        self.last: str | None = None
+
+    def read(self, action: str, reply: str) -> None:
+        """Take in one step."""
+        self.notes.read(action, reply)
+        if self.plan and action == self.last == command(self.plan[0]):
+            self.plan.pop(0)  # done, or refused: on to the next clause
+
+    def slip(self) -> str:
+        """An action that leads nowhere: a button that is not there, a useless page."""
+        rng = self.rng
+        foreign = "".join(name_parts(rng, ASIN_HEADS, ASIN_TAILS, unseen=False))
+        value = rng.choice(COLORS + SIZES)
+        buttons = [foreign, foreign, value, "Description", "Next >"]
+        return f"click[{rng.choice(buttons)}]"
+
+    def act(self) -> str:
+        """The next action."""
+        self.last = self._follow(self.plan[0]) if self.plan else self._own_way()
+        return self.last
+
+    def _follow(self, clause: tuple[str, str]) -> str:
+        """The next action towards this clause."""
+        notes, (verb, what) = self.notes, clause
+        if notes.page == "start" and verb != "search":
+            return f"search[{notes.kind}]"
+        if verb == "open" and notes.page == "results":
+            if what in notes.titles and what not in notes.listed:
+                order = list(notes.titles)
+                later = order.index(what) > order.index(notes.listed[-1])
+                return "click[Next >]" if later else "click[< Prev]"
+        elif notes.page == "sub" or (verb == "open" and what != notes.item):
+            return "click[< Prev]"
+        return command(clause)
+
+    # -- the player's own way
+
+    def _own_way(self) -> str:
+        notes = self.notes
+        if notes.page == "start":
+            return f"search[{notes.kind}]"
+        if notes.page == "sub":
+            return "click[< Prev]"
+        if notes.page == "results":
+            return self._pick()
+        item = notes.item
+        if self.checks and notes.attribute and item not in notes.features:
+            return "click[Features]"
+        unfit = self.checks and notes.has_attribute(item) is False
+        if unfit or (self.notices and notes.missing(item)):
+            self.rejected.add(item)
+            return "click[< Prev]"
+        for i, value in enumerate(notes.wanted(item)):
+            skipped = value in notes.refused or (self.forgets and i == self.forgotten)
+            absent = value in notes.missing(item)
+            if value not in notes.chosen.values() and not skipped and (self.tries or not absent):
+                return f"click[{value}]"
+        return "click[Buy Now]"
+
+    def _pick(self) -> str:
+        """Open a hit, mostly the first that is of the kind asked for."""
+        notes = self.notes
+        left = [asin for asin in notes.listed if asin not in self.rejected]
+        hits = [asin for asin in left if notes.kind in notes.titles[asin]]
+        if self.minds_price:
+            hits = [asin for asin in hits if notes.price(asin) <= notes.limit]
+        if not (hits or left):
+            return "click[< Prev]"
+        hits = hits or left
+        return f"click[{self.rng.choice(hits) if self.wanders else hits[0]}]"
+
+
+# ---- Flawed reflections, as people and models write them.
+
+VAGUE = (
+    "I was not careful enough. Plan: read each page with more care.",
+    "I wasted too many steps. Plan: be quick and buy what fits.",
+    "I lost track of the task. Plan: think about what is asked before each step.",
+    "I bought the wrong thing. Plan: compare the products first.",
+)
+
+
+def flawed_reflection(observation: str, steps: list[Step], rng: random.Random) -> str:
+    """A plausible reflection that is vague or wrong. A wrong one buys another product or the same
+    product again, or it chooses another option or leaves one out.
+    """
+    notes = read_trial(Notes(observation), steps)
+    flaw = rng.choices(("vague", "product", "again", "option", "skip"), (4, 4, 3, 2, 1))[0]
+    best = right_product(notes)
+    if flaw == "vague" or best is None:
+        return rng.choice(VAGUE)
+    values = notes.wanted(best)
+    others = [asin for asin in notes.titles if asin != best]
+    if flaw == "again" and notes.opened and notes.item != best:
+        plan = purchase(notes.item, values)
+    elif flaw == "product" and others:
+        plan = purchase(rng.choice(others), values)
+    elif flaw == "skip" and values:
+        plan = purchase(best, rng.sample(values, len(values) - 1))
+    else:
+        shown = [v for groups in notes.values.values() for group in groups.values() for v in group]
+        wrong = [v for v in shown if v not in values]
+        if flaw != "option" or not wrong or not values:
+            return rng.choice(VAGUE)
+        plan = purchase(best, [rng.choice(wrong), *values[1:]])
+    reason = cause(notes)
+    if rng.random() < 0.4:
+        asin = rng.choice([a for a in notes.titles if ("open", a) not in plan] or [best])
+        dear = notes.price(asin) > notes.limit
+        claim = f"cost {notes.prices[asin]}, too much" if dear else f"was not {notes.attribute}"
+        reason = f"{asin} {claim}."
+    return f"{reason} Plan: {write_plan(plan)}."
+
+
+# ---- Questions. None is about how to do better. `asin` is a product that was seen.
+
+
+def brand(title: str) -> str:
+    return title.partition(" ")[0]
+
+
+def _cost(notes: Notes, asin: str, rng: random.Random) -> Pair:
+    return f"What did {asin} cost?", notes.prices[asin]
+
+
+def _brand(notes: Notes, asin: str, rng: random.Random) -> Pair:
+    return f"Which brand is {asin}?", brand(notes.titles[asin])
+
+
+def _maker(notes: Notes, asin: str, rng: random.Random) -> Pair:
+    return f"Which product is from {brand(notes.titles[asin])}?", asin
+
+
+def _kind(notes: Notes, asin: str, rng: random.Random) -> Pair:
+    found = [a for a, title in notes.titles.items() if notes.kind in title]
+    return f"Which products are {notes.kind}?", ", ".join(found) or "none"
+
+
+def _option(notes: Notes, asin: str, rng: random.Random) -> Pair | None:
+    return _of_options(notes, rng, ask_values=False)
+
+
+def _values(notes: Notes, asin: str, rng: random.Random) -> Pair | None:
+    return _of_options(notes, rng, ask_values=True)
+
+
+def _of_options(notes: Notes, rng: random.Random, ask_values: bool) -> Pair | None:
+    """The values of a group of options, or the products that had one value."""
+    opened = [asin for asin, groups in notes.values.items() if groups]
+    if not opened:
+        return None
+    asin = rng.choice(opened)
+    group = rng.choice(list(notes.values[asin]))
+    values = notes.values[asin][group]
+    if ask_values:
+        return f"Which {group} had {asin}?", ", ".join(values)
+    value = rng.choice([*values, *notes.wanted(asin)])
+    having = [a for a, g in notes.values.items() if any(value in v for v in g.values())]
+    return f"Which product had {value}?", ", ".join(having[:4]) or "none"
+
+
+def _feature(notes: Notes, asin: str, rng: random.Random) -> Pair | None:
+    if not notes.features:
+        return None
+    asin = rng.choice(list(notes.features))
+    return f"What are the features of {asin}?", ", ".join(notes.features[asin])
+
+
+def _opened(notes: Notes, asin: str, rng: random.Random) -> Pair:
+    return "Which products were opened?", ", ".join(notes.opened[:4]) or "none"
+
+
+def _unopened(notes: Notes, asin: str, rng: random.Random) -> Pair:
+    return "Which products were not opened?", ", ".join(notes.unopened()[:4]) or "none"
+
+
+def _last(notes: Notes, asin: str, rng: random.Random) -> Pair | None:
+    return ("Which product was opened last?", notes.item) if notes.opened else None
+
+
+def _limit(notes: Notes, asin: str, rng: random.Random) -> Pair | None:
+    known = notes.limit < float("inf")
+    return ("What is the price limit?", f"{notes.limit:.2f} dollars") if known else None
+
+
+def _cheap(notes: Notes, asin: str, rng: random.Random) -> Pair:
+    judged = [f"{a} {'yes' if notes.price(a) <= notes.limit else 'no'}" for a in notes.titles]
+    return "Which products are cheap enough?", ", ".join(judged)
+
+
+QUESTIONS: dict[str, Callable[[Notes, str, random.Random], Pair | None]] = {
+    "cost": _cost, "brand": _brand, "maker": _maker, "kind": _kind, "option": _option,
+    "values": _values, "feature": _feature, "opened": _opened, "unopened": _unopened,
+    "last": _last, "limit": _limit, "cheap": _cheap,
+}  # fmt: skip
+TOPICS = [topic for topic in QUESTIONS if topic != "cheap"]
+ASKED = [*TOPICS, *["cheap"] * 4]  # after a trial
+# in a drill; lists and comparisons are hard and come more often
+DRILLED = """cost brand maker kind kind cheap cheap cheap cheap option option values values
+values""".split()
+
+
+def questions(
+    observation: str, steps: list[Step], rng: random.Random, n: int, topics: Sequence[str] = TOPICS
+) -> list[Pair]:
+    """Up to n (question, answer) pairs about a trial, which its text answers."""
+    notes = read_trial(Notes(observation), steps)
+    seen = list(notes.titles)
+    if not seen:
+        return [("Which products were opened?", "none")]
+    return ask(n, topics, rng, lambda topic: QUESTIONS[topic](notes, rng.choice(seen), rng))
+
+
+def everything(observation: str, steps: list[Step], rng: random.Random, n: int = 12) -> Pair:
+    """Dense practice in reading: the answer binds up to n names to others, in random order."""
+    notes = read_trial(Notes(observation), steps)
+    pairs = [f"{brand(title)} is {asin}" for asin, title in notes.titles.items()]
+    pairs += [f"{asin} is {brand(title)}" for asin, title in notes.titles.items()]
+    pairs += [f"{asin} cost {price}" for asin, price in notes.prices.items()]
+    for asin, groups in notes.values.items():
+        pairs += [f"{asin} had {value}" for values in groups.values() for value in values]
+    return "What was seen?", ", ".join(rng.sample(pairs, min(len(pairs), n))) or "nothing"
+
+
+def bindings(text: str) -> list[tuple[str, int, str, bool]]:
+    """Which names in a text belong together; `envs/__init__.py` says what the four parts are.
+
+    A brand is bound to its asin. An asin is bound to its brand, but not where it first stands. A
+    price in the results and an option value on a product's page are bound to the asin.
+    """
+    hits = list(HIT.finditer(text))
+    asins: dict[str, tuple[str, int]] = {}  # asin -> its brand, offset; and the other way round
+    brands: dict[str, tuple[str, int]] = {}
+    found = []
+    for hit in hits:
+        asins.setdefault(hit[1], (hit[3], hit.start(1)))
+        brands.setdefault(hit[3], (hit[1], hit.start(3)))
+        found.append((hit[4], hit.end(4), hit[1], False))
+    for mention in re.finditer(r"\b[A-Z]\w+\b", text):
+        other, first = asins.get(mention[0]) or brands.get(mention[0]) or (None, 0)
+        is_brand = mention[0] in brands
+        if other and (is_brand or mention.start() > first) and mention.start() >= first:
+            found.append((mention[0], mention.end(), other, mention.start() > first))
+    for page in re.finditer(
+        r"^> click\[(\w+)\]\n\[Back to Search\].*\n\[< Prev\].*\n", text, re.MULTILINE
+    ):
+        end = text.find("\nPrice: ", page.end())
+        for group in OPTIONS.finditer(text, page.end(), max(end, page.end())):
+            line = text[group.end() : text.index("\n", group.end())]
+            for value in VALUE.finditer(line):
+                found.append((value[1], group.end() + value.end(1), page[1], False))
+    return sorted(found, key=lambda mention: mention[1])
+
+
+# ---- Demonstrations.
+
+
+def _asked(observation: str, steps: list[Step], rng: random.Random) -> list[Pair]:
+    asked = everything(observation, steps, rng)
+    return [asked, *questions(observation, steps, rng, n=8, topics=ASKED)]
+
+
+ROLES = Roles(Player, oracle_reflection, flawed_reflection, _asked)
+
+
+def demonstrations(
+    env: Environment, split: str, seed: int | str, oracle_share: float, drill_share: float = 0.0
+) -> Iterator[Demonstration]:
+    """Endless demonstrations. `oracle_share` of the reflections are the oracle's, the others are
+    flawed. `drill_share` of the turns go to one drill, the others to the trials of one task.
+    """
+    rng = random.Random(f"shop demonstrations {split} {seed}")
+    while True:
+        task = generate_task(rng, split, "demonstration")
+        if rng.random() < drill_share:
+            yield _drill(env, task, rng)
+        else:
+            yield from demonstrate(env, task, ROLES, rng, oracle_share)
+
+
+def _drill(env: Environment, task: dict, rng: random.Random) -> Demonstration:
+    """Questions on the results and one to three products. The steps are no trial, since a player
+    could not take them all, so the model does not learn them.
+    """
+    observation, _ = env.reset(task)
+    steps = env.glance(rng)
+    asked = [everything(observation, steps, rng)]
+    asked += questions(observation, steps, rng, n=6, topics=DRILLED)
+    return Demonstration(observation, [], steps, set(range(len(steps))), False, 0.0, None, asked)

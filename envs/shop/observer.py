@@ -1,0 +1,206 @@
+"""What a reader of a shopping trial knows, and the plans that it can write. Read
+`envs/observer.py` first.
+
+`Notes` reads a trial page by page. The demonstrators' players act on it. The oracle's reflections
+and the reading questions are written from it. So none of them can state what the text did not show.
+
+A reflection is one line: what went wrong, then `Plan: ` and clauses that the next trial can carry
+out: `open BAK73, choose red, choose small, buy`, or `search velvet lamp`.
+"""
+
+import re
+
+from envs.observer import Step, carried_out, read_trial
+
+VERBS = ("search", "open", "choose")
+_GENERATED = re.compile(r"find one (\w+) (\w+ \w+) in color (\w+) and size (\w+), and price lower")
+_LIMIT = re.compile(r"price lower than ([\d.]+) dollars")
+HIT = re.compile(r"^\[(\w+)\]\n((\S+).*)\n(\$.+)$", re.MULTILINE)  # asin, title, brand, price
+OPTIONS = re.compile(r"^[a-z][^\[\]\n]* (?=\[)", re.MULTILINE)  # an option group up to its values
+VALUE = re.compile(r"\[\[?([^\[\]]+)\]\]?")
+
+
+class Notes:
+    """Facts of one trial so far. Feed it the first observation, then each (action, observation)."""
+
+    def __init__(self, observation: str):
+        lines = [line.strip() for line in observation.splitlines()]
+        self.instruction = lines[2] if len(lines) > 2 else ""
+        limit = _LIMIT.search(self.instruction)
+        self.limit = float(limit[1]) if limit else float("inf")
+        goal = _GENERATED.match(self.instruction)
+        self.attribute = goal[1] if goal else None
+        self.kind = goal[2] if goal else self.instruction.split(", and price")[0]
+        self.asked = [goal[3], goal[4]] if goal else None  # option values; None: not known
+        self.titles: dict[str, str] = {}  # asin -> title, in the order of first sight
+        self.prices: dict[str, str] = {}  # asin -> price as shown
+        self.values: dict[str, dict[str, list[str]]] = {}  # asin -> option group -> values
+        self.features: dict[str, list[str]] = {}
+        self.opened: list[str] = []  # asins in the order of their first opening
+        self.page = "start"  # or results, item, sub
+        self.item = ""  # the asin last opened
+        self.listed: list[str] = []  # asins on the latest page of results
+        self.chosen: dict[str, str] = {}  # option group -> value, of the item
+        self.refused: set[str] = set()  # buttons that were answered "Invalid action!"
+        self.score: float | None = None
+        self.reply = ""  # the latest observation
+
+    def read(self, action: str, observation: str) -> None:
+        """Take in one step."""
+        text = "\n".join(line.strip() for line in observation.splitlines())
+        self.reply = text
+        button = action.strip().removeprefix("click[").removesuffix("]")
+        if text == "Invalid action!":
+            self.refused.add(button)
+        elif text.startswith("Webshop"):
+            self.page = "start"
+        elif text.startswith("[Back to Search]\nPage"):
+            self.page, self.listed = "results", []
+            for hit in HIT.finditer(text):
+                asin, title, _, price = hit.groups()
+                self.listed.append(asin)
+                self.titles[asin], self.prices[asin] = title, price
+        elif text.startswith("[Back to Search]") and "[Buy Now]" in text:
+            self.page = "item"
+            if button in self.titles:
+                self.item, self.chosen = button, {}
+                self.opened += [button] * (button not in self.opened)
+            groups = [g for g in text.split("\n") if OPTIONS.match(g)]
+            self.values[self.item] = {
+                g.partition(" [")[0]: VALUE.findall(g.partition(" ")[2]) for g in groups
+            }
+        elif text.startswith("[Back to Search]"):
+            self.page = "sub"
+            if button == "Features":
+                self.features[self.item] = text.split("\n")[2:]
+        elif text.startswith("You have clicked "):
+            for group, values in self.values.get(self.item, {}).items():
+                if button in values:
+                    self.chosen[group] = button
+        elif text.startswith("Your score"):
+            self.score = float(text.rpartition(" ")[2])
+
+    def price(self, asin: str) -> float:
+        """In dollars; the upper end of a range."""
+        return float(self.prices[asin].rpartition("$")[2])
+
+    def wanted(self, asin: str) -> list[str]:
+        """The option values to choose of a product."""
+        if self.asked is not None:
+            return self.asked
+        groups = self.values.get(asin, {}).values()
+        return [value for group in groups for value in group if value in self.instruction]
+
+    def missing(self, asin: str) -> list[str]:
+        """The wanted option values that its page did not show."""
+        groups = self.values.get(asin)
+        shown = [value for group in (groups or {}).values() for value in group]
+        return [] if groups is None else [v for v in self.wanted(asin) if v not in shown]
+
+    def bought(self) -> str | None:
+        return self.item if self.score is not None else None
+
+    def has_attribute(self, asin: str) -> bool | None:
+        """As its features tell, or the score of its purchase tells; None if neither was seen."""
+        if self.attribute is None:
+            return None
+        if asin in self.features:
+            return self.attribute in self.features[asin]
+        if self.score is None or asin != self.item or self.kind not in self.titles[asin]:
+            return None
+        wanted = self.wanted(asin)
+        chosen = sum(value in self.chosen.values() for value in wanted)
+        full = (1 + chosen + (self.price(asin) <= self.limit)) / (len(wanted) + 2)
+        return self.score > full - 0.01
+
+    def unopened(self) -> list[str]:
+        return [asin for asin in self.titles if asin not in self.opened]
+
+
+# ---- Plans.
+
+
+def parse_plan(reflection: str) -> list[tuple[str, str]]:
+    """Clauses of the plan: (verb, what); ("buy", "") for buying.
+
+    >>> parse_plan("I chose blue. Plan: open BAK73, choose red, buy.")
+    [('open', 'BAK73'), ('choose', 'red'), ('buy', '')]
+    """
+    plan = []
+    for clause in reflection.partition("Plan: ")[2].removesuffix(".").split(", "):
+        verb, _, what = clause.partition(" ")
+        if clause == "buy" or (verb in VERBS and what):
+            plan.append((verb, what))
+    return plan
+
+
+def write_plan(plan: list[tuple[str, str]]) -> str:
+    """The inverse of parse_plan."""
+    return ", ".join(f"{verb} {what}".strip() for verb, what in plan)
+
+
+def purchase(asin: str, values: list[str]) -> list[tuple[str, str]]:
+    return [("open", asin), *(("choose", value) for value in values), ("buy", "")]
+
+
+def command(clause: tuple[str, str]) -> str:
+    """The action that carries out a clause."""
+    verb, what = clause
+    if verb == "search":
+        return f"search[{what}]"
+    return "click[Buy Now]" if verb == "buy" else f"click[{what}]"
+
+
+def follows(reflection: str, steps: list[Step]) -> bool:
+    """True if the actions carry out every clause of the reflection's plan, in order."""
+    return carried_out(parse_plan(reflection), steps, lambda action, c: action == command(c))
+
+
+# ---- The oracle.
+
+
+def oracle_reflection(observation: str, steps: list[Step]) -> str:
+    """What a perfect observer of this failed trial writes. It states only what the trial's text
+    showed.
+    """
+    notes = read_trial(Notes(observation), steps)
+    best = right_product(notes)
+    plan = purchase(best, notes.wanted(best)) if best else [("search", notes.kind)]
+    return f"{cause(notes)} Plan: {write_plan(plan)}."
+
+
+def right_product(notes: Notes) -> str | None:
+    """The product that fits, as far as the trial tells. Only products without a known fault can be
+    it: first one that is known to fit, then one that was opened, then any.
+    """
+    fitting = [asin for asin in notes.titles if not fault(notes, asin)]
+    known = [asin for asin in fitting if notes.has_attribute(asin)]
+    opened = [asin for asin in fitting if asin in notes.opened]
+    return next(iter([*known, *opened, *fitting]), None)
+
+
+def fault(notes: Notes, asin: str) -> str | None:
+    """Why a product can't be right, if the trial showed that."""
+    if notes.asked is not None and notes.kind not in notes.titles[asin]:
+        return f"{asin} was no {notes.kind}."
+    if notes.price(asin) > notes.limit:
+        return f"{asin} cost {notes.prices[asin]}, too much."
+    if missing := notes.missing(asin):
+        return f"{asin} had no {missing[0]}."
+    if notes.has_attribute(asin) is False:
+        return f"{asin} was not {notes.attribute}."
+    return None
+
+
+def cause(notes: Notes) -> str:
+    """The root cause in one sentence."""
+    if bought := notes.bought():
+        left = [v for v in notes.wanted(bought) if v not in notes.chosen.values()]
+        wrong = fault(notes, bought)
+        return wrong or (f"I did not choose {left[0]}." if left else f"{bought} did not fit.")
+    faults = [wrong for asin in notes.opened if (wrong := fault(notes, asin))]
+    if faults:
+        return faults[0]
+    if notes.opened:
+        return f"I opened {notes.item} too late."
+    return "I opened no product." if notes.titles else "I never searched."

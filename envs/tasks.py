@@ -1,0 +1,38 @@
+"""Where tasks come from: a generator with three splits, or a benchmark's own files. Each
+environment's `tasks.py` and `files.py` use these helpers. Read `envs/__init__.py` first.
+"""
+
+import json
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SPLITS = ("train", "seen", "unseen")
+
+
+def check_split(split: str) -> None:
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r}: must be train, seen or unseen")
+
+
+def draw_tasks(
+    env: str, generate: Callable[[random.Random, str, str], dict], split: str, n: int, seed: int
+) -> list[dict]:
+    """n tasks of a split, by `generate(rng, split, task id)`; the same arguments, the same tasks.
+    ValueError if there is no such split.
+    """
+    check_split(split)
+    rng = random.Random(f"{env} {split} {seed}")
+    return [generate(rng, split, f"{split}-{seed}-{i}") for i in range(n)]
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """The content of a JSON file; if there is none, ValueError with path and reason in one line."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested too deeply
+        raise ValueError(f"{path}: not JSON, or only a part of it ({error})") from None
