@@ -13,6 +13,7 @@ from served import KEY
 
 import envs
 from retro import tokenizer
+from retro.interop.open import open_model
 from retro.model import GPT, GPTConfig
 from retro.pretrain.corpus import pieces
 
@@ -38,10 +39,16 @@ def tiny_base(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture
+def tiny_lm(tiny_base):
+    """That base as a LanguageModel, a new one for each test."""
+    return open_model(str(tiny_base), torch.device("cpu"), False)
+
+
 @pytest.fixture(scope="session")
 def shipped():
-    """(model, tokenizer) of the base in assets/."""
-    return GPT.from_pretrained(ASSETS), tokenizer.load(ASSETS)
+    """The base in assets/ as a LanguageModel; whoever adds an adapter takes one of their own."""
+    return open_model(str(ASSETS), torch.device("cpu"), False)
 
 
 @pytest.fixture(scope="session")

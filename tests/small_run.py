@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import envs
 import eval as evaluation
 import train
 from retro import actor, reflect
@@ -57,16 +58,16 @@ def short_games():
 
 
 def shorten(patch):
-    make = train.envs.make
+    make = envs.make
 
-    def short(names):
-        env = make(names)
-        if "household" in env.parts:
-            env.parts["household"].max_steps = 3
+    def short(name, **kwargs):
+        env = make(name, **kwargs)
+        if name == "household":
+            env.max_steps = 3
         return env
 
-    patch.setitem(train.envs.CLASSES, "guess", Partial)
-    patch.setattr(train.envs, "make", short)
+    patch.setitem(envs.CLASSES, "guess", Partial)
+    patch.setattr(envs, "make", short)  # `make_all` makes them with it too
     patch.setattr(train, "CHUNK", 2)
     patch.setattr(train, "draw_picture", lambda *args: None)
     patch.setattr(actor, "ACTION_TOKENS", 2)
