@@ -13,9 +13,11 @@ from served import KEY
 
 import envs
 from retro import tokenizer
+from retro.interop.hf_tokenizer import as_tokenizer_json
 from retro.interop.open import open_model
 from retro.model import GPT, GPTConfig
 from retro.pretrain.corpus import pieces
+from retro.run.files import write_json
 
 os.environ["OMP_NUM_THREADS"] = "1"  # small tensors; and two threads collapse where a core is busy
 torch.set_num_threads(1)
@@ -35,6 +37,20 @@ def tiny_base(tmp_path_factory) -> Path:
     model.lm_head.weight.data.mul_(
         10
     )  # logits of size 1, so that samples differ and training moves something
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_chat(tiny_base, tmp_path_factory) -> Path:
+    """A random chat model as a Hugging Face folder: ChatML, another width than the base."""
+    folder, ours = tmp_path_factory.mktemp("tiny-chat"), tokenizer.load(tiny_base)
+    special = {name: len(ours.ranks) + i for i, name in enumerate(("<|im_start|>", "<|im_end|>"))}
+    write_json(folder / "tokenizer.json", as_tokenizer_json(ours.ranks, ours.pattern, special))
+    write_json(folder / "tokenizer_config.json", {"eos_token": "<|im_end|>"})
+    config = GPTConfig(len(ours.ranks) + 2, 48, 64, 2, 2, 1, 2560)
+    model = GPT(config, torch.Generator().manual_seed(1))
+    model.lm_head.weight.data.mul_(10)
     model.save_pretrained(folder)
     return folder
 
