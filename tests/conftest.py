@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from served import KEY
+from small_run import small_run  # noqa: F401
 
 import envs
 from retro import tokenizer

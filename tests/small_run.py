@@ -1,6 +1,7 @@
 """A whole run, small: its settings, what it leaves behind, how it is killed and evaluated."""
 
 import json
+from functools import cache
 
 import pytest
 
@@ -46,6 +47,27 @@ def config(base, folder, **changes):
         best_of=2,
     )
     return train.Config(run_dir=str(folder), base=str(base), **small | changes)
+
+
+@pytest.fixture(scope="session")
+def small_run(tiny_base, tmp_path_factory):
+    """small_run(mode) -> the folder of a whole run of that mode, the same for all tests; with
+    `guess=True` of one environment and one update.
+    """
+
+    @cache
+    def run(mode="online", guess=False):
+        folder = tmp_path_factory.mktemp("small-run") / mode
+        with pytest.MonkeyPatch.context() as patch:
+            shorten(patch)
+            train.main(config(tiny_base, folder, mode=mode, **GUESS if guess else {}))
+        return folder
+
+    return run
+
+
+# tasks enough that some reflection of a base that knows nothing raises a return, for SFT
+GUESS = dict(envs="guess", updates=1, train_tasks=8)
 
 
 @pytest.fixture(scope="module", autouse=True)
