@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from retro.interop.chat import answer, frame, line_ends, template_of
-from retro.interop.guides import REFLECT
+from retro.interop.guides import REFLECTION_RULES
 from retro.memory import FIELDS, ReplayBuffer
 from retro.prompts import one_line
 from retro.reflect import RANGES, Recorded, Reflection, framed
@@ -25,7 +25,7 @@ KINDS: dict[str, type | tuple] = {
 
 def as_text(reflection: Reflection, coder: AnyTokenizer) -> dict[str, str]:
     """A reflection's prompt and response as a row holds them."""
-    before, after = frame(coder, REFLECT)
+    before, after = frame(coder, REFLECTION_RULES)
     ids, response = reflection.prompt_ids, answer(coder, reflection.response_ids)
     if reflection.response_ids[-1] in line_ends(coder):
         response = response.rstrip("\n") + "\n"

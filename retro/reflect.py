@@ -26,7 +26,7 @@ from retro import prompts
 from retro.fast.decoder import decoder_of
 from retro.generate import generate, pad
 from retro.interop.chat import answer, frame, line_ends, template_of
-from retro.interop.guides import REFLECT
+from retro.interop.guides import REFLECTION_RULES
 from retro.lora import adapter_off
 from retro.model import GPT, Cache
 from retro.run.device import autocast, release_memory
@@ -95,7 +95,7 @@ def framed(
     """text + request as ids, in a chat model's frame. Of a text that makes more than `limit` the
     middle is left out, but not its `start` if that fits in half of the room.
     """
-    before, after = frame(tokenizer, REFLECT)
+    before, after = frame(tokenizer, REFLECTION_RULES)
     ids, asked = tokenizer.encode(text), tokenizer.encode(request)
     room = limit - len(before) - len(asked) - len(after)
     if len(ids) > room:

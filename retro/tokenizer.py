@@ -19,7 +19,7 @@ from pathlib import Path
 import regex  # tiktoken brings it along
 import tiktoken
 
-from retro.interop.hf_tokenizer import HFTokenizer, check_pattern, encode
+from retro.interop.hf_tokenizer import HFTokenizer, check_pattern, encode_text
 from retro.run.files import read_bytes, read_json, write_atomically, write_json
 
 PATTERN = r" ?\p{L}+(?: \p{N}{1,2}(?!\p{N}))?| ?\p{N}{1,3}|\n| ?>| ?[^\s\p{L}\p{N}>]+|[^\S\n]+"
@@ -42,7 +42,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`; "<|eos|>" in it is ordinary text: a special id is only put by hand."""
-        return encode(self.encoding, text)
+        return encode_text(self.encoding, text)
 
     def decode(self, ids: list[int]) -> str:
         """Text of `ids`, special tokens by name; bytes that are not UTF-8 become U+FFFD."""

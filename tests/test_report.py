@@ -108,7 +108,7 @@ def test_tokens_are_weighed_as_a_plain_forward_pass_weighs_them(tiny_base, chain
 def test_characters_cut_into_several_tokens_stay_whole(tiny_base):
     coder = tokenizer.load(tiny_base)
     text = " é漢🙂 mug 1\n"
-    parts = report.pieces(coder, coder.encode(text))
+    parts = report.token_texts(coder, coder.encode(text))
     assert "".join(parts) == text and len(parts) == len(coder.encode(text))
 
 

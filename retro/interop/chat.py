@@ -1,12 +1,14 @@
 """Chat templates: how an instruction-tuned model was shown who speaks.
 
+Read before: hf_tokenizer.py.
+
     ChatML (SmolLM2, Qwen2.5)    <|im_start|>user\\nTEXT<|im_end|>\\n ... <|im_start|>assistant\\n
     Llama 3     <|begin_of_text|><|start_header_id|>user<|end_header_id|>\\n\\nTEXT<|eot_id|> ...
 
-The special tokens tell which: a model is taken for a chat model when the token that ends a turn is
-also its end token, which a base model of the same vocabulary has not. Special tokens are put by
-hand, so a text that spells one cannot end its turn. Left out: tools, and the system message that
-some files add of themselves; give one.
+The special tokens tell which template a model has. A model is a chat model if its end token is the
+token that ends a turn; a base model of the same vocabulary has another end token. Special tokens
+are put by hand, so a text that spells one cannot end its turn. Left out: tools, and the system
+message that some files add by themselves; give one.
 """
 
 from collections.abc import Sequence
@@ -18,84 +20,87 @@ from retro.tokenizer import AnyTokenizer
 TURN_ENDS = {"<|im_end|>": "chatml", "<|eot_id|>": "llama3"}
 
 
-def template_of(coder: AnyTokenizer) -> str | None:
-    """chatml, llama3, or None: not a chat model, it continues plain text."""
+def template_of(tokenizer: AnyTokenizer) -> str | None:
+    """chatml, llama3, or None for a model that continues plain text."""
     for name, template in TURN_ENDS.items():
-        if coder.special_tokens.get(name) == coder.eos:
+        if tokenizer.special_tokens.get(name) == tokenizer.eos:
             return template
     return None
 
 
-def chat_prompt(coder: AnyTokenizer, messages: Sequence[tuple[str, str]]) -> list[int]:
-    """Ids of (role, text) messages and of the head of the assistant's answer; roles are system,
+def chat_prompt(tokenizer: AnyTokenizer, messages: Sequence[tuple[str, str]]) -> list[int]:
+    """Ids of (role, text) messages and of the head of the assistant's answer. Roles are system,
     user and assistant. ValueError if the model is not a chat model.
     """
-    special, encode, template = coder.special_tokens, coder.encode, template_of(coder)
+    special, encode, template = tokenizer.special_tokens, tokenizer.encode, template_of(tokenizer)
     if template is None:
-        raise ValueError(f"the tokenizer has no chat template: its end token is {coder.eos}")
-    ids = [] if coder.bos is None else [coder.bos]
+        raise ValueError(f"the tokenizer has no chat template: its end token is {tokenizer.eos}")
+    ids = [] if tokenizer.bos is None else [tokenizer.bos]
     for role, text in messages:
         if template == "chatml":  # role and text as one, as the models were trained
             ids += [special["<|im_start|>"], *encode(f"{role}\n{text}")]
         else:
-            ids += _name(coder, role) + encode(f"\n\n{text.strip()}")
-        ids += _tail(coder)
-    return ids + _head(coder, "assistant")
+            ids += _name(tokenizer, role) + encode(f"\n\n{text.strip()}")
+        ids += _tail(tokenizer)
+    return ids + _head(tokenizer, "assistant")
 
 
-def frame(coder: AnyTokenizer, system: str) -> tuple[list[int], list[int]]:
-    """What stands before and after a user's text, so that a long one can be cut to fit between:
-    before + encode(text) + after is the chat_prompt of both messages, for a text without white
-    space at its ends. A model that continues plain text has only its `bos` before it.
+def frame(tokenizer: AnyTokenizer, system: str) -> tuple[list[int], list[int]]:
+    """The ids before and after a user's text, so that a long text can be cut to fit in between.
+    before + encode(text) + after is the chat_prompt of both messages, if the text has no white
+    space at its ends. A model that continues plain text has only its `bos` before the text.
     """
-    if template_of(coder) is None:
-        return [] if coder.bos is None else [coder.bos], []
-    answer_head = _head(coder, "assistant")
-    before = chat_prompt(coder, [("system", system)])[: -len(answer_head)]
-    return before + _head(coder, "user"), _tail(coder) + answer_head
+    if template_of(tokenizer) is None:
+        return [] if tokenizer.bos is None else [tokenizer.bos], []
+    answer_head = _head(tokenizer, "assistant")
+    before = chat_prompt(tokenizer, [("system", system)])[: -len(answer_head)]
+    return before + _head(tokenizer, "user"), _tail(tokenizer) + answer_head
 
 
-def _head(coder: AnyTokenizer, role: str) -> list[int]:
-    if template_of(coder) == "chatml":
-        return [coder.special_tokens["<|im_start|>"], *coder.encode(f"{role}\n")]
-    return _name(coder, role) + coder.encode("\n\n")
+def _head(tokenizer: AnyTokenizer, role: str) -> list[int]:
+    if template_of(tokenizer) == "chatml":
+        return [tokenizer.special_tokens["<|im_start|>"], *tokenizer.encode(f"{role}\n")]
+    return _name(tokenizer, role) + tokenizer.encode("\n\n")
 
 
-def _name(coder: AnyTokenizer, role: str) -> list[int]:
-    special = coder.special_tokens
-    return [special["<|start_header_id|>"], *coder.encode(role), special["<|end_header_id|>"]]
+def _name(tokenizer: AnyTokenizer, role: str) -> list[int]:
+    special = tokenizer.special_tokens
+    return [special["<|start_header_id|>"], *tokenizer.encode(role), special["<|end_header_id|>"]]
 
 
-def _tail(coder: AnyTokenizer) -> list[int]:
-    return [coder.eos, *(coder.encode("\n") if template_of(coder) == "chatml" else ())]
+def _tail(tokenizer: AnyTokenizer) -> list[int]:
+    return [tokenizer.eos, *(tokenizer.encode("\n") if template_of(tokenizer) == "chatml" else ())]
 
 
-def encode_decoded(coder: AnyTokenizer, text: str) -> list[int]:
-    """Ids of a prompt that `decode` wrote: special tokens, there by name, are tokens again. Not for
-    a text from elsewhere, which could spell one.
+def encode_decoded(tokenizer: AnyTokenizer, text: str) -> list[int]:
+    """Ids of a prompt that `decode` wrote: the names of special tokens become these tokens again.
+    Not for a text from elsewhere, which could spell such a name.
     """
-    parts = split_at(text, set(coder.special_tokens))
-    ids = [[coder.special_tokens[p]] if n % 2 else coder.encode(p) for n, p in enumerate(parts)]
-    return [i for part in ids for i in part]
+    ids: list[int] = []
+    special = tokenizer.special_tokens
+    for n, part in enumerate(split_at(text, set(special))):
+        ids += [special[part]] if n % 2 else tokenizer.encode(part)
+    return ids
 
 
-def answer(coder: AnyTokenizer, ids: Sequence[int]) -> str:
-    """The text of sampled ids, up to the first special token: the turn's end. A base of ours has no
-    turns: there the end of a document is spelled.
+def answer(tokenizer: AnyTokenizer, ids: Sequence[int]) -> str:
+    """The text of sampled ids, up to the first special token, which ends the turn. A base of ours
+    has no turns: there the end of a document is spelled out.
     """
-    special: set[int] = set(coder.special_tokens.values() if isinstance(coder, HFTokenizer) else ())
+    pretrained = isinstance(tokenizer, HFTokenizer)
+    special = set(tokenizer.special_tokens.values()) if pretrained else set()
     end = next((n for n, i in enumerate(ids) if i in special), len(ids))
-    return coder.decode(list(ids[:end]))
+    return tokenizer.decode(list(ids[:end]))
 
 
 @lru_cache(maxsize=4)
-def line_breaks(coder: AnyTokenizer) -> tuple[int, ...]:
+def line_breaks(tokenizer: AnyTokenizer) -> tuple[int, ...]:
     """Every token with a line break in it: a pretrained vocabulary has many ("\\n\\n", ".\\n")."""
-    return tuple(i for token, i in coder.ranks.items() if b"\n" in token)
+    return tuple(i for token, i in tokenizer.ranks.items() if b"\n" in token)
 
 
-def line_ends(coder: AnyTokenizer) -> tuple[int, ...]:
+def line_ends(tokenizer: AnyTokenizer) -> tuple[int, ...]:
     """The ids to stop at for an answer of one line: line breaks, and a pretrained model's end
-    token; ours ends documents, not lines.
+    token. The end token of our base ends documents, not lines.
     """
-    return line_breaks(coder) + ((coder.eos,) if isinstance(coder, HFTokenizer) else ())
+    return line_breaks(tokenizer) + ((tokenizer.eos,) if isinstance(tokenizer, HFTokenizer) else ())

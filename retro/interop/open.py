@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import torch
 
-from retro import tokenizer
 from retro.actor import MEMORY, TEMPERATURE, GPTActor
 from retro.interop.api_actor import APIActor
 from retro.interop.endpoint import Budget, Client
@@ -20,6 +19,7 @@ from retro.model import GPT
 from retro.run.cli import option
 from retro.run.files import read_json
 from retro.tokenizer import AnyTokenizer
+from retro.tokenizer import load as load_tokenizer
 
 API = "models behind an API"  # the heading of these options
 
@@ -79,14 +79,14 @@ def open_client(options: ActorOptions, model: str, budget: Budget) -> Client:
 
 def open_model(folder: str, device: torch.device, bfloat16: bool) -> tuple[GPT, AnyTokenizer]:
     """A model and its tokenizer, ours or a pretrained one's; ValueError if they do not fit."""
-    reader = tokenizer.load(folder)
+    tokenizer = load_tokenizer(folder)
     model = GPT.from_pretrained(folder, device, torch.bfloat16 if bfloat16 else None)
-    if reader.vocab_size > model.config.vocab_size:
+    if tokenizer.vocab_size > model.config.vocab_size:
         raise ValueError(
-            f"{folder}: the tokenizer has {reader.vocab_size} tokens, the model "
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model "
             f"{model.config.vocab_size}"
         )
-    return model, reader
+    return model, tokenizer
 
 
 def open_actor(
@@ -101,7 +101,7 @@ def open_actor(
         client = open_client(options, options.actor_model, budget)
         return APIActor(client, names, temperature, generator, options.examples, memory)
     folder = options.actor or base
-    model, reader = loaded.get(folder) or open_model(
+    model, tokenizer = loaded.get(folder) or open_model(
         folder, generator.device, options.bfloat16 and folder != base
     )
-    return GPTActor(model, reader, temperature, generator, memory, names)
+    return GPTActor(model, tokenizer, temperature, generator, memory, names)

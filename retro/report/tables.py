@@ -1,4 +1,7 @@
-"""Results: success by retry with its intervals, as numbers, as a table, as a picture."""
+"""Results: success by retry with its intervals, as numbers, as a table, as a picture.
+
+Read before: retro/evaluate.py (chains of trials).
+"""
 
 import math
 from collections.abc import Sequence
@@ -24,8 +27,8 @@ def wilson(successes: int, n: int, z: float = 1.959964) -> list[float]:
 def summary(chains: Sequence[Sequence[Trajectory]], retries: int) -> dict:
     """Success by retry 0..N: cumulative, with intervals; given that all before failed; mean return.
 
-    conditional_by_retry[i] is the share that succeeds at trial i of those that reach it (null if
-    none does); mean_return_by_retry[i] counts a solved task as 1 from then on.
+    conditional_by_retry[i]: of the tasks that reach trial i, the share that succeeds there (null if
+    none reaches it). mean_return_by_retry[i] counts a solved task as 1 from then on.
     """
     n = len(chains)
     solved = [
@@ -66,9 +69,7 @@ def report(env: str, split: str, seed: int, chains: dict, retries: int) -> dict:
 
 
 def draw_picture(reports: Sequence[dict], path: str | Path) -> bool:
-    """Success by retry with its intervals, an environment beside the other; False where matplotlib
-    is not installed.
-    """
+    """Success by retry with intervals, a plot for each environment; False without matplotlib."""
     try:
         import matplotlib
     except ImportError:

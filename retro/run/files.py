@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 @contextmanager
 def named(path: str | Path) -> Iterator[None]:
-    """An OSError in here names the file; Python leaves it out when the disk is full."""
+    """An OSError inside names the file, which Python leaves out when the disk is full."""
     try:
         yield
     except OSError as error:
@@ -65,8 +65,8 @@ def read_json(path: str | Path) -> dict:
 def read_tensors(
     path: str | Path, device: torch.device | None = None, dtype: torch.dtype | None = None
 ) -> dict[str, torch.Tensor]:
-    """All tensors of a safetensors file (nothing is unpickled), those of a float type in `dtype`
-    when given; ValueError when the file is broken.
+    """All tensors of a safetensors file; nothing is unpickled. Float tensors get `dtype`, when it
+    is given. ValueError when the file is broken.
     """
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file, expected a safetensors file")
@@ -75,7 +75,7 @@ def read_tensors(
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
         for name in names:
-            with safe_open(path, framework="pt") as file:  # anew: a map keeps what was read of it
+            with safe_open(path, framework="pt") as file:  # a new map: an old one keeps its pages
                 tensor = file.get_tensor(name)
             kind = dtype if tensor.is_floating_point() else None
             tensors[name] = tensor.to(device=device, dtype=kind, copy=True)
@@ -93,21 +93,21 @@ def read_checkpoint(
     if path.exists() or not index.exists():
         files = [path]
     else:
-        places = read_json(index).get("weight_map")
-        if not isinstance(places, dict) or not all(isinstance(f, str) for f in places.values()):
+        file_of = read_json(index).get("weight_map")
+        if not isinstance(file_of, dict) or not all(isinstance(f, str) for f in file_of.values()):
             raise ValueError(f"{index}: weight_map is not an object of tensors and their files")
-        files = [path.with_name(Path(name).name) for name in sorted(set(places.values()))]
+        files = [path.with_name(Path(name).name) for name in sorted(set(file_of.values()))]
     tensors: dict[str, torch.Tensor] = {}
     for file in files:
         tensors |= read_tensors(file, device, dtype)
-    # a table that old Llama checkpoints store and every program computes
+    # old Llama checkpoints store this table, which every program computes itself
     return {n: t for n, t in tensors.items() if not n.endswith("rotary_emb.inv_freq")}
 
 
 def check_tensors(
     path: str | Path, tensors: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]
 ) -> None:
-    """ValueError on the first tensor read from `path` that is missing, foreign or does not fit."""
+    """ValueError on the first tensor of `path` that is missing, unknown or of another shape."""
     for name in sorted(wanted.keys() | tensors.keys()):
         if name not in tensors:
             raise ValueError(f"{path}: tensor {name} is missing")
