@@ -140,7 +140,7 @@ def nothing_is_played(monkeypatch):
     monkeypatch.setattr(train.envs, "make", make)
 
 
-@pytest.mark.parametrize("reflector", ["base", "chat"])
+@pytest.mark.parametrize("reflector", ["base", pytest.param("chat", marks=pytest.mark.slow)])
 def test_training_from_a_buffer_alone(
     own, tiny_base, chat_model, tmp_path, nothing_is_played, monkeypatch, reflector
 ):

@@ -80,7 +80,8 @@ def test_bound_tokens_are_mentions_and_name_the_place(tiny_base):
         assert sum(sight == 1 for *_, sight in document.binding_targets) == 2 * firsts
 
 
-def test_shards_are_a_function_of_their_number(tiny_base):
+def test_shards_are_a_function_of_their_number(tiny_base, monkeypatch):
+    monkeypatch.setattr(corpus, "DOCUMENTS", 16)
     job = ShardJob(("household",), str(tiny_base), 0, 3, 0.3, 0.8)
     assert shard_documents(job) == shard_documents(job)
     assert shard_documents(job) != shard_documents(job._replace(number=4))
