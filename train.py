@@ -32,8 +32,17 @@ from retro.evaluate import LONG, Evaluation, Reflector, evaluate, measure_gap, m
 from retro.interop.endpoint import Budget
 from retro.interop.open import ActorOptions, RoleOptions, open_actor, open_model
 from retro.language_model import LanguageModel
-from retro.learn import Arena, Baselines, FailedTrial, by_id, check_health, collect, draw
-from retro.learn import rollout, update
+from retro.learn import (
+    Arena,
+    Baselines,
+    FailedTrial,
+    by_id,
+    check_health,
+    collect,
+    draw,
+    rollout,
+    update,
+)
 from retro.lora import adapter_state, save_adapter
 from retro.memory import Rated, read_buffer, replay_buffer
 from retro.policy import Policy

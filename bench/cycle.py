@@ -17,7 +17,7 @@ import torch
 import envs
 from bench import peers, update
 from bench.timing import Row, synchronise
-from retro import prompts, tokenizer
+from retro import prompts
 from retro.actor import ACTION_TOKENS, TEMPERATURE, GPTActor
 from retro.reflect import (
     REFLECTION_TOKENS,
@@ -29,6 +29,7 @@ from retro.reflect import (
 )  # fmt: skip
 from retro.run.device import autocast, pick_device
 from retro.run.seeds import seeded
+from retro.tokenizer import load as load_tokenizer
 from retro.trial import run_in_batches
 
 PHASES = ("first_trials", "reflect", "retry", "update")
@@ -75,16 +76,16 @@ def now() -> float:
 class Ours:
     def __init__(self):
         self.policy, self.optimizer = update.our_policy(adapt_prompt=False)
-        self.coder, self.model = tokenizer.load(peers.BASE), self.policy.model
+        self.tokenizer, self.model = load_tokenizer(peers.BASE), self.policy.model
         self.generator = seeded("bench cycle", device=pick_device())
-        self.actor = GPTActor(self.model, self.coder, TEMPERATURE, self.generator)
+        self.actor = GPTActor(self.model, self.tokenizer, TEMPERATURE, self.generator)
 
     def reflect(self, trials) -> list[Reflection]:
         context = self.model.config.max_position_embeddings
-        asked = [reflection_prompt(trial, self.coder, context) for trial in trials]
+        asked = [reflection_prompt(trial, self.tokenizer, context) for trial in trials]
         self.read = list(read_prompts(self.model, asked))  # serves the update, too
-        return reflect(self.model, self.coder, trials, temperature=1.0, generator=self.generator,
-                       read=self.read)  # fmt: skip
+        return reflect(self.model, self.tokenizer, trials, temperature=1.0,
+                       generator=self.generator, read=self.read)  # fmt: skip
 
     def learn(self, reflections, ratings) -> None:
         update.our_update((self.policy, self.optimizer), update.MINIBATCH, reflections, ratings,
@@ -93,21 +94,21 @@ class Ours:
 
 class Theirs:
     def __init__(self):
-        self.coder, adapter = tokenizer.load(peers.BASE), peers.ours(True)
+        self.tokenizer, adapter = load_tokenizer(peers.BASE), peers.ours(True)
         self.context = adapter.config.max_position_embeddings
-        self.actor = PeersActor(self.coder, TEMPERATURE, peers.fast_dtype())
+        self.actor = PeersActor(self.tokenizer, TEMPERATURE, peers.fast_dtype())
         self.trainer = update.trl_trainer(adapter, 8, 8, update.EPOCHS)
 
     def reflect(self, trials) -> list[Reflection]:
-        asked = [reflection_prompt(trial, self.coder, self.context) for trial in trials]
+        asked = [reflection_prompt(trial, self.tokenizer, self.context) for trial in trials]
         with autocast(pick_device()):
             answers = self.trainer.generate(
                 [torch.tensor(ids, device=pick_device()) for ids in asked],
                 batch_size=32, return_prompt=False, do_sample=True, top_k=0, pad_token_id=0,
-                max_new_tokens=REFLECTION_TOKENS, eos_token_id=self.coder.encode("\n")[0],
+                max_new_tokens=REFLECTION_TOKENS, eos_token_id=self.tokenizer.encode("\n")[0],
             )  # fmt: skip
         ids = [answer.tolist() for answer in answers]
-        texts = [prompts.one_line(self.coder.decode(row)) for row in ids]
+        texts = [prompts.one_line(self.tokenizer.decode(row)) for row in ids]
         return [Reflection(x, y, [], text) for x, y, text in zip(asked, ids, texts)]
 
     def learn(self, reflections, ratings) -> None:
@@ -122,8 +123,8 @@ class PeersActor:
 
     memory = 3  # reflections that it reads
 
-    def __init__(self, coder, temperature: float, dtype):
-        self.model, self.coder = peers.theirs(dtype=dtype).eval(), coder
+    def __init__(self, tokenizer, temperature: float, dtype):
+        self.model, self.tokenizer = peers.theirs(dtype=dtype).eval(), tokenizer
         self.sampling = {"do_sample": False}
         if temperature > 0:
             self.sampling = {"do_sample": True, "temperature": temperature, "top_k": 0}
@@ -134,14 +135,14 @@ class PeersActor:
 
     def act(self, rows) -> list[str]:
         limit = self.model.config.max_position_embeddings - ACTION_TOKENS
-        read = [self.coder.encode(self.texts[row] + prompts.ACT)[-limit:] for row in rows]
+        read = [self.tokenizer.encode(self.texts[row] + prompts.ACT)[-limit:] for row in rows]
         padded = peers.left_padded(read, pick_device())
         ids = self.model.generate(
             **padded, **self.sampling, max_new_tokens=ACTION_TOKENS,
-            eos_token_id=self.coder.encode("\n")[0],
+            eos_token_id=self.tokenizer.encode("\n")[0],
         )  # fmt: skip
         new = ids[:, padded["input_ids"].shape[1] :].tolist()
-        actions = [self.coder.decode(row).partition("\n")[0].strip() for row in new]
+        actions = [self.tokenizer.decode(row).partition("\n")[0].strip() for row in new]
         for row, action in zip(rows, actions):
             self.texts[row] += f"{prompts.ACT} {action}"
         return actions
@@ -153,12 +154,12 @@ class PeersActor:
 
 def check(name: str) -> None:
     """Greedy and in float32, both actors play the same trials."""
-    env, coder = envs.make("household", max_steps=4), tokenizer.load(peers.BASE)
+    env, tokenizer = envs.make("household", max_steps=4), load_tokenizer(peers.BASE)
     tasks = env.tasks("train", 4, 0)
     with patch("retro.actor.autocast", lambda device: nullcontext()):
-        mine = GPTActor(peers.ours(), coder, 0.0, seeded("unused", device=pick_device()))
+        mine = GPTActor(peers.ours(), tokenizer, 0.0, seeded("unused", device=pick_device()))
         trials = run_in_batches(env, tasks, mine, [[]] * len(tasks))
-    other = run_in_batches(env, tasks, PeersActor(coder, 0.0, torch.float32), [[]] * len(tasks))
+    other = run_in_batches(env, tasks, PeersActor(tokenizer, 0.0, torch.float32), [[]] * len(tasks))
     agree = sum(a.text() == b.text() for a, b in zip(trials, other))
     if agree < len(tasks) - 1:  # a near tie may fall either way
         raise ValueError(f"{name}: ours and theirs play the same trial in {agree} of 4 tasks only")

@@ -9,12 +9,12 @@ from tempfile import TemporaryDirectory
 import torch
 
 import envs
-from retro import tokenizer
 from retro.actor import GPTActor
 from retro.lora import add_lora, lora_parameters, save_adapter
 from retro.model import GPT
 from retro.run.device import autocast, pick_device
 from retro.run.seeds import seeded
+from retro.tokenizer import load as load_tokenizer
 from retro.trial import run_in_batches
 
 BASE = Path(__file__).parent.parent / "assets"
@@ -57,8 +57,8 @@ def fast_dtype() -> torch.dtype:
 def prompts(n: int, shortest: int = 50, longest: int = 300) -> list[list[int]]:
     """n beginnings of household trials, of mixed length (tokens)."""
     rng, texts = random.Random(0), [trial.text() for trial in trials(16)]
-    coder = tokenizer.load(BASE)
-    ids = coder.encode("\n".join(texts))
+    tokenizer = load_tokenizer(BASE)
+    ids = tokenizer.encode("\n".join(texts))
     starts = [rng.randrange(len(ids) - longest) for _ in range(n)]
     return [ids[start : start + rng.randint(shortest, longest)] for start in starts]
 
@@ -74,6 +74,6 @@ def left_padded(rows: list[list[int]], device):
 @cache
 def trials(n: int) -> list:
     """First trials of n household tasks by the shipped actor."""
-    env, coder = envs.make("household"), tokenizer.load(BASE)
-    actor = GPTActor(ours(), coder, 0.7, seeded("bench trials", device=pick_device()))
+    env, tokenizer = envs.make("household"), load_tokenizer(BASE)
+    actor = GPTActor(ours(), tokenizer, 0.7, seeded("bench trials", device=pick_device()))
     return run_in_batches(env, env.tasks("train", n, 0), actor, [[]] * n)

@@ -14,11 +14,11 @@ import torch
 
 from bench import peers
 from bench.timing import Row, in_turn, same
-from retro import tokenizer
 from retro.lora import lora_parameters
 from retro.ppo import Batch, ppo_update
 from retro.reflect import Reflection, ReflectionPolicy, reflection_prompt
 from retro.run.seeds import seeded
+from retro.tokenizer import load as load_tokenizer
 
 MINIBATCH, EPOCHS, LR, KL = 32, 2, 1e-3, 0.02  # as in train.py, whose minibatches are of 16
 
@@ -45,12 +45,12 @@ def written(n: int) -> list[Reflection]:
     """n reflections, with the oracle's words, on trials of the shipped actor."""
     import envs
 
-    env, coder = envs.make("household"), tokenizer.load(peers.BASE)
+    env, tokenizer = envs.make("household"), load_tokenizer(peers.BASE)
     found = []
     for trial in (peers.trials(min(n, 64)) * n)[:n]:
         text = " " + env.oracle_reflection(trial.observation, trial.exchanges) + "\n"
-        prompt = reflection_prompt(trial, coder, peers.ours().config.max_position_embeddings)
-        found.append(Reflection(prompt, coder.encode(text), [], text))
+        prompt = reflection_prompt(trial, tokenizer, peers.ours().config.max_position_embeddings)
+        found.append(Reflection(prompt, tokenizer.encode(text), [], text))
     return found
 
 
@@ -87,8 +87,8 @@ def trl_trainer(adapter_of, n: int, minibatch: int, epochs: int, optimizer=ADAMW
     for weight in model.v_head.parameters():
         weight.data.zero_()
     words = {str(i): i for i in range(adapter_of.config.vocab_size)}  # only padding and end matter
-    end = tokenizer.load(peers.BASE).encode("\n")[0]
-    coder = PreTrainedTokenizerFast(
+    end = load_tokenizer(peers.BASE).encode("\n")[0]
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel(words, "0")), pad_token="0", eos_token=str(end)
     )
     bf16 = mixed and peers.fast_dtype() == torch.bfloat16
@@ -99,7 +99,7 @@ def trl_trainer(adapter_of, n: int, minibatch: int, epochs: int, optimizer=ADAMW
     )  # fmt: skip
     weights = [p for p in model.parameters() if p.requires_grad]
     AcceleratorState._reset_state()  # it would keep the precision of an earlier trainer
-    return PPOTrainer(config, model, None, coder, optimizer=optimizer(weights))
+    return PPOTrainer(config, model, None, tokenizer, optimizer=optimizer(weights))
 
 
 def trl_step(trainer, reflections, ratings) -> dict:

@@ -14,7 +14,7 @@ from served import KEY
 import envs
 from retro import tokenizer
 from retro.model import GPT, GPTConfig
-from retro.pretrain.corpus import pieces
+from retro.pretrain.corpus import weighted_texts
 
 os.environ["OMP_NUM_THREADS"] = "1"  # small tensors; and two threads collapse where a core is busy
 torch.set_num_threads(1)
@@ -26,7 +26,7 @@ def tiny_base(tmp_path_factory) -> Path:
     """A folder with a random GPT of 2 layers and a tokenizer of household text."""
     folder, rng = tmp_path_factory.mktemp("tiny-base"), random.Random(0)
     stream = envs.make("household").demonstrations("train", "tiny", 0.5)
-    texts = ["".join(text for text, _ in pieces(d, rng)) for d in islice(stream, 60)]
+    texts = ["".join(text for text, _ in weighted_texts(d, rng)) for d in islice(stream, 60)]
     coder = tokenizer.train(texts, 512)
     coder.save(folder)
     config = GPTConfig(coder.vocab_size, 32, 64, 2, 2, 1, 2560)

@@ -9,12 +9,12 @@ from email.message import Message
 from threading import Event
 
 import pytest
+from envs.alfworld_files import load_game
 from test_hotpot import ITEM
 from test_household_games import GRAMMAR, PLAIN_GOAL, PROBLEM
 from test_shop_files import ATTRIBUTES, HUMAN, PRODUCTS
 
 import envs
-from envs.alfworld_files import load_game
 from retro import tokenizer
 from retro.interop import api_actor, post
 from retro.interop.endpoint import Budget, Client

@@ -6,15 +6,15 @@ import re
 from itertools import islice
 
 import pytest
-
-import envs
 from envs.chains import SLIPS, play
 from envs.hotpot_notes import bindings, everything, pairs, parse_goal, questions, read_trial
 from envs.hotpot_players import Player
 from envs.hotpot_reflections import flawed_reflection, follows, oracle_reflection, parse_plan
 from envs.hotpot_worlds import NAMES, cut_names
+
+import envs
 from retro import tokenizer
-from retro.pretrain.corpus import UNBOUND, encode, pieces
+from retro.pretrain.corpus import UNBOUND, to_document, weighted_texts
 from retro.prompts import transcript, well_formed
 
 COMPOUND = re.compile(
@@ -39,7 +39,7 @@ def test_the_reader_of_the_whole_world_knows_the_answer():
 def test_unseen_names_are_in_no_training_text():
     env, rng = envs.make("hotpot"), random.Random(0)
     docs = islice(env.demonstrations("train", "test", 0.3, 0.25), 1500)
-    known = set(COMPOUND.findall("\n".join(t for d in docs for t, _ in pieces(d, rng))))
+    known = set(COMPOUND.findall("\n".join(t for d in docs for t, _ in weighted_texts(d, rng))))
     known |= set(COMPOUND.findall(json.dumps(env.tasks("train", 200, 0))))
     unseen = set(COMPOUND.findall(json.dumps(env.tasks("unseen", 300, 0))))
     assert len(known) > 1000 and len(unseen) > 300, (len(known), len(unseen))
@@ -195,15 +195,15 @@ def test_documents_carry_their_bindings():
     """
     env, rng = envs.make("hotpot"), random.Random(0)
     stream = env.demonstrations("train", "tokens", 0.3, 0.25)
-    docs = [pieces(d, rng) for d in islice(stream, 400)]
+    docs = [weighted_texts(d, rng) for d in islice(stream, 400)]
     coder = tokenizer.train((cut_names("".join(t for t, _ in parts)) for parts in docs), 900)
     names = sorted(set(COMPOUND.findall(json.dumps(env.tasks("unseen", 100, 0)))))
     cut = [len(coder.encode(f" {name}")) for name in names]
     assert sum(n == 2 for n in cut) > 0.9 * len(cut), (names[:5], cut[:5])
     for parts in docs[:100]:
-        document = encode(parts, env, coder)
+        document = to_document(parts, env, coder)
         assert len(document.ids) < 700 and document.ids[-1] == coder.eos
-        bound = [b for b in document.bound if b != UNBOUND]
+        bound = [b for b in document.binding_targets if b != UNBOUND]
         expected = len({end for _, end, _, _ in env.bindings("".join(t for t, _ in parts))})
         assert expected <= len(bound) <= 2 * expected
 

@@ -3,9 +3,9 @@
 import json
 
 import pytest
+import retro.collect
 
 import envs
-import retro.collect
 import retro.pretrain.__main__
 import train
 from retro.pretrain.__main__ import Config, main
@@ -31,8 +31,8 @@ def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("guess-base")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(envs.CLASSES, "guess", Guess)
-        patch.setattr(retro.pretrain, "TOKENIZER_DOCUMENTS", 200)
-        patch.setattr(retro.pretrain, "write_card", lambda *args: None)
+        patch.setattr(retro.pretrain.__main__, "TOKENIZER_DOCUMENTS", 200)
+        patch.setattr(retro.pretrain.__main__, "write_card", lambda *args: None)
         main(Config(out=str(folder), envs="guess", **SMALL))
         yield folder
 

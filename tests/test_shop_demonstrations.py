@@ -7,17 +7,17 @@ from itertools import combinations, islice, product
 from pathlib import Path
 
 import pytest
-from small_shop import raw, shop_perfectly, task
-
-from envs import shop_catalog as catalog
 from envs.chains import SLIPS, play
-from envs.shop import Shop, purchase_reward
 from envs.shop_notes import Notes, bindings, everything, questions
 from envs.shop_players import Player
 from envs.shop_reflections import command, flawed_reflection, parse_plan, write_plan
 from envs.shop_reward import MATCHED, token_set_ratio
+from small_shop import raw, shop_perfectly, task
+
+from envs import shop_catalog as catalog
+from envs.shop import Shop, purchase_reward
 from retro import prompts, tokenizer
-from retro.pretrain.corpus import encode, pieces
+from retro.pretrain.corpus import to_document, weighted_texts
 
 SPLITS = ("train", "seen", "unseen")
 
@@ -61,7 +61,7 @@ def test_unseen_names_are_in_no_training_text():
     known = set().union(*(names_of(t) for s in SPLITS[:2] for t in env.tasks(s, 500, 0)))
     assert len(unseen) > 500 and not unseen & known
     rng, stream = random.Random(0), env.demonstrations("train", 0, 0.5, 0.3)
-    text = "".join(text for d in islice(stream, 500) for text, _ in pieces(d, rng))
+    text = "".join(text for d in islice(stream, 500) for text, _ in weighted_texts(d, rng))
     words = set(re.findall(r"\w+", text))
     pairs = set(re.findall(r"(?=\b(\w+ \w+)\b)", text))
     assert not unseen & words and not unseen & pairs and known & words and known & pairs
@@ -218,9 +218,10 @@ def test_demonstrations_make_documents():
     demos = list(islice(env.demonstrations("train", 0, 0.3, 0.3), 200))
     assert demos == list(islice(env.fresh().demonstrations("train", 0, 0.3, 0.3), 200))
     for d in demos:
-        document = encode(pieces(d, rng), env, coder)
-        assert len(document.ids) < 2560 and any(document.said)
-        assert any(first >= 0 for first, _, _ in document.bound) or not Notes(d.observation).titles
+        document = to_document(weighted_texts(d, rng), env, coder)
+        assert len(document.ids) < 2560 and any(document.loss_weights)
+        targets = document.binding_targets
+        assert any(first >= 0 for first, _, _ in targets) or not Notes(d.observation).titles
         assert not re.search(r"^(Question:|Answer:|Reflection:|>)", d.observation, re.MULTILINE)
         assert d.reflection is None or prompts.well_formed(d.reflection)
     assert {d.success for d in demos} == {True, False}

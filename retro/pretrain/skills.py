@@ -1,12 +1,14 @@
 """What the base model can do before any reinforcement: the gate to PPO.
 
+Read before: retro/trial.py, retro/reflect.py.
+
     acting      success of the actor at its first trial
     following   share of retries that carry out the oracle's plan (or succeed before it is through)
     reading     share of neutral questions about its own trials answered to the letter
     writing     share of sampled reflections that are well-formed
 
-Following and reading at .9 or better on `unseen` tasks: below that a reflector can't be taught,
-since it would have to learn to read first.
+Following and reading should be .9 or better on `unseen` tasks. Below that a reflector can't be
+taught: it would have to learn to read first.
 """
 
 import random
@@ -27,7 +29,7 @@ ANSWER_TOKENS = 96
 
 
 def measure_skills(
-    env: Environment, model: GPT, coder: AnyTokenizer, split: str, n: int, seed: int,
+    env: Environment, model: GPT, tokenizer: AnyTokenizer, split: str, n: int, seed: int,
     actor_temperature: float,
 ) -> dict[str, float]:  # fmt: skip
     """The four shares on n tasks, and `oracle_retry`: success after a failed trial and the oracle's
@@ -35,40 +37,42 @@ def measure_skills(
     """
     device = model.device
     generator = seeded("skills", seed, device=device)
-    actor = GPTActor(model, coder, actor_temperature, generator)
+    actor = GPTActor(model, tokenizer, actor_temperature, generator)
     tasks = env.tasks(split, n, seed)
     trials = run_in_batches(env, tasks, actor, [[]] * n)
 
     failed = [(task, t) for task, t in zip(tasks, trials) if not t.success]
     plans = [env.oracle_reflection(t.observation, t.exchanges) for _, t in failed]
-    told = run_in_batches(env, [task for task, _ in failed], actor, [[plan] for plan in plans])
-    followed = [t.success or env.follows(plan, t.exchanges) for plan, t in zip(plans, told)]
-    written = reflect(model, coder, [t for _, t in failed], temperature=1.0, generator=generator)
-    right, asked = read(env, model, coder, trials, seed)
+    retried = run_in_batches(env, [task for task, _ in failed], actor, [[plan] for plan in plans])
+    followed = [t.success or env.follows(plan, t.exchanges) for plan, t in zip(plans, retried)]
+    written = reflect(
+        model, tokenizer, [t for _, t in failed], temperature=1.0, generator=generator
+    )
+    right, asked = answer_questions(env, model, tokenizer, trials, seed)
     return {
         "acting": len([t for t in trials if t.success]) / n,
         "following": sum(followed) / max(len(followed), 1),
-        "oracle_retry": sum(t.success for t in told) / max(len(told), 1),
+        "oracle_retry": sum(t.success for t in retried) / max(len(retried), 1),
         "reading": right / asked,
         "writing": sum(prompts.well_formed(r.text) for r in written) / max(len(written), 1),
     }
 
 
-def read(
-    env: Environment, model: GPT, coder: AnyTokenizer, trials: Sequence[Trajectory], seed: int
+def answer_questions(
+    env: Environment, model: GPT, tokenizer: AnyTokenizer, trials: Sequence[Trajectory], seed: int
 ) -> tuple[int, int]:
     """Neutral questions about each trial, answered greedily: (right, asked)."""
-    rng, newline = random.Random(seed), coder.encode("\n")
+    rng, newline = random.Random(seed), tokenizer.encode("\n")
     pairs = []
     for t in trials:
         for question, answer in env.questions(t.observation, t.exchanges, rng):
-            pairs.append((coder.encode(t.text() + prompts.question(question)), answer))
+            pairs.append((tokenizer.encode(t.text() + prompts.question(question)), answer))
     pairs.sort(key=lambda pair: len(pair[0]))
     right, rest = 0, iter(pairs)
     while part := list(islice(rest, 64)):
         out = generate(
             model, [ids for ids, _ in part], ANSWER_TOKENS, tuple(newline), temperature=0
         )
-        answers = [coder.decode(ids).strip() for ids in out.response_ids]
+        answers = [tokenizer.decode(ids).strip() for ids in out.response_ids]
         right += sum(answer == expected for answer, (_, expected) in zip(answers, part))
     return right, len(pairs)
