@@ -1,4 +1,4 @@
-"""README.md and the pages of docs/ say what is so.
+"""README.md, the pages of docs/ and the card of the base say what is so.
 
 `python -m tests.test_readme` puts the line counts right. `docs/experiments.md` is history: of it
 only the links are checked.
@@ -23,7 +23,7 @@ from tests.small_run import config, shorten
 ROOT = Path(__file__).parent.parent
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text()
-    for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
+    for path in (ROOT / "README.md", ROOT / "assets/CARD.md", *sorted(ROOT.glob("docs/*.md")))
 }
 HISTORY = "docs/experiments.md"
 LIVING = {name: text for name, text in PAGES.items() if name != HISTORY}
