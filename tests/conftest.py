@@ -21,6 +21,18 @@ torch.set_num_threads(1)
 ASSETS = Path(__file__).parent.parent / "assets"
 
 
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="run the tests marked slow as well")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves out the slow tests, unless all are asked for."""
+    if not config.getoption("--all"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in set(slow)]
+
+
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory) -> Path:
     """A folder with a random GPT of 2 layers and a tokenizer of household text."""
