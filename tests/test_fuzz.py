@@ -14,7 +14,7 @@ from test_household_games import GRAMMAR, PLAIN_GOAL, PROBLEM
 from test_shop_files import ATTRIBUTES, HUMAN, PRODUCTS
 
 import envs
-from envs.alfworld_files import load_game
+from envs.household import load_game
 from retro import tokenizer
 from retro.interop import api_actor, post
 from retro.interop.endpoint import Budget, Client
