@@ -37,7 +37,7 @@ def test_the_reader_of_the_whole_world_knows_the_answer(n):
         assert answer == task["item"]["answer"], (observation, views)
 
 
-@pytest.mark.parametrize("n", [200, pytest.param(1500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [250, pytest.param(1500, marks=pytest.mark.slow)])
 def test_unseen_names_are_in_no_training_text(n):
     env, rng = envs.make("hotpot"), random.Random(0)
     docs = islice(env.demonstrations("train", "test", 0.3, 0.25), n)
