@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
+import tiktoken
 import torch
 from torch import Tensor
 
@@ -40,6 +41,7 @@ class TokenizerLike(Protocol):
     bos: int | None  # opens one
     vocab_size: int
     special_tokens: dict[str, int]
+    encoding: tiktoken.Encoding
     answer_ends: frozenset[int]  # special ids that end an answer; none where a line's end does
 
     def encode(self, text: str) -> list[int]: ...
@@ -132,6 +134,12 @@ class LanguageModel:
         if line == text:
             return encode(text)
         return encode(line) + ([self.tokenizer.eos] if self.frame else encode("\n"))
+
+    def as_answer(self, line: str) -> str:
+        """A line from elsewhere as this model would write it. After a prompt's `Reflection:` comes
+        a space, after a chat model's frame none.
+        """
+        return f"{'' if self.frame else ' '}{line}\n"
 
     def fit(self, text: str, limit: int, start: str = "") -> list[int]:
         """The ids of a prompt, at most `limit`. Of a longer text the middle is left out, but not

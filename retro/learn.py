@@ -245,7 +245,8 @@ def rollout_metrics(played: Rollout, baselines: Baselines, processes: Processes)
     """What the reflections of all processes were worth, and what they look like. The baselines take
     up their ratings.
     """
-    success = [t.success for t in played.trials] or [None] * len(played.failed)
+    success: list[bool | None] = [t.success for t in played.trials]
+    success = success or [None] * len(played.failed)
     rows = [
         (f.env, f.key, r.text, len(r.response_ids), rating, won)
         for f, r, rating, won in zip(played.failed, played.reflections, played.ratings, success)

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 
 from envs import Environment
-from envs.chains import Cast, Demonstration, chain
+from envs.demonstrations import Demonstration, Roles, demonstrate
 from envs.names import CUT, cutter, name_parts
 
 HEADS, TAILS = (("ba de fi go ku la me ni po ru sa te".split()) for _ in range(2))
@@ -59,10 +59,12 @@ class Guess(Environment):
         self, split: str, seed, oracle_share: float, drill_share: float = 0.0
     ) -> Iterator[Demonstration]:
         flawed = lambda o, steps, rng: f"I was wrong. Plan: say {rng.choice(_words(o))}."
-        cast = Cast(Player, self.oracle_reflection, flawed, self.questions)
+        roles = Roles(Player, self.oracle_reflection, flawed, self.questions)
         rng = random.Random(f"demonstrations {split} {seed}")
         while True:
-            yield from chain(self, *self.tasks(split, 1, rng.random()), cast, rng, oracle_share)
+            yield from demonstrate(
+                self, *self.tasks(split, 1, rng.random()), roles, rng, oracle_share
+            )
 
     def bindings(self, text: str) -> list:
         return []  # no reading loss

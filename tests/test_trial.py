@@ -9,7 +9,7 @@ import torch
 
 import envs
 import retro.actor
-from envs.household_reflections import parse_plan
+from envs.household.observer import parse_plan
 from retro import prompts, tokenizer
 from retro.actor import ACTION_TOKENS, MEMORY, GPTActor, ScriptedActor
 from retro.generate import generate

@@ -40,7 +40,8 @@ class HFTokenizer:
     """str <-> token ids, as retro.tokenizer.Tokenizer, from the files of a pretrained model.
 
     `ranks`: token bytes -> id. `special_tokens`: name -> id, all added ones. `eos` ends a document
-    or an answer, and so does each of `answer_ends`; `bos` opens every sequence, None if the model wants none.
+    or an answer, and so does each of `answer_ends`; `bos` opens every sequence, None if the model
+    wants none.
     """
 
     def __init__(self, folder: str | Path):

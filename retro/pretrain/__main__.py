@@ -31,9 +31,10 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 import envs
-from retro import tokenizer as bpe
 from retro.actor import TEMPERATURE
+from retro.language_model import LanguageModel
 from retro.model import GPT, GPTConfig
+from retro.pretrain import bpe
 from retro.pretrain.corpus import Document, ShardJob, batches, shard_documents, weighted_texts
 from retro.pretrain.first_weights import grow_vocabulary, head_start
 from retro.pretrain.muon import Muon
@@ -44,6 +45,7 @@ from retro.run.cli import option, option_of, parse, run_script
 from retro.run.device import autocast, pick_device
 from retro.run.files import write_atomically
 from retro.tokenizer import Tokenizer
+from retro.tokenizer import load as load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class Training:
 
 
 def main(config: Config) -> None:
-    out, environments = Path(config.out), envs.make(config.envs).parts
+    out, environments = Path(config.out), envs.make_all(config.envs)
     torch.manual_seed(config.seed)
     base_tokenizer = own_tokenizer(config.start) if config.start else None
     if not (out / "tokenizer.tiktoken").exists():
@@ -129,7 +131,7 @@ def main(config: Config) -> None:
 
 def own_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer in a folder; ValueError if it is a pretrained model's."""
-    tokenizer = bpe.load(folder)
+    tokenizer = load_tokenizer(folder)
     if not isinstance(tokenizer, Tokenizer):
         raise ValueError(f"{folder}: holds a pretrained model's tokenizer, not one of ours")
     return tokenizer
@@ -309,10 +311,10 @@ how; actor at temperature {temperature}):
 
 def write_card(out: Path, config: Config, state: dict, n: int = 200) -> None:
     """CARD.md: what the checkpoint is, how it was made, what it can do."""
-    model, tokenizer = GPT.from_pretrained(out, pick_device()), own_tokenizer(out)
+    lm = LanguageModel(GPT.from_pretrained(out, pick_device()), own_tokenizer(out))
     rows = {
-        f"{name}, {split}": measure_skills(env, model, tokenizer, split, n, 1, TEMPERATURE)
-        for name, env in envs.make(config.envs).parts.items()
+        f"{name}, {split}": measure_skills(env, lm, split, n, 1, TEMPERATURE)
+        for name, env in envs.make_all(config.envs).items()
         for split in ("seen", "unseen")
     }
     columns = list(next(iter(rows.values())))
@@ -323,8 +325,8 @@ def write_card(out: Path, config: Config, state: dict, n: int = 200) -> None:
     ]
     changed = {k: v for k, v in asdict(config).items() if v != getattr(Config(), k)}
     card = CARD.format(
-        million=sum(p.numel() for p in model.parameters()) / 1e6,
-        vocab=tokenizer.vocab_size,
+        million=sum(p.numel() for p in lm.model.parameters()) / 1e6,
+        vocab=lm.tokenizer.vocab_size,
         flags=" ".join(f"{option_of(k)} {v}" for k, v in changed.items() if k != "out"),
         date=time.strftime("%Y-%m-%d"),
         steps=state["steps"],

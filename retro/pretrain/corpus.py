@@ -14,12 +14,12 @@ from itertools import islice
 from typing import NamedTuple
 
 import torch
-from envs.chains import Demonstration
 
 import envs
 from envs import Environment
+from envs.demonstrations import Demonstration
 from retro import prompts
-from retro.tokenizer import AnyTokenizer
+from retro.tokenizer import Tokenizer
 from retro.tokenizer import load as load_tokenizer
 
 DOCUMENTS = 112  # in a shard, a function of (seed, number) alone: a run can resume anywhere
@@ -69,7 +69,7 @@ def weighted_texts(demonstration: Demonstration, rng: random.Random) -> list[tup
 
 
 def to_document(
-    texts: list[tuple[str, int]], env: Environment, tokenizer: AnyTokenizer
+    texts: list[tuple[str, int]], env: Environment, tokenizer: Tokenizer
 ) -> Document:
     """Weighted texts as a document, ended by the end-of-text id."""
     ids, loss_weights = [], []

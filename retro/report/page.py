@@ -25,15 +25,14 @@ from typing import Any
 
 import torch
 
-from retro.buffer import as_response, response_ids
+from retro.language_model import LanguageModel
 from retro.lora import load_adapter
-from retro.memory import JsonLines
-from retro.model import GPT
+from retro.policy import Policy
 from retro.ppo import gae, token_rewards
-from retro.reflect import REFLECTION_TOKENS, Reflection, ReflectionPolicy, rate, reflection_prompt
+from retro.reflect import REFLECTION_TOKENS, Reflection, rate, reflection_prompt
 from retro.report.terminal import visible
 from retro.run.files import read_bytes, read_json, read_tensors, write_atomically
-from retro.tokenizer import AnyTokenizer
+from retro.run.json_lines import JsonLines
 from retro.trial import Trajectory
 
 EPISODES = 40  # tasks of an environment on the page, at most
@@ -48,25 +47,23 @@ def write_page(
     reports: Sequence[dict],
     chains: Sequence[Chains],
     run_dir: Path,
-    model: GPT,
-    tokenizer: AnyTokenizer,
+    lm: LanguageModel,
 ) -> None:
     """Write the page of a finished run.
 
     reports: what results.json holds, one for each environment. chains: for each report, method ->
     the chain of trials of each task.
     """
-    write_atomically(path, render(page_data(reports, chains, Path(run_dir), model, tokenizer)))
+    write_atomically(path, render(page_data(reports, chains, Path(run_dir), lm)))
 
 
 def page_data(
-    reports: Sequence[dict], chains: Sequence[Chains], run_dir: Path, model: GPT,
-    tokenizer: AnyTokenizer,
-) -> dict:  # fmt: skip
+    reports: Sequence[dict], chains: Sequence[Chains], run_dir: Path, lm: LanguageModel
+) -> dict:
     """Everything the page shows, as JSON can hold it."""
     settings = read_json(run_dir / "config.json")
     metrics = list(JsonLines(run_dir / "metrics.jsonl"))
-    policy = trained_policy(run_dir, model, settings["adapt_prompt"])
+    policy = trained_policy(run_dir, lm, settings["adapt_prompt"])
     kl_coef = metrics[-1]["kl_coef"] if metrics else settings["kl_coef"]
 
     picked = pick(reports, chains)
@@ -74,7 +71,7 @@ def page_data(
     written = [(before, after, after.reflections[-1]) for before, after in pairs
                if after.reflections]  # fmt: skip
     gamma, gae_lambda = settings["gamma"], settings["gae_lambda"]
-    tokens = iter(weigh(policy, tokenizer, written, kl_coef, gamma, gae_lambda))
+    tokens = iter(weigh(policy, written, kl_coef, gamma, gae_lambda))
     shown, size = [], 0
     for env, task_chains in picked:
         one = episode(env, task_chains, tokens)
@@ -147,10 +144,10 @@ def trial_data(trajectory: Trajectory) -> dict:
     }
 
 
-def trained_policy(run_dir: Path, model: GPT, adapt_prompt: bool) -> ReflectionPolicy:
+def trained_policy(run_dir: Path, lm: LanguageModel, adapt_prompt: bool) -> Policy:
     """M_r and its critic as the run left them; ValueError if there is no critic."""
-    load_adapter(model, run_dir / "adapter")
-    policy = ReflectionPolicy(model, adapt_prompt)
+    load_adapter(lm.model, run_dir / "adapter")
+    policy = Policy(lm, adapt_prompt)
     stored = read_tensors(run_dir / "checkpoint")
     with torch.no_grad():
         for name, weight in policy.value_head.named_parameters():
@@ -161,8 +158,7 @@ def trained_policy(run_dir: Path, model: GPT, adapt_prompt: bool) -> ReflectionP
 
 
 def weigh(
-    policy: ReflectionPolicy,
-    tokenizer: AnyTokenizer,
+    policy: Policy,
     written: Sequence[tuple[Trajectory, Trajectory, str]],
     kl_coef: float,
     gamma: float,
@@ -177,33 +173,31 @@ def weigh(
     part of the KL. These trials are new, so their baseline is 0. The text is tokenised again,
     its line end included.
     """
-    limit = policy.model.config.max_position_embeddings
+    lm = policy.lm
     asked = [
-        Reflection(
-            reflection_prompt(before, tokenizer, limit),
-            response_ids(as_response(text, tokenizer), tokenizer), [], text,
-        )
+        Reflection(reflection_prompt(before, lm), lm.answer_ids(lm.as_answer(text)), [], text)
         for before, _, text in written
-    ]  # fmt: skip
+    ]
     ratings = [rate(before, after) for before, after, _ in written]
     found: list[list[list] | None] = [None] * len(asked)
     short = [i for i, r in enumerate(asked) if len(r.response_ids) <= REFLECTION_TOKENS]
     for start in range(0, len(short), ROWS):
         part = short[start : start + ROWS]
-        mask = policy.hold([asked[i] for i in part])  # (B, R)
-        logprobs, ref_logprobs, values = policy.evaluate()  # (B, R) each
+        batch = policy.load_batch([asked[i] for i in part])
+        logprobs, ref_logprobs, values = policy.evaluate(batch)  # (B, R) each
+        mask = batch.mask
         rating = torch.tensor([ratings[i] for i in part], device=mask.device)  # (B,)
         rewards = token_rewards(rating, logprobs, ref_logprobs, mask, kl_coef)  # (B, R)
         advantages, _ = gae(rewards, values, mask, gamma, gae_lambda)  # (B, R)
         numbers = torch.stack((advantages, values, logprobs, ref_logprobs), dim=-1)  # (B, R, 4)
         for i, row in zip(part, numbers.tolist()):
-            found[i] = [[t, *n] for t, n in zip(token_texts(tokenizer, asked[i].response_ids), row)]
+            found[i] = [[t, *n] for t, n in zip(token_texts(lm, asked[i].response_ids), row)]
     return found
 
 
-def token_texts(tokenizer: AnyTokenizer, ids: Sequence[int]) -> list[str]:
+def token_texts(lm: LanguageModel, ids: Sequence[int]) -> list[str]:
     """The text of each token. A character of several tokens belongs to the first of them."""
-    text, starts = tokenizer.encoding.decode_with_offsets(list(ids))
+    text, starts = lm.tokenizer.encoding.decode_with_offsets(list(ids))
     return [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)])]
 
 
