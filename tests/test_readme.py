@@ -86,7 +86,9 @@ def test_readme_is_short():
 @each_page
 def test_no_line_of_prose_is_over_120_characters(page):
     lines = "\n".join(split(LIVING[page])[0]).splitlines()
-    assert not [line for line in lines if len(line) > 120 and not line.startswith("|")]
+    spared = ("|", "`")  # rows of tables, and commands, which are not broken
+    long = [line for line in lines if len(line) > 120 and not line.lstrip().startswith(spared)]
+    assert not long
 
 
 @each_page
