@@ -36,17 +36,16 @@ def stored(notebook: dict) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_notebook_runs_and_shows_what_its_cells_print(monkeypatch):
+def test_the_notebook_runs_and_its_update_moves_the_right_way(monkeypatch):
     monkeypatch.chdir(NOTEBOOK.parent)  # where Jupyter would run it
-    notebook = read()
-    for printed, saved in zip(run(notebook), stored(notebook), strict=True):
-        assert printed and saved, "each cell prints, and its output is stored"
-        assert printed.count("\n") == saved.count("\n"), f"now:\n{printed}\nstored:\n{saved}"
+    printed = run(read())
+    assert all(printed), "each cell prints something"
+    better, worse = (float(line.split()[-2]) for line in printed[-1].splitlines())
+    assert better > worse, printed[-1]
 
 
-def test_the_last_cell_shows_that_the_update_moved_the_right_way():
-    better, worse = stored(read())[-1].splitlines()
-    assert float(better.split()[-2]) > float(worse.split()[-2])
+def test_the_output_of_each_cell_is_stored():
+    assert all(stored(read())), "python -m tests.test_notebook stores it"
 
 
 def save() -> None:

@@ -86,7 +86,9 @@ def test_readme_is_short():
 @each_page
 def test_no_line_of_prose_is_over_120_characters(page):
     lines = "\n".join(split(LIVING[page])[0]).splitlines()
-    assert not [line for line in lines if len(line) > 120 and not line.startswith("|")]
+    spared = ("|", "`")  # rows of tables, and commands, which are not broken
+    long = [line for line in lines if len(line) > 120 and not line.lstrip().startswith(spared)]
+    assert not long
 
 
 @each_page
@@ -196,6 +198,9 @@ def test_the_glossary_has_what_a_run_writes_and_nothing_else(tiny_base, tmp_path
     with pytest.MonkeyPatch.context() as patch:
         shorten(patch)
         train.main(config(tiny_base, tmp_path, envs="guess", mode="offline", updates=1))
+    (files,) = tables(LIVING["docs/glossary.md"], "file of the run's folder")
+    named = {name for row in files for name in coded(row["file of the run's folder"])}
+    assert not {f"{p.name}/" if p.is_dir() else p.name for p in tmp_path.iterdir()} - named
     metrics = json.loads((tmp_path / "metrics.jsonl").read_text())
     (report,) = json.loads((tmp_path / "results.json").read_text())
     results = {*report, *report["methods"]["react"]} - {"reward"}
