@@ -77,10 +77,6 @@ class Household(Environment):
     def __init__(self, max_steps: int | None = None):
         self.max_steps = max_steps
 
-    def fresh(self) -> "Household":
-        """Another environment like this one, for trials in parallel."""
-        return Household(self.max_steps)
-
     def tasks(self, split: str, n: int, seed: int) -> list[dict]:
         """n generated tasks; `load_game` reads ALFWorld's own."""
         return draw_tasks(self.name, generate_task, split, n, seed)
