@@ -15,7 +15,7 @@ from smollm2 import convert, find_gguf
 from tiny import largest_gap
 
 from retro import tokenizer
-from retro.generate import generate
+from retro.language_model import generate
 from retro.interop.chat import answer, chat_prompt
 from retro.model import GPT
 

@@ -12,7 +12,7 @@ import retro.actor
 from envs.household.observer import parse_plan
 from retro import prompts, tokenizer
 from retro.actor import ACTION_TOKENS, MEMORY, GPTActor, ScriptedActor
-from retro.generate import generate
+from retro.language_model import generate
 from retro.lora import add_lora, lora_parameters
 from retro.model import GPT
 from retro.reflect import RANGES, rate
