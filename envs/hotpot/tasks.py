@@ -98,7 +98,7 @@ def cut_names(text: str) -> str:
 
 
 class Entity(NamedTuple):
-    """What a paragraph is about."""
+    """What a paragraph is about, with its facts."""
 
     kind: str
     name: str
