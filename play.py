@@ -20,10 +20,11 @@ from typing import Any, Literal
 import envs
 from envs.household import load_game
 from retro import prompts
-from retro.actor import MEMORY, GPTActor
+from retro.actor import LMActor
 from retro.interop.open import open_model, run_settings
 from retro.lora import load_adapter
-from retro.reflect import rate, reflect
+from retro.memory import MEMORY
+from retro.reflect import rate, reflect, reflection_prompt
 from retro.report.terminal import Screen
 from retro.run.cli import option, parse, run_script
 from retro.run.device import pick_device
@@ -55,16 +56,15 @@ def main(config: Config) -> None:
     settings, device = run_settings(config.run_dir), pick_device()
     base = settings["base"]
     folder = settings["reflector"] or base
-    model, tokenizer = open_model(folder, device, settings["bfloat16"] and folder != base)
+    lm = open_model(folder, device, settings["bfloat16"] and folder != base)
     if config.run_dir:
-        load_adapter(model, Path(config.run_dir) / "adapter")
-    temperature, memory = settings["actor_temperature"], settings["memory"]
-    plays = (model, tokenizer) if folder == base else open_model(base, device, False)
-    actor = GPTActor(*plays, temperature, seeded(config.seed), memory, list(env.parts))
+        load_adapter(lm.model, Path(config.run_dir) / "adapter")
+    plays = lm if folder == base else open_model(base, device, False)
+    actor = LMActor(plays, settings["actor_temperature"], seeded(config.seed), settings["memory"])
 
     def trial(task: dict, number: int, memory: list[str], player: Actor) -> Trajectory:
         actor.generator = seeded(config.seed, "play", number, device=device)
-        return run_trials(watched, [task], player, [memory])[0]
+        return run_trials({env.name: watched}, [task], player, [memory])[0]
 
     # 2. a task: one with something to reflect on, if there is a choice
     task = tasks[0]
@@ -72,7 +72,8 @@ def main(config: Config) -> None:
         task = next((t for t in tasks if not trial(t, 0, [], actor).success), task)
 
     # 3. trial, reflection, retry
-    screen, memory, last = Screen(config.delay), [], None
+    screen, last = Screen(config.delay), None
+    memory: list[str] = []
     player = Aloud(You(watched, screen) if config.you == "actor" else actor, screen)
     generator = seeded(config.seed, "play", "reflector", device=device)
     whose = "after training" if config.run_dir else "untrained"
@@ -92,7 +93,7 @@ def main(config: Config) -> None:
             text = screen.ask("> ", "mind")
         else:
             (written,) = reflect(
-                model, tokenizer, [trajectory], temperature=1.0, generator=generator,
+                lm, [reflection_prompt(trajectory, lm)], temperature=1.0, generator=generator,
                 adapt_prompt=settings["adapt_prompt"],
             )  # fmt: skip
             text = written.text

@@ -32,8 +32,16 @@ from retro.evaluate import LONG, Evaluation, Reflector, evaluate, measure_gap, m
 from retro.interop.endpoint import Budget
 from retro.interop.open import ActorOptions, RoleOptions, open_actor, open_model
 from retro.language_model import LanguageModel
-from retro.learn import Arena, Baselines, FailedTrial, by_id, check_health, collect, draw
-from retro.learn import rollout, update
+from retro.learn import (
+    Arena,
+    Baselines,
+    FailedTrial,
+    check_health,
+    collect,
+    draw,
+    rollout,
+    update,
+)
 from retro.lora import adapter_state, save_adapter
 from retro.memory import Rated, read_buffer, replay_buffer
 from retro.policy import Policy
@@ -193,7 +201,7 @@ class Training:
 
     def arena(self, tasks: list[dict]) -> Arena:
         assert self.actor, "where there are environments, somebody plays"
-        return Arena(self.environments, by_id(tasks), self.actor, self.config.rating)
+        return Arena(self.environments, tasks, self.actor, self.config.rating)
 
     def evaluation(self, name: str, tasks: list[dict], retries: int) -> Evaluation:
         """Of this process's tasks of one environment."""
@@ -286,12 +294,12 @@ def collect_ratings(training: Training) -> tuple[list[FailedTrial], list[Rated]]
     for start in training.bar(starts, desc="collect", unit=f" x {CHUNK} tasks"):
         arena.actor.generator = training.generator("collect", start, processes.rank)
         own = processes.shard(tasks[start : start + CHUNK])
-        for trials, reflections in collect(arena, own, config.collect_rounds, each, lm):
-            trials, reflections = processes.all_gather(trials), processes.all_gather(reflections)
+        for trials, played in collect(arena, own, config.collect_rounds, each, lm):
+            trials, rows = processes.all_gather(trials), processes.all_gather(played.rows(lm))
             run.append("failed", [f.to_json() for f in trials])
-            run.append("replay", [r.to_row(lm) for r in reflections])
+            run.append("replay", [row.to_row(lm) for row in rows])
             failed += trials
-            ratings += reflections
+            ratings += rows
         release_memory()
         run.save(collected=start + CHUNK)
     if not failed:

@@ -35,10 +35,11 @@ def main() -> None:
         prog="python -m bench", description=__doc__, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("--only", choices=COMPARISONS, help="one comparison (default: all)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="file for the rows (default: none)")
-    parser.add_argument("--repeats", type=int, default=3, help="timed runs of each side (default: 3)")
-    parser.add_argument("--quick", action="store_true", help="small sizes, one run each (default: off)")
+    add = parser.add_argument
+    add("--only", choices=COMPARISONS, help="one comparison (default: all)")
+    add("--json", type=Path, metavar="FILE", help="file for the rows (default: none)")
+    add("--repeats", type=int, default=3, metavar="N", help="timed runs a side (default: 3)")
+    add("--quick", action="store_true", help="small sizes, one run a side (default: off)")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")  # trl and transformers have many
     repeats = 1 if args.quick else args.repeats

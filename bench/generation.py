@@ -6,7 +6,7 @@ import torch
 
 from bench import peers
 from bench.timing import Row, in_turn, same
-from retro.generate import generate
+from retro.language_model import generate
 from retro.run.device import pick_device
 
 NEW = 48  # tokens

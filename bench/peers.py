@@ -9,12 +9,13 @@ from tempfile import TemporaryDirectory
 import torch
 
 import envs
-from retro import tokenizer
-from retro.actor import GPTActor
+from retro.actor import LMActor
+from retro.language_model import LanguageModel
 from retro.lora import add_lora, lora_parameters, save_adapter
 from retro.model import GPT
 from retro.run.device import autocast, pick_device
 from retro.run.seeds import seeded
+from retro.tokenizer import load as load_tokenizer
 from retro.trial import run_in_batches
 
 BASE = Path(__file__).parent.parent / "assets"
@@ -31,6 +32,11 @@ def ours(adapter: bool = False, dtype=torch.float32) -> GPT:
             for weight in lora_parameters(model)[1::2]:  # the B
                 weight.normal_(std=0.02, generator=seeded("bench B", device=weight.device))
     return model
+
+
+def ours_lm(adapter: bool = False) -> LanguageModel:
+    """The same with its tokenizer."""
+    return LanguageModel(ours(adapter), load_tokenizer(BASE))
 
 
 def theirs(adapter_of: GPT | None = None, dtype=torch.float32, trainable: bool = False):
@@ -57,8 +63,8 @@ def fast_dtype() -> torch.dtype:
 def prompts(n: int, shortest: int = 50, longest: int = 300) -> list[list[int]]:
     """n beginnings of household trials, of mixed length (tokens)."""
     rng, texts = random.Random(0), [trial.text() for trial in trials(16)]
-    coder = tokenizer.load(BASE)
-    ids = coder.encode("\n".join(texts))
+    tokenizer = load_tokenizer(BASE)
+    ids = tokenizer.encode("\n".join(texts))
     starts = [rng.randrange(len(ids) - longest) for _ in range(n)]
     return [ids[start : start + rng.randint(shortest, longest)] for start in starts]
 
@@ -74,6 +80,6 @@ def left_padded(rows: list[list[int]], device):
 @cache
 def trials(n: int) -> list:
     """First trials of n household tasks by the shipped actor."""
-    env, coder = envs.make("household"), tokenizer.load(BASE)
-    actor = GPTActor(ours(), coder, 0.7, seeded("bench trials", device=pick_device()))
-    return run_in_batches(env, env.tasks("train", n, 0), actor, [[]] * n)
+    env = envs.make("household")
+    actor = LMActor(ours_lm(), 0.7, seeded("bench trials", device=pick_device()))
+    return run_in_batches({env.name: env}, env.tasks("train", n, 0), actor, [[]] * n)

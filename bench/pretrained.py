@@ -7,7 +7,7 @@ import torch
 
 from bench.timing import Row, in_turn, same
 from retro import tokenizer
-from retro.generate import generate
+from retro.language_model import generate
 from retro.model import GPT
 from retro.run.device import pick_device
 from tests.smollm2 import convert, find_gguf

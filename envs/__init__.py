@@ -44,6 +44,7 @@ knows no model. Each one has the same rooms in a folder of its own: `tasks` (the
 pretraining), and `engine` (the game).
 """
 
+import copy
 import random
 from collections.abc import Iterator
 from importlib import import_module
@@ -81,7 +82,8 @@ class Environment:
     answer: tuple  # the last one that `step` or `reset` gave, with all five parts
 
     def fresh(self) -> "Environment":
-        raise NotImplementedError
+        """A copy that `reset` makes independent: it must not change what the copies share."""
+        return copy.copy(self)
 
     def tasks(self, split: str, n: int, seed: int) -> list[dict]:
         raise NotImplementedError

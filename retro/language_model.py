@@ -1,16 +1,25 @@
 """A language model as the method sees it: texts in, texts, ids and log-probabilities out.
 
     LanguageModel   a model, its tokenizer, its chat frame if it has one, its named adapters
-    prefill         prompts -> keys and values, computed once for all that follows
-    sample          chunks of ids -> one response each
-    fit             text -> the ids of a prompt that leaves room for the answer
+    lm.prefill      prompts -> keys and values, computed once for all that follows
+    lm.sample       chunks of ids -> one response each, by `generate`
+    lm.fit          text -> the ids of a prompt that leaves room for the answer
 
 The two roles of the method share one LanguageModel: the actor is the frozen base, the reflector is
 the base with the adapter "reflector", the reward model is the base with the adapter "reward". The
 method's files (`actor.py`, `reflect.py`, `policy.py`, `reward.py`) never ask which family a model
 or a tokenizer is of; `retro/interop/open.py` makes a LanguageModel of a folder and knows.
 
-Read before: `prompts.py`. Under it: `model.py`, `generate.py`, `lora.py`, `tokenizer.py`.
+Nothing is read twice. `generate` takes the ids that are not yet in the cache, samples one response
+a row, and hands back the grown cache. A row's last sampled token is never in it: the token is
+`pending`, and opens the next chunk:
+
+    out = generate(model, prompts, ...)
+    chunks = [last + new for last, new in zip(out.pending, observations)]
+    out = generate(model, chunks, ..., cache=out.cache)
+
+Read before: `prompts.py`. Under it: `model.py`, `kv_cache.py`, `lora.py`, `tokenizer.py`.
+Shapes: B rows, S the longest chunk, R the longest response, V vocabulary, D width.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,17 +28,118 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
+import tiktoken
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from retro.fast.decoder import Decoder, decoder_of
-from retro.generate import Generation, generate, pad
 from retro.kv_cache import KVCache
 from retro.lora import add_lora, using
 from retro.model import GPT
 from retro.run.device import autocast
 
 PREFILL_TOKENS = 8192  # of prompts that are read, answered and learnt from together, with padding
+
+
+# ---- sampling
+
+
+@dataclass(frozen=True)
+class Generation:
+    response_ids: list[list[int]]  # at least one token a row; ends with the stop id when one came
+    logprobs: torch.Tensor  # (B, R) float32 nats, of the distribution sampled from; 0 on padding
+    response_mask: torch.Tensor  # (B, R) bool
+    cache: KVCache  # holds everything but each row's last sampled token
+
+    @property
+    def pending(self) -> list[list[int]]:
+        return [ids[-1:] for ids in self.response_ids]
+
+
+@torch.no_grad()
+def generate(
+    model: GPT | Decoder,
+    chunks: list[list[int]],
+    max_new_tokens: int,
+    stop_ids: tuple[int, ...] = (),
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+    cache: KVCache | None = None,
+) -> Generation:
+    """Sample a response after each row's chunk, until a stop id or max_new_tokens.
+
+    p(token) = softmax(logits / temperature); logprobs are log p: the model's own at temperature 1.
+    Temperature 0 takes the likeliest token, and log p = 0. `generator` is on the model's device.
+    `cache`, when given, has one row a chunk and grows in place; no chunk may be empty.
+    """
+    assert max_new_tokens >= 1 and all(chunks), "each row needs a token to continue from"
+    model = decoder_of(model)
+    device, B = model.device, len(chunks)
+
+    # 1. read the chunks; the last real state of each row predicts its first token
+    ids, counts = pad(chunks, device)  # (B, S), (B,)
+    if cache is None:
+        cache = model.new_cache(B, ids.shape[1] + max_new_tokens)
+    cache.reserve(cache.longest + ids.shape[1] + max_new_tokens)
+    hidden = model.hidden(ids, cache, counts)  # (B, S, D)
+    hidden = hidden[torch.arange(B, device=device), counts - 1]  # (B, D)
+
+    # 2. one token a row and step
+    ends = torch.zeros(model.config.vocab_size, dtype=torch.bool, device=device)  # (V,)
+    ends[list(stop_ids)] = True
+    tokens = torch.zeros(B, max_new_tokens, dtype=torch.long, device=device)
+    logprobs = torch.zeros(B, max_new_tokens, device=device)
+    response_mask = torch.zeros(B, max_new_tokens, dtype=torch.bool, device=device)
+    rows, part = torch.arange(B, device=device), cache  # what is decoded: `part` holds these rows
+    alive = torch.ones(B, dtype=torch.bool, device=device)  # of `rows`: no stop id yet
+    for step in range(max_new_tokens):
+        token, logprob = sample(model.logits(hidden), temperature, generator)  # both (rows,)
+        tokens[rows, step] = token
+        logprobs[rows, step] = logprob.where(alive, 0.0)
+        response_mask[rows, step] = alive
+        alive = alive & ~ends[token]
+        n_alive = int(alive.sum())  # the one host sync of a step
+        if n_alive == 0 or step + 1 == max_new_tokens:
+            break
+        if 4 * n_alive <= len(rows):  # most are done: go on with copies of the others
+            if part is not cache:
+                cache.restore(rows, part)
+            rows, token = rows[alive], token[alive]
+            part, alive = cache.select(rows, max_new_tokens - step), alive[alive]
+        hidden = model.hidden(token[:, None], part, alive.long())[:, 0]  # a done row stands still
+    if part is not cache:
+        cache.restore(rows, part)
+
+    # 3. trim to the longest response
+    lengths = response_mask.sum(dim=1).tolist()
+    R = max(lengths)
+    response_ids = [row[:n] for row, n in zip(tokens.tolist(), lengths, strict=True)]
+    return Generation(response_ids, logprobs[:, :R], response_mask[:, :R], cache)
+
+
+def sample(
+    logits: Tensor, temperature: float, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """logits (B, V) -> one token a row (B,) and its log-probability (B,), in float32."""
+    if temperature == 0:
+        token = logits.argmax(dim=-1)
+        return token, torch.zeros(token.shape, device=token.device)
+    shares = torch.softmax(logits.float() / temperature, dim=-1)  # (B, V)
+    up_to = shares.cumsum(dim=-1)  # (B, V); 4 times as fast as multinomial
+    share = 1 - torch.rand(len(logits), 1, generator=generator, device=logits.device)  # in (0, 1]
+    token = torch.searchsorted(up_to, share * up_to[:, -1:])  # (B, 1)
+    return token[:, 0], shares.gather(1, token)[:, 0].log()
+
+
+def pad(rows: list[list[int]], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Ragged ids -> right-padded (B, S) with zeros, and counts (B,)."""
+    counts = torch.tensor([len(row) for row in rows])
+    ids = pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True)
+    return ids.to(device), counts.to(device)
+
+
+# ---- the seam
 
 
 class TokenizerLike(Protocol):
@@ -40,6 +150,7 @@ class TokenizerLike(Protocol):
     bos: int | None  # opens one
     vocab_size: int
     special_tokens: dict[str, int]
+    encoding: tiktoken.Encoding
     answer_ends: frozenset[int]  # special ids that end an answer; none where a line's end does
 
     def encode(self, text: str) -> list[int]: ...
@@ -132,6 +243,12 @@ class LanguageModel:
         if line == text:
             return encode(text)
         return encode(line) + ([self.tokenizer.eos] if self.frame else encode("\n"))
+
+    def as_answer(self, line: str) -> str:
+        """A line from elsewhere as this model would write it. After a prompt's `Reflection:` comes
+        a space, after a chat model's frame none.
+        """
+        return f"{'' if self.frame else ' '}{line}\n"
 
     def fit(self, text: str, limit: int, start: str = "") -> list[int]:
         """The ids of a prompt, at most `limit`. Of a longer text the middle is left out, but not

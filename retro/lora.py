@@ -16,18 +16,20 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retro.run.files import read_json, read_tensors, write_json, write_tensors
-from retro.run.model_files import check_tensors
+from retro.run.adapter_files import (
+    copy_adapter,
+    read_adapter_settings,
+    read_adapter_tensors,
+    write_adapter,
+)
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 REFLECTOR = "reflector"  # the adapter that is meant where none is named
-MAX_RANK = 4096  # of an adapter that is read
 
 
 class Adapter(nn.Module):
@@ -163,19 +165,9 @@ def save_adapter(model: nn.Module, folder: str | Path, name: str = REFLECTOR) ->
     own = dict(_parts(model, name))
     if not own:
         raise ValueError("the model has no adapter to save")
-    write_tensors(Path(folder) / "adapter_model.safetensors", _peft_tensors(model, name))
     adapter = next(iter(own.values()))
-    settings = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "r": adapter.rank,
-        "lora_alpha": adapter.alpha,
-        "target_modules": sorted({path.rsplit(".", 1)[-1] for path in own}),
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "inference_mode": True,
-    }
-    write_json(Path(folder) / "adapter_config.json", settings)
+    targets = {path.rsplit(".", 1)[-1] for path in own}
+    write_adapter(folder, adapter_state(model, name), adapter.rank, adapter.alpha, sorted(targets))
 
 
 def load_adapter(model: nn.Module, folder: str | Path, name: str = REFLECTOR) -> None:
@@ -183,41 +175,13 @@ def load_adapter(model: nn.Module, folder: str | Path, name: str = REFLECTOR) ->
 
     ValueError when a file is missing or broken, asks for what is left out here, or does not fit.
     """
-    path = Path(folder) / "adapter_config.json"
-    rank, alpha, targets = _read_settings(path)
-    path = path.with_name("adapter_model.safetensors")
-    tensors = read_tensors(path)
+    rank, alpha, targets = read_adapter_settings(folder, TARGETS)
+    tensors = read_adapter_tensors(folder)
     if name not in adapter_names(model):
         add_lora(model, rank, alpha, torch.Generator(), targets, name)
-    wanted = _peft_tensors(model, name)
-    check_tensors(path, tensors, wanted)
+    copy_adapter(folder, tensors, adapter_state(model, name))
     for _, adapter in _parts(model, name):
         adapter.alpha = alpha
-    for key, tensor in wanted.items():
-        tensor.copy_(tensors[key])
-
-
-def _read_settings(path: Path) -> tuple[int, float, list[str]]:
-    """(r, alpha, targets) of an adapter_config.json that asks for nothing else."""
-    settings = read_json(path)
-    demands = {"peft_type": "LORA", "bias": "none", "use_rslora": False, "use_dora": False,
-               "fan_in_fan_out": False, "rank_pattern": {}, "alpha_pattern": {},
-               "lora_bias": False, "modules_to_save": None, "layers_to_transform": None,
-               "layer_replication": None, "exclude_modules": None, "target_parameters": None,
-               "trainable_token_indices": None, "alora_invocation_tokens": None}  # fmt: skip
-    for key, allowed in demands.items():
-        if settings.get(key, allowed) != allowed:
-            raise ValueError(f"{path}: {key} is {settings[key]!r}, only {allowed!r} is known here")
-    asked: list[Any] = [settings.get(k) for k in ("r", "lora_alpha", "target_modules")]
-    rank, alpha, targets = asked
-    numbers = type(rank) is int and type(alpha) in (int, float) and abs(alpha) < 1e6
-    if not numbers or not 1 <= rank <= MAX_RANK:
-        raise ValueError(
-            f"{path}: r is {rank!r}, lora_alpha {alpha!r}, expected numbers, r in 1..{MAX_RANK}"
-        )
-    if not isinstance(targets, list) or not targets or any(t not in TARGETS for t in targets):
-        raise ValueError(f"{path}: target_modules is {targets!r}, expected some of {TARGETS}")
-    return rank, alpha, targets
 
 
 def _parts(model: nn.Module, name: str) -> Iterator[tuple[str, Adapter]]:
@@ -227,9 +191,3 @@ def _parts(model: nn.Module, name: str) -> Iterator[tuple[str, Adapter]]:
             part = layer.adapters[name]
             assert isinstance(part, Adapter)
             yield path, part
-
-
-def _peft_tensors(model: nn.Module, name: str) -> dict[str, Tensor]:
-    """The live A and B under PEFT's names."""
-    state = adapter_state(model, name)
-    return {f"base_model.model.{key}.weight": weight.detach() for key, weight in state.items()}

@@ -105,9 +105,8 @@ def read_buffer(
             )
         if not row["prompt"].strip():
             raise ValueError(f"{path}:{number}: prompt is empty")
-        # after the prompt's `Reflection:` comes a space, after a chat model's frame none
-        space = "" if lm.frame else " "
-        rows.append(Rated.from_row(row | {"response": f"{space}{one_line(row['response'])}\n"}, lm))
+        response = lm.as_answer(one_line(row["response"]))
+        rows.append(Rated.from_row(row | {"response": response}, lm))
     if not rows:
         raise ValueError(f"{path}: holds no rows")
     return rows

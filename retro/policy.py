@@ -20,8 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retro.generate import pad
-from retro.language_model import LanguageModel, PromptCache
+from retro.language_model import LanguageModel, PromptCache, pad
 from retro.run.device import autocast
 
 READ_TOGETHER = 512  # responses whose prompts are in memory at a time, of thousands

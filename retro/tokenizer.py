@@ -1,8 +1,9 @@
-"""Byte-pair encoding (Sennrich et al. 2016, on bytes as in GPT-2): train, save, load.
+"""Byte-pair encoding (Sennrich et al. 2016, on bytes as in GPT-2): encode, decode, save, load.
 
-Text is cut into pre-tokens by a regular expression, then the most frequent adjacent pair of tokens
-is merged, over and over; no merge crosses a pre-token's edge. The ranks are kept in tiktoken's file
-format and all encoding runs in tiktoken.Encoding.
+Text is cut into pre-tokens by a regular expression. In each of them the adjacent pair of tokens
+that was learnt first is merged, over and over; no merge crosses a pre-token's edge. The order of
+merges, the ranks, was learnt in `pretrain/bpe.py`. They are kept in tiktoken's file format, and all
+encoding runs in tiktoken.Encoding.
 Changed from GPT-2: "\\n" and ">" are always tokens of their own, so a line's end is one stop id and
 the prompt sign before an action one fixed id; a word and the number after it may merge (" mug 1" is
 one name), other digits come in runs of up to three.
@@ -10,11 +11,8 @@ one name), other digits come in runs of up to three.
 
 import base64
 import binascii
-import heapq
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Set
+from collections.abc import Set
 from importlib import import_module
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +72,9 @@ def check_pattern(pattern: str) -> None:
         raise ValueError(f"pattern {pattern!r} matches an empty text")
 
 
-def encode_ordinary(encoding: tiktoken.Encoding, text: str, names: Set[str] = frozenset()) -> list[int]:
+def encode_ordinary(
+    encoding: tiktoken.Encoding, text: str, names: Set[str] = frozenset()
+) -> list[int]:
     """Ids of `text`, where only the special tokens in `names` are more than ordinary text.
     ValueError where the pattern cuts out an empty pre-token after all (Rust's panic).
     """
@@ -125,80 +125,3 @@ def load(folder: str | Path) -> Any:
         return Tokenizer(ranks, special_tokens, pattern)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def train(
-    texts: Iterable[str],
-    vocab_size: int,
-    special_tokens: tuple[str, ...] = (EOS,),
-    start: Tokenizer | None = None,
-) -> Tokenizer:
-    """Learn `vocab_size` tokens: 256 bytes, merges, and the special ones, which get the last ids.
-
-    Each merge takes the most frequent pair (ties: the smallest ids). Fewer tokens come out when the
-    text has no pair left that occurs twice. With `start`, its tokens keep their ids and the merges
-    go on from there: it grows.
-    """
-    if vocab_size < 256 + len(special_tokens):
-        raise ValueError(f"vocab_size is {vocab_size}, at least {256 + len(special_tokens)} needed")
-    pre_tokens: Counter[str] = Counter()
-    for text in texts:
-        pre_tokens.update(regex.findall(PATTERN, text))
-    # each distinct pre-token once
-    words = [start.encode(word) if start else list(word.encode()) for word in pre_tokens]
-    counts = list(pre_tokens.values())
-
-    pair_counts: Counter[tuple[int, int]] = Counter()
-    holders = defaultdict(set)  # pair -> indices of the words that hold it, or once did
-    for index, word in enumerate(words):
-        for pair in pairwise(word):
-            pair_counts[pair] += counts[index]
-            holders[pair].add(index)
-    queue = [(-count, pair) for pair, count in pair_counts.items()]
-    heapq.heapify(queue)
-
-    tokens = [bytes([byte]) for byte in range(256)]
-    if start:
-        tokens = sorted(start.ranks, key=start.ranks.__getitem__)
-    while len(tokens) < vocab_size - len(special_tokens) and queue:
-        count, pair = heapq.heappop(queue)
-        if -count != pair_counts[pair]:
-            continue  # the count has changed since; its newer entry is in the queue
-        if -count < 2:
-            break
-        new = len(tokens)
-        tokens.append(tokens[pair[0]] + tokens[pair[1]])
-        changed = set()
-        for index in holders.pop(pair):
-            merged = merge(words[index], pair, new)
-            for old_pair in pairwise(words[index]):
-                pair_counts[old_pair] -= counts[index]
-                changed.add(old_pair)
-            for new_pair in pairwise(merged):
-                pair_counts[new_pair] += counts[index]
-                holders[new_pair].add(index)
-                changed.add(new_pair)
-            words[index] = merged
-        for changed_pair in changed:
-            heapq.heappush(queue, (-pair_counts[changed_pair], changed_pair))
-
-    ranks = {token: rank for rank, token in enumerate(tokens)}
-    special = {name: len(ranks) + i for i, name in enumerate(special_tokens)}
-    return Tokenizer(ranks, special)
-
-
-def merge(word: list[int], pair: tuple[int, int], new: int) -> list[int]:
-    """Replace each occurrence of `pair`, from the left: merge([1, 2, 1, 2, 2], (1, 2), 9).
-
-    >>> merge([1, 2, 1, 2, 2], (1, 2), 9)
-    [9, 9, 2]
-    """
-    merged, i = [], 0
-    while i < len(word):
-        if tuple(word[i : i + 2]) == pair:
-            merged.append(new)
-            i += 2
-        else:
-            merged.append(word[i])
-            i += 1
-    return merged

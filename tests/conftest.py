@@ -17,7 +17,7 @@ from retro import tokenizer
 from retro.interop.hf_tokenizer import as_tokenizer_json
 from retro.interop.open import open_model
 from retro.model import GPT, GPTConfig
-from retro.pretrain.corpus import pieces
+from retro.pretrain.corpus import weighted_texts
 from retro.run.files import write_json
 
 os.environ["OMP_NUM_THREADS"] = "1"  # small tensors; and two threads collapse where a core is busy
@@ -25,12 +25,24 @@ torch.set_num_threads(1)
 ASSETS = Path(__file__).parent.parent / "assets"
 
 
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="run the tests marked slow as well")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves out the slow tests, unless all are asked for."""
+    if not config.getoption("--all"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in set(slow)]
+
+
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory) -> Path:
     """A folder with a random GPT of 2 layers and a tokenizer of household text."""
     folder, rng = tmp_path_factory.mktemp("tiny-base"), random.Random(0)
     stream = envs.make("household").demonstrations("train", "tiny", 0.5)
-    texts = ["".join(text for text, _ in pieces(d, rng)) for d in islice(stream, 60)]
+    texts = ["".join(text for text, _ in weighted_texts(d, rng)) for d in islice(stream, 60)]
     coder = tokenizer.train(texts, 512)
     coder.save(folder)
     config = GPTConfig(coder.vocab_size, 32, 64, 2, 2, 1, 2560)

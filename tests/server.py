@@ -152,7 +152,7 @@ def load():
 
 
 def complete(model, coder, ids, body) -> tuple[str, int]:
-    from retro.generate import generate
+    from retro.language_model import generate
     from retro.run.seeds import seeded
 
     out = generate(model, [ids], body["max_tokens"], tuple(coder.encode("\n")),

@@ -1,6 +1,6 @@
 """A shop of a few products made by hand, a task in it, and shopping without a mistake."""
 
-from envs.shop_files import product as shown
+from envs.shop.files import product as shown
 
 
 def raw(asin="BAK73", name="Norvik velvet lamp", pricing="$15.00", **changes) -> dict:

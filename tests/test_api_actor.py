@@ -20,7 +20,7 @@ from retro.interop import guides
 from retro.interop.api_actor import read_reflection, read_reply, reflection_writer
 from retro.interop.endpoint import Budget
 from retro.interop.open import ActorOptions, open_actor
-from retro.interop.post import Refused, harmless
+from retro.interop.post import Refused, one_printable_line
 from retro.prompts import transcript
 from retro.trial import run_trials
 
@@ -66,7 +66,7 @@ def test_actor_with_examples_and_reflector_play_to_the_end(url, tmp_path, api, m
     generator = torch.Generator().manual_seed(0)
     actor = open_actor(options, ["household"], "", {}, 0.7, generator, 3, Budget())
     actor.reply_tokens = 8
-    monkeypatch.setattr("retro.interop.api_actor.REFLECTION_TOKENS", 8)
+    monkeypatch.setattr("retro.interop.api_actor.REFLECTION_REPLY_TOKENS", 8)
     trials = run_trials(env, tasks, actor, [["Look twice. Plan: look."]] * 2)
     assert all(t.truncated and len(t.steps) == 1 for t in trials)
     sent = json.dumps(seen(url)[-1][2])
@@ -150,7 +150,7 @@ def test_hostile_replies_are_one_harmless_line(url, tmp_path):
     for text in ("x" * 10**6, "\n" * 10**6, "> " * 10**6, "\x1b[" * 10**6, "`*" * 10**6,
                  " " * 10**6 + "Action: look", "<think>" * 10**6, "\x1b]" * 10**6):  # fmt: skip
         start = time.process_time()
-        for line in (*read_reply(text), read_reflection(text), harmless(text)):
+        for line in (*read_reply(text), read_reflection(text), one_printable_line(text)):
             assert line.isprintable() and "\n" not in line and len(line) <= 1000
         assert time.process_time() - start < 2  # seconds; none is quadratic
     assert read_reflection(HOSTILE.replace("Action", "Reflection")).isprintable()

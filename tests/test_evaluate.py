@@ -6,8 +6,19 @@ import torch
 
 import envs
 from retro.actor import ScriptedActor
-from retro.evaluate import Evaluation, Reflector, evaluate, last_attempt, measure_gap, methods_of
-from retro.evaluate import no_reflection, report, shuffled, summary, wilson
+from retro.evaluate import (
+    Evaluation,
+    Reflector,
+    evaluate,
+    last_attempt,
+    measure_gap,
+    methods_of,
+    no_reflection,
+    report,
+    shuffled,
+    summary,
+    wilson,
+)
 from retro.lora import adapter_state, save_adapter
 from retro.report.tables import draw_picture, table
 from retro.trial import Step, Trajectory

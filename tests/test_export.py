@@ -1,8 +1,6 @@
 """python -m retro.interop.export, read back by transformers, PEFT and ourselves."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from retro import tokenizer
 from retro.interop.export import Config, main
 from retro.lora import add_lora, load_adapter, lora_parameters, save_adapter
 from retro.model import GPT
+from retro.run.cli import run_script
 from retro.run.files import read_json
 
 TEXT = "You open the drawer 2. In it, you see a mug 1.\n> take mug 1 from drawer 2\n" * 5
@@ -46,6 +45,7 @@ def base_of(tmp_path, family) -> Path:
     return tmp_path / "base"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama3 scaling", "qwen2", "qwen2, tied"])
 @torch.no_grad()
 def test_base_and_adapter_in_peft(tmp_path, family):
@@ -66,6 +66,7 @@ def test_base_and_adapter_in_peft(tmp_path, family):
     assert torch.equal(back(ids), ours(ids))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "llama, old names", "qwen2"])
 @torch.no_grad()
 def test_merged_in_transformers(tmp_path, family):
@@ -108,10 +109,8 @@ def test_what_is_refused_and_what_is_said(tmp_path, tiny_base, capsys):
     settings = read_json(tmp_path / "out/adapter/adapter_config.json")
     assert settings["base_model_name_or_path"] == str(tmp_path / "out/base")
     (tmp_path / "adapter").rename(tmp_path / "sft")
-    run = subprocess.run(
-        [sys.executable, "-m", "retro.interop.export", "--run-dir", tmp_path,
-         "--out", tmp_path / "new"],
-        capture_output=True, text=True, cwd=Path(__file__).parent.parent,
-    )  # fmt: skip
-    assert run.returncode == 2 and "has not come to its end" in run.stderr
-    assert run.stderr.count("\n") == 1 and not (tmp_path / "new").exists()
+    with pytest.raises(SystemExit) as ended:
+        run_script(main, Config(run_dir=str(tmp_path), out=str(tmp_path / "new")))
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and "has not come to its end" in said
+    assert said.count("\n") == 1 and not (tmp_path / "new").exists()

@@ -14,7 +14,7 @@ from test_household_games import GRAMMAR, PLAIN_GOAL, PROBLEM
 from test_shop_files import ATTRIBUTES, HUMAN, PRODUCTS
 
 import envs
-from envs.alfworld_files import load_game
+from envs.household import load_game
 from retro import tokenizer
 from retro.interop import api_actor, post
 from retro.interop.endpoint import Budget, Client
@@ -23,8 +23,7 @@ from retro.lora import add_lora, load_adapter, save_adapter
 from retro.memory import FIELDS, ReplayBuffer
 from retro.model import GPT, GPTConfig
 from retro.run import checkpoint
-from retro.run.files import read_tensors
-from retro.run.model_files import read_checkpoint
+from retro.run.files import read_checkpoint, read_tensors
 from tests.hostile import DEEP, broken, broken_bytes, fuzz, st, told, with_reason
 
 

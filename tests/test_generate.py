@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import random_ids, tiny_gpt
 
-from retro.generate import generate, pad, sample
+from retro.language_model import generate, pad, sample
 
 
 def logprobs_by_recomputation(model, context, response, temperature=1.0):

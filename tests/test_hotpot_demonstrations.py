@@ -8,13 +8,13 @@ from itertools import islice
 import pytest
 
 import envs
-from envs.chains import SLIPS, play
-from envs.hotpot_notes import bindings, everything, pairs, parse_goal, questions, read_trial
-from envs.hotpot_players import Player
-from envs.hotpot_reflections import flawed_reflection, follows, oracle_reflection, parse_plan
-from envs.hotpot_worlds import NAMES, cut_names
+from envs.demonstrations import SLIPS, play
+from envs.hotpot.demonstrations import Player, bindings, everything, flawed_reflection, questions
+from envs.hotpot.observer import Notes, follows, oracle_reflection, parse_goal, parse_plan
+from envs.hotpot.tasks import NAMES, cut_names
+from envs.observer import read_trial
 from retro import tokenizer
-from retro.pretrain.corpus import UNBOUND, encode, pieces
+from retro.pretrain.corpus import UNBOUND, to_document, weighted_texts
 from retro.prompts import transcript, well_formed
 
 COMPOUND = re.compile(
@@ -25,21 +25,23 @@ COMPOUND = re.compile(
 # ---- Made-up worlds.
 
 
-def test_the_reader_of_the_whole_world_knows_the_answer():
+@pytest.mark.parametrize("n", [100, pytest.param(300, marks=pytest.mark.slow)])
+def test_the_reader_of_the_whole_world_knows_the_answer(n):
     """The generator's answers by another way: read all paragraphs, walk the question's chain."""
     env = envs.make("hotpot")
-    for task in env.tasks("seen", 300, 3):
+    for task in env.tasks("seen", n, 3):
         observation, _ = env.reset(task)
         views = [(f"Search[{title}]", " ".join(s)) for title, s in task["item"]["context"]]
-        notes = read_trial(observation, views)
+        notes = read_trial(Notes(observation), views)
         answer = notes.compared() if notes.goal.compares else notes.walk()[1]
         assert answer == task["item"]["answer"], (observation, views)
 
 
-def test_unseen_names_are_in_no_training_text():
+@pytest.mark.parametrize("n", [250, pytest.param(1500, marks=pytest.mark.slow)])
+def test_unseen_names_are_in_no_training_text(n):
     env, rng = envs.make("hotpot"), random.Random(0)
-    docs = islice(env.demonstrations("train", "test", 0.3, 0.25), 1500)
-    known = set(COMPOUND.findall("\n".join(t for d in docs for t, _ in pieces(d, rng))))
+    docs = islice(env.demonstrations("train", "test", 0.3, 0.25), n)
+    known = set(COMPOUND.findall("\n".join(t for d in docs for t, _ in weighted_texts(d, rng))))
     known |= set(COMPOUND.findall(json.dumps(env.tasks("train", 200, 0))))
     unseen = set(COMPOUND.findall(json.dumps(env.tasks("unseen", 300, 0))))
     assert len(known) > 1000 and len(unseen) > 300, (len(known), len(unseen))
@@ -55,7 +57,7 @@ def test_unseen_names_are_in_no_training_text():
 def failed():
     """Failed trials by demonstrators of mixed skill."""
     stream = envs.make("hotpot").demonstrations("train", "tests", 0.3)
-    return [d for d in islice(stream, 1500) if d.reflection is not None]
+    return [d for d in islice(stream, 300) if d.reflection is not None]
 
 
 def test_oracle_states_only_what_the_trial_showed(failed):
@@ -65,7 +67,7 @@ def test_oracle_states_only_what_the_trial_showed(failed):
         for _, words in parse_plan(said):
             assert words in text or {words, "no"} == {"no", "yes"} or words == "no", (said, text)
         for relation, name, value in re.findall(r"the (\w+) of (\w+) is (\w+)", said):
-            known = pairs(read_trial(d.observation, d.steps))
+            known = read_trial(Notes(d.observation), d.steps).known()
             assert (relation, name, value) in known, (said, text)
         assert oracle_reflection(d.observation, list(d.steps)) == said
 
@@ -96,6 +98,7 @@ def test_following_is_recognised():
     assert not follows(plan, steps[:2]) and not follows(plan, steps[::-1])
 
 
+@pytest.mark.slow
 def test_control_figures():
     """Reflections must matter, and only right ones: scripted players, without a model.
 
@@ -136,7 +139,7 @@ def test_control_figures():
 def test_questions_are_answered_by_the_text(failed):
     rng = random.Random(2)
     words = {"none", "nothing", "of", "is"}
-    words |= {r for d in failed for r, _, _ in pairs(read_trial(d.observation, d.steps))}
+    words |= {r for d in failed for r, _, _ in read_trial(Notes(d.observation), d.steps).known()}
     for d in failed[:300]:
         text = transcript(d.observation, [], d.steps)
         asked = questions(d.observation, d.steps, rng, 10)
@@ -195,13 +198,13 @@ def test_documents_carry_their_bindings():
     """
     env, rng = envs.make("hotpot"), random.Random(0)
     stream = env.demonstrations("train", "tokens", 0.3, 0.25)
-    docs = [pieces(d, rng) for d in islice(stream, 400)]
+    docs = [weighted_texts(d, rng) for d in islice(stream, 150)]
     coder = tokenizer.train((cut_names("".join(t for t, _ in parts)) for parts in docs), 900)
     names = sorted(set(COMPOUND.findall(json.dumps(env.tasks("unseen", 100, 0)))))
     cut = [len(coder.encode(f" {name}")) for name in names]
     assert sum(n == 2 for n in cut) > 0.9 * len(cut), (names[:5], cut[:5])
     for parts in docs[:100]:
-        document = encode(parts, env, coder)
+        document = to_document(parts, env, coder)
         assert len(document.ids) < 700 and document.ids[-1] == coder.eos
         bound = [b for b in document.bound if b != UNBOUND]
         expected = len({end for _, end, _, _ in env.bindings("".join(t for t, _ in parts))})

@@ -8,7 +8,7 @@ import time
 import pytest
 from small_room import env_of_the_room, play, room  # noqa: F401
 
-from envs.household import ACTIONS, Household
+from envs.household.engine import ACTIONS, Household
 
 NOTHING = "Nothing happens."
 
@@ -216,8 +216,10 @@ def test_admissible_is_all_that_does_something(length):
     for verb, form in ACTIONS.items():
         for args in itertools.product(names, repeat=form.count("{}")):
             trial = copy.copy(env)  # a shallow copy, and the parts of the state that change:
-            trial.contents, trial.opened = copy.deepcopy(env.contents), set(env.opened)
-            trial.states, trial.sliced_at = copy.deepcopy((env.states, env.sliced_at))
+            trial.contents, trial.opened = {r: [*x] for r, x in env.contents.items()}, {*env.opened}
+            trial.states, trial.sliced_at = (
+                {o: {*x} for o, x in part.items()} for part in (env.states, env.sliced_at)
+            )
             if verb != "move" and trial.step(form.format(*args))[0] != NOTHING:
                 works.append(form.format(*args))
     assert env.admissible_actions() == sorted(works)
@@ -260,7 +262,7 @@ def test_random_strings_never_raise(env):
     rng = random.Random(0)
     pieces = [*ACTIONS.values(), *env.receptacles, *env.objects, *" \n1é\x07", "from"]
     env.limit = 10**9
-    for _ in range(3000):
+    for _ in range(1000):
         action = rng.choice(["", " "]).join(rng.choices(pieces, k=rng.randrange(5)))
         observation = env.step(action)[0]
         known = action.strip().split(" ")[0] in ACTIONS
@@ -274,7 +276,7 @@ def test_speed_of_random_play():
     """Measured: 60,000 to 130,000 steps a second; the bound is loose for busy machines."""
     rng, env, steps, seconds = random.Random(0), Household(max_steps=10**9), 0, 0.0
     env.reset(room("pick_two_obj_and_place", "vase", "bed"))
-    for _ in range(2000):
+    for _ in range(500):
         action = rng.choice(env.admissible_actions())
         start = time.process_time()
         env.step(action)

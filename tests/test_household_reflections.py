@@ -7,14 +7,16 @@ from itertools import islice
 import pytest
 
 import envs
-from envs.household_notes import Notes, parse_goal, questions, read_trial
-from envs.household_reflections import (
-    flawed_reflection,
+from envs.household.demonstrations import flawed_reflection, questions
+from envs.household.observer import (
+    Notes,
     follows,
     oracle_reflection,
+    parse_goal,
     parse_plan,
     write_plan,
 )
+from envs.observer import read_trial
 from retro.prompts import transcript, well_formed
 
 
@@ -22,7 +24,7 @@ from retro.prompts import transcript, well_formed
 def failed():
     """Failed trials by demonstrators of mixed skill."""
     stream = envs.make("household").demonstrations("train", "tests", 0.3)
-    return [d for d in islice(stream, 900) if d.reflection is not None]
+    return [d for d in islice(stream, 120) if d.reflection is not None]
 
 
 def test_oracle_states_only_what_the_trial_showed(failed):
@@ -136,7 +138,7 @@ def test_notes_follow_the_engine(failed):
     seen.
     """
     env = envs.make("household")
-    for task in env.tasks("train", 40, 2):
+    for task in env.tasks("train", 20, 2):
         observation, _ = env.reset(task)
         notes, rng = Notes(observation), random.Random(task["id"])
         for _ in range(18):
@@ -145,4 +147,4 @@ def test_notes_follow_the_engine(failed):
         assert notes.held == env.held
         for place, things in notes.contents.items():
             assert set(things) == set(env.contents[place]), (task["id"], place)
-    assert read_trial(failed[0].observation, failed[0].steps).goal
+    assert read_trial(Notes(failed[0].observation), failed[0].steps).goal

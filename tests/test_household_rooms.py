@@ -6,10 +6,12 @@ import random
 import re
 from itertools import islice
 
+import pytest
+
 import envs
-from envs import household_rooms as rooms
-from envs.chains import play
-from envs.household_players import Player
+import envs.household.tasks as rooms
+from envs.demonstrations import play
+from envs.household.demonstrations import Player
 
 
 def words(tasks):
@@ -28,34 +30,36 @@ def test_same_arguments_same_tasks_other_seed_other_tasks():
     assert json.loads(json.dumps(env.tasks("unseen", 2, 0))) == env.tasks("unseen", 2, 0)
 
 
-def test_unseen_names_never_occur_in_training():
-    known = words(rooms.generate_tasks("train", 1500, 0)) | words(
-        rooms.generate_tasks("seen", 300, 1)
-    )
-    for d in islice(envs.make("household").demonstrations("train", 0, 0.3, 0.25), 1500):
+@pytest.mark.parametrize("n", [80, pytest.param(1500, marks=pytest.mark.slow)])
+def test_unseen_names_never_occur_in_training(n):
+    env = envs.make("household")
+    known = words(env.tasks("train", n, 0)) | words(env.tasks("seen", n // 5, 1))
+    for d in islice(env.demonstrations("train", 0, 0.3, 0.25), n):
         known |= set(re.findall(r"[a-z]+", repr(d)))  # slips, reflections and questions too
-    unseen = words(rooms.generate_tasks("unseen", 300, 0))
+    unseen = words(env.tasks("unseen", min(n, 300), 0))
     shared = unseen & known
     assert shared <= {*rooms.APPLIANCE.values(), *rooms.LAMPS}, shared
     assert len(unseen) > 80
 
 
-def test_all_six_kinds_and_no_task_is_done_at_the_start():
+@pytest.mark.parametrize("n", [40, pytest.param(200, marks=pytest.mark.slow)])
+def test_all_six_kinds_and_no_task_is_done_at_the_start(n):
     env, kinds = envs.make("household"), set()
     for split in ("train", "seen", "unseen"):
-        for task in env.tasks(split, 200, 5):
+        for task in env.tasks(split, n, 5):
             kinds.add(task["goal"]["kind"])
             _, info = env.reset(task)
             assert not info["success"], task["id"]
     assert kinds == set(rooms.GOALS)
 
 
-def test_a_perfect_player_who_knows_the_room_wins_every_task():
+@pytest.mark.parametrize("n", [25, pytest.param(150, marks=pytest.mark.slow)])
+def test_a_perfect_player_who_knows_the_room_wins_every_task(n):
     """Solvable: a player that is told where everything is carries the errand out within the limit.
     """
     env, lost = envs.make("household"), []
     for split in ("train", "unseen"):
-        for task in env.tasks(split, 150, 11):
+        for task in env.tasks(split, n, 11):
             goal, things = task["goal"], task["objects"]
             wanted = [o for o in things if o.rsplit(" ", 1)[0] == goal["object"]]
             places = [things[o]["in"][0] for o in wanted]

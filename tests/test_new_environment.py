@@ -3,12 +3,11 @@
 import json
 
 import pytest
+import retro.collect
 
 import envs
-import retro.collect
-import retro.pretrain.__main__
+import retro.pretrain.__main__ as pretrain
 import train
-from retro.pretrain.__main__ import Config, main
 from tests.guess import Guess
 
 SMALL = dict(
@@ -31,9 +30,9 @@ def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("guess-base")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(envs.CLASSES, "guess", Guess)
-        patch.setattr(retro.pretrain, "TOKENIZER_DOCUMENTS", 200)
-        patch.setattr(retro.pretrain, "write_card", lambda *args: None)
-        main(Config(out=str(folder), envs="guess", **SMALL))
+        patch.setattr(pretrain, "TOKENIZER_DOCUMENTS", 200)
+        patch.setattr(pretrain, "write_card", lambda *args: None)
+        pretrain.main(pretrain.Config(out=str(folder), envs="guess", **SMALL))
         yield folder
 
 

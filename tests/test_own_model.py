@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 from recorded import convert
+from retro.buffer import as_ids, as_text, prompts_of
 
 import retro.learn
 import train
 from retro import tokenizer
 from retro.actor import GPTActor
-from retro.buffer import as_ids, as_text, prompts_of
 from retro.evaluate import UNTRAINED, methods_of
 from retro.interop.chat import answer, frame, line_ends
 from retro.interop.export import Config as Export
 from retro.interop.export import main as export
-from retro.interop.guides import HOTPOT, HOUSEHOLD, REFLECT
+from retro.interop.guides import HOTPOT, HOUSEHOLD, REFLECTION_RULES
 from retro.interop.hf_tokenizer import as_tokenizer_json
 from retro.interop.open import open_model
 from retro.memory import FIELDS, ReplayBuffer
@@ -61,7 +61,7 @@ def test_a_pretrained_reflector_is_trained_and_asked_in_its_frame(own, chat_mode
     assert rows and all(row["prompt"].endswith(CHAT_REFLECT) for row in rows)
     assert not any("<|im_" in row["prompt"] + row["response"] for row in rows)
     model, coder = open_model(chat_model, "cpu", False)
-    before, after = frame(coder, REFLECT)
+    before, after = frame(coder, REFLECTION_RULES)
     ids = as_ids(rows[0], coder, 2560).prompt_ids
     assert before and ids[: len(before)] == before and ids[-len(after) :] == after
     assert outcome(own)[0][0]["mean_rating"] is not None
@@ -106,7 +106,7 @@ def test_it_is_exported_on_its_own_base(own, chat_model, tmp_path):
 def test_rows_are_plain_text_and_come_back_as_the_same_ids(tiny_base, chat_model):
     for folder in (tiny_base, chat_model):
         coder = tokenizer.load(folder)
-        before, after = frame(coder, REFLECT)
+        before, after = frame(coder, REFLECTION_RULES)
         end = line_ends(coder)[-1]
         for ids in (coder.encode(" I was slow.") + [end], coder.encode(" I was")):
             asked = Reflection(before + coder.encode("A mug.") + after, ids, [], "")
@@ -140,7 +140,7 @@ def nothing_is_played(monkeypatch):
     monkeypatch.setattr(train.envs, "make", make)
 
 
-@pytest.mark.parametrize("reflector", ["base", "chat"])
+@pytest.mark.parametrize("reflector", ["base", pytest.param("chat", marks=pytest.mark.slow)])
 def test_training_from_a_buffer_alone(
     own, tiny_base, chat_model, tmp_path, nothing_is_played, monkeypatch, reflector
 ):

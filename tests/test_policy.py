@@ -12,7 +12,7 @@ from retro.lora import adapter_state, lora_parameters
 from retro.policy import Policy, ResponseBatch, minibatches
 from retro.ppo import Batch, PPOConfig, ppo_update
 from retro.sft import sft_update
-from tests.small_trials import failed_trials, shorten, randomise, sample
+from tests.small_trials import failed_trials, randomise, sample, shorten
 
 PPO = PPOConfig(epochs=2, minibatch_size=3, clip_coef=0.2, vf_coef=0.5, ent_coef=0.0, gamma=1.0,
                 gae_lambda=0.95, max_grad_norm=1.0, target_kl=None)  # fmt: skip

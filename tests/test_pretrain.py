@@ -12,9 +12,17 @@ import torch
 import envs
 from retro import prompts, tokenizer
 from retro.model import GPT, GPTConfig
+from retro.pretrain import corpus
 from retro.pretrain.__main__ import Config, learning_rate, main
-from retro.pretrain.corpus import Document, batches, encode, pieces, shard
-from retro.pretrain.first_weights import grown, head_start
+from retro.pretrain.corpus import (
+    Document,
+    ShardJob,
+    batches,
+    shard_documents,
+    to_document,
+    weighted_texts,
+)
+from retro.pretrain.first_weights import grow_vocabulary, head_start
 
 
 def demonstrations(n=30):
@@ -23,7 +31,7 @@ def demonstrations(n=30):
 
 def test_documents_contain_the_prompts_of_actor_and_reflector():
     for d in demonstrations():
-        text = "".join(text for text, _ in pieces(d, random.Random(0)))
+        text = "".join(text for text, _ in weighted_texts(d, random.Random(0)))
         assert text.startswith(prompts.transcript(d.observation, d.reflections, d.steps))
         if d.reflection is not None:
             assert f"{prompts.reflection_request(d.progress)} {d.reflection}\n" in text
@@ -38,7 +46,7 @@ def test_reflection_often_stands_right_behind_the_transcript():
     failed = [d for d in demonstrations(120) if d.reflection is not None]
     right_behind = 0
     for i, d in enumerate(failed):
-        text = "".join(text for text, _ in pieces(d, random.Random(i)))
+        text = "".join(text for text, _ in weighted_texts(d, random.Random(i)))
         right_behind += text[
             len(prompts.transcript(d.observation, d.reflections, d.steps)) :
         ].startswith("\nFailed")
@@ -49,9 +57,9 @@ def test_bound_tokens_are_mentions_and_name_the_place(tiny_base):
     """The reading loss asks only for what the text before a mention says."""
     coder, env = tokenizer.load(tiny_base), envs.make("household")
     for d in demonstrations():
-        document = encode(pieces(d, random.Random(0)), env, coder)
+        document = to_document(weighted_texts(d, random.Random(0)), env, coder)
         text = coder.decode(document.ids[:-1])
-        assert len(document.ids) == len(document.said) == len(document.bound)
+        assert len(document.ids) == len(document.loss_weights) == len(document.binding_targets)
         mentions = env.bindings(text)
         assert mentions, text
         room, task, _ = text.partition("Your task")
@@ -66,16 +74,17 @@ def test_bound_tokens_are_mentions_and_name_the_place(tiny_base):
             assert view, (thing, place, text[:end])
             assert later == (len(re.findall(rf"\b{thing}\b", text[view.end() - 1 : end])) > 0)
         names = {tuple(coder.encode(f" {place}")[i] for i in (0, -1)) for *_, place, _ in mentions}
-        assert {(first, last) for first, last, sight in document.bound if sight} == names
+        assert {(first, last) for first, last, sight in document.binding_targets if sight} == names
         things = {thing for thing, *_ in mentions if thing not in room}
         firsts = len(things) + max(len(room) - 1, 0)
-        assert sum(sight == 1 for *_, sight in document.bound) == 2 * firsts
+        assert sum(sight == 1 for *_, sight in document.binding_targets) == 2 * firsts
 
 
-def test_shards_are_a_function_of_their_number(tiny_base):
-    job = (("household",), str(tiny_base), 0, 3, 0.3, 0.8)
-    assert shard(job) == shard(job)
-    assert shard(job) != shard((*job[:3], 4, *job[4:]))
+def test_shards_are_a_function_of_their_number(tiny_base, monkeypatch):
+    monkeypatch.setattr(corpus, "DOCUMENTS", 16)
+    job = ShardJob(("household",), str(tiny_base), 0, 3, 0.3, 0.8)
+    assert shard_documents(job) == shard_documents(job)
+    assert shard_documents(job) != shard_documents(job._replace(number=4))
 
 
 def test_batches_hold_every_document_that_fits_once():
@@ -83,9 +92,9 @@ def test_batches_hold_every_document_that_fits_once():
     lengths = [rng.randint(5, 400) for _ in range(50)]
     documents = [Document([i] * n, [1] * n, [(i, i, 1)] * n) for i, n in enumerate(lengths, 1)]
     seen = {}
-    for ids, said, bound in batches(documents, 2000, 300, random.Random(1)):
+    for ids, weights, targets in batches(documents, 2000, 300, random.Random(1)):
         assert ids.numel() <= 2000 or len(ids) == 1
-        for row, predicted, names in zip(ids.tolist(), said.tolist(), bound.tolist()):
+        for row, predicted, names in zip(ids.tolist(), weights.tolist(), targets.tolist()):
             seen[row[0]] = (row.count(row[0]), sum(predicted))
             assert sum(name == [row[0], row[0], 1] for name in names) == row.count(row[0])
     fitting = {i: (n, n) for i, n in enumerate(lengths, 1) if n <= 300}
@@ -129,9 +138,8 @@ def test_learning_rate_in_three_cases():
 def test_resumed_equals_uninterrupted(tmp_path, monkeypatch):
     """Killed in the middle, then resumed from the checkpoint: the same weights, bit for bit."""
     import retro.pretrain.__main__ as module
-    import retro.pretrain.corpus
 
-    monkeypatch.setattr(retro.corpus, "DOCUMENTS", 4)
+    monkeypatch.setattr(corpus, "DOCUMENTS", 4)
     monkeypatch.setattr(module, "TOKENIZER_DOCUMENTS", 40)
     monkeypatch.setattr(module, "write_card", lambda *args: None)
     small = dict(
@@ -181,6 +189,6 @@ def test_a_grown_base_says_the_same_of_old_tokens(shipped):
     assert len(new.encode("zoo zebra")) < len(old.encode("zoo zebra"))
     ids = torch.tensor([old.encode("go to bed 1, and more \x00")])
     with torch.no_grad():
-        before, after = model.float()(ids), grown(model, old, new)(ids)
+        before, after = model.float()(ids), grow_vocabulary(model, old, new)(ids)
     assert torch.equal(before[..., : old.eos], after[..., : old.eos])
     assert torch.equal(before[..., old.eos], after[..., new.eos])

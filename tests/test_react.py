@@ -65,13 +65,13 @@ def test_every_environment_has_a_guide_that_its_openings_find():
     for name, guide in guides.GUIDES.items():
         assert guides.guide_of(guide.first, list(guides.GUIDES)) is guide
         assert guides.guide_of("whatever", [name]) is guide
-        messages = guides.chat(guide, guide.first, guide.turns)
+        messages = guides.chat_messages(guide, guide.first, guide.turns)
         roles = [m["role"] for m in messages]
         assert roles == ["system", *["user", "assistant"] * (2 * len(guide.turns)), "user"]
         assert guide.first in messages[2 * len(guide.turns) + 1]["content"]
         for turn, message in zip(guide.turns * 2, messages[2::2]):
             assert read_reply(message["content"])[1] == turn.action
-        text = guides.completion(guide, guide.first, guide.turns)
+        text = guides.completion_prompt(guide, guide.first, guide.turns)
         assert text.count(f"> {guide.turns[-1].action}\n") == 2 and text.endswith("\n>")
 
 

@@ -108,7 +108,7 @@ def test_tokens_are_weighed_as_a_plain_forward_pass_weighs_them(tiny_base, chain
 def test_characters_cut_into_several_tokens_stay_whole(tiny_base):
     coder = tokenizer.load(tiny_base)
     text = " é漢🙂 mug 1\n"
-    parts = report.pieces(coder, coder.encode(text))
+    parts = report.token_texts(coder, coder.encode(text))
     assert "".join(parts) == text and len(parts) == len(coder.encode(text))
 
 
@@ -134,12 +134,26 @@ def test_hostile_text_stays_data(page):
     assert not {c for c in shown if unicodedata.category(c) in ("Cc", "Cf", "Cs")}
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.recursive(
+DATA = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(st.characters()),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters()), inner),
-))  # fmt: skip
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(DATA)
 def test_any_data_stays_in_its_place(value):
+    stays_in_its_place(value)
+
+
+@pytest.mark.slow
+@settings(max_examples=500, deadline=None)
+@given(DATA)
+def test_any_data_stays_in_its_place_at_length(value):
+    stays_in_its_place(value)
+
+
+def stays_in_its_place(value):
     html = report.render({"x": value}).decode()
     script = html.split('id="data">')[1].split("</script>")[0]
     assert "<" not in script and html.count("</script") == 2
@@ -183,6 +197,7 @@ def test_a_run_without_a_critic_is_told_in_words(tiny_base, tmp_path):
         report.trained_policy(tmp_path, GPT.from_pretrained(tiny_base, "cpu"), False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme, width", [("light", 1280), ("dark", 1280), ("light", 360)])
 def test_in_a_browser(page, tmp_path, scheme, width):
     """Console free of errors, no request, nothing injected, fits the width, works by keyboard."""

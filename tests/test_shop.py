@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from small_shop import GOAL, raw, task
 
-from envs.shop import Shop, index, purchase_reward, rank
-from envs.shop_files import product as shown
-from envs.shop_notes import read_trial
-from envs.shop_reward import nouns, token_set_ratio
+from envs.observer import read_trial
+from envs.shop import Shop, purchase_reward
+from envs.shop.engine import index, nouns, rank, token_set_ratio
+from envs.shop.files import product as shown
+from envs.shop.observer import Notes
 from retro import prompts
 
 DATA = os.environ.get("RETRO_DATA")
@@ -117,7 +118,7 @@ def test_notes_read_recorded_pages():
     opened = 0
     for episode in episodes:
         (_, first), *steps = episode["steps"]
-        notes = read_trial(first, steps)
+        notes = read_trial(Notes(first), steps)
         assert notes.score == episode["score"] or not episode["steps"][-1][1]
         clicked = [a[6:-1] for a, o in steps if a.startswith("click[") and "[Buy Now]" in o]
         assert notes.opened == list(dict.fromkeys(clicked))

@@ -9,15 +9,20 @@ from pathlib import Path
 import pytest
 from small_shop import raw, shop_perfectly, task
 
-from envs import shop_catalog as catalog
-from envs.chains import SLIPS, play
+import envs.shop.tasks as catalog
+from envs.demonstrations import SLIPS, play
 from envs.shop import Shop, purchase_reward
-from envs.shop_notes import Notes, bindings, everything, questions
-from envs.shop_players import Player
-from envs.shop_reflections import command, flawed_reflection, parse_plan, write_plan
-from envs.shop_reward import MATCHED, token_set_ratio
+from envs.shop.demonstrations import (
+    Player,
+    bindings,
+    everything,
+    flawed_reflection,
+    questions,
+)
+from envs.shop.engine import MATCHED, token_set_ratio
+from envs.shop.observer import Notes, command, parse_plan, write_plan
 from retro import prompts, tokenizer
-from retro.pretrain.corpus import encode, pieces
+from retro.pretrain.corpus import to_document, weighted_texts
 
 SPLITS = ("train", "seen", "unseen")
 
@@ -26,10 +31,11 @@ SPLITS = ("train", "seen", "unseen")
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_every_task_has_one_answer(split):
+@pytest.mark.parametrize("n", [20, pytest.param(200, marks=pytest.mark.slow)])
+def test_every_task_has_one_answer(split, n):
     env = Shop()
-    tasks = env.tasks(split, 200, 0)
-    assert tasks == env.tasks(split, 200, 0) != env.tasks(split, 200, 1)
+    tasks = env.tasks(split, n, 0)
+    assert tasks == env.tasks(split, n, 0) != env.tasks(split, n, 1)
     for t in tasks:
         assert t == json.loads(json.dumps(t)) and t["env"] == "shop" and 3 <= len(t["products"])
         assert shop_perfectly(env, t) == {"success": True, "progress": 1.0}
@@ -55,13 +61,14 @@ def names_of(t: dict) -> set[str]:
     return kinds | {p["asin"] for p in products} | {p["Title"].split()[0] for p in products}
 
 
-def test_unseen_names_are_in_no_training_text():
+@pytest.mark.parametrize("n", [60, pytest.param(300, marks=pytest.mark.slow)])
+def test_unseen_names_are_in_no_training_text(n):
     env = Shop()
-    unseen = set().union(*map(names_of, env.tasks("unseen", 300, 0)))
-    known = set().union(*(names_of(t) for s in SPLITS[:2] for t in env.tasks(s, 500, 0)))
-    assert len(unseen) > 500 and not unseen & known
+    unseen = set().union(*map(names_of, env.tasks("unseen", n, 0)))
+    known = set().union(*(names_of(t) for s in SPLITS[:2] for t in env.tasks(s, 2 * n, 0)))
+    assert len(unseen) > min(500, 4 * n) and not unseen & known
     rng, stream = random.Random(0), env.demonstrations("train", 0, 0.5, 0.3)
-    text = "".join(text for d in islice(stream, 500) for text, _ in pieces(d, rng))
+    text = "".join(text for d in islice(stream, n) for text, _ in weighted_texts(d, rng))
     words = set(re.findall(r"\w+", text))
     pairs = set(re.findall(r"(?=\b(\w+ \w+)\b)", text))
     assert not unseen & words and not unseen & pairs and known & words and known & pairs
@@ -142,7 +149,7 @@ def test_plans_and_following():
     said = f"I never searched. Plan: {write_plan(plan)}."
     assert said.endswith("search velvet lamp, open BAK73, choose navy | blue, buy.")
     assert parse_plan(said) == plan and parse_plan("Plan: be quick.") == []
-    steps = [(command(*clause), "") for clause in plan]
+    steps = [(command(clause), "") for clause in plan]
     assert [a for a, _ in steps[1:3]] == ["click[BAK73]", "click[navy | blue]"]
     env = Shop()
     assert env.follows(said, [("click[Features]", ""), *steps])
@@ -215,10 +222,10 @@ def test_bindings_by_hand():
 def test_demonstrations_make_documents():
     env, rng = Shop(), random.Random(0)
     coder = tokenizer.load(Path(__file__).parent.parent / "assets")
-    demos = list(islice(env.demonstrations("train", 0, 0.3, 0.3), 200))
-    assert demos == list(islice(env.fresh().demonstrations("train", 0, 0.3, 0.3), 200))
+    demos = list(islice(env.demonstrations("train", 0, 0.3, 0.3), 60))
+    assert demos == list(islice(env.fresh().demonstrations("train", 0, 0.3, 0.3), 60))
     for d in demos:
-        document = encode(pieces(d, rng), env, coder)
+        document = to_document(weighted_texts(d, rng), env, coder)
         assert len(document.ids) < 2560 and any(document.said)
         assert any(first >= 0 for first, _, _ in document.bound) or not Notes(d.observation).titles
         assert not re.search(r"^(Question:|Answer:|Reflection:|>)", d.observation, re.MULTILINE)

@@ -15,8 +15,8 @@ from smollm2 import convert, find_gguf
 from tiny import largest_gap
 
 from retro import tokenizer
-from retro.generate import generate
 from retro.interop.chat import answer, chat_prompt
+from retro.language_model import generate
 from retro.model import GPT
 
 pytestmark = pytest.mark.slow  # 135M parameters

@@ -8,7 +8,9 @@ import pytest
 import regex
 from tiktoken.load import load_tiktoken_bpe
 
-from envs import hotpot_worlds, household_rooms, shop_catalog
+import envs.hotpot.tasks as hotpot_tasks
+import envs.household.tasks as household_tasks
+import envs.shop.tasks as shop_tasks
 from envs.names import JOINED
 from retro import tokenizer
 
@@ -91,10 +93,10 @@ def test_the_game_s_units_are_single_tokens():
 
 
 @pytest.mark.parametrize("heads, tails, after", [
-    (household_rooms.OBJECT_HEADS, household_rooms.OBJECT_TAILS, " 1"),
-    (household_rooms.PLACE_HEADS, household_rooms.PLACE_TAILS, " 1"),
-    (shop_catalog.ASIN_HEADS, shop_catalog.ASIN_TAILS, ""),
-    *((*parts, ",") for parts in hotpot_worlds.NAMES.values()),
+    (household_tasks.OBJECT_HEADS, household_tasks.OBJECT_TAILS, " 1"),
+    (household_tasks.PLACE_HEADS, household_tasks.PLACE_TAILS, " 1"),
+    (shop_tasks.ASIN_HEADS, shop_tasks.ASIN_TAILS, ""),
+    *((*parts, ",") for parts in hotpot_tasks.NAMES.values()),
 ])  # fmt: skip
 def test_no_token_of_a_made_up_name_spans_its_two_parts(shipped, heads, tails, after):
     """Not asked of brands: no plan names one."""

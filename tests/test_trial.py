@@ -12,7 +12,7 @@ import retro.language_model
 from envs.household.observer import parse_plan
 from retro import prompts
 from retro.actor import ACTION_TOKENS, LMActor, ScriptedActor
-from retro.generate import generate
+from retro.language_model import generate
 from retro.lora import lora_parameters
 from retro.memory import MEMORY
 from retro.trial import Trajectory, run_in_batches

@@ -76,9 +76,8 @@ class Player:
         """An action that leads nowhere: a name from elsewhere, a known one, a word, a thought."""
         foreign = Namer(self.rng, unseen=False)(self.rng.choice(("work", "artist", "town")))
         known = [name for _, name in self.notes.facts] or [foreign]
-        return self.rng.choice(
-            (command("search", foreign), command("search", self.rng.choice(known)), self._idle())
-        )
+        names = [foreign, self.rng.choice(known)]
+        return self.rng.choice([*(command("search", name) for name in names), self._idle()])
 
     def act(self) -> str:
         """The next action."""
@@ -134,7 +133,7 @@ class Player:
         return self._open(level, name)
 
     def _open(self, level: int, name: str) -> str:
-        """Search the paragraph on a name; of two senses mostly the right one."""
+        """Search the paragraph on a name. If the name has two senses, mostly take the right one."""
         notes, kind = self.notes, self.notes.goal.kinds[level]
         title = f"{name} ({kind})"
         senses = [t for t in notes.offered if t.startswith(f"{name} (")]
@@ -148,7 +147,7 @@ class Player:
                 return command("search", wrong[0])
         elif wrong and kind in WORKS and title not in notes.searched:
             other = next(known for entity, known in notes.facts.items() if entity[1] == name)
-            if self.rng.random() < self.skill.sense:  # does not notice: goes on from there
+            if self.rng.random() < self.skill.sense:  # goes on from the wrong one, unaware
                 self.trusted = (level + 1, next(iter(other.values())))
                 return self._go_on()
         if title in senses and title not in notes.searched:
@@ -165,11 +164,9 @@ class Player:
         if not unread:
             return command("finish", notes.compared() or answers[0])
         unsearched = [name for name in unread if name not in notes.searched]
-        return (
-            command("search", unsearched[0])
-            if unsearched
-            else command("finish", self.rng.choice(answers))
-        )
+        if unsearched:
+            return command("search", unsearched[0])
+        return command("finish", self.rng.choice(answers))
 
 
 # ---- Flawed reflections, as people and models write them.
@@ -197,12 +194,7 @@ def flawed_reflection(observation: str, steps: list[Step], rng: random.Random) -
                 if name in known.values() and value != name and relation != "century":
                     cause = f"{ended(notes)}, but the {relation} of {subject} is {value}."
                     return write_reflection(cause, [(verb, value)])
-    values = [
-        (relation, subject, value)
-        for (_, subject), known in notes.facts.items()
-        for relation, value in known.items()
-        if value != name and relation != "century"
-    ]
+    values = [fact for fact in notes.known() if fact[2] != name and fact[0] != "century"]
     if flaw in ("relation", "name") and values:
         relation, subject, value = rng.choice(values)
         cause = f"{ended(notes)}, but the {relation} of {subject} is {value}."
@@ -218,17 +210,9 @@ def flawed_reflection(observation: str, steps: list[Step], rng: random.Random) -
 # ---- Questions. None is about how to do better.
 
 
-def _fact(notes: Notes, rng: random.Random) -> Pair | None:
-    if not (known := notes.known()):
-        return None
-    relation, name, value = rng.choice(known)
+def _fact(notes: Notes, rng: random.Random) -> Pair:
+    relation, name, value = rng.choice(notes.known())
     return f"What is the {relation} of {name}?", value
-
-
-def _kind(relation: str) -> str:
-    """The kind of thing that a relation's value is; "" if it has no paragraph."""
-    makers = {r for kind in WORKS for r in RELATIONS[kind]}
-    return "artist" if relation in makers else "town" if relation in RELATIONS["artist"] else ""
 
 
 def _hops(notes: Notes, rng: random.Random) -> Pair | None:
@@ -240,39 +224,36 @@ def _hops(notes: Notes, rng: random.Random) -> Pair | None:
     return rng.choice(ways) if ways else None
 
 
+def _kind(relation: str) -> str:
+    """The kind of paragraph that a relation's value has; "" if it has none."""
+    makers = {r for kind in WORKS for r in RELATIONS[kind]}
+    return "artist" if relation in makers else "town" if relation in RELATIONS["artist"] else ""
+
+
 def _reverse(notes: Notes, rng: random.Random) -> Pair | None:
-    if not (known := notes.known()):
-        return None
-    relation, name, value = rng.choice(known)
-    if relation == "century" or [v for _, _, v in known].count(value) > 1:
-        return None
-    return f"What was read of {value}?", f"{relation} of {name}"
-
-
-def _searched(notes: Notes, rng: random.Random) -> Pair:
-    return "Which titles were searched?", ", ".join(notes.searched[:MAX_LISTED]) or "none"
-
-
-def _last(notes: Notes, rng: random.Random) -> Pair | None:
-    return ("What was searched last?", notes.searched[-1]) if notes.searched else None
-
-
-def _missing(notes: Notes, rng: random.Random) -> Pair:
-    return "Which titles were not found?", ", ".join(notes.missing) or "none"
-
-
-def _given(notes: Notes, rng: random.Random) -> Pair:
-    return "What was answered?", notes.given or "nothing"
-
-
-def _start(notes: Notes, rng: random.Random) -> Pair | None:
-    named = ", ".join(name for _, name in notes.goal.starts)
-    return ("What does the task name?", named) if named else None
+    relation, name, value = rng.choice(notes.known())
+    once = [v for _, _, v in notes.known()].count(value) == 1
+    ask_it = relation != "century" and once
+    return (f"What was read of {value}?", f"{relation} of {name}") if ask_it else None
 
 
 QUESTIONS: dict[str, Callable[[Notes, random.Random], Pair | None]] = {
-    "fact": _fact, "hops": _hops, "reverse": _reverse, "searched": _searched, "last": _last,
-    "missing": _missing, "given": _given, "start": _start,
+    "fact": lambda notes, rng: _fact(notes, rng) if notes.facts else None,
+    "hops": _hops,
+    "reverse": lambda notes, rng: _reverse(notes, rng) if notes.facts else None,
+    "searched": lambda notes, rng: (
+        "Which titles were searched?", ", ".join(notes.searched[:MAX_LISTED]) or "none"
+    ),
+    "last": lambda notes, rng: (
+        ("What was searched last?", notes.searched[-1]) if notes.searched else None
+    ),
+    "missing": lambda notes, rng: (
+        "Which titles were not found?", ", ".join(notes.missing) or "none"
+    ),
+    "given": lambda notes, rng: ("What was answered?", notes.given or "nothing"),
+    "start": lambda notes, rng: None if not notes.goal.starts else (
+        "What does the task name?", ", ".join(name for _, name in notes.goal.starts)
+    ),
 }  # fmt: skip
 TOPICS = tuple(QUESTIONS)
 DRILLED = ("fact", "fact", "hops", "reverse")  # in a drill

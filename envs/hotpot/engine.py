@@ -48,10 +48,6 @@ class Hotpot(Environment):
         """`data`: a file of HotpotQA's; tasks then come from it, not from the generator."""
         self.data, self.max_steps = data, max_steps
 
-    def fresh(self) -> "Hotpot":
-        """Another environment like this one, for trials in parallel."""
-        return Hotpot(self.data, self.max_steps)
-
     def tasks(self, split: str, n: int, seed: int) -> list[dict]:
         """n generated tasks of `train`, `seen` or `unseen`; with `data`, at most n of the file's
         questions in an order drawn by the seed, whatever the split.

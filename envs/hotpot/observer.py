@@ -103,11 +103,9 @@ class Notes:
         self.missing: list[str] = []  # searched titles that were not found
         self.offered: list[str] = []  # titles named as similar
         self.given: str | None = None  # the answer that ended the trial
-        self.reply = ""
 
     def read(self, action: str, reply: str) -> None:
         """Take in one step."""
-        self.reply = reply
         verb, words = parse_action(action)
         if verb == "finish":
             self.given = words

@@ -64,26 +64,17 @@ WORDINGS = {  # kind -> its paragraph, sentence by sentence; {x} the subject, {a
     ),
 }
 FOUNDED = "It was founded in the {}th century."
-QUESTIONS = {  # the asked facts, the last one first -> wordings; {s} is the start or its maker
+QUESTIONS: dict[tuple[str, ...], tuple[str, str]] = {
+    # the asked facts, the last one first -> wordings; {s} is the start or its maker
     ("birthplace",): ("In which town was {s} born?", "What is the birthplace of {s}?"),
     ("home",): ("In which town does {s} live?", "What is the home of {s}?"),
-    ("land", "birthplace"): (
-        "In which land is the town where {s} was born?",
-        "What is the land of the birthplace of {s}?",
-    ),
-    ("land", "home"): (
-        "In which land is the town where {s} lives?",
-        "What is the land of the home of {s}?",
-    ),
-    ("river", "birthplace"): (
-        "On which river is the town where {s} was born?",
-        "What is the river of the birthplace of {s}?",
-    ),
-    ("river", "home"): (
-        "On which river is the town where {s} lives?",
-        "What is the river of the home of {s}?",
-    ),
 }
+for _fact, _which in (("land", "In which land"), ("river", "On which river")):
+    for _place, _where in (("birthplace", "{s} was born"), ("home", "{s} lives")):
+        QUESTIONS[_fact, _place] = (
+            f"{_which} is the town where {_where}?",
+            f"What is the {_fact} of the {_place} of {{s}}?",
+        )
 COMPARISONS = {  # relation -> wordings
     "century": ("Which town was founded first, {a} or {b}?", "Which town is older, {a} or {b}?"),
     "birthplace": ("Were the artists {a} and {b} born in the same town?",),
@@ -107,7 +98,7 @@ def cut_names(text: str) -> str:
 
 
 class Entity(NamedTuple):
-    """What a paragraph is about."""
+    """What a paragraph is about, with its facts."""
 
     kind: str
     name: str

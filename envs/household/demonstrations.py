@@ -123,9 +123,8 @@ class Player:
 
     def _own_way(self) -> str:
         if self.rng.random() < self.skill.idle:
-            return self.rng.choice(
-                ["look", "inventory", f"examine {self.notes.at}" if self.notes.at else "look"]
-            )
+            examine = f"examine {self.notes.at}" if self.notes.at else "look"
+            return self.rng.choice(["look", "inventory", examine])
         return self._pursue() or self._search()
 
     # -- the plan of a reflection
@@ -261,46 +260,30 @@ def flawed_reflection(observation: str, steps: list[Step], rng: random.Random) -
 # ---- Questions. None is about how to do better.
 
 
-def _home(notes: Notes, rng: random.Random) -> Pair | None:
-    if not notes.home:
-        return None
+def _homes(notes: Notes, type_: str, n: int) -> str:
+    """The first n things of a type and where they were at first."""
+    return ", ".join(f"{t} in {notes.home[t]}" for t in notes.numbered(type_)[:n]) or "not seen"
+
+
+def _home(notes: Notes, rng: random.Random) -> Pair:
     thing = rng.choice(list(notes.home))
     return f"Where was {thing} at first?", f"{thing} in {notes.home[thing]}"
 
 
-def _wanted(notes: Notes, rng: random.Random) -> Pair:
-    wanted = notes.numbered(notes.goal.object)
-    found = f"{wanted[0]} in {notes.home[wanted[0]]}" if wanted else "not seen"
-    return f"Which {notes.goal.object} comes first?", found
-
-
-def _each(notes: Notes, rng: random.Random) -> Pair | None:
-    if not notes.home:
-        return None
+def _each(notes: Notes, rng: random.Random) -> Pair:
     many = [t for t in notes.home if len(notes.known(kind(t))) > 1]
     type_ = kind(rng.choice(many)) if many and rng.random() < 0.5 else notes.goal.object
-    all_ = ", ".join(f"{t} in {notes.home[t]}" for t in notes.numbered(type_)[:4])
-    return f"Where was each {type_}?", all_ or "not seen"
+    return f"Where was each {type_}?", _homes(notes, type_, 4)
 
 
-def _type(notes: Notes, rng: random.Random) -> Pair | None:
-    if not notes.home:
-        return None
+def _type(notes: Notes, rng: random.Random) -> Pair:
     type_ = kind(rng.choice(list(notes.home)))
-    first = notes.numbered(type_)[0]
-    return f"Which {type_} comes first?", f"{first} in {notes.home[first]}"
+    return f"Which {type_} comes first?", _homes(notes, type_, 1)
 
 
-def _inside(notes: Notes, rng: random.Random) -> Pair | None:
-    if not notes.views:
-        return None
+def _inside(notes: Notes, rng: random.Random) -> Pair:
     place = rng.choice(list(notes.views))
     return f"What was last seen in {place}?", notes.views[place]
-
-
-def _searched(notes: Notes, rng: random.Random) -> Pair:
-    left = notes.unsearched()[:MAX_LISTED]
-    return "Which places were not searched?", ", ".join(left) or "none"
 
 
 def _visited(notes: Notes, rng: random.Random) -> Pair:
@@ -309,23 +292,25 @@ def _visited(notes: Notes, rng: random.Random) -> Pair:
     return "Was it searched?", ", ".join(judged)
 
 
-def _last(notes: Notes, rng: random.Random) -> Pair | None:
-    return ("Where did you go last?", notes.visits[-1]) if notes.visits else None
-
-
-def _goal(notes: Notes, rng: random.Random) -> Pair:
-    return "What is wanted?", notes.goal.object
-
-
-def _place(notes: Notes, rng: random.Random) -> Pair | None:
-    if notes.goal.treatment == "light":
-        return None
-    return f"Where is {notes.goal.target}?", notes.place(notes.goal.target) or "nowhere"
-
-
 QUESTIONS: dict[str, Callable[[Notes, random.Random], Pair | None]] = {
-    "home": _home, "wanted": _wanted, "each": _each, "type": _type, "inside": _inside,
-    "searched": _searched, "visited": _visited, "last": _last, "goal": _goal, "place": _place,
+    "home": lambda notes, rng: _home(notes, rng) if notes.home else None,
+    "wanted": lambda notes, rng: (
+        f"Which {notes.goal.object} comes first?", _homes(notes, notes.goal.object, 1)
+    ),
+    "each": lambda notes, rng: _each(notes, rng) if notes.home else None,
+    "type": lambda notes, rng: _type(notes, rng) if notes.home else None,
+    "inside": lambda notes, rng: _inside(notes, rng) if notes.views else None,
+    "searched": lambda notes, rng: (
+        "Which places were not searched?", ", ".join(notes.unsearched()[:MAX_LISTED]) or "none"
+    ),
+    "visited": _visited,
+    "last": lambda notes, rng: (
+        ("Where did you go last?", notes.visits[-1]) if notes.visits else None
+    ),
+    "goal": lambda notes, rng: ("What is wanted?", notes.goal.object),
+    "place": lambda notes, rng: None if notes.goal.treatment == "light" else (
+        f"Where is {notes.goal.target}?", notes.place(notes.goal.target) or "nowhere"
+    ),
 }  # fmt: skip
 TOPICS = "home wanted each type inside searched last goal place".split()
 ASKED = (*TOPICS, "visited")  # after a trial
@@ -379,18 +364,14 @@ def bindings(text: str) -> list[tuple[str, int, str, bool]]:
 # ---- Demonstrations.
 
 HURRIED = 0.7  # share of the demonstrated tasks that allow only few steps
-WORLD_SHARES = {
-    "tiny": 0.25,
-    "renamed": 0.3,
-    "small": 0.15,
-    "full": 0.3,
-}  # of the demonstrated tasks
 # After the trials of a task come so many errands, and half as many drills and reports: in a whole
 # trial the wanted thing comes into sight only once or twice.
 ERRANDS = 8
-ERRAND_SHARES = {"tiny": 0.1, "renamed": 0.4, "small": 0.1, "full": 0.4}  # of their worlds
-REPORT_SHARES = {"renamed": 0.3, "full": 0.7}  # long lists are what a reader has to practise
 GUIDED = 0.3  # share of the errands with a plan
+# shares of the worlds in which trials, errands, reports and drills take place
+WORLD_SHARES = {"tiny": 0.25, "renamed": 0.3, "small": 0.15, "full": 0.3}
+ERRAND_SHARES = {"tiny": 0.1, "renamed": 0.4, "small": 0.1, "full": 0.4}
+REPORT_SHARES = {"renamed": 0.3, "full": 0.7}  # a reader has to practise long lists
 DRILL_SHARES = {"tiny": 0.75, "full": 0.25}
 STROLL = 36  # places of a report at most; a place may come again
 

@@ -49,7 +49,7 @@ TREATED = {  # goal kind -> the state its object must be in
 
 
 def enumeration(words: list[str]) -> str:
-    """`nothing`, `x`, `x, and y`, `x, y, and z`: ALFWorld's punctuation."""
+    """Words listed with ALFWorld's punctuation: `nothing`, `x`, `x, and y`, `x, y, and z`."""
     *first, last = words or ["nothing"]
     return ", ".join([*first, f"and {last}"]) if first else last
 
@@ -65,8 +65,9 @@ class Household(Environment):
     Actions       the forms of ACTIONS, exactly: case and inner spaces count, outer ones do not.
     Observations  ALFWorld's sentences; "Nothing happens." to all that is not admissible.
     Reward        1 at the step after which the goal holds, else 0.
-    Progress      stages of the errand done at best: held, treated (if asked for), placed; of two
-                  objects, the stages of both; under a lamp: held, lit.
+    Progress      the largest share of the errand's stages done at once so far. Each object that is
+                  asked for must be held, treated (if asked for) and placed; under a lamp the
+                  stages are held and lit.
     The end       terminated when the goal holds; truncated after `max_steps` actions (None: the
                   task's own limit). Further actions change nothing and get the last answer again.
     """
@@ -76,10 +77,6 @@ class Household(Environment):
 
     def __init__(self, max_steps: int | None = None):
         self.max_steps = max_steps
-
-    def fresh(self) -> "Household":
-        """Another environment like this one, for trials in parallel."""
-        return Household(self.max_steps)
 
     def tasks(self, split: str, n: int, seed: int) -> list[dict]:
         """n generated tasks; `load_game` reads ALFWorld's own."""

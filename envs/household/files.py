@@ -55,8 +55,8 @@ def load_game(path: str | os.PathLike) -> dict:
       env, id, max_steps
       goal         kind, object (type), target (type of receptacle or lamp), text;
                    sliced: true only where the object must also be sliced
-      receptacles  name -> loc, openable, open; also type, where it is not the name's. They stand in
-                   the order of the first observation.
+      receptacles  name -> loc, openable, open; also type, where the name tells another one. They
+                   stand in the order of the first observation.
       objects      name -> in: receptacles, traits: what can be done with it and its state at the
                    start. They stand in the order in which contents are listed. Where needed, also
                    holds: names that `examine` shows in it, always the same,
@@ -106,9 +106,9 @@ def _task(game: dict, task_id: str) -> dict:
 
 
 def _names(ids: set[str]) -> dict[str, str]:
-    """`mug_bar__plus_02_dot_56...` -> `mug 1`; of one type, the last in the alphabet is number 1.
+    """`mug_bar__plus_02_dot_56...` -> `mug 1`. The last id of a type in the alphabet is number 1.
 
-    Scenery is counted too, and whatever has "basin" in its id is called one.
+    Scenery is counted too. If an id has "basin" in it, so has its name.
     """
     names: dict[str, str] = {}
     count: dict[str, int] = defaultdict(int)
@@ -162,7 +162,7 @@ def _objects(facts: Facts, names: dict[str, str], locs: dict[str, int]) -> dict[
 def _accepts(
     facts: Facts, receptacle_types: set[str], object_types: set[str]
 ) -> dict[str, list[str]]:
-    """`cancontain`, as far as the types are present."""
+    """`cancontain` of the types that are present."""
     pairs = [(r.removesuffix("type"), o.removesuffix("type")) for r, o in facts["cancontain"]]
     return {
         t: sorted(o for r, o in pairs if r == t and o in object_types)

@@ -52,20 +52,14 @@ WORLDS = {
 GOALS = {  # kind -> share of ALFWorld's games, its two wordings
     "pick_and_place_simple": (0.24, ("put a {o} in {r}.", "put some {o} on {r}.")),
     "pick_two_obj_and_place": (0.20, ("put two {o} in {r}.", "find two {o} and put them in {r}.")),
-    "pick_clean_then_place_in_recep": (
-        0.19,
-        ("put a clean {o} in {r}.", "clean some {o} and put it in {r}."),
-    ),
-    "pick_cool_then_place_in_recep": (
-        0.16,
-        ("put a cool {o} in {r}.", "cool some {o} and put it in {r}."),
-    ),
-    "pick_heat_then_place_in_recep": (
-        0.12,
-        ("put a hot {o} in {r}.", "heat some {o} and put it in {r}."),
-    ),
+    "pick_clean_then_place_in_recep":
+        (0.19, ("put a clean {o} in {r}.", "clean some {o} and put it in {r}.")),
+    "pick_cool_then_place_in_recep":
+        (0.16, ("put a cool {o} in {r}.", "cool some {o} and put it in {r}.")),
+    "pick_heat_then_place_in_recep":
+        (0.12, ("put a hot {o} in {r}.", "heat some {o} and put it in {r}.")),
     "look_at_obj_in_light": (0.09, ("look at {o} under the {r}.", "examine the {o} with the {r}.")),
-}
+}  # fmt: skip
 
 # Renamed things have compound names, as ALFWorld's own have (soapbottle, sidetable).
 OBJECT_HEADS = """amber baby beach birthday candy chalk clay copper cotton dinner fancy farm felt

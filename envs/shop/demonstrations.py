@@ -191,32 +191,22 @@ def brand(title: str) -> str:
     return title.partition(" ")[0]
 
 
-def _cost(notes: Notes, asin: str, rng: random.Random) -> Pair:
-    return f"What did {asin} cost?", notes.prices[asin]
+def _cheap(notes: Notes) -> Pair:
+    judged = [f"{a} {'yes' if notes.price(a) <= notes.limit else 'no'}" for a in notes.titles]
+    return "Which products are cheap enough?", ", ".join(judged)
 
 
-def _brand(notes: Notes, asin: str, rng: random.Random) -> Pair:
-    return f"Which brand is {asin}?", brand(notes.titles[asin])
-
-
-def _maker(notes: Notes, asin: str, rng: random.Random) -> Pair:
-    return f"Which product is from {brand(notes.titles[asin])}?", asin
-
-
-def _kind(notes: Notes, asin: str, rng: random.Random) -> Pair:
-    found = [a for a, title in notes.titles.items() if notes.kind in title]
+def _kind(notes: Notes) -> Pair:
+    found = [asin for asin, title in notes.titles.items() if notes.kind in title]
     return f"Which products are {notes.kind}?", ", ".join(found) or "none"
 
 
-def _option(notes: Notes, asin: str, rng: random.Random) -> Pair | None:
-    return _of_options(notes, rng, ask_values=False)
+def _feature(notes: Notes, rng: random.Random) -> Pair:
+    asin = rng.choice(list(notes.features))
+    return f"What are the features of {asin}?", ", ".join(notes.features[asin])
 
 
-def _values(notes: Notes, asin: str, rng: random.Random) -> Pair | None:
-    return _of_options(notes, rng, ask_values=True)
-
-
-def _of_options(notes: Notes, rng: random.Random, ask_values: bool) -> Pair | None:
+def _options(notes: Notes, rng: random.Random, ask_values: bool) -> Pair | None:
     """The values of a group of options, or the products that had one value."""
     opened = [asin for asin, groups in notes.values.items() if groups]
     if not opened:
@@ -231,39 +221,29 @@ def _of_options(notes: Notes, rng: random.Random, ask_values: bool) -> Pair | No
     return f"Which product had {value}?", ", ".join(having[:4]) or "none"
 
 
-def _feature(notes: Notes, asin: str, rng: random.Random) -> Pair | None:
-    if not notes.features:
-        return None
-    asin = rng.choice(list(notes.features))
-    return f"What are the features of {asin}?", ", ".join(notes.features[asin])
-
-
-def _opened(notes: Notes, asin: str, rng: random.Random) -> Pair:
-    return "Which products were opened?", ", ".join(notes.opened[:4]) or "none"
-
-
-def _unopened(notes: Notes, asin: str, rng: random.Random) -> Pair:
-    return "Which products were not opened?", ", ".join(notes.unopened()[:4]) or "none"
-
-
-def _last(notes: Notes, asin: str, rng: random.Random) -> Pair | None:
-    return ("Which product was opened last?", notes.item) if notes.opened else None
-
-
-def _limit(notes: Notes, asin: str, rng: random.Random) -> Pair | None:
-    known = notes.limit < float("inf")
-    return ("What is the price limit?", f"{notes.limit:.2f} dollars") if known else None
-
-
-def _cheap(notes: Notes, asin: str, rng: random.Random) -> Pair:
-    judged = [f"{a} {'yes' if notes.price(a) <= notes.limit else 'no'}" for a in notes.titles]
-    return "Which products are cheap enough?", ", ".join(judged)
-
-
 QUESTIONS: dict[str, Callable[[Notes, str, random.Random], Pair | None]] = {
-    "cost": _cost, "brand": _brand, "maker": _maker, "kind": _kind, "option": _option,
-    "values": _values, "feature": _feature, "opened": _opened, "unopened": _unopened,
-    "last": _last, "limit": _limit, "cheap": _cheap,
+    "cost": lambda notes, asin, rng: (f"What did {asin} cost?", notes.prices[asin]),
+    "brand": lambda notes, asin, rng: (f"Which brand is {asin}?", brand(notes.titles[asin])),
+    "maker": lambda notes, asin, rng: (
+        f"Which product is from {brand(notes.titles[asin])}?", asin
+    ),
+    "kind": lambda notes, asin, rng: _kind(notes),
+    "option": lambda notes, asin, rng: _options(notes, rng, ask_values=False),
+    "values": lambda notes, asin, rng: _options(notes, rng, ask_values=True),
+    "feature": lambda notes, asin, rng: _feature(notes, rng) if notes.features else None,
+    "opened": lambda notes, asin, rng: (
+        "Which products were opened?", ", ".join(notes.opened[:4]) or "none"
+    ),
+    "unopened": lambda notes, asin, rng: (
+        "Which products were not opened?", ", ".join(notes.unopened()[:4]) or "none"
+    ),
+    "last": lambda notes, asin, rng: (
+        ("Which product was opened last?", notes.item) if notes.opened else None
+    ),
+    "limit": lambda notes, asin, rng: None if notes.limit == float("inf") else (
+        "What is the price limit?", f"{notes.limit:.2f} dollars"
+    ),
+    "cheap": lambda notes, asin, rng: _cheap(notes),
 }  # fmt: skip
 TOPICS = [topic for topic in QUESTIONS if topic != "cheap"]
 ASKED = [*TOPICS, *["cheap"] * 4]  # after a trial

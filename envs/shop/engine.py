@@ -88,12 +88,6 @@ class Shop(Environment):
         elif goals is not None or attributes is not None:
             raise ValueError("goals and attributes are those of products: name their file too")
 
-    def fresh(self) -> "Shop":
-        """Another environment like this one; loaded products are shared."""
-        other = Shop(max_steps=self.max_steps)
-        other.loaded, other.indexed = self.loaded, self.indexed
-        return other
-
     def tasks(self, split: str, n: int, seed: int) -> list[dict]:
         """n tasks of a split, generated or from the files."""
         if self.loaded is not None:

@@ -43,12 +43,10 @@ class Notes:
         self.chosen: dict[str, str] = {}  # option group -> value, of the item
         self.refused: set[str] = set()  # buttons that were answered "Invalid action!"
         self.score: float | None = None
-        self.reply = ""  # the latest observation
 
     def read(self, action: str, observation: str) -> None:
         """Take in one step."""
         text = "\n".join(line.strip() for line in observation.splitlines())
-        self.reply = text
         button = action.strip().removeprefix("click[").removesuffix("]")
         if text == "Invalid action!":
             self.refused.add(button)

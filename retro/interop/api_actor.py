@@ -1,5 +1,8 @@
-"""The actor and an untrained reflector behind an endpoint (`endpoint.py`): the black boxes that the
-method was made for. What a model writes is data: one line of it becomes the action.
+"""The actor, and an untrained reflector, behind an HTTP endpoint: the black boxes that the method
+was made for.
+
+Read before: retro/actor.py, guides.py (what the model is told), endpoint.py. What a model writes is
+data: one line of it becomes the action.
 """
 
 import re
@@ -8,18 +11,18 @@ from collections.abc import Callable, Sequence
 import torch
 
 from retro.actor import ACTION_TOKENS
-from retro.memory import MEMORY
 from retro.interop import guides
 from retro.interop.endpoint import Client
 from retro.interop.guides import Turn
-from retro.interop.post import harmless
+from retro.interop.post import one_printable_line
+from retro.memory import MEMORY
 from retro.trial import Trajectory
 
 REPLY_TOKENS = 200  # of a thought and an action
-REFLECTION_TOKENS = 200
+REFLECTION_REPLY_TOKENS = 200
 THOUGHTS = 2  # replies in a row that are a thought without an action; after them the action is ""
 REFLECTION_CHARACTERS = 1000
-REPLY_CHARACTERS = 20_000  # of a reply that are looked at
+REPLY_CHARACTERS = 20_000  # that are read of a reply
 _LABEL = re.compile(
     r"[\s>*_`#-]*\b(thought|think|action|observation|reflection)s?\b[\s\d*_`]*(?::|(?=\[))[\s*_]*",
     re.IGNORECASE,
@@ -30,10 +33,10 @@ _REASONING = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)  # as reasoning m
 
 
 class APIActor:
-    """A language model that acts through `client`. `names`: of the environments it plays in.
+    """A language model that acts through `client`, in the environments `names`.
 
-    With `examples` it is told the rules and shown an example; without, it reads the transcript
-    alone (completions only), which is all that a base of ours was trained on.
+    With `examples` it reads the rules and an example first. Without (completions only) it reads the
+    transcript alone, which is all that a base of ours was trained on.
     """
 
     def __init__(
@@ -42,9 +45,9 @@ class APIActor:
     ):  # fmt: skip
         if client.api == "chat" and not examples:
             raise ValueError("--no-examples: only with --api completions")
-        strange = [name for name in names if examples and name not in guides.GUIDES]
-        if strange:
-            raise ValueError(f"{strange[0]}: has no rules to tell in GUIDES of guides.py")
+        unknown = [name for name in names if examples and name not in guides.GUIDES]
+        if unknown:
+            raise ValueError(f"{unknown[0]}: has no rules to tell in GUIDES of guides.py")
         self.client, self.names, self.temperature = client, names, temperature
         self.generator, self.examples, self.memory = generator, examples, memory
         self.device = generator.device
@@ -55,13 +58,13 @@ class APIActor:
 
 
 class APISession:
-    """Trials in lock step: each turn is one request a trial, or more where the model thinks."""
+    """Trials in lock step. A turn is one request for each trial, and one more for each thought."""
 
     def __init__(self, actor: APIActor, openings: Sequence[str]):
         self.actor, self.openings = actor, list(openings)
         self.turns: list[list[Turn]] = [[] for _ in openings]
         self.last: list[tuple[str, str]] = [("", "")] * len(self.openings)  # thought, action
-        self.full: set[int] = set()  # trials that the model's context cannot hold any more
+        self.full: set[int] = set()  # trials that have outgrown the model's context
         self.seeds = _seeds(actor.generator, len(self.openings), actor.temperature)
 
     def act(self, rows: Sequence[int]) -> list[str]:
@@ -94,37 +97,36 @@ class APISession:
             opening, turns = self.openings[row], self.turns[row]
             guide = guides.guide_of(opening, actor.names) if actor.examples else None
             if guide and actor.client.api == "chat":
-                asked.append(guides.chat(guide, opening, turns))
+                asked.append(guides.chat_messages(guide, opening, turns))
             else:
-                asked.append(guides.completion(guide, opening, turns))
+                asked.append(guides.completion_prompt(guide, opening, turns))
         stop = "\nObservation:" if actor.client.api == "chat" else "\n"
         seeds = [self.seeds[row] for row in rows]
         return actor.client.ask(asked, actor.reply_tokens, actor.temperature, seeds, stop)
 
 
 def reflection_writer(client: Client, temperature: float, generator: torch.Generator) -> Callable:
-    """A writer as `evaluate.retry_chains` takes it: the reflections of the model behind `client`;
-    None on a trial that is too long for it, or of which it says nothing.
+    """A writer for retro/evaluate.py: the reflections of the model behind `client`. None on a trial
+    that is too long for the model, or when it writes nothing.
     """
 
     def write(trajectories: Sequence[Trajectory]) -> list[str | None]:
         asked = [
-            guides.reflection_request(t.text(), t.episode_return, client.api)
-            for t in trajectories
+            guides.reflection_query(t.text(), t.episode_return, client.api) for t in trajectories
         ]
         seeds = _seeds(generator, len(asked), temperature)
         stop = "" if client.api == "chat" else "\n"
-        answers = client.ask(asked, REFLECTION_TOKENS, temperature, seeds, stop)
+        answers = client.ask(asked, REFLECTION_REPLY_TOKENS, temperature, seeds, stop)
         return [read_reflection(text or "") or None for text in answers]
 
     return write
 
 
 def read_reply(reply: str) -> tuple[str, str]:
-    """(thought, action) of a reply, each one harmless line, "" where there is none.
+    """(thought, action) of a reply, each one printable line, "" where there is none.
 
-    The action is the first line after `Action:` or `>`, else the first that is neither a thought
-    nor a code fence; nothing counts from an observation on that the model made up itself.
+    The action is the first line after `Action:` or `>`, else the first line that is neither a
+    thought nor a code fence. Where the model makes up an observation, reading ends.
 
     >>> read_reply("Thought: A mug is in there.\\nAction: open cabinet 1\\nObservation: You see")
     ('A mug is in there', 'open cabinet 1')
@@ -139,8 +141,8 @@ def read_reply(reply: str) -> tuple[str, str]:
         if kind == "observation":
             break
         if kind in ("thought", "think"):
-            said, *actions = _ACTION.split(rest, maxsplit=1)
-            thought = thought or _bare(said).removeprefix("[").removesuffix("]")
+            text, *actions = _ACTION.split(rest, maxsplit=1)
+            thought = thought or _bare(text).removeprefix("[").removesuffix("]")
             if actions:
                 return thought, _bare(actions[0])
         elif kind == "action" or awaited or line.lstrip().startswith(">"):
@@ -152,7 +154,7 @@ def read_reply(reply: str) -> tuple[str, str]:
 
 
 def read_reflection(reply: str) -> str:
-    """A reflection as one harmless line, without its label and code fences.
+    """A reflection as one printable line, without its label and code fences.
 
     >>> read_reflection("**Reflection:** I was slow.\\n\\nPlan: open box 1.")
     'I was slow. Plan: open box 1.'
@@ -162,16 +164,16 @@ def read_reflection(reply: str) -> str:
     label = _LABEL.match(text)
     if label and label[1].lower() == "reflection":
         text = text[label.end() :]
-    return harmless(text, REFLECTION_CHARACTERS)
+    return one_printable_line(text, REFLECTION_CHARACTERS)
 
 
 def _bare(text: str) -> str:
     """A line without prompt signs, quotes and emphasis around it, and without a full stop."""
-    return harmless(text).lstrip("> ").strip("`*\"' ").removesuffix(".")
+    return one_printable_line(text).lstrip("> ").strip("`*\"' ").removesuffix(".")
 
 
 def _seeds(generator: torch.Generator, n: int, temperature: float) -> list[int | None]:
-    """A seed for each of n samples: with the same prompt another trial is another request."""
+    """A seed for each of n samples: it makes two trials with the same prompt two requests."""
     if temperature == 0:
         return [None] * n
     drawn = torch.randint(2**31, (n,), generator=generator, device=generator.device)

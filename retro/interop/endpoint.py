@@ -1,7 +1,8 @@
 """A language model behind an OpenAI-compatible endpoint: prompts in, texts out.
 
-What was answered once is kept on disk, one file a request, so a repeated run costs nothing. The key
-is read from OPENAI_API_KEY and goes into the request's header, nowhere else.
+Read before: post.py (one request). Each answer is kept on disk, one file a request, so a repeated
+run costs nothing. The key is read from OPENAI_API_KEY and goes into the request's header, nowhere
+else.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from retro.interop.post import Refused, hidden, post_json
+from retro.interop.post import Refused, post_json, without_key
 from retro.run.files import read_json, write_json
 
 PATHS = {"chat": "/chat/completions", "completions": "/completions"}
@@ -25,10 +26,10 @@ CHARACTERS = 4  # a token has about as many, for endpoints that do not count
 
 
 class Budget:
-    """What may be spent, and what has been: by all clients that share it.
+    """What may be spent and what has been spent, by all clients that share it.
 
-    It is checked before each request; the requests then under way may still take `tokens` above
-    its limit. 0 is no limit. Tries count: a request that is sent three times is three.
+    It is checked before each request. Requests that are under way then may still take `tokens`
+    above its limit. 0 is no limit. A request that is sent three times counts as three.
     """
 
     def __init__(self, max_requests: int = 0, max_tokens: int = 0):
@@ -84,11 +85,11 @@ class Client:
     ) -> list[str | None]:  # fmt: skip
         """The model's text on each prompt; None where the prompt is longer than its context.
 
-        A seed goes to the endpoint and makes the same prompt another request: another sample.
-        Refused or "budget spent" (both ValueErrors, one line) end it; all answers so far are kept.
+        A seed goes to the endpoint; with another seed the same prompt is another request, another
+        sample. Refused or "budget spent" (both are ValueErrors of one line) end it. All answers so
+        far are kept.
         """
-        bodies = {}
-        order = []
+        bodies, order = {}, []
         for prompt, seed in zip(prompts, seeds, strict=True):
             body = {"model": self.model, "messages" if self.api == "chat" else "prompt": prompt,
                     "max_tokens": max_tokens, "temperature": temperature}  # fmt: skip
@@ -97,7 +98,7 @@ class Client:
             text = json.dumps([self.url, body], sort_keys=True)
             order.append(hashlib.sha256(text.encode()).hexdigest())
             bodies[order[-1]] = body
-        answers = {name: self._kept(name) for name in bodies}
+        answers = {name: self._cached(name) for name in bodies}
         missing = [name for name, answer in answers.items() if answer is None]
         self.budget.count(cached=len(bodies) - len(missing))
         woken, errors = threading.Event(), []
@@ -122,9 +123,8 @@ class Client:
     def _path(self, name: str) -> Path:
         return self.cache / name[:2] / f"{name}.json"
 
-    def _kept(self, name: str) -> str | None:
-        """The answer on disk; None if there is none. A file that is not whole is said, and asked
-        anew."""
+    def _cached(self, name: str) -> str | None:
+        """The answer on disk, or None. A damaged file is reported and counts as none."""
         path = self._path(name)
         if not path.exists():
             return None
@@ -150,16 +150,16 @@ class Client:
             except Refused as error:
                 if error.status in (400, 413, 422) and TOO_LONG.search(str(error)):
                     return None
-                if not self._do_without(error, sent):
+                if not self._leave_out(error, sent):
                     raise
-        text = hidden(text, self._key)
+        text = without_key(text, self._key)
         self.budget.count(tokens or len(json.dumps(sent) + text) // CHARACTERS)
         write_json(self._path(name), {"url": self.url.partition("?")[0], "request": body,
                                       "answer": text, "tokens": tokens})  # fmt: skip
         return text
 
-    def _do_without(self, error: Refused, sent: dict) -> bool:
-        """True if the refusal names a field that can be left out or goes by another name."""
+    def _leave_out(self, error: Refused, sent: dict) -> bool:
+        """Leave out the field that the refusal names; False if it names none that can go."""
         if error.status not in (400, 422):
             return False
         fields = [f for f in ("max_tokens", "seed", "stop") if f in sent and f in str(error)]
@@ -174,8 +174,8 @@ class Client:
             choice = answer["choices"][0]
             text = choice["message"]["content"] if self.api == "chat" else choice["text"]
         except (TypeError, KeyError, IndexError):
-            said = json.dumps(answer)[:200]
-            raise ValueError(f"expected an object with choices, got {said}") from None
+            got = json.dumps(answer)[:200]
+            raise ValueError(f"expected an object with choices, got {got}") from None
         if text is not None and not isinstance(text, str):
             raise ValueError(f"expected a text, got {json.dumps(text)[:200]}")
         usage = answer.get("usage")

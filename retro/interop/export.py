@@ -15,12 +15,13 @@ from pathlib import Path
 
 import torch
 
-from retro import tokenizer
 from retro.interop.hf_tokenizer import HFTokenizer, as_tokenizer_json
 from retro.lora import load_adapter, lora_layers
 from retro.model import GPT
 from retro.run.cli import option, parse, run_script
 from retro.run.files import read_json, write_json, write_tensors
+from retro.tokenizer import EOS
+from retro.tokenizer import load as load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ def copy_base(base: Path, out: Path) -> None:
 
 def copy_tokenizer(base: Path, out: Path) -> None:
     """tokenizer.json and tokenizer_config.json, written anew for a tokenizer of ours."""
-    coder = tokenizer.load(base)
-    if isinstance(coder, HFTokenizer):
+    tokenizer = load_tokenizer(base)
+    if isinstance(tokenizer, HFTokenizer):
         for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
                      "generation_config.json", "chat_template.jinja"):  # fmt: skip
             if (base / name).exists():
@@ -71,11 +72,11 @@ def copy_tokenizer(base: Path, out: Path) -> None:
         return
     write_json(
         out / "tokenizer.json",
-        as_tokenizer_json(coder.ranks, coder.pattern, coder.special_tokens),
+        as_tokenizer_json(tokenizer.ranks, tokenizer.pattern, tokenizer.special_tokens),
     )
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": tokenizer.EOS}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": EOS}
     write_json(out / "tokenizer_config.json", settings)
-    write_json(out / "generation_config.json", {"eos_token_id": coder.eos})
+    write_json(out / "generation_config.json", {"eos_token_id": tokenizer.eos})
 
 
 def copy_adapter(adapter: Path, out: Path, base: Path) -> None:

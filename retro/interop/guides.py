@@ -1,9 +1,10 @@
-"""What a language model that was not trained here is told before it acts or reflects: the rules of
-each environment and worked examples, in ReAct's manner (Yao et al., ICLR 2023).
+"""Guides for a language model that was not trained here: rules and a worked example for each
+environment, in ReAct's manner (Yao et al., ICLR 2023).
 
-A turn is (thought, action, answer). It is written in two ways: for plain completions as a line
-after `>`, like `prompts.transcript`, a thought as `> think: ...`; for chat as one message,
-`Thought: ...` and `Action: ...`. All examples were made up for this project.
+Read before: retro/prompts.py. A turn is (thought, action, answer). It is written in two ways. In a
+plain completion it is a line after `>`, as in `prompts.transcript`, and a thought is the line
+`> think: ...`. In a chat it is one message, `Thought: ...` and `Action: ...`. All examples were
+made up for this project.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ class Turn(NamedTuple):
 
 
 class Guide(NamedTuple):
-    mark: str  # stands in every first observation of the environment, in no other's
+    mark: str  # in every first observation of this environment, in none of another one
     rules: str
     first: str  # the example's first observation
     turns: list[Turn]
@@ -124,7 +125,7 @@ SHOP = Guide(
 
 GUIDES = {"household": HOUSEHOLD, "hotpot": HOTPOT, "shop": SHOP}
 
-REFLECT = (
+REFLECTION_RULES = (
     "An agent tried a task and failed. You read the attempt, its actions after `>`, and write "
     "advice for its next attempt at this same task, where everything is in the same place again. "
     "Write one line: one sentence on what went wrong, then `Plan:` and the steps to take, with the "
@@ -146,28 +147,28 @@ def guide_of(opening: str, names: Sequence[str]) -> Guide:
     return next((g for g in guides if g.mark in opening), guides[0])
 
 
-def completion(guide: Guide | None, opening: str, turns: Sequence[Turn]) -> str:
-    """The prompt for plain completions: the model goes on after the last `>`. Without a guide it
-    is the transcript alone, which is what our own base reads.
+def completion_prompt(guide: Guide | None, opening: str, turns: Sequence[Turn]) -> str:
+    """The prompt for a plain completion: the model goes on after the last `>`. Without a guide it
+    is only the transcript, which our own base reads.
     """
     text = opening + _lines(turns) + prompts.ACT
     if guide is None:
         return text
-    told = f"{guide.rules}\n{THINK} {COMMON} A thought is a line `> think: ...`."
-    return _shown(told, guide.first + _lines(guide.turns)) + text
+    rules = f"{guide.rules}\n{THINK} {COMMON} A thought is a line `> think: ...`."
+    return _introduced(rules, guide.first + _lines(guide.turns)) + text
 
 
 def lead(guide: Guide) -> str:
-    """What precedes the transcript of an actor that acts without thinking aloud."""
+    """What stands before the transcript of an actor that acts without thinking aloud."""
     acts = [turn._replace(thought="") for turn in guide.turns]
-    return _shown(f"{guide.rules}\n{COMMON}", guide.first + _lines(acts))
+    return _introduced(f"{guide.rules}\n{COMMON}", guide.first + _lines(acts))
 
 
-def _shown(told: str, example: str) -> str:
-    return f"{told}\n\nAn example:\n\n{example}\n\nYour task:\n\n"
+def _introduced(rules: str, example: str) -> str:
+    return f"{rules}\n\nAn example:\n\n{example}\n\nYour task:\n\n"
 
 
-def chat(guide: Guide, opening: str, turns: Sequence[Turn]) -> list[dict]:
+def chat_messages(guide: Guide, opening: str, turns: Sequence[Turn]) -> list[dict]:
     """The messages for chat: the rules, the example as if it had just been played, the trial."""
     messages = [_message("system", f"{guide.rules}\n{THINK} {COMMON}\n{REPLY}")]
     messages += _dialogue(guide.first, guide.turns)
@@ -175,19 +176,19 @@ def chat(guide: Guide, opening: str, turns: Sequence[Turn]) -> list[dict]:
     return messages + _dialogue(f"{last}\n\n{NEXT}\n\n{opening}", turns)
 
 
-def reflection_request(text: str, episode_return: float, api: str) -> str | list[dict]:
-    """The prompt for a reflection on a trial with this text: what is asked, an example, the trial.
-    """
+def reflection_query(text: str, episode_return: float, api: str) -> str | list[dict]:
+    """The prompt for a reflection on a trial with this text: rules, an example, the trial."""
     example = HOUSEHOLD.first + _lines([t._replace(thought="") for t in FAILED])
     example += prompts.reflection_request(0.0)
-    asked = text + prompts.reflection_request(episode_return)
+    attempt = text + prompts.reflection_request(episode_return)
     if api == "completions":
-        return f"{REFLECT}\n\nAn example:\n\n{example} {ADVICE}\n\nThe attempt:\n\n{asked}"
+        shown = f"An example:\n\n{example} {ADVICE}\n\nThe attempt:\n\n{attempt}"
+        return f"{REFLECTION_RULES}\n\n{shown}"
     return [
-        _message("system", REFLECT),
+        _message("system", REFLECTION_RULES),
         _message("user", example),
         _message("assistant", ADVICE),
-        _message("user", asked),
+        _message("user", attempt),
     ]
 
 

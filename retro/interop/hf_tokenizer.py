@@ -1,10 +1,12 @@
 """The tokenizer.json of a pretrained model as a tiktoken.Encoding: byte-level BPE only.
 
+Read before: retro/tokenizer.py (byte-pair encoding).
+
     vocabulary + merges     -> ranks: tiktoken joins the pair whose joint token has the lowest id.
-                               The same as the list of merges if that goes up in ids: checked.
+                               The list of merges says the same if its ids only rise: checked.
     pre_tokenizer           -> one regular expression
     added tokens            -> special tokens (put by hand) and plain ones (found in any text)
-    bytes without a token   -> dropped, or the unknown token: what Hugging Face's `tokenizers` does
+    bytes without a token   -> dropped, or the unknown token, as Hugging Face's `tokenizers` does
 
 Left out, and refused by name: sentencepiece and unigram, several splits in a row, a prefix space.
 """
@@ -21,13 +23,13 @@ from retro.run.files import read_json
 from retro.tokenizer import check_pattern, encode_ordinary
 
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-# every digit alone, then GPT-2's on what lies between: there a digit is an edge, as the end is
+# every digit alone, GPT-2's pattern between them: a digit is an edge there, like the text's end
 DIGITS_GPT2 = r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
 
 
 def byte_letters() -> dict[int, str]:
-    """GPT-2's alphabet, letter -> the character of its byte: printable bytes stand for themselves,
-    the n-th other one is U+0100 + n. What is no letter of it becomes U+FFFF.
+    """GPT-2's alphabet, letter -> the character of its byte. A printable byte stands for itself,
+    the n-th other byte is U+0100 + n. A character outside the alphabet becomes U+FFFF.
     """
     plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in plain]
@@ -38,7 +40,8 @@ class HFTokenizer:
     """str <-> token ids, as retro.tokenizer.Tokenizer, from the files of a pretrained model.
 
     `ranks`: token bytes -> id. `special_tokens`: name -> id, all added ones. `eos` ends a document
-    or an answer, and so does each of `answer_ends`; `bos` opens every sequence, None if the model wants none.
+    or an answer, and so does each of `answer_ends`; `bos` opens every sequence, None if the model
+    wants none.
     """
 
     def __init__(self, folder: str | Path):
@@ -67,7 +70,7 @@ class HFTokenizer:
 
         check_ids([*self.ranks, *self.special_tokens],
                   [*self.ranks.values(), *self.special_tokens.values()])  # fmt: skip
-        # tiktoken needs every byte: the missing ones get ids past the end, which never come out
+        # tiktoken needs every byte: missing bytes get ids past the end, which never come out
         lacking = [b for b in range(256) if bytes([b]) not in self.ranks]
         self.lacking = bytes(lacking)
         unknown = model.get("unk_token")
@@ -106,26 +109,26 @@ class HFTokenizer:
         return encode_ordinary(self.encoding, text, self.plain)
 
     def _encode_lacking(self, text: str) -> list[int]:
-        """The slow way, piece by piece, for text with bytes that have no token."""
+        """The slow way, pre-token by pre-token, for text with bytes that have no token."""
         ids, gap = [], b"([" + regex.escape(self.lacking) + b"])"
-        for place, part in enumerate(split_at(text, self.plain)):
-            if place % 2:
+        for number, part in enumerate(split_at(text, self.plain)):
+            if number % 2:
                 ids.append(self.special_tokens[part])
                 continue
             for match in regex.finditer(self.pattern, part):
-                piece = match.group().encode("utf-8", "replace")
+                data = match.group().encode("utf-8", "replace")
                 if not self.unknown:  # dropped before the merges: its neighbours may join
-                    piece = piece.translate(None, self.lacking)
-                for n, run in enumerate(regex.split(gap, piece)):
-                    ids += self.unknown if n % 2 else self._encode_piece(run)
+                    data = data.translate(None, self.lacking)
+                for n, run in enumerate(regex.split(gap, data)):
+                    if n % 2:
+                        ids += self.unknown
+                    elif run:
+                        ids += self.encoding._encode_single_piece(run)
         return ids
 
-    def _encode_piece(self, piece: bytes) -> list[int]:
-        return self.encoding._encode_single_piece(piece) if piece else []
-
     def decode(self, ids: list[int]) -> str:
-        """Text of `ids`, added tokens by name; an id without a token, as models that round up
-        their vocabulary have, is nothing, and bytes that are not UTF-8 become U+FFFD.
+        """Text of `ids`, added tokens by name. An id without a token (some models round up their
+        vocabulary) gives nothing; bytes that are not UTF-8 become U+FFFD.
         """
         return b"".join(self.words.get(i, b"") for i in ids).decode("utf-8", "replace")
 
@@ -150,8 +153,7 @@ def split_at(text: str, names: set[str]) -> list[str]:
 
 
 def read_ranks(model: dict, added: dict[str, int]) -> dict[bytes, int]:
-    """Token bytes -> id, of the tokens that merges make; ValueError if ranks cannot say the same.
-    """
+    """Token bytes -> id, of the tokens that merges make; ValueError if ids can't order merges."""
     kind = model.get("type", "BPE" if "merges" in model else None)
     if kind != "BPE":
         raise ValueError(f"a {kind} model, only byte-level BPE is known here")
@@ -170,7 +172,7 @@ def read_ranks(model: dict, added: dict[str, int]) -> dict[bytes, int]:
         made.add(left + right)
         last = new
     if model.get("ignore_merges"):
-        made = vocab.keys()  # a pre-token that is a token stays one, however it is made
+        made = vocab.keys()  # a pre-token that is a token stays whole, however it is made
     ranks = {}
     for token, i in vocab.items():
         if token not in added and (token in made or len(token) == 1):
@@ -231,7 +233,7 @@ def as_tokenizer_json(
     ranks: dict[bytes, int], pattern: str, special_tokens: dict[str, int]
 ) -> dict:
     """The way back: the tokenizer.json of tiktoken ranks. A token's merge is the last step of its
-    own encoding; one that its merges do not reach is still found when it is a whole pre-token.
+    own encoding. A token that no merges reach is still found when it is a whole pre-token.
     """
     letter = {ord(own): chr(code) for code, own in byte_letters().items() if own != "\uffff"}
     words = {token: token.decode("latin-1").translate(letter) for token in ranks}

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import torch
 
-from retro import tokenizer
 from retro.actor import TEMPERATURE, LMActor
 from retro.interop import guides
 from retro.interop.api_actor import APIActor
@@ -23,7 +22,7 @@ from retro.memory import MEMORY
 from retro.model import GPT
 from retro.run.cli import option
 from retro.run.files import read_json
-from retro.tokenizer import Tokenizer
+from retro.tokenizer import Tokenizer, load
 
 API = "models behind an API"  # the heading of these options
 TOLD_TOKENS = 32  # of an action of a pretrained model: its tokens are shorter than ours
@@ -86,14 +85,14 @@ def open_model(folder: str, device: torch.device, bfloat16: bool) -> LanguageMod
     """A model, its tokenizer and its chat frame, ours or a pretrained one's; ValueError if they do
     not fit.
     """
-    reader = tokenizer.load(folder)
+    tokenizer = load(folder)
     model = GPT.from_pretrained(folder, device, torch.bfloat16 if bfloat16 else None)
-    if reader.vocab_size > model.config.vocab_size:
+    if tokenizer.vocab_size > model.config.vocab_size:
         raise ValueError(
-            f"{folder}: the tokenizer has {reader.vocab_size} tokens, the model "
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model "
             f"{model.config.vocab_size}"
         )
-    return LanguageModel(model, reader, chat_frame(reader, guides.REFLECT))
+    return LanguageModel(model, tokenizer, chat_frame(tokenizer, guides.REFLECTION_RULES))
 
 
 def open_actor(

@@ -3,8 +3,8 @@
 Tried again, with exponential back-off or after the server's Retry-After: no connection, timeouts,
 408, 409, 425, 429, 5xx, and a 200 whose body is cut off, is not JSON or is not what was asked for.
 Refused at once, with the server's own words: every other status, redirects (they would carry the
-key to another host), an answer above MAX_BODY. The key stands in no message: `harmless` and
-`hidden` clean all that a server wrote.
+key to another host), an answer above MAX_BODY. No message shows the key: `one_printable_line` and
+`without_key` clean everything that a server wrote.
 """
 
 import http.client
@@ -29,7 +29,7 @@ _ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|.)
 
 
 class Refused(ValueError):
-    """A request that trying again does not help. `status` is HTTP's, 0 if it never came to one."""
+    """A request that fails for good. `status` is HTTP's, or 0 without an answer."""
 
     def __init__(self, message: str, status: int = 0):
         super().__init__(message)
@@ -37,7 +37,7 @@ class Refused(ValueError):
 
 
 class Passing(Exception):
-    """An error that may pass; `wait` is what the server asks for in seconds, or None."""
+    """An error that may pass. `wait`: seconds that the server asks for, or None."""
 
     def __init__(self, message: str, wait: float | None = None):
         super().__init__(message)
@@ -60,11 +60,11 @@ def post_json(
     before: Callable[[], None] = lambda: None,
     sleep: Callable[[float], bool | None] = time.sleep,
 ) -> T:
-    """read(what the server answered to `body`); Refused when there is no hope, or none any more.
+    """read(what the server answered to `body`); Refused when no try can help, or all have failed.
 
-    read: raises ValueError on an answer of the wrong shape. timeout: seconds for a try's answer to
-    begin, and as many again for it to end. before: called ahead of every try, may raise. sleep:
-    waits so many seconds; true if it was woken, and then there is no further try.
+    read: raises ValueError on an answer of the wrong shape. timeout: seconds until a try's answer
+    begins, and as many again until it ends. before: called ahead of every try, may raise. sleep:
+    waits so many seconds; true if it was woken, and then no further try follows.
     """
     headers = {"Content-Type": "application/json", "User-Agent": "retroformer"}
     if key:
@@ -82,10 +82,10 @@ def post_json(
             except (ValueError, RecursionError) as error:
                 raise Passing(f"not an answer that can be read ({error})") from error
         except Refused as error:
-            said = f"{where}: {hidden(harmless(hidden(str(error), key)), key)}"
+            said = f"{where}: {without_key(one_printable_line(without_key(str(error), key)), key)}"
             raise Refused(said, error.status) from None
         except Passing as error:
-            said = hidden(harmless(hidden(str(error), key)), key)
+            said = without_key(one_printable_line(without_key(str(error), key)), key)
             backoff = min(60.0, FIRST_WAIT * 2 ** (number - 1)) * random.uniform(0.5, 1.0)
             wait = backoff if error.wait is None else error.wait
         if wait > MAX_WAIT:
@@ -174,18 +174,18 @@ def retry_after(text: str) -> float | None:
         return None
 
 
-def harmless(text: str, limit: int = 300) -> str:
+def one_printable_line(text: str, limit: int = 300) -> str:
     """One printable line of at most `limit` characters, whatever a server or a model wrote.
 
-    >>> harmless("\\x1b[31mred\\x1b[0m\\r\\n alert\\x07\\ud800 ")
+    >>> one_printable_line("\\x1b[31mred\\x1b[0m\\r\\n alert\\x07\\ud800 ")
     'red alert'
     """
     line = " ".join(_ESCAPES.sub("", text[: 20 * limit]).split())
     return "".join(c for c in line if c.isprintable())[:limit].strip()
 
 
-def hidden(text: str, key: str) -> str:
-    """`text` without the key. A key below 8 characters ("none", "x", for a local server) guards
-    nothing and may be part of any word: it stays.
+def without_key(text: str, key: str) -> str:
+    """`text` without the key. A key below 8 characters ("none", "x", for a local server) protects
+    nothing and may be part of any word, so it stays.
     """
     return text.replace(key, "[key]") if len(key) >= 8 else text

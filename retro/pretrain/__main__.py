@@ -3,13 +3,13 @@
     python -m retro.pretrain --out DIR        hours on a laptop CPU; goes on where it stopped
     ... --out DIR --start assets --envs a,b   from another base, whose vocabulary grows
 
-The corpus plays the part that web text plays for a large model: chains of trials by players of
-mixed skill, reflections of mixed quality between them, and neutral questions about what happened.
-Afterwards the model can act, can follow a reflection and can write one; whether what it writes is
+The corpus has the role that web text has for a large model: trials in a row by players of mixed
+skill, reflections of mixed quality between them, and neutral questions about what happened.
+Afterwards the model can act, can follow a reflection and can write one. Whether what it writes is
 right is left to chance (`oracle_share`), and to Retroformer.
 
-Two aids, without which it takes tens of millions of tokens: first weights that can copy
-(`first_weights.py`), and a second loss, on reading (`reader.py`).
+Read before: retro/model.py, corpus.py. Without two aids it takes tens of millions of tokens: first
+weights that can copy (first_weights.py), and a second loss, on reading (reader.py).
 """
 
 import hashlib
@@ -27,14 +27,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.optim import Optimizer
 from tqdm import tqdm
 
 import envs
-from retro import tokenizer
 from retro.actor import TEMPERATURE
+from retro.language_model import LanguageModel
 from retro.model import GPT, GPTConfig
-from retro.pretrain.corpus import batches, pieces, shard
-from retro.pretrain.first_weights import grown, head_start
+from retro.pretrain import bpe
+from retro.pretrain.corpus import Document, ShardJob, batches, shard_documents, weighted_texts
+from retro.pretrain.first_weights import grow_vocabulary, head_start
 from retro.pretrain.muon import Muon
 from retro.pretrain.reader import Reader
 from retro.pretrain.skills import measure_skills
@@ -43,6 +45,7 @@ from retro.run.cli import option, option_of, parse, run_script
 from retro.run.device import autocast, pick_device
 from retro.run.files import write_atomically
 from retro.tokenizer import Tokenizer
+from retro.tokenizer import load as load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -90,11 +93,169 @@ class Config:
     )
 
 
-# settings that may change between a run and its resumption
-FREE = ("out", "tokens", "decay", "checkpoint_minutes")
-LISTEN = 200  # steps in which a base to start from is left alone, all but its embeddings, until
-# probes and new tokens have learnt: wild at first, they wiped out what it could do
-TOKENIZER_DOCUMENTS = 3000  # that the tokenizer is trained on
+FREE = ("out", "tokens", "decay", "checkpoint_minutes")  # settings that a resumed run may change
+FROZEN_STEPS = 200  # at first the blocks of a base to start from stay as they are, until probes and
+# new tokens have learnt: wild at first, they wiped out what the base could do
+TOKENIZER_DOCUMENTS = 3000  # of each environment, for training the tokenizer
+
+
+@dataclass
+class Training:
+    """A run in progress: what is trained, by what, and how far it is."""
+
+    model: GPT
+    reader: Reader
+    optimizers: list[Optimizer]  # of the blocks' matrices; of all else
+    state: dict[str, Any]  # config, shard, tokens, seconds, steps, loss: what JSON can hold
+    checkpoint: Path
+    frozen_steps: int  # FROZEN_STEPS, or 0
+
+    @property
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        probes = {f"reader.{name}": p for name, p in self.reader.named_parameters()}
+        return dict(self.model.named_parameters()) | probes
+
+
+def main(config: Config) -> None:
+    out, environments = Path(config.out), envs.make_all(config.envs)
+    torch.manual_seed(config.seed)
+    base_tokenizer = own_tokenizer(config.start) if config.start else None
+    if not (out / "tokenizer.tiktoken").exists():
+        texts = tokenizer_texts(environments, config.seed)
+        bpe.train(texts, config.vocab_size, start=base_tokenizer).save(out)
+    training = start(config, own_tokenizer(out), base_tokenizer)
+    train(config, training, tuple(environments))
+    training.model.to(torch.bfloat16).save_pretrained(out)
+    write_card(out, config, training.state)
+
+
+def own_tokenizer(folder: str | Path) -> Tokenizer:
+    """The tokenizer in a folder; ValueError if it is a pretrained model's."""
+    tokenizer = load_tokenizer(folder)
+    if not isinstance(tokenizer, Tokenizer):
+        raise ValueError(f"{folder}: holds a pretrained model's tokenizer, not one of ours")
+    return tokenizer
+
+
+def tokenizer_texts(environments: dict[str, envs.Environment], seed: int) -> list[str]:
+    """The first documents of each environment, made-up names in parts."""
+    rng, texts = random.Random(seed), []
+    for env in environments.values():
+        for d in islice(env.demonstrations("train", "tokenizer", 0.5), TOKENIZER_DOCUMENTS):
+            texts.append(env.cut_names("".join(text for text, _ in weighted_texts(d, rng))))
+    return texts
+
+
+def start(config: Config, tokenizer: Tokenizer, base_tokenizer: Tokenizer | None) -> Training:
+    """A new run, or the one that `config.out` holds; ValueError if its settings are others."""
+    device, checkpoint = pick_device(), Path(config.out) / "pretrain.state"
+    generator = torch.Generator().manual_seed(config.seed)
+    if base_tokenizer:
+        model = grow_vocabulary(GPT.from_pretrained(config.start), base_tokenizer, tokenizer)
+    else:
+        shape = (config.width, config.mlp_width, config.layers, config.heads, config.kv_heads)
+        model = GPT(
+            GPTConfig(tokenizer.vocab_size, *shape, config.context, config.rope_theta), generator
+        )
+        head_start(model, generator)
+    model = model.to(device)
+    reader = Reader(model).to(device)
+    has_new_parts = base_tokenizer and (
+        config.reading_weight or tokenizer.vocab_size > base_tokenizer.vocab_size
+    )
+    state: dict[str, Any] = dict(config=asdict(config), shard=0, tokens=0, seconds=0.0, steps=0)
+    training = Training(
+        model, reader, optimizers(model, reader, config), state, checkpoint,
+        FROZEN_STEPS if has_new_parts else 0,
+    )  # fmt: skip
+    if checkpoint.exists():
+        state = training.state = load(checkpoint, training.parameters, training.optimizers)
+        kept = {k: v for k, v in asdict(config).items() if k not in FREE}
+        if changed := [k for k, v in kept.items() if state["config"][k] != v]:
+            raise ValueError(f"{checkpoint}: was written with other {', '.join(changed)}")
+        print(f"resumed at {state['tokens'] / 1e6:.1f}M tokens")
+    return training
+
+
+def optimizers(model: GPT, reader: Reader, config: Config) -> list[Optimizer]:
+    """Muon for the matrices of the blocks, AdamW for the rest."""
+    matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "layers" in n]
+    rest = [p for n, p in model.named_parameters() if p.dim() != 2 or "layers" not in n]
+    adam = torch.optim.AdamW(rest, lr=config.adam_lr, betas=(0.9, 0.95), weight_decay=0.0)
+    adam.add_param_group({"params": list(reader.parameters())})
+    return [Muon(matrices, lr=config.muon_lr, weight_decay=config.muon_decay), adam]
+
+
+def train(config: Config, training: Training, env_names: tuple[str, ...]) -> None:
+    """Shard after shard, up to `config.tokens`, with a checkpoint every few minutes."""
+    state, started, saved = training.state, time.time() - training.state["seconds"], time.time()
+    bar = tqdm(total=int(config.tokens), initial=state["tokens"], unit="tok", unit_scale=True)
+    means: list[Tensor] = []  # of the two losses, over the last steps
+    done = state["tokens"] >= config.tokens  # and resumed: only the card is left to be written
+    for documents in () if done else shards(config, state["shard"], env_names):
+        rng = random.Random(f"batches {config.seed} {state['shard']}")
+        for batch in batches(documents, config.batch_tokens, config.context, rng):
+            losses = step(config, training, batch)
+            means = [0.98 * m + 0.02 * x for m, x in zip(means or losses, losses)]
+            bar.update(batch[0].numel())
+            if state["steps"] % 20 == 0:
+                bar.set_postfix_str("loss {:.3f}, reading {:.3f} nats".format(*means))
+        state["shard"] += 1
+        state |= {"seconds": time.time() - started, "loss": means[0].item()}
+        done = state["tokens"] >= config.tokens
+        if done or time.time() - saved > 60 * config.checkpoint_minutes:
+            save(training.checkpoint, training.parameters, training.optimizers, state)
+            saved = time.time()
+            bar.write("{:.2f}M tokens, {:.0f} minutes, loss {:.4f}, reading {:.4f}".format(
+                state["tokens"] / 1e6, state["seconds"] / 60, *means))  # fmt: skip
+        if done:
+            break
+    bar.close()
+
+
+def step(config: Config, training: Training, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """One step of both optimisers -> the two losses before it."""
+    model, reader, state = training.model, training.reader, training.state
+    factor = learning_rate(state["tokens"] / config.tokens, config.warmup, config.decay)
+    frozen = state["steps"] < training.frozen_steps
+    for optimizer, peak in zip(
+        training.optimizers, (0 if frozen else config.muon_lr, config.adam_lr)
+    ):
+        for group in optimizer.param_groups:
+            group["lr"] = peak * factor
+    loss, reading = losses_of(model, reader, *(x.to(model.device) for x in batch))
+    if frozen:  # the probes learn to read, but the blocks are not asked to help them
+        probes = list(reader.parameters())
+        gradients = torch.autograd.grad(reading, probes, retain_graph=True)
+        loss.backward()
+        for probe, gradient in zip(probes, gradients):
+            probe.grad = gradient
+    else:
+        (loss + config.reading_weight * reading).backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer in training.optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+    state["steps"] += 1
+    state["tokens"] += batch[0].numel()
+    return loss.detach(), reading.detach()
+
+
+def losses_of(
+    model: GPT, reader: Reader, ids: Tensor, loss_weights: Tensor, binding_targets: Tensor
+) -> tuple[Tensor, Tensor]:
+    """ids and loss_weights (B, T), binding_targets (B, T, 3) -> the weighted cross-entropy of what
+    is to be predicted (nats per token), and the reading loss (nats per target).
+    """
+    with autocast(ids.device):
+        predicted = loss_weights > 0
+        next_predicted = predicted[:, 1:]
+        states = model.hidden(ids[:, :-1])[next_predicted]  # (N, D): before each of those tokens
+        losses = F.cross_entropy(model.logits(states), ids[:, 1:][next_predicted], reduction="none")
+        weights = loss_weights[:, 1:][next_predicted]  # (N,)
+        loss = (losses * weights).sum() / weights.sum()
+        reading = reader.loss(model, ids[:, :-1], predicted[:, :-1], binding_targets[:, :-1])
+        return loss, reading
 
 
 def learning_rate(progress: float, warmup: float, decay: float) -> float:
@@ -106,140 +267,25 @@ def learning_rate(progress: float, warmup: float, decay: float) -> float:
     return max(0.0, (1 - progress) / decay)  # 3. linear decay
 
 
-def optimizers(
-    model: GPT, muon_lr: float, muon_decay: float, adam_lr: float
-) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for the rest."""
-    matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "layers" in n]
-    rest = [p for n, p in model.named_parameters() if p.dim() != 2 or "layers" not in n]
-    return [
-        Muon(matrices, lr=muon_lr, weight_decay=muon_decay),
-        torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.95), weight_decay=0.0),
-    ]
-
-
-def losses_of(
-    model: GPT, reader: Reader, ids: Tensor, said: Tensor, bound: Tensor
-) -> tuple[Tensor, Tensor]:
-    """ids, said (B, T), bound (B, T, 3) -> cross-entropy of what is said (nats per token, weighted
-    by `said`), and the reading loss (nats per token to be known).
+def shards(config: Config, first: int, env_names: tuple[str, ...]) -> Iterator[list[Document]]:
+    """The documents of shard `first` and all after it. On a GPU two processes prepare them; a CPU's
+    cores are needed for the training itself.
     """
-    with autocast(ids.device):
-        where = said[:, 1:] > 0
-        states = model.hidden(ids[:, :-1])[where]  # (N, D): what precedes a said token
-        losses = F.cross_entropy(model.logits(states), ids[:, 1:][where], reduction="none")
-        weights = said[:, 1:][where]  # (N,)
-        loss = (losses * weights).sum() / weights.sum()
-        return loss, reader.loss(model, ids[:, :-1], said[:, :-1] > 0, bound[:, :-1])
-
-
-def ours(folder: str | Path) -> Tokenizer:
-    """The tokenizer in a folder; ValueError if it is a pretrained model's."""
-    coder = tokenizer.load(folder)
-    if not isinstance(coder, Tokenizer):
-        raise ValueError(f"{folder}: holds a pretrained model's tokenizer, not one of ours")
-    return coder
-
-
-def main(config: Config) -> None:
-    out, device, parts = Path(config.out), pick_device(), envs.make(config.envs).parts
-    base = ours(config.start) if config.start else None
-    torch.manual_seed(config.seed)
-
-    # 1. tokenizer, from the first documents
-    if not (out / "tokenizer.tiktoken").exists():
-        rng, texts = random.Random(config.seed), []
-        for env in parts.values():
-            for d in islice(env.demonstrations("train", "tokenizer", 0.5), TOKENIZER_DOCUMENTS):
-                texts.append(env.cut_names("".join(text for text, _ in pieces(d, rng))))
-        tokenizer.train(texts, config.vocab_size, start=base).save(out)
-    coder = ours(out)
-    newcomers = base and (config.reading_weight or coder.vocab_size > base.vocab_size)
-
-    # 2. model, optimisers, and where an interrupted run stood
-    generator = torch.Generator().manual_seed(config.seed)
-    if base:
-        model = grown(GPT.from_pretrained(config.start), base, coder)
-    else:
-        shape = (config.width, config.mlp_width, config.layers, config.heads, config.kv_heads)
-        sizes = GPTConfig(coder.vocab_size, *shape, config.context, config.rope_theta)
-        model = GPT(sizes, generator)
-        head_start(model, generator)
-    model = model.to(device)
-    reader = Reader(model).to(device)
-    opts = optimizers(model, config.muon_lr, config.muon_decay, config.adam_lr)
-    opts[1].add_param_group({"params": list(reader.parameters())})
-    state: dict[str, Any] = dict(config=asdict(config), shard=0, tokens=0, seconds=0.0, steps=0)
-    checkpoint = out / "pretrain.state"
-    parameters = dict(model.named_parameters()) | {
-        f"reader.{name}": p for name, p in reader.named_parameters()
-    }
-    if checkpoint.exists():
-        state = load(checkpoint, parameters, opts)
-        kept = {k: v for k, v in asdict(config).items() if k not in FREE}
-        if changed := [k for k, v in kept.items() if state["config"][k] != v]:
-            raise ValueError(f"{checkpoint}: was written with other {', '.join(changed)}")
-        print(f"resumed at {state['tokens'] / 1e6:.1f}M tokens")
-
-    # 3. the loop
-    ended = state["tokens"] >= config.tokens  # and resumed: only the card is left to be written
     jobs = (
-        (tuple(parts), str(out), config.seed, number, config.oracle_share, config.drills)
-        for number in range(state["shard"], state["shard"] if ended else 10**9)
+        ShardJob(env_names, config.out, config.seed, number, config.oracle_share, config.drills)
+        for number in range(first, 10**9)
     )
-    bar = tqdm(total=int(config.tokens), initial=state["tokens"], unit="tok", unit_scale=True)
-    started, saved = time.time() - state["seconds"], time.time()
-    means: list[Tensor] = []  # of the two losses, over the last steps
-    workers: Any = nullcontext()  # on a CPU the cores are needed for the training itself
-    if device.type != "cpu":
-        workers = get_context("spawn").Pool(2)
+    workers = nullcontext() if pick_device().type == "cpu" else get_context("spawn").Pool(2)
     with workers as pool:
-        for documents in _ahead(pool, shard, jobs) if pool else map(shard, jobs):
-            rng = random.Random(f"batches {config.seed} {state['shard']}")
-            for batch in batches(documents, config.batch_tokens, config.context, rng):
-                factor = learning_rate(state["tokens"] / config.tokens, config.warmup, config.decay)
-                listening = newcomers and state["steps"] < LISTEN
-                for opt, peak in zip(opts, (0 if listening else config.muon_lr, config.adam_lr)):
-                    for group in opt.param_groups:
-                        group["lr"] = peak * factor
-                loss, reading = losses_of(model, reader, *(x.to(device) for x in batch))
-                if listening:  # probes and new tokens learn, the blocks are left alone
-                    probes = list(reader.parameters())
-                    learnt = torch.autograd.grad(reading, probes, retain_graph=True)
-                    loss.backward()
-                    for probe, gradient in zip(probes, learnt):
-                        probe.grad = gradient
-                else:
-                    (loss + config.reading_weight * reading).backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                for opt in opts:
-                    opt.step()
-                    opt.zero_grad()
-                state["steps"] += 1
-                state["tokens"] += batch[0].numel()
-                now = (loss.detach(), reading.detach())
-                means = [0.98 * m + 0.02 * x for m, x in zip(means or now, now)]
-                bar.update(batch[0].numel())
-                if state["steps"] % 20 == 0:
-                    bar.set_postfix_str("loss {:.3f}, reading {:.3f} nats".format(*means))
-            state["shard"] += 1
-            state |= {"seconds": time.time() - started, "loss": means[0].item()}
-            done = state["tokens"] >= config.tokens
-            if done or time.time() - saved > 60 * config.checkpoint_minutes:
-                save(checkpoint, parameters, opts, state)
-                saved = time.time()
-                million, minutes = state["tokens"] / 1e6, state["seconds"] / 60
-                bar.write(
-                    f"{million:.2f}M tokens, {minutes:.0f} minutes, "
-                    "loss {:.4f}, reading {:.4f}".format(*means)
-                )
-            if done:
-                break
-    bar.close()
+        yield from map_ahead(pool, shard_documents, jobs) if pool else map(shard_documents, jobs)
 
-    # 4. the checkpoint that ships, and its card
-    model.to(torch.bfloat16).save_pretrained(out)
-    write_card(out, config, state)
+
+def map_ahead(pool: Pool, function: Callable, jobs: Iterator[ShardJob], depth: int = 3) -> Iterator:
+    """pool.imap that stays only `depth` jobs ahead of the reader."""
+    pending = [pool.apply_async(function, (job,)) for job in islice(jobs, depth)]
+    while pending:
+        yield pending.pop(0).get()
+        pending += [pool.apply_async(function, (job,)) for job in islice(jobs, 1)]
 
 
 CARD = """# The base model
@@ -249,15 +295,15 @@ key-value heads, {vocab} tokens.
 
 - Made by `python -m retro.pretrain {flags}`
 - Finished {date}: {steps} steps, {tokens:.1f}M tokens with padding, {hours:.1f} hours
-- Loss: {loss:.3f} nats per token of what players, reflectors and answers say (last steps)
-- Text: demonstrations in {names}, chains of up to four trials by players of mixed skill, and
+- Loss: {loss:.3f} nats per token of what players, reflectors and answers write (last steps)
+- Text: demonstrations in {names}, up to four trials in a row by players of mixed skill, and
   neutral questions about each trial
 - Reflections in it: {oracle:.0%} the oracle's, the rest vague or wrong in one of four ways
-  (`envs/household_reflections.py`)
+  (`demonstrations.py` of each environment)
 - SHA-256 of model.safetensors: `{hash}`
 
-Skills, measured before any reinforcement on {n} tasks a split (`retro/skills.py` says how; actor at
-temperature {temperature}):
+Skills, measured before any reinforcement on {n} tasks a split (`retro/pretrain/skills.py` says
+how; actor at temperature {temperature}):
 
 {table}
 """
@@ -265,10 +311,10 @@ temperature {temperature}):
 
 def write_card(out: Path, config: Config, state: dict, n: int = 200) -> None:
     """CARD.md: what the checkpoint is, how it was made, what it can do."""
-    model, coder = GPT.from_pretrained(out, pick_device()), ours(out)
+    lm = LanguageModel(GPT.from_pretrained(out, pick_device()), own_tokenizer(out))
     rows = {
-        f"{name}, {split}": measure_skills(env, model, coder, split, n, 1, TEMPERATURE)
-        for name, env in envs.make(config.envs).parts.items()
+        f"{name}, {split}": measure_skills(env, lm, split, n, 1, TEMPERATURE)
+        for name, env in envs.make_all(config.envs).items()
         for split in ("seen", "unseen")
     }
     columns = list(next(iter(rows.values())))
@@ -277,16 +323,11 @@ def write_card(out: Path, config: Config, state: dict, n: int = 200) -> None:
         f"| {row} | {' | '.join(f'{skills[c]:.3f}' for c in columns)} |"
         for row, skills in rows.items()
     ]
-    default = Config()
-    flags = [
-        f"{option_of(k)} {v}"
-        for k, v in asdict(config).items()
-        if k != "out" and v != getattr(default, k)
-    ]
+    changed = {k: v for k, v in asdict(config).items() if v != getattr(Config(), k)}
     card = CARD.format(
-        million=sum(p.numel() for p in model.parameters()) / 1e6,
-        vocab=coder.vocab_size,
-        flags=" ".join(flags),
+        million=sum(p.numel() for p in lm.model.parameters()) / 1e6,
+        vocab=lm.tokenizer.vocab_size,
+        flags=" ".join(f"{option_of(k)} {v}" for k, v in changed.items() if k != "out"),
         date=time.strftime("%Y-%m-%d"),
         steps=state["steps"],
         tokens=state["tokens"] / 1e6,
@@ -305,14 +346,6 @@ def write_card(out: Path, config: Config, state: dict, n: int = 200) -> None:
     )
     write_atomically(out / "CARD.md", card.encode())
     print(card)
-
-
-def _ahead(pool: Pool, function: Callable, jobs: Iterator[tuple], depth: int = 3) -> Iterator:
-    """pool.imap that stays only `depth` jobs ahead of the reader."""
-    pending = [pool.apply_async(function, (job,)) for job in islice(jobs, depth)]
-    while pending:
-        yield pending.pop(0).get()
-        pending += [pool.apply_async(function, (job,)) for job in islice(jobs, 1)]
 
 
 if __name__ == "__main__":

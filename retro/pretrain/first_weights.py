@@ -1,19 +1,22 @@
 """The first weights of the base: a GPT that can already copy.
 
-To act and to reflect is mostly to copy: a name of two tokens from the room's first lines, a place
-from a plan. The circuit for it has two heads in different blocks, the induction circuit of Olsson
-et al. (2022, "In-context Learning and Induction Heads"): one writes beside each token what the one
-before it was, a later one looks for places that were preceded by what is being read now. Neither
-pays without the other, so a small model finds it late: here it had not after 15 million tokens
-(`docs/experiments.md`, section 8). So it is written into the first weights, in the spirit of a
-mimetic initialisation (Trockman & Kolter 2023), and trained on like all the others.
+Read before: retro/model.py. To act and to reflect is mostly to copy: a name of two tokens from the
+room's first lines, a place from a plan. The circuit for copying has two heads in different blocks
+(Olsson et al. 2022, "In-context Learning and Induction Heads"). One head writes beside each token
+which token came before it. A later head looks for positions whose token before is the one that is
+read now. Neither head pays without the other, so a small model finds the circuit late: ours had not
+found it after 15 million tokens (`docs/experiments.md`, section 8). So the circuit is written into
+the first weights, as a mimetic initialisation does (Trockman & Kolter 2023), and then trained like
+all other weights.
 
 The residual stream (D wide) starts in three parts, in a random basis:
 
-    1            a constant, the same for each token: what a head with an eye for position needs.
-                 With tied embeddings it moves all logits alike, so it changes no probability
+    1            a constant, the same for each token, for heads that attend by position.
+                 With tied embeddings it moves all logits equally, so it changes no probability
     E            the token before this one: empty in the embeddings, block 0 fills it
     D - 1 - E    the token itself
+
+Shapes: D width, E width of a head, V vocabulary.
 """
 
 import math
@@ -25,9 +28,9 @@ import torch
 from retro.model import GPT
 from retro.tokenizer import Tokenizer
 
-TOKEN_STD = 0.1  # of the embeddings: 5 times GPT-2's, to stay in view beside what blocks add
+TOKEN_STD = 0.1  # of the embeddings: 5 times GPT-2's, to stay visible beside what blocks add
 FAST = 0.1  # radians a token: rotary pairs at least as fast find the token before
-SLOW = 0.006  # radians a token: in pairs as slow, like finds like across a whole trial
+SLOW = 0.006  # radians a token: in pairs at most as fast, like finds like across a whole trial
 PREVIOUS_SHARPNESS = 6.0  # logit of the token before, over that of the token itself
 LIKENESS_SHARPNESS = 20.0  # logit of a token that follows what is being read now
 PREVIOUS_LENGTH = 2.0  # of what block 0 writes; embeddings have TOKEN_STD sqrt(D)
@@ -48,14 +51,14 @@ def head_start(model: GPT, generator: torch.Generator) -> None:
         )
     basis = torch.linalg.qr(torch.randn(D, D, generator=generator)).Q.T  # orthonormal rows
     constant, before, itself = basis[0], basis[1 : 1 + E], basis[1 + E :]
-    some = itself[:E]  # the part of a token by which it is recognised
+    identity = itself[:E]  # the part of a token by which it is recognised
 
     # 1. embeddings: half constant, half random
     length = TOKEN_STD * math.sqrt(D)
     embed = model.model.embed_tokens.weight
     random = torch.randn(len(embed), len(itself), generator=generator)
     embed.copy_(length * (constant + random @ itself / math.sqrt(len(itself))))
-    share = math.sqrt(E / len(itself))  # of a token's length that lies in `some`
+    share = math.sqrt(E / len(itself))  # of a token's length that lies in `identity`
 
     # 2. block 0, head 0: position p's query is the constant turned back by one position, so that
     #    q . k = a sum of cos(w (p - 1 - j)) over fast pairs: largest at j = p - 1
@@ -67,16 +70,17 @@ def head_start(model: GPT, generator: torch.Generator) -> None:
     first = attentions[0]
     first.q_proj.weight[:E] = torch.cat((gain * w.cos(), -gain * w.sin()))[:, None] * constant
     first.k_proj.weight[:E] = torch.cat((gain, 0 * gain))[:, None] * constant
-    first.v_proj.weight[:E] = some
+    first.v_proj.weight[:E] = identity
     first.o_proj.weight[:, :E] = before.T * PREVIOUS_LENGTH / (unit * share)
 
-    # 3. induction: what I read now (query) is what came before it (key); so copy what it is
+    # 3. induction: the token read now (query) is the one before that position (key): copy the token
+    #    at that position
     norm = math.sqrt(D / (2 * length**2 + PREVIOUS_LENGTH**2))  # by which a later norm multiplies
     likeness = norm**2 * length * share * PREVIOUS_LENGTH * slow.float().mean() / math.sqrt(E)
     gain = (LIKENESS_SHARPNESS / likeness).sqrt()
     head = slice(E, 2 * E)
     for attention in attentions[1::2]:
-        attention.q_proj.weight[head] = gain * slow * some
+        attention.q_proj.weight[head] = gain * slow * identity
         attention.k_proj.weight[head] = gain * slow * before
         turn = torch.linalg.qr(torch.randn(len(itself), E, generator=generator)).Q.T
         attention.v_proj.weight[head] = turn @ itself
@@ -84,9 +88,9 @@ def head_start(model: GPT, generator: torch.Generator) -> None:
 
 
 @torch.no_grad()
-def grown(base: GPT, old: Tokenizer, new: Tokenizer) -> GPT:
-    """A base with a larger vocabulary: `new` is `old` gone on from. A new token starts as the mean
-    of what it was before, all else stays.
+def grow_vocabulary(base: GPT, old: Tokenizer, new: Tokenizer) -> GPT:
+    """The base with a larger vocabulary: `new` is `old` trained further. A new token starts as the
+    mean of the tokens that spelled it before; all other weights stay.
     """
     model = GPT(replace(base.config, vocab_size=new.vocab_size))
     weights = {name: w.float() for name, w in base.state_dict().items()}

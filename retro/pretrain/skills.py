@@ -1,74 +1,73 @@
 """What the base model can do before any reinforcement: the gate to PPO.
 
+Read before: retro/trial.py, retro/reflect.py.
+
     acting      success of the actor at its first trial
     following   share of retries that carry out the oracle's plan (or succeed before it is through)
     reading     share of neutral questions about its own trials answered to the letter
     writing     share of sampled reflections that are well-formed
 
-Following and reading at .9 or better on `unseen` tasks: below that a reflector can't be taught,
-since it would have to learn to read first.
+Following and reading should be .9 or better on `unseen` tasks. Below that a reflector can't be
+taught: it would have to learn to read first.
 """
 
 import random
 from collections.abc import Sequence
 from itertools import islice
 
+import torch
+
 from envs import Environment
 from retro import prompts
-from retro.actor import GPTActor
-from retro.generate import generate
-from retro.model import GPT
-from retro.reflect import reflect
+from retro.actor import LMActor
+from retro.language_model import LanguageModel
+from retro.reflect import reflect, reflection_prompt
 from retro.run.seeds import seeded
-from retro.tokenizer import AnyTokenizer
 from retro.trial import Trajectory, run_in_batches
 
 ANSWER_TOKENS = 96
 
 
 def measure_skills(
-    env: Environment, model: GPT, coder: AnyTokenizer, split: str, n: int, seed: int,
-    actor_temperature: float,
+    env: Environment, lm: LanguageModel, split: str, n: int, seed: int, actor_temperature: float
 ) -> dict[str, float]:  # fmt: skip
     """The four shares on n tasks, and `oracle_retry`: success after a failed trial and the oracle's
     reflection.
     """
-    device = model.device
-    generator = seeded("skills", seed, device=device)
-    actor = GPTActor(model, coder, actor_temperature, generator)
-    tasks = env.tasks(split, n, seed)
-    trials = run_in_batches(env, tasks, actor, [[]] * n)
+    generator = seeded("skills", seed, device=lm.device)
+    actor = LMActor(lm, actor_temperature, generator)
+    tasks, envs = env.tasks(split, n, seed), {env.name: env}
+    trials = run_in_batches(envs, tasks, actor, [[]] * n)
 
     failed = [(task, t) for task, t in zip(tasks, trials) if not t.success]
     plans = [env.oracle_reflection(t.observation, t.exchanges) for _, t in failed]
-    told = run_in_batches(env, [task for task, _ in failed], actor, [[plan] for plan in plans])
-    followed = [t.success or env.follows(plan, t.exchanges) for plan, t in zip(plans, told)]
-    written = reflect(model, coder, [t for _, t in failed], temperature=1.0, generator=generator)
-    right, asked = read(env, model, coder, trials, seed)
+    retried = run_in_batches(envs, [task for task, _ in failed], actor, [[plan] for plan in plans])
+    followed = [t.success or env.follows(plan, t.exchanges) for plan, t in zip(plans, retried)]
+    asked = [reflection_prompt(t, lm) for _, t in failed]
+    written = reflect(lm, asked, temperature=1.0, generator=generator)
+    right, questions = answer_questions(env, lm, trials, seed)
     return {
         "acting": len([t for t in trials if t.success]) / n,
         "following": sum(followed) / max(len(followed), 1),
-        "oracle_retry": sum(t.success for t in told) / max(len(told), 1),
-        "reading": right / asked,
+        "oracle_retry": sum(t.success for t in retried) / max(len(retried), 1),
+        "reading": right / questions,
         "writing": sum(prompts.well_formed(r.text) for r in written) / max(len(written), 1),
     }
 
 
-def read(
-    env: Environment, model: GPT, coder: AnyTokenizer, trials: Sequence[Trajectory], seed: int
+def answer_questions(
+    env: Environment, lm: LanguageModel, trials: Sequence[Trajectory], seed: int
 ) -> tuple[int, int]:
     """Neutral questions about each trial, answered greedily: (right, asked)."""
-    rng, newline = random.Random(seed), coder.encode("\n")
+    rng, encode = random.Random(seed), lm.tokenizer.encode
     pairs = []
     for t in trials:
         for question, answer in env.questions(t.observation, t.exchanges, rng):
-            pairs.append((coder.encode(t.text() + prompts.question(question)), answer))
+            pairs.append((encode(t.text() + prompts.question(question)), answer))
     pairs.sort(key=lambda pair: len(pair[0]))
     right, rest = 0, iter(pairs)
     while part := list(islice(rest, 64)):
-        out = generate(
-            model, [ids for ids, _ in part], ANSWER_TOKENS, tuple(newline), temperature=0
-        )
-        answers = [coder.decode(ids).strip() for ids in out.response_ids]
+        out = lm.sample([ids for ids, _ in part], ANSWER_TOKENS, 0.0, torch.Generator(lm.device))
+        answers = [lm.text(ids).strip() for ids in out.response_ids]
         right += sum(answer == expected for answer, (_, expected) in zip(answers, part))
     return right, len(pairs)

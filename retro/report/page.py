@@ -1,12 +1,14 @@
 """A run as one page to look at: success by retry, learning curves, episodes with shaded tokens.
 
+Read before: retro/reflect.py, retro/ppo.py (advantage, value, KL of a token).
+
     pick            the episodes to show
     weigh           what policy and critic make of each token of their reflections
     render          the page
 
-The page is one file without network: report.html with its style, scripts and the data put in.
-All text of environments and models is data: JSON in a script element in which no "<" is left,
-shown by textContent only; and the page's security policy runs no script but its own.
+The page is one file that needs no network: report.html with its style, its scripts and the data.
+All text of environments and models is data: JSON in a script element, in which no "<" is left. The
+scripts show it by textContent only. The page's security policy runs no other script.
 
 Shapes: B reflections, R response tokens.
 """
@@ -23,20 +25,19 @@ from typing import Any
 
 import torch
 
-from retro.buffer import as_response, response_ids
+from retro.language_model import LanguageModel
 from retro.lora import load_adapter
-from retro.memory import JsonLines
-from retro.model import GPT
+from retro.policy import Policy
 from retro.ppo import gae, token_rewards
-from retro.reflect import REFLECTION_TOKENS, Reflection, ReflectionPolicy, rate, reflection_prompt
-from retro.report.terminal import harmless
+from retro.reflect import REFLECTION_TOKENS, Reflection, rate, reflection_prompt
+from retro.report.terminal import visible
 from retro.run.files import read_bytes, read_json, read_tensors, write_atomically
-from retro.tokenizer import AnyTokenizer
+from retro.run.json_lines import JsonLines
 from retro.trial import Trajectory
 
 EPISODES = 40  # tasks of an environment on the page, at most
-EPISODE_BYTES = 1_500_000  # of all of them together
-ROWS = 64  # reflections that are weighed together
+EPISODE_BYTES = 1_500_000  # of all episodes together
+ROWS = 64  # reflections that pass the model together
 
 Chains = dict[str, list[list[Trajectory]]]  # method -> the chain of trials of each task
 
@@ -46,34 +47,34 @@ def write_page(
     reports: Sequence[dict],
     chains: Sequence[Chains],
     run_dir: Path,
-    model: GPT,
-    coder: AnyTokenizer,
+    lm: LanguageModel,
 ) -> None:
     """Write the page of a finished run.
 
-    reports: what results.json holds, one an environment. chains: for each of them, method -> the
-    chain of trials of each task.
+    reports: what results.json holds, one for each environment. chains: for each report, method ->
+    the chain of trials of each task.
     """
-    write_atomically(path, render(page_data(reports, chains, Path(run_dir), model, coder)))
+    write_atomically(path, render(page_data(reports, chains, Path(run_dir), lm)))
 
 
 def page_data(
-    reports: Sequence[dict], chains: Sequence[Chains], run_dir: Path, model: GPT,
-    coder: AnyTokenizer,
-) -> dict:  # fmt: skip
+    reports: Sequence[dict], chains: Sequence[Chains], run_dir: Path, lm: LanguageModel
+) -> dict:
     """Everything the page shows, as JSON can hold it."""
     settings = read_json(run_dir / "config.json")
     metrics = list(JsonLines(run_dir / "metrics.jsonl"))
-    policy = trained_policy(run_dir, model, settings["adapt_prompt"])
+    policy = trained_policy(run_dir, lm, settings["adapt_prompt"])
     kl_coef = metrics[-1]["kl_coef"] if metrics else settings["kl_coef"]
 
     picked = pick(reports, chains)
-    pairs = [pair for _, of in picked for pair in retries(of)]
-    told = [(before, after, after.reflections[-1]) for before, after in pairs if after.reflections]
-    tokens = iter(weigh(policy, coder, told, kl_coef, settings["gamma"], settings["gae_lambda"]))
-    episodes = [episode(env, of, tokens) for env, of in picked]
+    pairs = [pair for _, task_chains in picked for pair in retries(task_chains)]
+    written = [(before, after, after.reflections[-1]) for before, after in pairs
+               if after.reflections]  # fmt: skip
+    gamma, gae_lambda = settings["gamma"], settings["gae_lambda"]
+    tokens = iter(weigh(policy, written, kl_coef, gamma, gae_lambda))
     shown, size = [], 0
-    for one in episodes:
+    for env, task_chains in picked:
+        one = episode(env, task_chains, tokens)
         size += len(json.dumps(plain(one)))
         if size > EPISODE_BYTES:
             break
@@ -84,34 +85,37 @@ def page_data(
         "metrics": metrics,
         "kl_coef": kl_coef,
         "episodes": shown,
-        "failed": sum(len(failed_first(of)) for of in chains),
+        "failed": sum(len(failed_first(env_chains)) for env_chains in chains),
     }
 
 
 def failed_first(chains: Chains) -> list[int]:
-    """The tasks whose first trial failed: only they have a reflection to show."""
+    """The tasks whose first trial failed, by number: only they have a reflection to show."""
     return [i for i, trials in enumerate(next(iter(chains.values()))) if not trials[0].success]
 
 
 def pick(
     reports: Sequence[dict], chains: Sequence[Chains]
 ) -> list[tuple[str, dict[str, list[Trajectory]]]]:
-    """What is shown, EPISODES tasks of each environment, in turn: its name, a chain a method."""
+    """What is shown, EPISODES tasks of each environment, the environments in turn: (environment,
+    method -> the task's chain of trials).
+    """
     by_env = [
-        [(report["env"], {m: c[i] for m, c in of.items()}) for i in failed_first(of)[:EPISODES]]
-        for report, of in zip(reports, chains)
-    ]
+        [(report["env"], {method: own[i] for method, own in env_chains.items()})
+         for i in failed_first(env_chains)[:EPISODES]]
+        for report, env_chains in zip(reports, chains)
+    ]  # fmt: skip
     return [one for turn in zip_longest(*by_env) for one in turn if one]
 
 
-def retries(of: dict[str, list[Trajectory]]) -> list[tuple[Trajectory, Trajectory]]:
-    """(failed trial, the one after it), method by method."""
-    return [pair for trials in of.values() for pair in pairwise(trials)]
+def retries(task_chains: dict[str, list[Trajectory]]) -> list[tuple[Trajectory, Trajectory]]:
+    """(failed trial, the trial after it), method by method."""
+    return [pair for trials in task_chains.values() for pair in pairwise(trials)]
 
 
-def episode(env: str, of: dict[str, list[Trajectory]], tokens: Iterator) -> dict:
+def episode(env: str, task_chains: dict[str, list[Trajectory]], tokens: Iterator) -> dict:
     """A task's chains as data; `tokens` yields each reflection's, in the order of `retries`."""
-    first = next(iter(of.values()))[0]
+    first = next(iter(task_chains.values()))[0]
     return {
         "env": env,
         "id": first.task_id,
@@ -126,13 +130,13 @@ def episode(env: str, of: dict[str, list[Trajectory]], tokens: Iterator) -> dict
                 }
                 for before, after in pairwise(trials)
             ]
-            for method, trials in of.items()
+            for method, trials in task_chains.items()
         },
     }
 
 
 def trial_data(trajectory: Trajectory) -> dict:
-    """A trial as data, without what it starts from: that is the same for a task's retries."""
+    """A trial as data, without its first observation, which all trials of a task share."""
     return {
         "steps": [list(exchange) for exchange in trajectory.exchanges],
         "return": trajectory.episode_return,
@@ -140,10 +144,10 @@ def trial_data(trajectory: Trajectory) -> dict:
     }
 
 
-def trained_policy(run_dir: Path, model: GPT, adapt_prompt: bool) -> ReflectionPolicy:
-    """M_r with its critic as the run left them; ValueError if there is none."""
-    load_adapter(model, run_dir / "adapter")
-    policy = ReflectionPolicy(model, adapt_prompt)
+def trained_policy(run_dir: Path, lm: LanguageModel, adapt_prompt: bool) -> Policy:
+    """M_r and its critic as the run left them; ValueError if there is no critic."""
+    load_adapter(lm.model, run_dir / "adapter")
+    policy = Policy(lm, adapt_prompt)
     stored = read_tensors(run_dir / "checkpoint")
     with torch.no_grad():
         for name, weight in policy.value_head.named_parameters():
@@ -154,64 +158,62 @@ def trained_policy(run_dir: Path, model: GPT, adapt_prompt: bool) -> ReflectionP
 
 
 def weigh(
-    policy: ReflectionPolicy,
-    coder: AnyTokenizer,
+    policy: Policy,
     written: Sequence[tuple[Trajectory, Trajectory, str]],
     kl_coef: float,
     gamma: float,
     gae_lambda: float,
 ) -> list[list[list] | None]:
     """What the trained policy and critic make of each token of some reflections, whoever wrote
-    them: (the failed trial, the one after it, the reflection between them).
+    them. written: (the failed trial, the trial after it, the reflection between them).
 
     -> for each reflection a list of [token, advantage (rating, not whitened), value (the critic's
-    guess before it), log-probability (nats), the same of the base], or None if it is longer than
-    the reflector writes. The difference of the last two is the token's part of the KL. These trials
-    are new, so their baseline is 0. The text is cut into tokens afresh, its line end included.
+    guess before the token), log-probability (nats), log-probability of the base], or None if the
+    reflection is longer than the reflector writes. The difference of the last two is the token's
+    part of the KL. These trials are new, so their baseline is 0. The text is tokenised again,
+    its line end included.
     """
-    limit = policy.model.config.max_position_embeddings
+    lm = policy.lm
     asked = [
-        Reflection(
-            reflection_prompt(before, coder, limit),
-            response_ids(as_response(text, coder), coder), [], text,
-        )
+        Reflection(reflection_prompt(before, lm), lm.answer_ids(lm.as_answer(text)), [], text)
         for before, _, text in written
-    ]  # fmt: skip
+    ]
     ratings = [rate(before, after) for before, after, _ in written]
     found: list[list[list] | None] = [None] * len(asked)
     short = [i for i, r in enumerate(asked) if len(r.response_ids) <= REFLECTION_TOKENS]
     for start in range(0, len(short), ROWS):
         part = short[start : start + ROWS]
-        mask = policy.hold([asked[i] for i in part])  # (B, R)
-        logprobs, ref_logprobs, values = policy.evaluate()  # (B, R) each
+        batch = policy.load_batch([asked[i] for i in part])
+        logprobs, ref_logprobs, values = policy.evaluate(batch)  # (B, R) each
+        mask = batch.mask
         rating = torch.tensor([ratings[i] for i in part], device=mask.device)  # (B,)
         rewards = token_rewards(rating, logprobs, ref_logprobs, mask, kl_coef)  # (B, R)
         advantages, _ = gae(rewards, values, mask, gamma, gae_lambda)  # (B, R)
         numbers = torch.stack((advantages, values, logprobs, ref_logprobs), dim=-1)  # (B, R, 4)
         for i, row in zip(part, numbers.tolist()):
-            found[i] = [[t, *n] for t, n in zip(pieces(coder, asked[i].response_ids), row)]
+            found[i] = [[t, *n] for t, n in zip(token_texts(lm, asked[i].response_ids), row)]
     return found
 
 
-def pieces(coder: AnyTokenizer, ids: Sequence[int]) -> list[str]:
-    """The text of each token; a character that is cut into several belongs to the first of them."""
-    text, starts = coder.encoding.decode_with_offsets(list(ids))
+def token_texts(lm: LanguageModel, ids: Sequence[int]) -> list[str]:
+    """The text of each token. A character of several tokens belongs to the first of them."""
+    text, starts = lm.tokenizer.encoding.decode_with_offsets(list(ids))
     return [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)])]
 
 
 def plain(value: Any) -> Any:
-    """`value` with harmless strings, and numbers that JSON and the page's size can take."""
+    """`value` with visible strings, and numbers that JSON and the page's size can take."""
     if isinstance(value, str):
-        return harmless(value)
+        return visible(value)
     if isinstance(value, float):
         return round(value, 4) if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {harmless(key): plain(item) for key, item in value.items()}
+        return {visible(key): plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def render(data: dict) -> bytes:
-    """The page: ASCII data, in which `<` stands as an escape, in a template filled in one pass."""
+    """The page: a template filled in one pass. Its data is ASCII with `<` written as an escape."""
     html, css, *scripts = (
         read_bytes(Path(__file__).with_name(name)).decode()
         for name in ("report.html", "report.css", "report.js", "report_episodes.js")
@@ -229,5 +231,5 @@ def render(data: dict) -> bytes:
 
 
 def digest(text: str) -> str:
-    """What a content security policy names a style or script by."""
+    """The hash by which a content security policy names a style or script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,7 +1,11 @@
-"""Results: success by retry with its intervals, as numbers, as a table, as a picture."""
+"""Results: success by retry with its intervals, as numbers, as a table, as a picture.
+
+Read before: retro/evaluate.py (chains of trials).
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
+
 
 def table(results: dict[str, dict]) -> str:
     """Success by retry as text, one method a line, 95 % intervals in brackets."""
@@ -28,9 +32,7 @@ def print_reward(fitted: dict) -> None:
 
 
 def draw_picture(reports: Sequence[dict], path: str | Path) -> bool:
-    """Success by retry with its intervals, an environment beside the other; False where matplotlib
-    is not installed.
-    """
+    """Success by retry with intervals, a plot for each environment; False without matplotlib."""
     try:
         import matplotlib
     except ImportError:

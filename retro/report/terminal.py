@@ -1,6 +1,6 @@
-"""Text from environments and models, shown to people: made harmless, then printed on a terminal.
+"""Text from environments and models, shown to people on a terminal.
 
-    harmless    no escape sequence, control character or change of writing direction gets through
+    visible     no escape sequence, control character or change of writing direction gets through
     Screen      a trial as it happens: wrapped, coloured and slow on a terminal, plain in a pipe
 """
 
@@ -15,18 +15,18 @@ STYLES = {"dim": "2", "bold": "1", "task": "36", "act": "1;33", "mind": "35", "g
           "bad": "1;31"}  # fmt: skip
 
 
-def harmless(text: str) -> str:
-    """`text` with each character that does anything but print, line ends excepted, made visible.
+def visible(text: str) -> str:
+    """`text` with a visible sign for each character that does not print; line ends stay.
 
-    >>> harmless(chr(27) + "[2J" + chr(0x202E) + "x" + chr(10))
+    >>> visible(chr(27) + "[2J" + chr(0x202E) + "x" + chr(10))
     '␛[2J<U+202E>x\\n'
     """
     if text.isprintable():
         return text
-    return "".join(c if c == "\n" or c.isprintable() else _visible(c) for c in text)
+    return "".join(c if c == "\n" or c.isprintable() else _picture(c) for c in text)
 
 
-def _visible(character: str) -> str:
+def _picture(character: str) -> str:
     code = ord(character)
     if character == "\t" or unicodedata.category(character) == "Zs":
         return " "
@@ -36,8 +36,8 @@ def _visible(character: str) -> str:
 
 
 class Screen:
-    """Prints to stdout. What comes from outside goes through `harmless`; `delay` in seconds between
-    two lines counts on a terminal only, as do colours (https://no-color.org) and wrapping.
+    """Prints to stdout, all text through `visible`. On a terminal only: a `delay` in seconds
+    between two steps, colours (https://no-color.org) and wrapping.
     """
 
     def __init__(self, delay: float):
@@ -52,7 +52,7 @@ class Screen:
     def say(self, text: str, style: str = "", sign: str = "") -> None:
         """Lines of text in a style, `sign` before the first one."""
         width = min(shutil.get_terminal_size().columns, 100) if self.live else 0
-        for number, line in enumerate(harmless(text).split("\n")):
+        for number, line in enumerate(visible(text).split("\n")):
             line = sign + line if number == 0 else line
             indent = " " * len(sign)
             parts = textwrap.wrap(line, max(width, 20), subsequent_indent=indent) if width else []
@@ -61,7 +61,7 @@ class Screen:
 
     def heading(self, text: str) -> None:
         rule = "─" * max(min(shutil.get_terminal_size().columns, 100) - len(text) - 4, 3)
-        print(f"\n{self.paint('── ' + harmless(text) + ' ' + rule, 'bold')}\n", flush=True)
+        print(f"\n{self.paint('── ' + visible(text) + ' ' + rule, 'bold')}\n", flush=True)
 
     def wait(self, steps: float = 1.0) -> None:
         """Time to read what was printed last."""
@@ -72,5 +72,5 @@ class Screen:
         """A line that the user types; KeyboardInterrupt and EOFError are the caller's."""
         line = input(sign)  # uncoloured: line editing counts the prompt's characters
         if not sys.stdin.isatty():
-            print(self.paint(harmless(line), style), flush=True)  # else it is not on the page
+            print(self.paint(visible(line), style), flush=True)  # else it is not on the page
         return line

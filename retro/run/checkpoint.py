@@ -1,7 +1,8 @@
 """Checkpoints of a run in progress: weights, optimiser moments and counters in one safetensors
 file.
 
-Written whole or not at all, so a run killed at any moment finds the last one complete.
+Read before: files.py. A checkpoint is written whole or not at all: a run that was killed at any
+moment finds the last one complete.
 """
 
 import json

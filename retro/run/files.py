@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 @contextmanager
 def named(path: str | Path) -> Iterator[None]:
-    """An OSError in here names the file; Python leaves it out when the disk is full."""
+    """An OSError inside names the file, which Python leaves out when the disk is full."""
     try:
         yield
     except OSError as error:
@@ -65,8 +65,8 @@ def read_json(path: str | Path) -> dict:
 def read_tensors(
     path: str | Path, device: torch.device | None = None, dtype: torch.dtype | None = None
 ) -> dict[str, torch.Tensor]:
-    """All tensors of a safetensors file (nothing is unpickled), those of a float type in `dtype`
-    when given; ValueError when the file is broken.
+    """All tensors of a safetensors file; nothing is unpickled. Float tensors get `dtype`, when it
+    is given. ValueError when the file is broken.
     """
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file, expected a safetensors file")
@@ -75,7 +75,7 @@ def read_tensors(
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
         for name in names:
-            with safe_open(path, framework="pt") as file:  # anew: a map keeps what was read of it
+            with safe_open(path, framework="pt") as file:  # a new map: an old one keeps its pages
                 tensor = file.get_tensor(name)
             kind = dtype if tensor.is_floating_point() else None
             tensors[name] = tensor.to(device=device, dtype=kind, copy=True)

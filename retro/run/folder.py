@@ -1,9 +1,10 @@
-"""A training run on disk: config, checkpoint, metrics, replay buffer; made to be killed and
-resumed.
+"""A training run on disk: config, checkpoint, metrics, replay buffer; it may be killed and resumed.
+
+Read before: files.py, checkpoint.py.
 
 config.json         the settings, the seed among them
 versions.json       what it ran on: git revision, packages; one more entry if a resumed run differs
-lock                held while a process runs here; its id
+lock                held while a process runs here; holds the process's id
 checkpoint          adapter, value head, optimiser, counters: replaced after each unit of work
 metrics.jsonl       one line an update; docs/glossary.md says what each is
 replay.jsonl        D_RL: every rated reflection
@@ -107,8 +108,8 @@ class RunFolder:
 
 
 def lock(folder: Path) -> TextIO:
-    """Its file `lock`, held until this process ends, however it ends; ValueError if another one
-    holds it.
+    """The folder's file `lock`, held until this process ends, however it ends; ValueError if
+    another process holds it.
     """
     file = (folder / "lock").open("a+")
     try:
@@ -126,9 +127,7 @@ def lock(folder: Path) -> TextIO:
 
 
 def versions(processes: int) -> dict[str, str | int | None]:
-    """What a run's numbers depend on beside its settings; the git revision is None where there is
-    no repository.
-    """
+    """What a run's numbers depend on beside its settings. Without a repository `git` is None."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         root = Path(__file__).parent.parent.parent
@@ -142,7 +141,7 @@ def versions(processes: int) -> dict[str, str | int | None]:
 
 
 def note_versions(path: Path, processes: int) -> None:
-    """Add the present versions if the run has not been on them; say so if it was on others."""
+    """Add the present versions if they are new to the run; print a note if they differ."""
     runs, now = read_json(path)["runs"] if path.exists() else [], versions(processes)
     if runs and runs[-1] != now:
         old = runs[-1]

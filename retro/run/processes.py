@@ -25,6 +25,7 @@ from torch import Tensor
 
 from retro.run.device import pick_device
 
+
 @dataclass(frozen=True)
 class Processes:
     """Who takes part: `rank` in 0 .. world-1 is this process."""

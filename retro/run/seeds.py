@@ -1,6 +1,4 @@
-"""Random generators named by what they are for, so that a resumed run draws what an uninterrupted
-one does.
-"""
+"""Random generators named by their purpose: a resumed run draws what an unbroken run draws."""
 
 import hashlib
 
