@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from served import KEY
-from small_run import small_run  # noqa: F401
+from tests.small_run import small_run  # noqa: F401
 
 import envs
 from retro import tokenizer
 from retro.interop.hf_tokenizer import as_tokenizer_json
 from retro.interop.open import open_model
 from retro.model import GPT, GPTConfig
+from retro.pretrain import bpe
 from retro.pretrain.corpus import weighted_texts
 from retro.run.files import write_json
 
@@ -43,9 +44,9 @@ def tiny_base(tmp_path_factory) -> Path:
     folder, rng = tmp_path_factory.mktemp("tiny-base"), random.Random(0)
     stream = envs.make("household").demonstrations("train", "tiny", 0.5)
     texts = ["".join(text for text, _ in weighted_texts(d, rng)) for d in islice(stream, 60)]
-    coder = tokenizer.train(texts, 512)
-    coder.save(folder)
-    config = GPTConfig(coder.vocab_size, 32, 64, 2, 2, 1, 2560)
+    ours = bpe.train(texts, 512)
+    ours.save(folder)
+    config = GPTConfig(ours.vocab_size, 32, 64, 2, 2, 1, 2560)
     model = GPT(config, torch.Generator().manual_seed(0))
     model.lm_head.weight.data.mul_(
         10
