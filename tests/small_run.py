@@ -113,6 +113,11 @@ def outcome(folder):
     return [metrics] + [file.read_bytes() if file.exists() else None for file in files]
 
 
+def slow(*values):
+    """A case that the fast tests leave out."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 class Killed(BaseException):
     """No handler of the program catches this, as none catches a kill -9."""
 

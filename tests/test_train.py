@@ -21,14 +21,9 @@ from retro.learn import Arena
 from retro.run.checkpoint import load, save
 from retro.run.files import read_tensors
 from retro.tokenizer import Tokenizer
-from tests.small_run import GUESS, Killed, config, outcome, short_games  # noqa: F401
+from tests.small_run import GUESS, Killed, config, outcome, short_games, slow  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
-
-
-def slow(*values):
-    """A case that the fast tests leave out."""
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(
