@@ -147,7 +147,7 @@ def test_any_data_stays_in_its_place(value):
 
 
 @pytest.mark.slow
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(DATA)
 def test_any_data_stays_in_its_place_at_length(value):
     stays_in_its_place(value)
