@@ -194,6 +194,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     run: RunFolder
     group: int  # reflections on one failed trial
+    given: list[Rated]  # the rows of --from-buffer
 
     def generator(self, *names: object) -> torch.Generator:
         """Random numbers on the model's device, named by what they are for."""
@@ -260,10 +261,13 @@ def set_up(config: Config) -> Training:
     weights = {f"model.{name}": weight for name, weight in adapter_state(lm.model).items()}
     weights |= {f"value_head.{name}": p for name, p in policy.value_head.named_parameters()}
     optimizer = torch.optim.AdamW(weights.values(), lr=config.sft_lr, weight_decay=0.0)
+    # read before there is a folder: a wrong file leaves nothing behind
+    given = read_buffer(config.from_buffer, RANGES[config.rating], lm) if config.from_buffer else []
     run = RunFolder(config, weights, optimizer, processes)
     return Training(
-        config, processes, environments, lm, policy, reward, actor, budget, optimizer, run, group
-    )
+        config, processes, environments, lm, policy, reward, actor, budget, optimizer, run, group,
+        given,
+    )  # fmt: skip
 
 
 def check_gaps(training: Training) -> None:
@@ -309,11 +313,10 @@ def collect_ratings(training: Training) -> tuple[list[FailedTrial], list[Rated]]
 
 def recorded(training: Training) -> tuple[list[FailedTrial], list[Rated]]:
     """3. The same from a file of rated reflections: every distinct prompt is reflected on."""
-    config, run, processes, lm = training.config, training.run, training.processes, training.lm
+    run, processes, lm = training.run, training.processes, training.lm
     ratings = [Rated.from_row(row, lm) for row in replay_buffer(run.path / "replay.jsonl")]
     if "collected" not in run.state:
-        rows = read_buffer(config.from_buffer, RANGES[config.rating], lm)
-        ratings = processes.all_gather(processes.shard(rows))
+        ratings = processes.all_gather(processes.shard(training.given))
         run.append("replay", [row.to_row(lm) for row in ratings])
         run.save(collected=0)
     distinct: dict[tuple, Rated] = {}

@@ -3,9 +3,9 @@
 import json
 
 import pytest
+import retro.collect
 
 import envs
-import retro.collect
 import retro.pretrain.__main__ as pretrain
 import train
 from tests.guess import Guess
