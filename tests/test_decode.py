@@ -9,7 +9,7 @@ from tiny import CALLS, growing_states, largest_gap, random_ids, tiny_gpt
 from retro import fast
 from retro.fast import decoder as fast_decoder
 from retro.fast.decoder import Decoder, decoder_of
-from retro.generate import generate
+from retro.language_model import generate
 from retro.lora import adapter_off, add_lora, lora_parameters
 
 
