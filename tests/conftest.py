@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from served import KEY
-from tests.small_run import small_run  # noqa: F401
 
 import envs
 from retro import tokenizer
@@ -20,6 +19,7 @@ from retro.model import GPT, GPTConfig
 from retro.pretrain import bpe
 from retro.pretrain.corpus import weighted_texts
 from retro.run.files import write_json
+from tests.small_run import small_run  # noqa: F401
 
 os.environ["OMP_NUM_THREADS"] = "1"  # small tensors; and two threads collapse where a core is busy
 torch.set_num_threads(1)

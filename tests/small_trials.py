@@ -9,10 +9,10 @@ import envs
 import retro.language_model
 import retro.policy
 import retro.reflect
-from retro.actor import ScriptedActor
 from retro.lora import lora_parameters
 from retro.reflect import reflect, reflection_prompt
 from retro.trial import run_trials
+from tests.scripted import ScriptedActor
 
 
 def failed_trials(n: int, steps: int) -> list:

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 import envs
-from retro.actor import ScriptedActor
 from retro.evaluate import (
     Evaluation,
     Reflector,
@@ -22,6 +21,7 @@ from retro.evaluate import (
 from retro.lora import adapter_state, save_adapter
 from retro.report.tables import draw_picture, table
 from retro.trial import Step, Trajectory
+from tests.scripted import ScriptedActor
 from tests.small_trials import failed_trials, randomise, shorten
 
 

@@ -14,9 +14,9 @@ import retro.learn
 import train
 from retro import tokenizer
 from retro.evaluate import UNTRAINED, methods_of
+from retro.interop.endpoint import Budget
 from retro.interop.export import Config as Export
 from retro.interop.export import main as export
-from retro.interop.endpoint import Budget
 from retro.interop.guides import HOTPOT, HOUSEHOLD, REFLECTION_RULES
 from retro.interop.open import ActorOptions, open_actor, open_model
 from retro.learn import FailedTrial

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 import envs
 import play
 from retro import actor, reflect
-from retro.actor import ScriptedActor
 from retro.lora import add_lora, save_adapter
 from retro.model import GPT
 from retro.report.terminal import Screen, visible
 from retro.run.cli import parse
 from retro.run.files import write_json
 from retro.trial import run_trials
+from tests.scripted import ScriptedActor
 
 ROOT = Path(__file__).parent.parent
 

@@ -15,7 +15,6 @@ from tiny import largest_gap
 
 import envs
 from retro import reflect, tokenizer
-from retro.actor import ScriptedActor
 from retro.evaluate import no_reflection, retry_chains, summary
 from retro.lora import adapter_off, add_lora, lora_parameters, save_adapter
 from retro.memory import JsonLines
@@ -24,6 +23,7 @@ from retro.reflect import ReflectionPolicy, reflection_prompt
 from retro.report import page as report
 from retro.run import checkpoint
 from retro.run.files import write_json
+from tests.scripted import ScriptedActor
 
 HOSTILE = (
     "</script><script>document.title='in'</script><img src=x onerror=\"document.title='in'\"><!--"
@@ -147,7 +147,7 @@ def test_any_data_stays_in_its_place(value):
 
 
 @pytest.mark.slow
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(DATA)
 def test_any_data_stays_in_its_place_at_length(value):
     stays_in_its_place(value)

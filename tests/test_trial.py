@@ -11,13 +11,14 @@ import envs
 import retro.language_model
 from envs.household.observer import parse_plan
 from retro import prompts
-from retro.actor import ACTION_TOKENS, LMActor, ScriptedActor
+from retro.actor import ACTION_TOKENS, LMActor
 from retro.language_model import generate
 from retro.lora import lora_parameters
 from retro.memory import MEMORY
 from retro.trial import Trajectory, run_in_batches
 from retro.trial import run_trials as run_trials_in
 from tests.guess import Guess
+from tests.scripted import ScriptedActor
 
 
 @pytest.fixture(scope="module")
