@@ -62,7 +62,7 @@ def test_oracle_reflection_changes_the_shipped_actors_first_action(env, shipped)
     """
     actor = LMActor(shipped, 0.0, torch.Generator())
     tasks = env.tasks("unseen", 6, 5)
-    trials = run_trials(envs.make("household", max_steps=15), tasks, actor, [[]] * 6)
+    trials = run_trials(envs.make("household", max_steps=4), tasks, actor, [[]] * 6)
     failed = [(task, t) for task, t in zip(tasks, trials) if not t.success]
     oracle = [env.oracle_reflection(t.observation, t.exchanges) for _, t in failed]
     one_step = envs.make("household", max_steps=1)
