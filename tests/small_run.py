@@ -72,7 +72,7 @@ GUESS = dict(envs="guess", updates=1, train_tasks=8)
 
 @pytest.fixture(scope="module", autouse=True)
 def short_games():
-    """Three steps a trial, eight tokens a reflection: these tests are about the loop, not the game.
+    """Two steps a trial, four tokens a reflection: these tests are about the loop, not the game.
     """
     with pytest.MonkeyPatch.context() as patch:
         shorten(patch)
@@ -85,7 +85,7 @@ def shorten(patch):
     def short(name, **kwargs):
         env = make(name, **kwargs)
         if name == "household":
-            env.max_steps = 3
+            env.max_steps = 2
         return env
 
     patch.setitem(envs.CLASSES, "guess", Partial)

@@ -169,6 +169,7 @@ def test_methods_name_the_mode():
     assert [m.replace("_offline", "") for m in offline] == list(online)
 
 
+@pytest.mark.slow
 def test_picture_has_a_place_for_each_environment(tmp_path):
     pytest.importorskip("matplotlib")
     chains = {"react": [[trial("a", True)], [trial("b", False), trial("b", True)]]}

@@ -77,6 +77,7 @@ def refused(settings, *damage) -> str:
     return last
 
 
+@pytest.mark.slow
 def test_same_seed_same_numbers(small_run, tiny_base, tmp_path):
     """Two processes, the same bytes."""
     run_through(config(tiny_base, tmp_path / "again"))
@@ -228,7 +229,7 @@ def become_nobody(patch) -> None:
     [
         slow((fill_disk, 3), "lock"),
         slow((fill_disk, 100), "config.json"),
-        ((fill_disk, 3_000), "checkpoint"),
+        slow((fill_disk, 3_000), "checkpoint"),
         slow((fill_disk_at_append, 2), "replay.jsonl"),
         ((fill_disk_at_append, 10), "metrics.jsonl"),
     ],
@@ -254,7 +255,9 @@ def test_read_only_folder_is_one_line(tiny_base, tmp_path):
 
 
 def test_two_runs_in_one_folder_are_refused(small_run, tiny_base, tmp_path):
-    """The second one, new or resumed, while the first is alive (it is stopped here, SIGSTOP)."""
+    """The second one, new or resumed, while the first is alive (it is stopped here, SIGSTOP). Then
+    it goes on: another process, the same bytes.
+    """
     folder = tmp_path / "run"
     first = Trainer(config(tiny_base, folder))
     while not (folder / "checkpoint").exists():

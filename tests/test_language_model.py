@@ -1,4 +1,5 @@
-"""A language model as the method sees it: texts and ids of both kinds of model, prompts that fit."""
+"""A language model as the method sees it: texts and ids of both kinds of model; prompts that fit.
+"""
 
 import pytest
 import torch

@@ -24,7 +24,7 @@ from retro.memory import FIELDS, Rated, replay_buffer
 from retro.model import GPT
 from retro.prompts import CHAT_REFLECT
 from retro.run.files import read_json, read_tensors
-from tests.small_run import Killed, config, evaluated, outcome, short_games  # noqa: F401
+from tests.small_run import Killed, config, evaluated, outcome, short_games, slow  # noqa: F401
 
 
 def opened(folder):
@@ -129,9 +129,17 @@ def nothing_is_played(monkeypatch):
     monkeypatch.setattr(envs, "make", make)
 
 
-@pytest.mark.parametrize("reflector", ["base", pytest.param("chat", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "reflector, where, module",
+    [
+        ("base", "ppo_update", retro.learn),
+        slow("base", "fit", train),
+        slow("chat", "fit", train),
+        slow("chat", "ppo_update", retro.learn),
+    ],
+)
 def test_training_from_a_buffer_alone(
-    own, tiny_base, tiny_chat, tmp_path, nothing_is_played, monkeypatch, reflector
+    own, tiny_base, tiny_chat, tmp_path, nothing_is_played, monkeypatch, reflector, where, module
 ):
     """The rows of a chat model teach either kind; killed and resumed, to the same bytes."""
     changes = {"reflector": str(tiny_chat), "adapt_prompt": True} if reflector == "chat" else {}
@@ -143,19 +151,17 @@ def test_training_from_a_buffer_alone(
     assert read_json(tmp_path / "a/config.json")["mode"] == "offline"
     assert [row["rating"] for row in rows_of(tmp_path / "a")] == [r["rating"] for r in rows_of(own)]
 
-    for where, module in (("fit", train), ("ppo_update", retro.learn)):
-        function = getattr(module, where)
+    function = getattr(module, where)
 
-        def killer(*args, function=function, **kwargs):
-            function(*args, **kwargs)
-            raise Killed
+    def killer(*args, **kwargs):
+        function(*args, **kwargs)
+        raise Killed
 
-        folder = tmp_path / where
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(module, where, killer)
-            train.main(buffered(tiny_base, folder, path, **changes))
-        train.main(buffered(tiny_base, folder, path, resume=True, **changes))
-        assert outcome(folder) == whole
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(module, where, killer)
+        train.main(buffered(tiny_base, tmp_path / "b", path, **changes))
+    train.main(buffered(tiny_base, tmp_path / "b", path, resume=True, **changes))
+    assert outcome(tmp_path / "b") == whole
 
 
 def test_every_distinct_prompt_is_reflected_on(

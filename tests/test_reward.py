@@ -155,14 +155,14 @@ def fit_by_heart(reward, reflections, epochs) -> dict:
     ratings = [float(i > sorted(firsts)[len(firsts) // 2 - 1]) for i in firsts]
     assert 0 < sum(ratings) < len(ratings)
     tasks = [("household", str(i // 2)) for i in range(len(reflections))]  # 6: one is held out
-    config = FitConfig(epochs, lr=1e-2, minibatch_size=4, max_grad_norm=1.0)
+    config = FitConfig(epochs, lr=2e-2, minibatch_size=4, max_grad_norm=1.0)
     return fit(reward, reflections, ratings, tasks, config, torch.Generator().manual_seed(0))
 
 
 def test_fit_learns_the_ratings_it_sees_and_holds_tasks_out(setting):
     """Learnt by heart, on 80 % of the tasks."""
     lm, _, reflections = setting
-    found = fit_by_heart(RewardModel(lm, *RANGES["next"]), reflections, epochs=24)
+    found = fit_by_heart(RewardModel(lm, *RANGES["next"]), reflections, epochs=14)
     assert found["learnt_from"] == 10 and found["held_out"]["all"]["n"] == 2
     assert found["held_out"]["household"] == found["held_out"]["all"]
     assert found["loss"][0] > 0.5 and found["loss"][-1] < 0.2, found["loss"]

@@ -61,8 +61,8 @@ def test_oracle_reflection_changes_the_shipped_actors_first_action(env, shipped)
     """A trap of others' code: a memory that never reaches the prompt. Greedy, so nothing is random.
     """
     actor = LMActor(shipped, 0.0, torch.Generator())
-    tasks = env.tasks("unseen", 8, 5)
-    trials = run_trials(env, tasks, actor, [[]] * 8)
+    tasks = env.tasks("unseen", 6, 5)
+    trials = run_trials(envs.make("household", max_steps=4), tasks, actor, [[]] * 6)
     failed = [(task, t) for task, t in zip(tasks, trials) if not t.success]
     oracle = [env.oracle_reflection(t.observation, t.exchanges) for _, t in failed]
     one_step = envs.make("household", max_steps=1)
@@ -72,7 +72,7 @@ def test_oracle_reflection_changes_the_shipped_actors_first_action(env, shipped)
         t.steps[0].action == f"go to {parse_plan(text)[0][-1]}" for t, text in zip(told, oracle)
     )
     numbers = (changed, planned, len(failed))
-    assert changed >= len(failed) / 2 and planned >= len(failed) / 2, numbers
+    assert len(failed) > 2 and changed >= len(failed) / 2 and planned >= len(failed) / 2, numbers
 
 
 def test_only_the_last_reflections_are_kept(env):
