@@ -22,6 +22,7 @@ from retro.interop.hf_tokenizer import as_tokenizer_json
 from retro.lora import add_lora, load_adapter, save_adapter
 from retro.memory import FIELDS, ReplayBuffer
 from retro.model import GPT, GPTConfig
+from retro.pretrain import bpe
 from retro.run import checkpoint
 from retro.run.files import read_checkpoint, read_tensors
 from tests.hostile import DEEP, broken, broken_bytes, fuzz, st, told, with_reason
@@ -100,7 +101,7 @@ def shop_files(folder):
 
 
 def small_tokenizer():
-    return tokenizer.train(["go to drawer 1, then open the drawer 1"] * 3, 270)
+    return bpe.train(["go to drawer 1, then open the drawer 1"] * 3, 270)
 
 
 def both_ways(coder) -> None:
