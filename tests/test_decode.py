@@ -10,7 +10,7 @@ from retro import fast
 from retro.fast import decoder as fast_decoder
 from retro.fast.decoder import Decoder, decoder_of
 from retro.language_model import generate
-from retro.lora import adapter_off, add_lora, lora_parameters
+from retro.lora import add_lora, lora_parameters, using
 
 
 def randomized(**config):
@@ -31,7 +31,7 @@ def randomized(**config):
 @torch.no_grad()
 def test_its_states_are_the_cores(config, adapter, rows, monkeypatch):
     model = randomized(**config)
-    with nullcontext() if adapter else adapter_off(model):
+    with nullcontext() if adapter else using(model, None):
         decoder, cache = Decoder(model), model.new_cache(rows, 1)
         found = growing_states(model, cache, decoder)
         monkeypatch.setattr(fast, "enabled", False)

@@ -12,7 +12,6 @@ from retro.evaluate import (
     last_attempt,
     measure_gap,
     methods_of,
-    no_reflection,
     report,
     shuffled,
     summary,
@@ -100,7 +99,7 @@ def test_chains_retry_only_what_failed_and_remember_in_order():
     assert calls == [[ids[1], ids[2]]] * 4
     assert chains[1][-1].reflections == ("note 2", "note 3", "note 4")
     assert chains[1][1].reflections == ("note 1",)
-    plain = scripted_evaluation(3, retries=1).play(no_reflection, first)
+    plain = scripted_evaluation(3, retries=1).play(lambda trials: [None] * len(trials), first)
     assert all(t.reflections == () for t in plain[1])
 
 

@@ -206,7 +206,7 @@ def test_documents_carry_their_bindings():
     for parts in docs[:100]:
         document = to_document(parts, env, coder)
         assert len(document.ids) < 700 and document.ids[-1] == coder.eos
-        bound = [b for b in document.bound if b != UNBOUND]
+        bound = [b for b in document.binding_targets if b != UNBOUND]
         expected = len({end for _, end, _, _ in env.bindings("".join(t for t, _ in parts))})
         assert expected <= len(bound) <= 2 * expected
 

@@ -15,9 +15,9 @@ from tiny import largest_gap
 
 import envs
 from retro import policy as policies
-from retro.evaluate import Evaluation, no_reflection, summary
+from retro.evaluate import Evaluation, summary
 from retro.interop.open import open_model
-from retro.lora import adapter_off, add_lora, lora_parameters, save_adapter
+from retro.lora import add_lora, lora_parameters, save_adapter, using
 from retro.memory import JsonLines
 from retro.policy import Policy
 from retro.reflect import reflection_prompt
@@ -55,7 +55,7 @@ def chains():
     actor.device, actor.generator = torch.device("cpu"), None
     tasks = env.tasks("seen", 3, 0)
     writers = {
-        "react": no_reflection,
+        "react": lambda trajectories: [None] * len(trajectories),
         "reflexion": lambda ts: [CAUSE] * len(ts),
         "retroformer": lambda ts: [f"{HOSTILE} Plan: é漢🙂."] * len(ts),
         "long": lambda ts: ["look " * 200] * len(ts),
@@ -102,7 +102,7 @@ def test_tokens_are_weighed_as_a_plain_forward_pass_weighs_them(tiny_base, chain
 
     with torch.no_grad():
         own, values = logprobs()
-        with adapter_off(model):
+        with using(model, None):
             base, _ = logprobs()
     charged = kl_coef * (own - base).flip(0).cumsum(0).flip(0)
     advantages = after.episode_return - before.episode_return - charged - values
