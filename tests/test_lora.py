@@ -248,6 +248,7 @@ def test_an_adapter_over_a_bfloat16_base_stays_float32(tmp_path):
         assert torch.equal(tensor, adapter_state(model)[name])
 
 
+@pytest.mark.slow  # to import transformers and peft takes seconds
 @pytest.mark.parametrize("targets", [TARGETS, ("q_proj", "down_proj")])
 def test_adapters_travel_both_ways_to_peft(tmp_path, targets):
     peft = pytest.importorskip("peft", reason="peft is not installed")

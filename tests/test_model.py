@@ -227,6 +227,7 @@ def test_save_and_load(tmp_path, tied):
     assert {weight.dtype for weight in half.parameters()} == {torch.bfloat16}
 
 
+@pytest.mark.slow  # to import transformers takes seconds
 @pytest.mark.parametrize("tied", [True, False])
 def test_checkpoints_travel_both_ways_to_transformers(tmp_path, tied):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")

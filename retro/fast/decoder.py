@@ -1,9 +1,9 @@
-"""The model's forward pass for sampling: the numbers of `GPT.hidden`, in fewer kernels.
+"""The forward pass of a small model for sampling: the numbers of `GPT.hidden`, in fewer kernels.
 
-A step of one token a row is many small kernels, and in a small model their fixed cost is much of
-it. So the weights are laid out once for all steps: products of the same input are one, a norm's
-weight is in the product after it, and the adapter, if it is on, is merged. To read how the model
-works, read `model.py`; `tests/test_decode.py` holds the two together.
+Read `model.py` for how the model works; `tests/test_decode.py` holds the two together.
+A step of one token a row is many small kernels, and in a small model their fixed cost is a large
+part of it. So a Decoder lays the weights out once for all steps: products of the same input are one
+product, a norm's weight is multiplied into the product after it, and the active adapter is merged.
 
 Shapes as in `model.py`.
 """
@@ -24,8 +24,8 @@ SMALL = 32e6  # parameters; in a larger model the products are the work, and a c
 
 
 def decoder_of(model: "GPT | Decoder") -> "GPT | Decoder":
-    """What to sample from: a Decoder of the weights as they are now, if they are few and in float32
-    (merged with an adapter in bfloat16 they would lose it), else the model.
+    """What to sample from: a Decoder of the weights as they are now; the model itself where it is
+    large or in bfloat16 (merged bfloat16 weights would lose a small change by the adapter).
     """
     if not fast.enabled or isinstance(model, Decoder) or model.lm_head.weight.dtype.itemsize < 4:
         return model
@@ -45,8 +45,8 @@ class Layer:
 
 
 class Decoder:
-    """A copy of the model's weights as they are now: make one for each run of steps. Under autocast
-    the copy has its dtype.
+    """A copy of the model's weights as they are now: make a new one after each update. The copy has
+    autocast's dtype where it is made under autocast.
     """
 
     @torch.no_grad()
@@ -91,10 +91,10 @@ class Decoder:
         x = model.model.embed_tokens(ids)  # (B, S, D)
         for n, layer in enumerate(self.layers):
             qkv = multiply(normed(x, config.rms_norm_eps), layer.qkv, layer.qkv_bias)
-            qkv = qkv.unflatten(-1, (-1, E))  # (..., H + 2 K, E)
+            qkv = qkv.unflatten(-1, (-1, E))  # (B, S, H + 2 K, E)
             qk, v = rotate(qkv[..., : H + K, :], cos, sin), qkv[..., H + K :, :]
-            found = new.attend(n, qk[..., :H, :], qk[..., H:, :], v)
-            x = x + multiply(found.flatten(-2), layer.out)
+            y = new.attend(n, qk[..., :H, :], qk[..., H:, :], v)  # (B, S, H, E)
+            x = x + multiply(y.flatten(-2), layer.out)
             gate, up = multiply(normed(x, config.rms_norm_eps), layer.gate_up).chunk(2, dim=-1)
             x = x + multiply(F.silu(gate) * up, layer.down)
         cache.advance(S, counts)
