@@ -14,7 +14,8 @@ from typing import NamedTuple
 from envs.names import CUT, cutter, name_parts
 from envs.tasks import read_json
 
-FURNITURE, WORDS = (read_json(Path(__file__).with_name(f"{x}.json")) for x in ("furniture", "words"))
+FURNITURE = read_json(Path(__file__).with_name("furniture.json"))
+WORDS = read_json(Path(__file__).with_name("words.json"))
 ROOMS, ACCEPTS = FURNITURE["rooms"], FURNITURE["accepts"]
 OPENABLE, TRAITS = FURNITURE["openable"], FURNITURE["traits"]
 GOALS = WORDS["goals"]  # kind -> share of ALFWorld's games, its two wordings
