@@ -53,6 +53,12 @@ class Roles(NamedTuple):
     flawed: Callable[[str, list[Step], random.Random], str]  # plausible, but vague or wrong
     questions: Callable[[str, list[Step], random.Random], list[Pair]]
 
+    def reflect(self, observation: str, steps: list[Step], rng: random.Random, share: float) -> str:
+        """A reflection on a failed trial: the oracle's in `share` of the cases, else a flawed one."""
+        if rng.random() < share:
+            return self.oracle(observation, steps)
+        return self.flawed(observation, steps, rng)
+
 
 def demonstrate(
     env: Environment, task: dict, roles: Roles, rng: random.Random, oracle_share: float
@@ -63,33 +69,13 @@ def demonstrate(
         observation, _ = env.reset(task)
         player = roles.player(observation, reflections, rng)
         steps, slips = play(env, player, rng, rng.choice(SLIPS))
-        info, reflection = env.info(), None
-        if not info["success"]:
-            reflection = reflect(roles, observation, steps, rng, oracle_share)
-        yield Demonstration(
-            observation,
-            reflections[-MEMORY:],
-            steps,
-            slips,
-            info["success"],
-            info["progress"],
-            reflection,
-            roles.questions(observation, steps, rng),
-        )
-        if reflection is None:
+        success, progress = env.info()["success"], env.info()["progress"]
+        said = None if success else roles.reflect(observation, steps, rng, oracle_share)
+        asked, known = roles.questions(observation, steps, rng), reflections[-MEMORY:]
+        yield Demonstration(observation, known, steps, slips, success, progress, said, asked)
+        if said is None:
             return
-        reflections.append(reflection)
-
-
-def reflect(
-    roles: Roles, observation: str, steps: list[Step], rng: random.Random, oracle_share: float
-) -> str:
-    """A reflection on a failed trial: in `oracle_share` of the cases the oracle's, else a flawed
-    one.
-    """
-    if rng.random() < oracle_share:
-        return roles.oracle(observation, steps)
-    return roles.flawed(observation, steps, rng)
+        reflections.append(said)
 
 
 def play(
@@ -100,8 +86,8 @@ def play(
     slips: set[int] = set()
     over = False
     while not over:
-        again = len(steps) - 1 in slips
-        if rng.random() < (NEXT_SLIP if again else slip_share):
+        slipped = len(steps) - 1 in slips
+        if rng.random() < (NEXT_SLIP if slipped else slip_share):
             slips.add(len(steps))
             repeated = steps and rng.random() < 0.5
             action = steps[-1][0] if repeated else player.slip()
@@ -121,8 +107,7 @@ def perform(env: Environment, player: Player, action: str, steps: list[Step]) ->
 
 def latest_plan(reflections: list[str], parse_plan: Callable[[str], list]) -> list:
     """The plan of the latest reflection that has one, else an empty plan."""
-    plans = [plan for plan in map(parse_plan, reflections) if plan]
-    return plans[-1] if plans else []
+    return next(filter(None, map(parse_plan, reversed(reflections))), [])
 
 
 def ask(
