@@ -54,7 +54,7 @@ class Roles(NamedTuple):
     questions: Callable[[str, list[Step], random.Random], list[Pair]]
 
     def reflect(self, observation: str, steps: list[Step], rng: random.Random, share: float) -> str:
-        """A reflection on a failed trial: the oracle's in `share` of the cases, else a flawed one."""
+        """On a failed trial: the oracle's reflection in `share` of the cases, else a flawed one."""
         if rng.random() < share:
             return self.oracle(observation, steps)
         return self.flawed(observation, steps, rng)

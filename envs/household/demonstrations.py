@@ -100,7 +100,7 @@ class Player:
             done = notes.at == place and thing not in notes.contents.get(place, [thing])
             done = done or (verb == "take" and notes.held is not None)
         else:
-            done = notes.held != thing or verb in notes.treated.get(thing, ())
+            done = notes.held != thing or verb in notes.treated[thing]
         return "" if done else self._reach(place, observer.command(clause), verb not in APPLIANCE)
 
     def _reach(self, place: str, action: str, inside: bool = True) -> str:
@@ -114,7 +114,7 @@ class Player:
         notes, goal, thing = self.notes, self.notes.goal, self.notes.held
         if thing is None:
             wanted = [t for t in notes.known(goal.object) if self._notices(t)]
-            wanted = [t for t in wanted if t not in notes.delivered()]
+            wanted = [t for t in wanted if not notes.delivered(t)]
             lie = [(t, place) for t in wanted if (place := notes.where(t))]
             if goal.treatment is None:
                 lie = [(t, place) for t, place in lie if kind(place) != goal.target]
