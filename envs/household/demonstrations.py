@@ -1,15 +1,14 @@
 """Household demonstrations: players, flawed reflections, questions, drills; for pretraining only.
 Read `envs/demonstrations.py` and `envs/household/observer.py` first.
 
-The players have mixed skill and act on what they have read (Notes), nothing more. A player carries
-out the plan of the latest reflection that has one, then goes on in its own way: it searches place
-by place, likely places first, and does what the goal asks, with the lapses that its skill allows.
-Three kinds of short practice stand beside the trials: drills, errands and reports.
+A player acts on what it has read (Notes), nothing more. It carries out the plan of the latest
+reflection that has one, then goes on in its own way: it searches place by place, likely places
+first, and does what the goal asks, with the lapses that its skill allows.
 """
 
-import random
 import re
 from collections.abc import Iterator, Sequence
+from random import Random
 from typing import NamedTuple
 
 import envs.demonstrations as shared
@@ -18,16 +17,12 @@ import envs.household.tasks as rooms
 from envs import Environment
 from envs.demonstrations import Demonstration, Pair, Roles
 from envs.household.observer import MAX_LISTED, Notes, oracle_reflection
-from envs.household.tasks import APPLIANCE, cut_names, kind, likely_first
-from envs.names import name_parts
+from envs.household.tasks import APPLIANCE, kind, likely_first
+from envs.names import CUT, name_parts
 from envs.observer import Step, read_trial
 
-__all__ = ["bindings", "cut_names", "demonstrations", "questions"]
 
-
-class Skill(NamedTuple):
-    """Chances of a lapse, each where it can occur."""
-
+class Skill(NamedTuple):  # chances of a lapse, each where it can occur
     revisit: float  # goes to a place that it has searched already
     overlook: float  # does not notice the wanted thing in front of it
     leave_closed: float  # does not open a closed place
@@ -35,18 +30,18 @@ class Skill(NamedTuple):
     idle: float  # looks around, takes stock
 
 
+SKILL_SHARES = (0.4, 0.35, 0.25)
 SKILLS = (
     Skill(revisit=0.0, overlook=0.05, leave_closed=0.02, forget=0.02, idle=0.0),
     Skill(revisit=0.05, overlook=0.30, leave_closed=0.15, forget=0.25, idle=0.02),
     Skill(revisit=0.15, overlook=0.60, leave_closed=0.40, forget=0.50, idle=0.04),
 )
-SKILL_SHARES = (0.4, 0.35, 0.25)
 
 
 class Player:
     """Chooses actions for one trial; the contract is `envs.demonstrations.Player`."""
 
-    def __init__(self, observation: str, reflections: list[str], rng: random.Random):
+    def __init__(self, observation: str, reflections: list[str], rng: Random):
         self.notes, self.rng = Notes(observation), rng
         self.skill = rng.choices(SKILLS, SKILL_SHARES)[0]
         self.plan = shared.latest_plan(reflections, observer.parse_plan)
@@ -63,22 +58,17 @@ class Player:
         foreign = "".join(name_parts(rng, rooms.PLACE_HEADS, rooms.PLACE_TAILS, unseen=False))
         thing = f"{notes.goal.object} {rng.randint(1, 3)}"
         far = place if place != notes.at else rng.choice(notes.places)
-        numbered = f"{kind(place)} {rng.randint(1, 9)}", f"{foreign} {rng.randint(1, 3)}"
-        moves = [f"go to {p}" for p in (place, *numbered)]
-        return rng.choice([*moves, f"take {thing} from {far}"])
+        places = [place, f"{kind(place)} {rng.randint(1, 9)}", f"{foreign} {rng.randint(1, 3)}"]
+        return rng.choice([*(f"go to {p}" for p in places), f"take {thing} from {far}"])
 
     def act(self) -> str:
-        """The next action."""
         stuck = self.last if self.notes.reply == "Nothing happens." else ""
-        action = ""
-        while self.plan and not action:
-            action = self._follow(self.plan[0])
-            if action in ("", stuck):
-                action = ""
-                self.plan.pop(0)
-        action = action or self._own_way()
-        self.last = action if action != stuck else self._search()
-        return self.last
+        while self.plan and (action := self._follow(self.plan[0])) in ("", stuck):
+            self.plan.pop(0)
+        if not self.plan and (action := self._own_way()) == stuck:
+            action = self._search()
+        self.last = action
+        return action
 
     def _own_way(self) -> str:
         if self.rng.random() < self.skill.idle:
@@ -114,10 +104,7 @@ class Player:
         notes, goal, thing = self.notes, self.notes.goal, self.notes.held
         if thing is None:
             wanted = [t for t in notes.known(goal.object) if self._notices(t)]
-            wanted = [t for t in wanted if not notes.delivered(t)]
-            lie = [(t, place) for t in wanted if (place := notes.where(t))]
-            if goal.treatment is None:
-                lie = [(t, place) for t, place in lie if kind(place) != goal.target]
+            lie = [(t, p) for t in wanted if not notes.delivered(t) and (p := notes.where(t))]
             return self._reach(lie[0][1], "take {} from {}".format(*lie[0])) if lie else ""
         if kind(thing) != goal.object:  # a wrong thing in hand: put it back
             place = notes.home.get(thing, notes.places[0])
@@ -127,10 +114,8 @@ class Player:
             return self._reach(notes.home[lamps[0]], f"use {lamps[0]}") if lamps else ""
         appliance = notes.place(APPLIANCE.get(goal.treatment or "", ""))
         if appliance and not notes.is_treated(thing) and not self.forgets:
-            use = f"{goal.treatment} {thing} with {appliance}"
-            return self._reach(appliance, use, inside=False)
-        target = notes.place(goal.target)
-        if not target:
+            return self._reach(appliance, f"{goal.treatment} {thing} with {appliance}", False)
+        if not (target := notes.place(goal.target)):
             return ""
         action = self._reach(target, put := f"put {thing} in/on {target}")
         if action == put:
@@ -161,7 +146,7 @@ class Player:
         return f"go to {likely_first(fresh, wanted)[0]}"
 
 
-def flawed_reflection(observation: str, steps: list[Step], rng: random.Random) -> str:
+def flawed_reflection(observation: str, steps: list[Step], rng: Random) -> str:
     """A plausible reflection that is vague or wrong, as people and models write them. A wrong one
     names another place or another thing, leaves a step out, or searches again where the trial did.
     """
@@ -185,24 +170,21 @@ def flawed_reflection(observation: str, steps: list[Step], rng: random.Random) -
     return rng.choice(rooms.WORDS["vague"])
 
 
-# ---- Questions. None is about how to do better. Harder topics come more often.
-
+# Topics of questions; none is about how to do better. Harder topics come more often.
 TOPICS = "home wanted each type inside searched last goal place".split()
-ASKED = (*TOPICS, "visited")  # after a trial
-DRILLED = ("home", "each", "type", "inside")  # in a drill
-WALKED = ("wanted each each each type inside searched searched searched visited visited visited "
-          "last").split()  # after an errand and a report  # fmt: skip
+WALKED = ("wanted each each each type inside searched searched searched visited visited visited"
+          " last").split()  # after an errand or a report  # fmt: skip
 
 
 def questions(
-    observation: str, steps: list[Step], rng: random.Random, n: int, topics: Sequence[str] = TOPICS
+    observation: str, steps: list[Step], rng: Random, n: int, topics: Sequence[str] = TOPICS
 ) -> list[Pair]:
     """Up to n (question, answer) pairs about a trial, which its text answers."""
     notes = read_trial(Notes(observation), steps)
     return shared.ask(n, topics, rng, lambda topic: _question(topic, notes, rng))
 
 
-def _question(topic: str, notes: Notes, rng: random.Random) -> Pair | None:
+def _question(topic: str, notes: Notes, rng: Random) -> Pair | None:
     """A question on a topic; None where the trial gives no occasion to ask."""
     goal, home = notes.goal, notes.home
     match topic:
@@ -242,24 +224,26 @@ def _homes(notes: Notes, type_: str, n: int) -> str:
     return ", ".join(f"{t} in {notes.home[t]}" for t in notes.numbered(type_)[:n]) or "not seen"
 
 
-def everything(observation: str, steps: list[Step], rng: random.Random) -> Pair:
+def everything(observation: str, steps: list[Step], rng: Random) -> Pair:
     """Dense practice in reading: the answer gives up to 12 things their places, in random order."""
     home = list(read_trial(Notes(observation), steps).home.items())
     listed = ", ".join(f"{t} in {place}" for t, place in rng.sample(home, min(len(home), 12)))
     return "Where was everything?", listed or "nothing seen"
 
 
-def bindings(text: str) -> list[tuple[str, int, str, bool]]:
-    """Which names in a text belong together; `envs/__init__.py` says what the four parts are.
+def cut_names(text: str) -> str:
+    return rooms.COMPOUND.sub(CUT, text)
 
-    A thing is bound to the place where it was first seen. A place in the room's list is bound to
-    the place listed before it. At a later mention it is bound to the next place of the list (the
-    last place to the first): that is the way round the room.
+
+def bindings(text: str) -> list[tuple[str, int, str, bool]]:
+    """Which names in a text belong together; `envs/__init__.py` says what the four parts are. A
+    thing is bound to the place where it was first seen. A place in the room's list is bound to the
+    place listed before it, and at a later mention to the next place of the list (the last to the
+    first): that is the way round the room.
     """
     room, task, _ = text.partition("Your task is to: ")
     listed = list(observer.THING.finditer(room)) if task else []
-    places = [mention[1] for mention in listed]
-    after = dict(zip(places, places[1:] + places[:1]))
+    after = {a[1]: b[1] for a, b in zip(listed, listed[1:] + listed[:1])}
     found = [(b[1], b.end(), a[1], False) for a, b in zip(listed, listed[1:])]
     home: dict[str, tuple[str, int]] = {}  # thing -> its place, offset of the first sight
     for view in re.finditer(observer.CONTENTS.pattern, text, re.MULTILINE):
@@ -274,23 +258,18 @@ def bindings(text: str) -> list[tuple[str, int, str, bool]]:
     return found
 
 
-# ---- Demonstrations.
-
 HURRIED = 0.7  # share of the demonstrated tasks that allow only few steps
-# After the trials of a task come so many errands, and half as many drills and reports: in a whole
-# trial the wanted thing comes into sight only once or twice.
-ERRANDS = 8
+ERRANDS = 8  # after a task's trials, which seldom show the wanted thing; half as many reports
 GUIDED = 0.3  # share of the errands with a plan
 # shares of the worlds in which trials, errands, reports and drills take place
 WORLD_SHARES = {"tiny": 0.25, "renamed": 0.3, "small": 0.15, "full": 0.3}
 ERRAND_SHARES = {"tiny": 0.1, "renamed": 0.4, "small": 0.1, "full": 0.4}
 REPORT_SHARES = {"renamed": 0.3, "full": 0.7}  # a reader has to practise long lists
 DRILL_SHARES = {"tiny": 0.75, "full": 0.25}
-STROLL = 36  # places of a report at most; a place may come again
 
 
-def _asked(observation: str, steps: list[Step], rng: random.Random) -> list[Pair]:
-    asked = questions(observation, steps, rng, n=8, topics=ASKED)
+def _asked(observation: str, steps: list[Step], rng: Random) -> list[Pair]:
+    asked = questions(observation, steps, rng, 8, [*TOPICS, "visited"])
     return [everything(observation, steps, rng), *asked]
 
 
@@ -300,11 +279,10 @@ ROLES = Roles(Player, oracle_reflection, flawed_reflection, _asked)
 def demonstrations(
     env: Environment, split: str, seed: int | str, oracle_share: float, drill_share: float = 0.0
 ) -> Iterator[Demonstration]:
-    """Endless demonstrations. `oracle_share` of the reflections are the oracle's, the others are
-    flawed. `drill_share` of the turns go to one drill. Every other turn goes to the trials of one
-    task, and then to errands, drills and reports.
+    """Endless demonstrations; `oracle_share` of the reflections are the oracle's. `drill_share` of
+    the turns go to one drill, the others to a task's trials, then errands, drills and reports.
     """
-    rng = random.Random(f"demonstrations {split} {seed}")
+    rng = Random(f"demonstrations {split} {seed}")
 
     def task(name: str, shares: dict[str, float], hurry: bool = True) -> dict:
         world = rng.choices(list(shares), list(shares.values()))[0]
@@ -314,8 +292,7 @@ def demonstrations(
         if rng.random() < drill_share:
             yield _drill(env, task("drill", DRILL_SHARES), rng)
             continue
-        hurry = rng.random() < HURRIED
-        trials = task("demonstration", WORLD_SHARES, hurry)
+        trials = task("demonstration", WORLD_SHARES, hurry=rng.random() < HURRIED)
         yield from shared.demonstrate(env, trials, ROLES, rng, oracle_share)
         for errand in range(ERRANDS):
             yield _errand(env, task("errand", ERRAND_SHARES), rng)
@@ -324,25 +301,25 @@ def demonstrations(
                 yield _report(env, task("report", REPORT_SHARES, hurry=False), rng, oracle_share)
 
 
-def _drill(env: Environment, task: dict, rng: random.Random) -> Demonstration:
+def _drill(env: Environment, task: dict, rng: Random) -> Demonstration:
     """Questions on where things are, in a room that is seen at a glance."""
     observation, _ = env.reset(task)
     views = env.glance(rng)
     asked = [everything(observation, views, rng)]
-    return shared.drill(views, asked + questions(observation, views, rng, n=6, topics=DRILLED))
+    asked += questions(observation, views, rng, 6, ["home", "each", "type", "inside"])
+    return shared.drill(views, asked)
 
 
-def _errand(env: Environment, task: dict, rng: random.Random) -> Demonstration:
-    """The moments that decide a trial: a few steps of a good player, and two questions. Either it
-    has a right plan to carry out, or it starts after a walk, mostly to where the wanted thing is.
-    The model does not learn the walk.
+def _errand(env: Environment, task: dict, rng: Random) -> Demonstration:
+    """The moments that decide a trial: a few steps of a good player. It has a right plan, or starts
+    after a walk, mostly to where the wanted thing is. The model does not learn the walk.
     """
     observation, _ = env.reset(task)
-    reflections, walk, moves = list[str](), list[str](), 3
+    reflections, walk, steps, moves = list[str](), list[str](), list[Step](), 3
     if rng.random() < GUIDED:
         reflections, moves = [oracle_reflection(observation, env.glance(rng))], 7
         env.reset(task)
-    player, steps = Player(observation, reflections, rng), list[Step]()
+    player = Player(observation, reflections, rng)
     player.skill = SKILLS[0]
     if not reflections:
         places, wanted = list(task["receptacles"]), player.notes.goal.object
@@ -355,24 +332,23 @@ def _errand(env: Environment, task: dict, rng: random.Random) -> Demonstration:
     for _ in range(moves):
         if shared.perform(env, player, player.act(), steps):
             break
-    shown = set(range(len(walk)))
-    asked = questions(observation, steps, rng, n=2, topics=WALKED)
+    asked, shown = questions(observation, steps, rng, 2, WALKED), set(range(len(walk)))
     return Demonstration(observation, reflections, steps, shown, True, 1.0, None, asked)
 
 
-def _report(env: Environment, task: dict, rng: random.Random, oracle_share: float) -> Demonstration:
+def _report(env: Environment, task: dict, rng: Random, oracle_share: float) -> Demonstration:
     """A walk past some places. Closed ones are opened, nothing is taken, and the model learns none
     of these steps. Questions and a reflection are about what the walk showed.
     """
     observation, _ = env.reset(task)
     player, steps = Player(observation, [], rng), list[Step]()
-    for place in rng.choices(list(task["receptacles"]), k=rng.randint(3, STROLL)):
+    for place in rng.choices(list(task["receptacles"]), k=rng.randint(3, 36)):
         over = shared.perform(env, player, f"go to {place}", steps)
         if not over and "is closed." in steps[-1][1]:
             over = shared.perform(env, player, f"open {place}", steps)
         if over:
             break
     reflection = ROLES.reflect(observation, steps, rng, oracle_share)
-    asked = questions(observation, steps, rng, n=6, topics=WALKED)
+    asked = questions(observation, steps, rng, 6, WALKED)
     shown, progress = set(range(len(steps))), env.info()["progress"]
     return Demonstration(observation, [], steps, shown, False, progress, reflection, asked)

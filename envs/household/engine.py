@@ -1,9 +1,8 @@
 """ALFWorld's text game in plain Python: one room, things in receptacles, one errand. Read
 `envs/__init__.py` first.
 
-Written from the PDDL domain and the grammar that every ALFWorld game file carries (Shridhar et al.,
-ICLR 2021). It answers letter for letter as the real engine does. It is no PDDL interpreter: it
-plays this one domain. These rules follow from the PDDL, though not from common sense:
+Written from the PDDL domain and the grammar in every ALFWorld game file (Shridhar et al., ICLR
+2021); it answers letter for letter as the real engine does. Rules that common sense does not tell:
 
   - only the held object (one at a time) can be examined, cleaned, heated, cooled;
   - `heat` and `cool` work at a closed appliance, `use` and `slice` reach into closed receptacles;
@@ -12,8 +11,8 @@ plays this one domain. These rules follow from the PDDL, though not from common 
   - an object may lie in two receptacles: taken from one, it still lies in the other.
 """
 
-import random
 import re
+from random import Random
 
 import envs.household.demonstrations as demonstrations
 import envs.household.observer as observer
@@ -42,28 +41,21 @@ APPLIANCES = {"clean": ("sink", "sinkbasin"), "heat": ("microwave",), "cool": ("
 KNIVES = ("knife", "butterknife")
 
 
-def enumeration(words: list[str]) -> str:
-    """Words listed with ALFWorld's punctuation: `nothing`, `x`, `x, and y`, `x, y, and z`."""
-    *first, last = words or ["nothing"]
+def listing(names: list[str], article: str = "a ") -> str:
+    """Names with ALFWorld's punctuation: `nothing`, `a x`, `a x, and a y`, `a x, a y, and a z`."""
+    *first, last = [article + name for name in names] or ["nothing"]
     return ", ".join([*first, f"and {last}"]) if first else last
-
-
-def listing(names: list[str]) -> str:
-    """`a mug 1, and a pen 2`."""
-    return enumeration([f"a {name}" for name in names])
 
 
 class Household(Environment):
     """The environment; the contract is in `envs/__init__.py`, a task's schema in `load_game`.
 
     Actions       the forms of ACTIONS, exactly: case and inner spaces count, outer ones do not.
-    Observations  ALFWorld's sentences; "Nothing happens." to all that is not admissible.
     Reward        1 at the step after which the goal holds, else 0.
     Progress      the largest share of the errand's stages done at once so far. Each object that is
                   asked for must be held, treated (if asked for) and placed; under a lamp the
                   stages are held and lit.
-    The end       terminated when the goal holds; truncated after `max_steps` actions (None: the
-                  task's own limit).
+    The end       when the goal holds, or after `max_steps` actions (None: the task's own limit).
     """
 
     name = "household"
@@ -73,7 +65,6 @@ class Household(Environment):
         self.max_steps = max_steps
 
     def tasks(self, split: str, n: int, seed: int) -> list[dict]:
-        """n generated tasks; `load_game` reads ALFWorld's own."""
         return draw_tasks(self.name, generate_task, split, n, seed)
 
     def reset(self, task: dict, seed: int | None = None) -> tuple[str, dict]:
@@ -82,14 +73,11 @@ class Household(Environment):
         self.limit = task["max_steps"] if self.max_steps is None else self.max_steps
         self.receptacles, self.objects = task["receptacles"], task["objects"]
         self.types = {r: x.get("type") or kind(r) for r, x in self.receptacles.items()}
-        self.contents: dict[str, list[str]] = {r: [] for r in self.receptacles}
-        self.states = {}  # object -> what can be done with it and what has been
-        self.sliced_at = {}  # object -> locations where a knife reaches it; see load_game's `at`
-        for o, x in self.objects.items():
-            self.states[o] = set(x["traits"])
-            self.sliced_at[o] = set(x.get("at", [self.receptacles[r]["loc"] for r in x["in"]]))
-            for r in x["in"]:
-                self.contents[r].append(o)
+        objects = self.objects.items()
+        self.contents = {r: [o for o, x in objects if r in x["in"]] for r in self.receptacles}
+        self.states = {o: set(x["traits"]) for o, x in objects}  # traits, and what has been done
+        locs = {r: x["loc"] for r, x in self.receptacles.items()}  # below: load_game explains `at`
+        self.sliced_at = {o: set(x.get("at", [locs[r] for r in x["in"]])) for o, x in objects}
         self.opened = {r for r, x in self.receptacles.items() if x["open"]}
         self.loc: int | None = task["start"]
         self.held: str | None = None
@@ -124,7 +112,7 @@ class Household(Environment):
         self.answer = (observation, int(won), won, truncated, self._info())
         return self.answer
 
-    def glance(self, rng: random.Random) -> list[Step]:
+    def glance(self, rng: Random) -> list[Step]:
         """Every receptacle, opened, in random order."""
         self.opened.update(self.receptacles)
         places = rng.sample(list(self.receptacles), len(self.receptacles))
@@ -139,27 +127,24 @@ class Household(Environment):
         """The receptacles the player stands at: none in the middle of the room."""
         return [r for r, x in self.receptacles.items() if x["loc"] == self.loc]
 
-    def _can(self, o: str, trait: str) -> bool:
-        return trait in self.states[o]
-
     def _allowed(self, verb: str) -> list[tuple[str, ...]]:
         """The PDDL's preconditions: what `verb` applies to now, as tuples that fill its form."""
         if verb in ("look", "inventory"):
             return [()]
-        here, held = self._here(), self.held
+        here, held, states = self._here(), self.held, self.states
         if verb == "go":  # not to where one stands already, under any name
             return [(r,) for r in self.receptacles if r not in here]
         if verb == "examine":
             return [(x,) for x in (*here, held) if x]
         if verb == "use":
-            return [(o,) for r in here for o in self.contents[r] if self._can(o, "toggleable")]
+            return [(o,) for r in here for o in self.contents[r] if "toggleable" in states[o]]
         openable = [r for r in here if self.receptacles[r]["openable"]]
         if verb in ("open", "close"):
             return [(r,) for r in openable if (r in self.opened) == (verb == "close")]
         accessible = [r for r in here if r in self.opened or r not in openable]
         if verb == "take":
             things = [(o, r) for r in accessible for o in self.contents[r]]
-            return [(o, r) for o, r in things if not held and self._can(o, "pickupable")]
+            return [(o, r) for o, r in things if not held and "pickupable" in states[o]]
         if not held:  # all that follows is done with the held object
             return []
         if verb in ("put", "move"):
@@ -167,16 +152,16 @@ class Household(Environment):
             return [(held, r) for r in accessible if kind(held) in accepts.get(self.types[r], [])]
         if verb == "slice":
             near = [o for o in self.objects if self.loc in self.sliced_at[o]]
-            return [(o, held) for o in near if kind(held) in KNIVES and self._can(o, "sliceable")]
+            return [(o, held) for o in near if kind(held) in KNIVES and "sliceable" in states[o]]
         appliances = [r for r in here if self.types[r] in APPLIANCES[verb]]
-        return [(held, r) for r in appliances if self._can(held, f"{verb}able")]
+        return [(held, r) for r in appliances if f"{verb}able" in states[held]]
 
     def _perform(self, verb: str, x: str = "", y: str = "") -> str:
         """The PDDL's effects, and the answer in the grammar's words."""
         if verb == "look":  # the engine lists the room's receptacles in the first observation only
             here = self._here()
-            start = f"You are facing the {enumeration(here)}. Next to it, you see" if here else ROOM
-            return f"{start} nothing."
+            facing = f"You are facing the {listing(here, '')}. Next to it, you see"
+            return f"{facing if here else ROOM} nothing."
         if verb == "inventory":
             carried = f"carrying: a {self.held}" if self.held else "not carrying anything"
             return f"You are {carried}."
@@ -213,7 +198,6 @@ class Household(Environment):
         return f"{start}, you see {listing(self.contents[r])}."
 
     def _looks(self, o: str) -> str:
-        """What an examined object looks like."""
         state = self.states[o]
         if "isreceptacle" in state:
             inside = listing(self.objects[o].get("holds", []))

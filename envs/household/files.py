@@ -1,8 +1,8 @@
 """ALFWorld's own game files (`game.tw-pddl`) as tasks of the household. Read `envs/tasks.py` first.
 
 A game file is JSON with a PDDL domain, a PDDL problem and a text grammar inside. Domain and grammar
-are the same in all games, but for the line "Your task is to: ...". So this file reads that line and
-the problem's facts and goal. Names and numbers are those of ALFWorld's Demangler.
+are the same in all games, but for the line "Your task is to: ...": so that line and the problem's
+facts and goal are read. Names and numbers are those of ALFWorld's Demangler.
 """
 
 import json
@@ -15,6 +15,7 @@ from typing import Any
 from envs.household.tasks import kind, number
 from envs.tasks import read_json
 
+Facts = dict[str, set[tuple]]  # predicate -> {arguments}
 _ATOM = re.compile(r"\(\s*([\w=-]+)((?:\s+[\w?-]+)*)\s*\)")
 _TASK_LINE = re.compile(r'"Your task is to: ((?:[^"\\]|\\.)*)"')
 _TRAITS = {  # predicate of one object -> trait
@@ -78,7 +79,7 @@ def _task(game: Any, task_id: str) -> dict:
     if "(:domain alfred)" not in head or not goal or not task_line:
         raise ValueError("not an ALFWorld game: no PDDL problem of domain alfred, or no task line")
 
-    facts: dict[str, set[tuple]] = defaultdict(set)  # predicate -> {arguments}
+    facts: Facts = defaultdict(set)
     for predicate, text in _ATOM.findall(init):
         args = tuple(text.split())
         if len(args) != _ARITY.get(predicate, len(args)):
@@ -98,20 +99,16 @@ def _task(game: Any, task_id: str) -> dict:
     places, things = sorted({types[r] for r in locs if r in types}), {kind(o) for o in objects}
     start = [number(names[at]) for _, at in facts["atlocation"]]
     return {
-        "env": "household",
-        "id": task_id,
-        "max_steps": 50,
+        "env": "household", "id": task_id, "max_steps": 50,
         "goal": {**_goal(goal), "text": json.loads(f'"{task_line[1]}"')},
-        "receptacles": receptacles,
-        "objects": objects,
+        "receptacles": receptacles, "objects": objects,
         "accepts": {t: sorted(o for r, o in pairs if r == t and o in things) for t in places},
         "start": start[0] if start else None,
-    }
+    }  # fmt: skip
 
 
 def _names(ids: set[str]) -> dict[str, str]:
     """`mug_bar__plus_02_dot_56...` -> `mug 1`. The last id of a type in the alphabet is number 1.
-
     Scenery is counted too. If an id has "basin" in it, so has its name.
     """
     names, count = {}, Counter[str]()
@@ -122,9 +119,7 @@ def _names(ids: set[str]) -> dict[str, str]:
     return names
 
 
-def _objects(
-    facts: dict[str, set[tuple]], names: dict[str, str], locs: dict[str, int]
-) -> dict[str, dict]:
+def _objects(facts: Facts, names: dict[str, str], locs: dict[str, int]) -> dict[str, dict]:
     """What lies in a receptacle or can be sliced on the floor; all else is scenery."""
     objects: dict[str, dict] = {}
     lying = sorted((o, r) for o, r in facts["inreceptacle"] if r in locs)

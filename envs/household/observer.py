@@ -1,11 +1,9 @@
 """What a reader of a household trial knows, and the plans that it can write. Read
 `envs/observer.py` first.
 
-`Notes` reads a trial step by step, as a language model must. Players, the oracle and the reading
-questions use nothing else, so none of them can state what the text did not show. A reflection is
-one line: what went wrong, then `Plan: ` and clauses that the next trial can carry out: `take mug 1
-from drawer 2`, `clean mug 1 with sinkbasin 1`, `put mug 1 in/on desk 1`, `use desklamp 1 on desk
-2`, `search drawer 3, drawer 4`.
+Players, the oracle and the reading questions know only Notes, so none of them can state what the
+text did not show. A reflection is one line: what went wrong, then `Plan: ` and clauses, such as
+`take mug 1 from drawer 2`, `use desklamp 1 on desk 2`, `search drawer 3, drawer 4`.
 """
 
 import re
@@ -26,9 +24,8 @@ _GOALS = [  # the wordings of ALFWorld's tasks: treatment t, object o, target r 
 ]
 TREATMENT = {"": "light", "clean": "clean", "hot": "heat", "heat": "heat", "cool": "cool"}
 _CLAUSE = re.compile(
-    r"(take) (\w+ \d+) from (\w+ \d+)|(clean|heat|cool) (\w+ \d+) with (\w+ \d+)"
-    r"|(put) (\w+ \d+) in/on (\w+ \d+)|(use) (\w+ \d+) on (\w+ \d+)"
-    r"|(search) (\w+ \d+(?:, \w+ \d+)*)"
+    "(take) (N) from (N)|(clean|heat|cool) (N) with (N)|(put) (N) in/on (N)|(use) (N) on (N)"
+    "|(search) (N(?:, N)*)".replace("N", r"\w+ \d+")
 )
 THING = re.compile(r"\ba (\w+ \d+)")
 CONTENTS = re.compile(r"(?:On the|The) (\w+ \d+)(?: is open\. In it)?, you see (.*)\.$")
@@ -39,8 +36,6 @@ _TREATED = re.compile(r"You (heat|cool|clean) the (\w+ \d+) using the (\w+ \d+)\
 
 
 class Goal(NamedTuple):
-    """What the task asks for."""
-
     treatment: str | None  # clean, heat, cool or light
     object: str  # a type
     target: str  # a type of place or lamp
@@ -76,7 +71,6 @@ class Notes:
         self.reply = ""  # the latest observation
 
     def read(self, action: str, observation: str) -> None:
-        """Take in one step."""
         self.reply = observation
         if match := _TAKEN.search(observation):
             self.held = match[1]
@@ -133,9 +127,6 @@ class Notes:
         return next((place for place in self.places if kind(place) == type_), None)
 
 
-# ---- Plans.
-
-
 def parse_plan(reflection: str) -> list[tuple[str, ...]]:
     """Clauses of the plan: (verb, thing, place), and one ("search", place) for each place named."""
     plan: list[tuple[str, ...]] = []
@@ -146,11 +137,7 @@ def parse_plan(reflection: str) -> list[tuple[str, ...]]:
 
 
 def write_plan(plan: Sequence[tuple[str, ...]]) -> str:
-    """The inverse of parse_plan.
-
-    >>> write_plan([("take", "mug 1", "bed 1"), ("search", "bed 1"), ("search", "shelf 2")])
-    'take mug 1 from bed 1, search bed 1, shelf 2'
-    """
+    """The inverse of parse_plan."""
     clauses = []
     for before, (verb, *words) in zip([("",), *plan], plan):
         if verb == "search":
@@ -162,9 +149,7 @@ def write_plan(plan: Sequence[tuple[str, ...]]) -> str:
 
 
 def command(clause: tuple[str, ...]) -> str:
-    """The action that carries out a clause, if the player stands where the clause says. To search
-    a place is to go there.
-    """
+    """The action of a clause, where the player stands at its place; to search is to go there."""
     if clause[0] == "search":
         return f"go to {clause[1]}"
     return f"use {clause[1]}" if clause[0] == "use" else write_plan([clause])
@@ -181,9 +166,9 @@ def oracle_reflection(observation: str, steps: list[Step]) -> str:
 
 
 def write_reflection(notes: Notes, moved: dict[str, str] | None = None, skip: bool = False) -> str:
-    """Cause and plan. If several things would do, the plan names the one with the lowest number: a
-    reader can find it by name and need not know which came into sight first. Two flaws can be
-    asked for: `moved` says where things are instead, `skip` drops a needed step.
+    """Cause and plan. Of things that would do, the plan names the one with the lowest number: a
+    reader can find it by name, whichever came into sight first. Two flaws can be asked for: `moved`
+    says where things are instead, `skip` drops a needed step.
     """
     goal, home = notes.goal, notes.home | (moved or {})
     light, target = goal.treatment == "light", notes.place(goal.target) or f"{goal.target} 1"

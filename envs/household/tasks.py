@@ -1,33 +1,26 @@
 """Rooms and tasks for the household, from a seed: endless, no download. Read `envs/tasks.py` first.
 
-`furniture.json` counts what stands and lies where in ALFWorld's rooms, and rooms are drawn from
-these counts. `train` and `seen` mix the first three of WORLDS. `unseen` tasks are all renamed, with
-names that no training text contains. In a renamed room things lie anywhere, so only reading tells
-where.
+Rooms are drawn from `furniture.json`, which counts what stands and lies where in ALFWorld's rooms.
+`train` and `seen` mix the first three of WORLDS. `unseen` tasks are all renamed, with names that no
+training text contains. In a renamed room things lie anywhere, so only reading tells where.
 """
 
-import random
-from collections import Counter
 from pathlib import Path
+from random import Random
 from typing import NamedTuple
 
-from envs.names import CUT, cutter, name_parts
+from envs.names import cutter, name_parts
 from envs.tasks import read_json
 
 FURNITURE = read_json(Path(__file__).with_name("furniture.json"))
 WORDS = read_json(Path(__file__).with_name("words.json"))
-ROOMS, ACCEPTS = FURNITURE["rooms"], FURNITURE["accepts"]
-OPENABLE, TRAITS = FURNITURE["openable"], FURNITURE["traits"]
+ROOMS, ACCEPTS, OPENABLE, TRAITS = (FURNITURE[x] for x in "rooms accepts openable traits".split())
 GOALS = WORDS["goals"]  # kind -> share of ALFWorld's games, its two wordings
 OBJECT_HEADS, OBJECT_TAILS = WORDS["object_heads"], WORDS["object_tails"]
 PLACE_HEADS, PLACE_TAILS = WORDS["place_heads"], WORDS["place_tails"]
 APPLIANCE = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
 LAMPS = ("desklamp", "floorlamp")
-_COMPOUND = cutter(OBJECT_HEADS + PLACE_HEADS, OBJECT_TAILS + PLACE_TAILS)
-_HOMES: Counter[tuple[str, str]] = Counter()  # (object type, receptacle type) -> how often
-for _room in ROOMS.values():
-    for _object, (_, _, _places) in _room["objects"].items():
-        _HOMES.update({(_object, _place): n for _place, n in _places.items()})
+COMPOUND = cutter(OBJECT_HEADS + PLACE_HEADS, OBJECT_TAILS + PLACE_TAILS)
 
 
 class World(NamedTuple):
@@ -56,21 +49,13 @@ def number(name: str) -> int:
     return int(name.rsplit(" ", 1)[-1])
 
 
-def cut_names(text: str) -> str:
-    """Text with a line's end inside each compound name, so that a tokenizer learns its parts."""
-    return _COMPOUND.sub(CUT, text)
-
-
 def likely_first(places: list[str], thing: str) -> list[str]:
-    """Places by how often such a thing lies in their type in ALFWorld's rooms. Equal places keep
-    their order, and so do all places of a renamed room.
-    """
-    return sorted(places, key=lambda place: -_HOMES[thing, kind(place)])
+    """Places by how often ALFWorld's rooms have the thing in their type; ties keep their order."""
+    homes = [room["objects"][thing][2] for room in ROOMS.values() if thing in room["objects"]]
+    return sorted(places, key=lambda place: -sum(n.get(kind(place), 0) for n in homes))
 
 
-def generate_task(
-    rng: random.Random, split: str, task_id: str, world: str = "", hurry: bool = True
-) -> dict:
+def generate_task(rng: Random, split: str, name: str, world: str = "", hurry: bool = True) -> dict:
     """One solvable task, as `household.load_game` gives. `world` is one of WORLDS, or "": drawn for
     the split. `hurry` gives few steps; if the world is drawn, full rooms hurry every other time.
     """
@@ -103,18 +88,15 @@ def generate_task(
         for i, place in enumerate(places, 1):
             where = f"{new[place]} {rng.randint(1, counts[place])}"
             things[f"{new[t]} {i}"] = {"in": [where], "traits": traits}
-    obj, target = new[obj], new[target]
-    text = rng.choice(GOALS[errand][1]).format(o=obj, r=target)
+    text = rng.choice(GOALS[errand][1]).format(o=new[obj], r=new[target])
+    steps = drawn.hurry[errand == "pick_two_obj_and_place"] if hurry else drawn.steps
     return {
-        "env": "household",
-        "id": task_id,
-        "max_steps": drawn.hurry[errand == "pick_two_obj_and_place"] if hurry else drawn.steps,
-        "goal": {"kind": errand, "object": obj, "target": target, "text": text},
-        "receptacles": _listed(receptacles),
-        "objects": _listed(things),
+        "env": "household", "id": name, "max_steps": steps,
+        "goal": {"kind": errand, "object": new[obj], "target": new[target], "text": text},
+        "receptacles": _listed(receptacles), "objects": _listed(things),
         "accepts": {new[t]: [new[o] for o in objects if o in ACCEPTS[t]] for t in counts},
         "start": None,
-    }
+    }  # fmt: skip
 
 
 def _listed(named: dict[str, dict]) -> dict[str, dict]:
@@ -122,10 +104,10 @@ def _listed(named: dict[str, dict]) -> dict[str, dict]:
     return {name: named[name] for name in sorted(named, key=lambda n: (kind(n), -number(n)))}
 
 
-def _receptacles(rng: random.Random, table: dict, world: World) -> dict[str, int]:
+def _receptacles(rng: Random, odds: dict, world: World) -> dict[str, int]:
     """How many of each receptacle type stand in the room."""
     counts = {}
-    for t, (share, least, median, most) in table.items():
+    for t, (share, least, median, most) in odds.items():
         if rng.random() < share:
             counts[t] = round(rng.triangular(least, most, median))
     if not world.places:
@@ -140,16 +122,14 @@ def _receptacles(rng: random.Random, table: dict, world: World) -> dict[str, int
     return counts
 
 
-def _objects(
-    rng: random.Random, table: dict, counts: dict[str, int], world: World
-) -> dict[str, list[str]]:
+def _objects(rng: Random, odds: dict, counts: dict[str, int], world: World) -> dict[str, list[str]]:
     """For each object type present, the receptacle types that its copies lie in."""
-    present = [t for t, (share, _, _) in table.items() if rng.random() < share]
+    present = [t for t, (share, _, _) in odds.items() if rng.random() < share]
     if world.things:
         present = rng.sample(present, min(len(present), rng.randint(*world.things)))
     objects = {}
     for t in sorted(present):
-        _, mean, homes = table[t]
+        _, mean, homes = odds[t]
         places = {p: n for p, n in homes.items() if p in counts}
         if world.renamed:
             places = {p: n for p, n in counts.items() if t not in LAMPS or p not in OPENABLE}
@@ -175,7 +155,7 @@ def _goals(counts: dict[str, int], objects: dict[str, list[str]]) -> list[tuple[
     return goals
 
 
-def _renaming(rng: random.Random, split: str, types: list[str]) -> dict[str, str]:
+def _renaming(rng: Random, split: str, types: list[str]) -> dict[str, str]:
     """Made-up names, of which no two share a head; appliances and lamps keep theirs."""
     new = {t: t for t in types if t in APPLIANCE.values() or t in LAMPS}
     taken: set[str] = set()
