@@ -5,49 +5,43 @@
     observation, info = env.reset(task)
     observation, reward, terminated, truncated, info = env.step("go to drawer 1")
 
-tasks(split, n, seed)   n tasks, JSON-able dicts with `env`, `id`, `max_steps`. Splits are `train`,
-                        `seen` (new tasks, known names) and `unseen` (names that training never
-                        met). The same arguments give the same tasks.
-reset(task, seed=None)  the first observation, which states the task, and info.
-step(action)            any string is legal. An action that makes no sense is answered ("Nothing
-                        happens." in the household) and counts as a step. `step` never raises.
-reward                  the benchmark's own: what the step added to the trial's score, in [0, 1].
-terminated, truncated   the task has ended; its step limit (`max_steps`) is reached. After either,
-                        `step` changes nothing and gives its last answer again.
-info["success"]         bool, the benchmark's own measure.
-info["progress"]        partial credit of the trial, in [0, 1]; 1 on success. This is the return G.
-admissible_actions()    sorted list of the actions that would be accepted now.
+tasks(split, n, seed): n tasks, JSON-able dicts with `env`, `id`, `max_steps`. Splits are `train`,
+    `seen` (new tasks, known names) and `unseen` (names that training never met). The same
+    arguments give the same tasks.
+reset(task, seed=None): the first observation, which states the task, and info.
+step(action): any string is legal, and none raises. One that makes no sense is answered ("Nothing
+    happens." in the household) and counts as a step. Results stand in Gymnasium's order.
+reward: the benchmark's own: what the step added to the trial's score, in [0, 1].
+terminated, truncated: the task has ended; its step limit (`max_steps`) is reached. After either,
+    `step` changes nothing and gives its last answer again.
+info: `success`, bool, the benchmark's own measure; `progress`, partial credit of the trial, in
+    [0, 1], 1 on success. This is the return G.
+admissible_actions(): sorted list of the actions that would be accepted now.
+name, fresh(): the name in `make`; another environment of the same kind, to run beside it.
 
 The next methods serve reflection and pretraining. `observation` is the first one of a trial,
 `steps` are the (action, observation) pairs after it.
 
-name, fresh()           the name in `make`; another environment of the same kind, to run beside it.
-oracle_reflection(observation, steps)
-                        what a perfect observer writes of a failed trial, from its text alone.
-follows(reflection, steps)
-                        whether a trial's actions carry out a reflection's plan.
-questions(observation, steps, rng)
-                        neutral (question, answer) pairs about a trial, to measure reading.
-demonstrations(split, seed, oracle_share, drill_share)
-                        endless trials by players of mixed skill, with reflections of mixed quality
-                        (`envs/demonstrations.py`). Drills are short exercises in reading.
-glance(rng)             only for drills: what there is to see in the task that was just reset, as
-                        steps. The trial cannot be played on afterwards.
-cut_names(text)         the text with made-up names cut in parts, for training a tokenizer.
-bindings(text)          (name, offset where its mention ends, the name that it is bound to, whether
-                        the name was mentioned before): what belongs together in a trial's text. It
-                        is the target of pretraining's reading loss.
+oracle_reflection(observation, steps): what a perfect observer writes of a failed trial, from its
+    text alone.
+follows(reflection, steps): whether a trial's actions carry out a reflection's plan.
+questions(observation, steps, rng): neutral (question, answer) pairs about a trial.
+demonstrations(split, seed, oracle_share, drill_share): endless trials by players of mixed skill,
+    with reflections of mixed quality. Drills are short exercises in reading.
+glance(rng): only for drills: what there is to see in the task that was just reset, as steps. The
+    trial cannot be played on afterwards.
+cut_names(text): the text with made-up names cut in parts, for training a tokenizer.
+bindings(text): (name, offset where its mention ends, the name that it is bound to, whether the name
+    was mentioned before): the target of pretraining's reading loss.
 
-`step` returns its results in Gymnasium's order; Gymnasium itself is not needed. An environment
-knows no model. Each one has the same rooms in a folder of its own: `tasks` (the generator), `files`
-(the benchmark's own files), `observer` (what a trial's text tells), `demonstrations` (the text for
-pretraining), and `engine` (the game).
+Each environment has a folder with the same files: `tasks` (the generator), `files` (the benchmark's
+own files), `observer` (what a trial's text tells), `demonstrations`, `engine` (the game).
 """
 
 import copy
-import random
 from collections.abc import Iterator
 from importlib import import_module
+from random import Random
 from types import ModuleType
 from typing import Any
 
@@ -72,12 +66,10 @@ def make_all(names: str) -> dict[str, "Environment"]:
 
 
 class Environment:
-    """What all environments share. `observer` and `demonstrators` are the environment's own modules
-    of these names; a class without them defines the methods that ask them.
-    """
+    """What all environments share."""
 
     name: str
-    observer: ModuleType
+    observer: ModuleType  # this and the next one: a class without them defines what asks them
     demonstrators: ModuleType
     answer: tuple  # the last one that `step` or `reset` gave, with all five parts
 
@@ -97,7 +89,7 @@ class Environment:
     def admissible_actions(self) -> list[str]:
         raise NotImplementedError
 
-    def glance(self, rng: random.Random) -> list[tuple[str, str]]:
+    def glance(self, rng: Random) -> list[tuple[str, str]]:
         raise NotImplementedError
 
     def info(self) -> dict:
@@ -110,7 +102,7 @@ class Environment:
     def follows(self, reflection: str, steps: list[tuple[str, str]]) -> bool:
         return self.observer.follows(reflection, steps)
 
-    def questions(self, observation: str, steps: list, rng: random.Random) -> list[tuple[str, str]]:
+    def questions(self, observation: str, steps: list, rng: Random) -> list[tuple[str, str]]:
         return self.demonstrators.questions(observation, steps, rng, n=4)
 
     def demonstrations(

@@ -1,14 +1,13 @@
 """Demonstrations: the text that the base model reads in pretraining, before it is an actor or a
 reflector. The method itself never uses them. Read `envs/__init__.py` and `envs/observer.py` first.
 
-A demonstration is one trial of a player. After a failed trial comes a reflection of mixed quality:
-right, wrong or vague. The player of the next trial of the same task reads it. Questions about the
-trial stand beside it with their answers; they exercise reading, not reflecting. An environment
-brings its Roles: who plays, who writes, who asks.
+A demonstration is one trial of a player. After a failed trial comes a reflection, right, wrong or
+vague, which the player of the next trial of the same task reads. Questions about the trial stand
+beside it with their answers; they exercise reading, not reflecting.
 """
 
-import random
 from collections.abc import Callable, Iterator, Sequence
+from random import Random
 from typing import NamedTuple, Protocol
 
 from envs import Environment
@@ -18,7 +17,6 @@ TRIALS = 4  # of one task at most
 MEMORY = 3  # reflections that a trial starts with at most (Reflexion's number)
 SLIPS = (0.0, 0.0, 0.06, 0.15)  # chance that an action of a trial slips; all equally frequent
 NEXT_SLIP = 0.5  # the chance right after a slip; then the same action often comes again
-
 Pair = tuple[str, str]  # a question with its answer
 
 
@@ -38,24 +36,27 @@ class Demonstration(NamedTuple):
 class Player(Reader, Protocol):
     """Plays one trial by what it has read, nothing more."""
 
-    def act(self) -> str:
-        """The next action."""
-
-    def slip(self) -> str:
-        """An action that leads nowhere, as the slips of a language model do."""
+    def act(self) -> str: ...  # the next action
+    def slip(self) -> str: ...  # one that leads nowhere, as the slips of a language model do
 
 
 class Roles(NamedTuple):
     """Who makes an environment's demonstrations; `observation` is a trial's first one."""
 
-    player: Callable[[str, list[str], random.Random], Player]  # (observation, reflections, rng)
+    player: Callable[[str, list[str], Random], Player]  # (observation, reflections, rng)
     oracle: Callable[[str, list[Step]], str]  # (observation, steps) -> reflection
-    flawed: Callable[[str, list[Step], random.Random], str]  # plausible, but vague or wrong
-    questions: Callable[[str, list[Step], random.Random], list[Pair]]
+    flawed: Callable[[str, list[Step], Random], str]  # plausible, but vague or wrong
+    questions: Callable[[str, list[Step], Random], list[Pair]]
+
+    def reflect(self, observation: str, steps: list[Step], rng: Random, share: float) -> str:
+        """On a failed trial: the oracle's reflection in `share` of the cases, else a flawed one."""
+        if rng.random() < share:
+            return self.oracle(observation, steps)
+        return self.flawed(observation, steps, rng)
 
 
 def demonstrate(
-    env: Environment, task: dict, roles: Roles, rng: random.Random, oracle_share: float
+    env: Environment, task: dict, roles: Roles, rng: Random, oracle_share: float
 ) -> Iterator[Demonstration]:
     """Trials of one task until one succeeds; `oracle_share` of the reflections are the oracle's."""
     reflections: list[str] = []
@@ -63,48 +64,24 @@ def demonstrate(
         observation, _ = env.reset(task)
         player = roles.player(observation, reflections, rng)
         steps, slips = play(env, player, rng, rng.choice(SLIPS))
-        info, reflection = env.info(), None
-        if not info["success"]:
-            reflection = reflect(roles, observation, steps, rng, oracle_share)
-        yield Demonstration(
-            observation,
-            reflections[-MEMORY:],
-            steps,
-            slips,
-            info["success"],
-            info["progress"],
-            reflection,
-            roles.questions(observation, steps, rng),
-        )
-        if reflection is None:
+        success, progress = env.info()["success"], env.info()["progress"]
+        said = None if success else roles.reflect(observation, steps, rng, oracle_share)
+        asked, known = roles.questions(observation, steps, rng), reflections[-MEMORY:]
+        yield Demonstration(observation, known, steps, slips, success, progress, said, asked)
+        if said is None:
             return
-        reflections.append(reflection)
-
-
-def reflect(
-    roles: Roles, observation: str, steps: list[Step], rng: random.Random, oracle_share: float
-) -> str:
-    """A reflection on a failed trial: in `oracle_share` of the cases the oracle's, else a flawed
-    one.
-    """
-    if rng.random() < oracle_share:
-        return roles.oracle(observation, steps)
-    return roles.flawed(observation, steps, rng)
+        reflections.append(said)
 
 
 def play(
-    env: Environment, player: Player, rng: random.Random, slip_share: float
+    env: Environment, player: Player, rng: Random, slip_share: float
 ) -> tuple[list[Step], set[int]]:
     """Play a trial that was just reset to its end -> its steps, and which of them were slips."""
-    steps: list[Step] = []
-    slips: set[int] = set()
-    over = False
+    steps, slips, over = list[Step](), set[int](), False
     while not over:
-        again = len(steps) - 1 in slips
-        if rng.random() < (NEXT_SLIP if again else slip_share):
+        if rng.random() < (NEXT_SLIP if len(steps) - 1 in slips else slip_share):
             slips.add(len(steps))
-            repeated = steps and rng.random() < 0.5
-            action = steps[-1][0] if repeated else player.slip()
+            action = steps[-1][0] if steps and rng.random() < 0.5 else player.slip()
         else:
             action = player.act()
         over = perform(env, player, action, steps)
@@ -121,16 +98,13 @@ def perform(env: Environment, player: Player, action: str, steps: list[Step]) ->
 
 def latest_plan(reflections: list[str], parse_plan: Callable[[str], list]) -> list:
     """The plan of the latest reflection that has one, else an empty plan."""
-    plans = [plan for plan in map(parse_plan, reflections) if plan]
-    return plans[-1] if plans else []
+    return next(filter(None, map(parse_plan, reversed(reflections))), [])
 
 
 def ask(
-    n: int, topics: Sequence[str], rng: random.Random, question: Callable[[str], Pair | None]
+    n: int, topics: Sequence[str], rng: Random, question: Callable[[str], Pair | None]
 ) -> list[Pair]:
-    """Up to n questions, each on a topic drawn anew, each once. `question(topic)` is None where the
-    trial gives no occasion to ask.
-    """
+    """Up to n questions, each once, on topics drawn at random; None: a trial gives no occasion."""
     asked = [question(rng.choice(topics)) for _ in range(n)]
     return list(dict.fromkeys(pair for pair in asked if pair))
 

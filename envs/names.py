@@ -2,25 +2,22 @@
 
 No training text has the names of `unseen` tasks, yet it has their heads and tails. A language model
 cannot recall such a name; it can read and copy it, if each token of the name belongs to one part.
-That fails where a head's last letter and a tail's first letter often stand together in other words:
-the tokenizer joins the two letters ("Raven" + "thorn" becomes R-ave-nt-horn). Such pairs of parts
-are left out. Nothing needs to be read before this file.
+That fails where the tokenizer joins a head's last letter and a tail's first letter ("Raven" +
+"thorn" becomes R-ave-nt-horn), since they often stand together in other words. Such pairs of parts
+are left out.
 """
 
-import random
 import re
+from random import Random
 
 # Letters that the tokenizer joins in texts of household and hotpot. The shop has more such pairs of
 # letters; they are not left out, since no plan contains one of its brands.
-JOINED = set(
-    """ch ck dg dl en er et ev fl ft gt kn ld lf lk ll lm lo lp ly mm mp nd ng nt pp sh
-st th to tt""".split()
-)
+JOINED = set("""ch ck dg dl en er et ev fl ft gt kn ld lf lk ll lm lo lp ly mm mp nd ng nt pp sh st
+th to tt""".split())  # fmt: skip
+CUT = r"\1\n\2"
 
 
-def name_parts(
-    rng: random.Random, heads: list[str], tails: list[str], unseen: bool
-) -> tuple[str, str]:
+def name_parts(rng: Random, heads: list[str], tails: list[str], unseen: bool) -> tuple[str, str]:
     """Head and tail of a made-up name: a pair kept for `unseen` tasks, or another pair."""
     while True:
         h, t = rng.randrange(len(heads)), rng.randrange(len(tails))
@@ -36,6 +33,3 @@ def cutter(heads: list[str], tails: list[str]) -> re.Pattern:
     'a silk\\nband 1'
     """
     return re.compile(rf"\b({'|'.join(heads)})({'|'.join(tails)})\b")
-
-
-CUT = r"\1\n\2"

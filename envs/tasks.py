@@ -1,30 +1,24 @@
-"""Where tasks come from: a generator with three splits, or a benchmark's own files. Each
-environment's `tasks.py` and `files.py` use these helpers. Read `envs/__init__.py` first.
-"""
+"""Where tasks come from: a generator, or a benchmark's own files. Read `envs/__init__.py` first."""
 
 import json
 import os
-import random
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
-
-SPLITS = ("train", "seen", "unseen")
 
 
 def check_split(split: str) -> None:
-    if split not in SPLITS:
+    if split not in ("train", "seen", "unseen"):
         raise ValueError(f"split {split!r}: must be train, seen or unseen")
 
 
 def draw_tasks(
-    env: str, generate: Callable[[random.Random, str, str], dict], split: str, n: int, seed: int
+    env: str, generate: Callable[[Random, str, str], dict], split: str, n: int, seed: int
 ) -> list[dict]:
-    """n tasks of a split, by `generate(rng, split, task id)`; the same arguments, the same tasks.
-    ValueError if there is no such split.
-    """
+    """n tasks of a split, by `generate(rng, split, task id)`; ValueError for an unknown split."""
     check_split(split)
-    rng = random.Random(f"{env} {split} {seed}")
+    rng = Random(f"{env} {split} {seed}")
     return [generate(rng, split, f"{split}-{seed}-{i}") for i in range(n)]
 
 

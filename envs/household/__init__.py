@@ -1,6 +1,4 @@
-"""ALFWorld's household. Read `tasks.py`, `engine.py`, `observer.py`, `demonstrations.py` in this
-order; `files.py` reads the real games.
-"""
+"""ALFWorld's household. Read `tasks`, `engine`, `observer`, `demonstrations`; then `files`."""
 
 from envs.household.engine import Household
 from envs.household.files import find_games, load_game

@@ -1,65 +1,28 @@
 """Household demonstrations: players, flawed reflections, questions, drills; for pretraining only.
 Read `envs/demonstrations.py` and `envs/household/observer.py` first.
 
-The players stand for what the web holds of people doing chores. They have mixed skill and act on
-what they have read (Notes), nothing more. A player carries out the plan of the latest reflection
-that has one, then goes on in its own way: it searches place by place, likely places first, and does
-what the goal asks, with the lapses that its skill allows.
-
-Three kinds of short practice stand beside the trials:
-  drill    questions about a room that is seen at a glance;
-  errand   the moments that decide a trial, when the wanted thing comes into sight;
-  report   a walk through a room, with a reflection on what it showed.
+A player acts on what it has read (Notes), nothing more. It carries out the plan of the latest
+reflection that has one, then goes on in its own way: it searches place by place, likely places
+first, and does what the goal asks, with the lapses that its skill allows.
 """
 
-import random
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from random import Random
+from typing import NamedTuple
 
+import envs.demonstrations as shared
+import envs.household.observer as observer
+import envs.household.tasks as rooms
 from envs import Environment
-from envs.demonstrations import (
-    Demonstration,
-    Pair,
-    Roles,
-    ask,
-    demonstrate,
-    drill,
-    latest_plan,
-    perform,
-    reflect,
-)
-from envs.household.observer import (
-    CONTENTS,
-    MAX_LISTED,
-    THING,
-    Notes,
-    oracle_reflection,
-    parse_plan,
-    write_plan,
-    write_reflection,
-)
-from envs.household.tasks import (
-    APPLIANCE,
-    PLACE_HEADS,
-    PLACE_TAILS,
-    cut_names,
-    generate_task,
-    kind,
-    likely_first,
-)
-from envs.names import name_parts
+from envs.demonstrations import Demonstration, Pair, Roles
+from envs.household.observer import MAX_LISTED, Notes, oracle_reflection
+from envs.household.tasks import APPLIANCE, kind, likely_first
+from envs.names import CUT, name_parts
 from envs.observer import Step, read_trial
 
-__all__ = ["bindings", "cut_names", "demonstrations", "questions"]
 
-# ---- Players.
-
-
-@dataclass(frozen=True)
-class Skill:
-    """Chances of a lapse, each where it can occur."""
-
+class Skill(NamedTuple):  # chances of a lapse, each where it can occur
     revisit: float  # goes to a place that it has searched already
     overlook: float  # does not notice the wanted thing in front of it
     leave_closed: float  # does not open a closed place
@@ -67,57 +30,43 @@ class Skill:
     idle: float  # looks around, takes stock
 
 
+SKILL_SHARES = (0.4, 0.35, 0.25)
 SKILLS = (
     Skill(revisit=0.0, overlook=0.05, leave_closed=0.02, forget=0.02, idle=0.0),
     Skill(revisit=0.05, overlook=0.30, leave_closed=0.15, forget=0.25, idle=0.02),
     Skill(revisit=0.15, overlook=0.60, leave_closed=0.40, forget=0.50, idle=0.04),
 )
-SKILL_SHARES = (0.4, 0.35, 0.25)
 
 
 class Player:
     """Chooses actions for one trial; the contract is `envs.demonstrations.Player`."""
 
-    def __init__(self, observation: str, reflections: list[str], rng: random.Random):
+    def __init__(self, observation: str, reflections: list[str], rng: Random):
         self.notes, self.rng = Notes(observation), rng
         self.skill = rng.choices(SKILLS, SKILL_SHARES)[0]
-        self.plan = latest_plan(reflections, parse_plan)
+        self.plan = shared.latest_plan(reflections, observer.parse_plan)
         self.given_up: set[str] = set()  # things overlooked, places left closed
         self.noticed: set[str] = set()
         self.forgets = rng.random() < self.skill.forget
-        self.last: str | None = None
-
-    def read(self, action: str, reply: str) -> None:
-        """Take in one step."""
-        self.notes.read(action, reply)
+        self.last = ""
+        self.read = self.notes.read
 
     def slip(self) -> str:
         """An action that leads nowhere: a place or a thing that is not there, the wrong place."""
         notes, rng = self.notes, self.rng
         place = rng.choice(notes.places)
-        foreign = "".join(name_parts(rng, PLACE_HEADS, PLACE_TAILS, unseen=False))
+        foreign = "".join(name_parts(rng, rooms.PLACE_HEADS, rooms.PLACE_TAILS, unseen=False))
         thing = f"{notes.goal.object} {rng.randint(1, 3)}"
         far = place if place != notes.at else rng.choice(notes.places)
-        slips = [
-            f"go to {place}",
-            f"go to {kind(place)} {rng.randint(1, 9)}",
-            f"go to {foreign} {rng.randint(1, 3)}",
-            f"take {thing} from {far}",
-        ]
-        return rng.choice(slips)
+        places = [place, f"{kind(place)} {rng.randint(1, 9)}", f"{foreign} {rng.randint(1, 3)}"]
+        return rng.choice([*(f"go to {p}" for p in places), f"take {thing} from {far}"])
 
     def act(self) -> str:
-        """The next action."""
-        stuck = self.notes.reply == "Nothing happens." and self.last
-        while self.plan:
-            action = self._follow(self.plan[0])
-            if action and action != stuck:
-                break
+        stuck = self.last if self.notes.reply == "Nothing happens." else ""
+        while self.plan and (action := self._follow(self.plan[0])) in ("", stuck):
             self.plan.pop(0)
-        else:
-            action = self._own_way()
-            if action == stuck:
-                action = self._search()
+        if not self.plan and (action := self._own_way()) == stuck:
+            action = self._search()
         self.last = action
         return action
 
@@ -127,74 +76,49 @@ class Player:
             return self.rng.choice(["look", "inventory", examine])
         return self._pursue() or self._search()
 
-    # -- the plan of a reflection
-
-    def _follow(self, clause: tuple[str, ...]) -> str | None:
-        """The next action towards this clause, or None when it is done or can't be."""
-        notes, verb = self.notes, clause[0]
-        place = clause[-1]
+    def _follow(self, clause: tuple[str, ...]) -> str:
+        """The next action towards a plan's clause, or "" when it is done or can't be."""
+        notes, verb, thing, place = self.notes, clause[0], clause[1], clause[-1]
         if place not in notes.places:
-            return None
+            return ""
         if verb == "search":
             self.noticed.update(notes.known(notes.goal.object), notes.known(notes.goal.target))
-            if action := self._pursue():
-                return action
-            return self._reach(place, inside=True) if place not in notes.contents else None
-        thing = clause[1]
-        gone = notes.at == place and thing not in notes.contents.get(place, [thing])
+            return self._pursue() or ("" if place in notes.contents else self._reach(place, ""))
         if verb == "take":
             self.noticed.add(thing)
-            done = notes.held is not None or gone
-            return None if done else self._reach(place, inside=True) or f"take {thing} from {place}"
-        if verb == "use":
-            return None if gone else self._reach(place, inside=True) or f"use {thing}"
-        if notes.held != thing:
-            return None
-        if verb == "put":
-            return self._reach(place, inside=True) or f"put {thing} in/on {place}"
-        done = verb in notes.treated.get(thing, ())
-        return None if done else self._reach(place, inside=False) or f"{verb} {thing} with {place}"
+        if verb in ("take", "use"):
+            done = notes.at == place and thing not in notes.contents.get(place, [thing])
+            done = done or (verb == "take" and notes.held is not None)
+        else:
+            done = notes.held != thing or verb in notes.treated[thing]
+        return "" if done else self._reach(place, observer.command(clause), verb not in APPLIANCE)
 
-    def _reach(self, place: str, inside: bool) -> str | None:
-        """Go to a place and, if its inside is needed, open it; None when nothing is left to do."""
+    def _reach(self, place: str, action: str, inside: bool = True) -> str:
+        """The way to an action: go to its place, open that if its inside is needed, then act."""
         if self.notes.at != place:
             return f"go to {place}"
-        return f"open {place}" if inside and place in self.notes.closed else None
+        return f"open {place}" if inside and place in self.notes.closed else action
 
-    # -- the player's own way
-
-    def _pursue(self) -> str | None:
-        """The next action towards the goal; None if something must be found first."""
-        notes, goal = self.notes, self.notes.goal
-        if notes.held is None:
+    def _pursue(self) -> str:
+        """The next action towards the goal; "" if something must be found first."""
+        notes, goal, thing = self.notes, self.notes.goal, self.notes.held
+        if thing is None:
             wanted = [t for t in notes.known(goal.object) if self._notices(t)]
-            wanted = [t for t in wanted if t not in notes.delivered()]
-            lie = [(t, place) for t in wanted if (place := notes.where(t))]
-            if goal.treatment is None:
-                lie = [(t, place) for t, place in lie if kind(place) != goal.target]
-            if not lie:
-                return None
-            thing, place = lie[0]
-            return self._reach(place, inside=True) or f"take {thing} from {place}"
-        thing = notes.held
+            lie = [(t, p) for t in wanted if not notes.delivered(t) and (p := notes.where(t))]
+            return self._reach(lie[0][1], "take {} from {}".format(*lie[0])) if lie else ""
         if kind(thing) != goal.object:  # a wrong thing in hand: put it back
             place = notes.home.get(thing, notes.places[0])
-            return self._reach(place, inside=True) or f"put {thing} in/on {place}"
+            return self._reach(place, f"put {thing} in/on {place}")
         if goal.treatment == "light":
             lamps = [t for t in notes.known(goal.target) if self._notices(t)]
-            if not lamps:
-                return None
-            return self._reach(notes.home[lamps[0]], inside=True) or f"use {lamps[0]}"
+            return self._reach(notes.home[lamps[0]], f"use {lamps[0]}") if lamps else ""
         appliance = notes.place(APPLIANCE.get(goal.treatment or "", ""))
         if appliance and not notes.is_treated(thing) and not self.forgets:
-            use = f"{goal.treatment} {thing} with {appliance}"
-            return self._reach(appliance, inside=False) or use
-        target = notes.place(goal.target)
-        if not target:
-            return None
-        action = self._reach(target, inside=True)
-        if not action:
-            action = f"put {thing} in/on {target}"
+            return self._reach(appliance, f"{goal.treatment} {thing} with {appliance}", False)
+        if not (target := notes.place(goal.target)):
+            return ""
+        action = self._reach(target, put := f"put {thing} in/on {target}")
+        if action == put:
             self.forgets = False  # the player sees that this was not enough, and thinks again
         return action
 
@@ -213,28 +137,18 @@ class Player:
                 return f"open {notes.at}"
             self.given_up.add(notes.at)
         fresh = [p for p in notes.unsearched() if p not in self.given_up]
+        if not fresh:  # everything was searched: start over, noticing anew
+            self.given_up.clear()
         if not fresh or rng.random() < self.skill.revisit:
-            if not fresh:  # everything was searched: start over, noticing anew
-                self.given_up.clear()
-            fresh = [p for p in notes.places if p != notes.at] or notes.places
-            return f"go to {rng.choice(fresh)}"
+            others = [p for p in notes.places if p != notes.at] or notes.places
+            return f"go to {rng.choice(others)}"
         wanted = notes.goal.target if notes.held else notes.goal.object
         return f"go to {likely_first(fresh, wanted)[0]}"
 
 
-# ---- Flawed reflections, as people and models write them.
-
-VAGUE = (
-    "I was not careful enough. Plan: look at every place with more care.",
-    "I wasted too many steps. Plan: be quick and do not go back to the same places.",
-    "I lost track of the task. Plan: think about what is asked before each step.",
-    "I did not finish in time. Plan: search the likely places first.",
-)
-
-
-def flawed_reflection(observation: str, steps: list[Step], rng: random.Random) -> str:
-    """A plausible reflection that is vague or wrong. A wrong one names another place or another
-    thing, leaves a step out, or searches again where the trial searched.
+def flawed_reflection(observation: str, steps: list[Step], rng: Random) -> str:
+    """A plausible reflection that is vague or wrong, as people and models write them. A wrong one
+    names another place or another thing, leaves a step out, or searches again where the trial did.
     """
     notes = read_trial(Notes(observation), steps)
     goal, seen = notes.goal, list(notes.contents)
@@ -243,21 +157,66 @@ def flawed_reflection(observation: str, steps: list[Step], rng: random.Random) -
     if flaw == "place" and notes.places:  # right thing, wrong place: most often the last one seen
         last = [notes.at] if notes.at and rng.random() < 0.5 else notes.visits or notes.places
         moved = {t: rng.choice(last) for t in known or [f"{goal.object} {rng.randint(1, 3)}"]}
-        return write_reflection(notes, moved=moved)
+        return observer.write_reflection(notes, moved=moved)
     others = [t for t in notes.home if kind(t) not in (goal.object, goal.target)]
     if flaw == "thing" and others:  # right place of the wrong thing
-        other = rng.choice(others)
-        notes.goal = goal._replace(object=kind(other), number=1)
-        return write_reflection(notes)
+        notes.goal = goal._replace(object=kind(rng.choice(others)), number=1)
+        return observer.write_reflection(notes)
     if flaw == "again" and seen:
         plan = [("search", p) for p in rng.sample(seen, min(len(seen), rng.randint(1, 5)))]
-        return f"I never found a {goal.object}. Plan: {write_plan(plan)}."
+        return f"I never found a {goal.object}. Plan: {observer.write_plan(plan)}."
     if flaw == "skip" and (goal.treatment or goal.number == 2) and known:
-        return write_reflection(notes, skip=True)
-    return rng.choice(VAGUE)
+        return observer.write_reflection(notes, skip=True)
+    return rng.choice(rooms.WORDS["vague"])
 
 
-# ---- Questions. None is about how to do better.
+# Topics of questions; none is about how to do better. Harder topics come more often.
+TOPICS = "home wanted each type inside searched last goal place".split()
+WALKED = ("wanted each each each type inside searched searched searched visited visited visited"
+          " last").split()  # after an errand or a report  # fmt: skip
+
+
+def questions(
+    observation: str, steps: list[Step], rng: Random, n: int, topics: Sequence[str] = TOPICS
+) -> list[Pair]:
+    """Up to n (question, answer) pairs about a trial, which its text answers."""
+    notes = read_trial(Notes(observation), steps)
+    return shared.ask(n, topics, rng, lambda topic: _question(topic, notes, rng))
+
+
+def _question(topic: str, notes: Notes, rng: Random) -> Pair | None:
+    """A question on a topic; None where the trial gives no occasion to ask."""
+    goal, home = notes.goal, notes.home
+    match topic:
+        case "home" if home:
+            thing = rng.choice(list(home))
+            return f"Where was {thing} at first?", f"{thing} in {home[thing]}"
+        case "wanted":
+            return f"Which {goal.object} comes first?", _homes(notes, goal.object, 1)
+        case "each" if home:
+            many = [t for t in home if len(notes.known(kind(t))) > 1]
+            type_ = kind(rng.choice(many)) if many and rng.random() < 0.5 else goal.object
+            return f"Where was each {type_}?", _homes(notes, type_, 4)
+        case "type" if home:
+            type_ = kind(rng.choice(list(home)))
+            return f"Which {type_} comes first?", _homes(notes, type_, 1)
+        case "inside" if notes.views:
+            place = rng.choice(list(notes.views))
+            return f"What was last seen in {place}?", notes.views[place]
+        case "searched":
+            unsearched = ", ".join(notes.unsearched()[:MAX_LISTED])
+            return "Which places were not searched?", unsearched or "none"
+        case "visited":
+            places = rng.sample(notes.places, min(len(notes.places), MAX_LISTED))
+            judged = [f"{p} {'yes' if p in notes.contents else 'no'}" for p in places]
+            return "Was it searched?", ", ".join(judged)
+        case "last" if notes.visits:
+            return "Where did you go last?", notes.visits[-1]
+        case "goal":
+            return "What is wanted?", goal.object
+        case "place" if goal.treatment != "light":
+            return f"Where is {goal.target}?", notes.place(goal.target) or "nowhere"
+    return None
 
 
 def _homes(notes: Notes, type_: str, n: int) -> str:
@@ -265,119 +224,52 @@ def _homes(notes: Notes, type_: str, n: int) -> str:
     return ", ".join(f"{t} in {notes.home[t]}" for t in notes.numbered(type_)[:n]) or "not seen"
 
 
-def _home(notes: Notes, rng: random.Random) -> Pair:
-    thing = rng.choice(list(notes.home))
-    return f"Where was {thing} at first?", f"{thing} in {notes.home[thing]}"
-
-
-def _each(notes: Notes, rng: random.Random) -> Pair:
-    many = [t for t in notes.home if len(notes.known(kind(t))) > 1]
-    type_ = kind(rng.choice(many)) if many and rng.random() < 0.5 else notes.goal.object
-    return f"Where was each {type_}?", _homes(notes, type_, 4)
-
-
-def _type(notes: Notes, rng: random.Random) -> Pair:
-    type_ = kind(rng.choice(list(notes.home)))
-    return f"Which {type_} comes first?", _homes(notes, type_, 1)
-
-
-def _inside(notes: Notes, rng: random.Random) -> Pair:
-    place = rng.choice(list(notes.views))
-    return f"What was last seen in {place}?", notes.views[place]
-
-
-def _visited(notes: Notes, rng: random.Random) -> Pair:
-    places = rng.sample(notes.places, min(len(notes.places), MAX_LISTED))
-    judged = [f"{p} {'yes' if p in notes.contents else 'no'}" for p in places]
-    return "Was it searched?", ", ".join(judged)
-
-
-QUESTIONS: dict[str, Callable[[Notes, random.Random], Pair | None]] = {
-    "home": lambda notes, rng: _home(notes, rng) if notes.home else None,
-    "wanted": lambda notes, rng: (
-        f"Which {notes.goal.object} comes first?", _homes(notes, notes.goal.object, 1)
-    ),
-    "each": lambda notes, rng: _each(notes, rng) if notes.home else None,
-    "type": lambda notes, rng: _type(notes, rng) if notes.home else None,
-    "inside": lambda notes, rng: _inside(notes, rng) if notes.views else None,
-    "searched": lambda notes, rng: (
-        "Which places were not searched?", ", ".join(notes.unsearched()[:MAX_LISTED]) or "none"
-    ),
-    "visited": _visited,
-    "last": lambda notes, rng: (
-        ("Where did you go last?", notes.visits[-1]) if notes.visits else None
-    ),
-    "goal": lambda notes, rng: ("What is wanted?", notes.goal.object),
-    "place": lambda notes, rng: None if notes.goal.treatment == "light" else (
-        f"Where is {notes.goal.target}?", notes.place(notes.goal.target) or "nowhere"
-    ),
-}  # fmt: skip
-TOPICS = "home wanted each type inside searched last goal place".split()
-ASKED = (*TOPICS, "visited")  # after a trial
-DRILLED = ("home", "each", "type", "inside")  # in a drill
-# after an errand and a report; harder topics come more often
-WALKED = ("wanted", "each", "each", "each", "type", "inside", "searched", "searched", "searched",
-          "visited", "visited", "visited", "last")  # fmt: skip
-
-
-def questions(
-    observation: str, steps: list[Step], rng: random.Random, n: int, topics: Sequence[str] = TOPICS
-) -> list[Pair]:
-    """Up to n (question, answer) pairs about a trial, which its text answers."""
-    notes = read_trial(Notes(observation), steps)
-    return ask(n, topics, rng, lambda topic: QUESTIONS[topic](notes, rng))
-
-
-def everything(observation: str, steps: list[Step], rng: random.Random, n: int = 12) -> Pair:
-    """Dense practice in reading: the answer gives up to n things their places, in random order."""
+def everything(observation: str, steps: list[Step], rng: Random) -> Pair:
+    """Dense practice in reading: the answer gives up to 12 things their places, in random order."""
     home = list(read_trial(Notes(observation), steps).home.items())
-    chosen = rng.sample(home, min(len(home), n))
-    listed = ", ".join(f"{thing} in {place}" for thing, place in chosen)
+    listed = ", ".join(f"{t} in {place}" for t, place in rng.sample(home, min(len(home), 12)))
     return "Where was everything?", listed or "nothing seen"
 
 
-def bindings(text: str) -> list[tuple[str, int, str, bool]]:
-    """Which names in a text belong together; `envs/__init__.py` says what the four parts are.
+def cut_names(text: str) -> str:
+    return rooms.COMPOUND.sub(CUT, text)
 
-    A thing is bound to the place where it was first seen. A place in the room's list is bound to
-    the place listed before it. At a later mention it is bound to the next place of the list (the
-    last place to the first): that is the way round the room.
+
+def bindings(text: str) -> list[tuple[str, int, str, bool]]:
+    """Which names in a text belong together; `envs/__init__.py` says what the four parts are. A
+    thing is bound to the place where it was first seen. A place in the room's list is bound to the
+    place listed before it, and at a later mention to the next place of the list (the last to the
+    first): that is the way round the room.
     """
     room, task, _ = text.partition("Your task is to: ")
-    listed = list(THING.finditer(room)) if task else []
-    places = [mention[1] for mention in listed]
-    after = dict(zip(places, places[1:] + places[:1]))
+    listed = list(observer.THING.finditer(room)) if task else []
+    after = {a[1]: b[1] for a, b in zip(listed, listed[1:] + listed[:1])}
     found = [(b[1], b.end(), a[1], False) for a, b in zip(listed, listed[1:])]
     home: dict[str, tuple[str, int]] = {}  # thing -> its place, offset of the first sight
-    for view in re.finditer(CONTENTS.pattern, text, re.MULTILINE):
-        for thing in THING.finditer(view[2]):
+    for view in re.finditer(observer.CONTENTS.pattern, text, re.MULTILINE):
+        for thing in observer.THING.finditer(view[2]):
             home.setdefault(thing[1], (view[1], view.start(2) + thing.start(1)))
     for mention in re.finditer(r"\b\w+ \d+\b", text):
-        name = mention[0]
-        if name in home and mention.start() >= home[name][1]:
-            found.append((name, mention.end(), home[name][0], mention.start() > home[name][1]))
-        elif name in after and mention.start() > len(room):
+        name, start = mention[0], mention.start()
+        if name in home and start >= home[name][1]:
+            found.append((name, mention.end(), home[name][0], start > home[name][1]))
+        elif name in after and start > len(room):
             found.append((name, mention.end(), after[name], True))
     return found
 
 
-# ---- Demonstrations.
-
 HURRIED = 0.7  # share of the demonstrated tasks that allow only few steps
-# After the trials of a task come so many errands, and half as many drills and reports: in a whole
-# trial the wanted thing comes into sight only once or twice.
-ERRANDS = 8
+ERRANDS = 8  # after a task's trials, which seldom show the wanted thing; half as many reports
 GUIDED = 0.3  # share of the errands with a plan
 # shares of the worlds in which trials, errands, reports and drills take place
 WORLD_SHARES = {"tiny": 0.25, "renamed": 0.3, "small": 0.15, "full": 0.3}
 ERRAND_SHARES = {"tiny": 0.1, "renamed": 0.4, "small": 0.1, "full": 0.4}
 REPORT_SHARES = {"renamed": 0.3, "full": 0.7}  # a reader has to practise long lists
 DRILL_SHARES = {"tiny": 0.75, "full": 0.25}
-STROLL = 36  # places of a report at most; a place may come again
 
 
-def _asked(observation: str, steps: list[Step], rng: random.Random) -> list[Pair]:
-    asked = questions(observation, steps, rng, n=8, topics=ASKED)
+def _asked(observation: str, steps: list[Step], rng: Random) -> list[Pair]:
+    asked = questions(observation, steps, rng, 8, [*TOPICS, "visited"])
     return [everything(observation, steps, rng), *asked]
 
 
@@ -387,49 +279,43 @@ ROLES = Roles(Player, oracle_reflection, flawed_reflection, _asked)
 def demonstrations(
     env: Environment, split: str, seed: int | str, oracle_share: float, drill_share: float = 0.0
 ) -> Iterator[Demonstration]:
-    """Endless demonstrations. `oracle_share` of the reflections are the oracle's, the others are
-    flawed. `drill_share` of the turns go to one drill. Every other turn goes to the trials of one
-    task, and then to errands, drills and reports.
+    """Endless demonstrations; `oracle_share` of the reflections are the oracle's. `drill_share` of
+    the turns go to one drill, the others to a task's trials, then errands, drills and reports.
     """
-    rng = random.Random(f"demonstrations {split} {seed}")
+    rng = Random(f"demonstrations {split} {seed}")
+
+    def task(name: str, shares: dict[str, float], hurry: bool = True) -> dict:
+        world = rng.choices(list(shares), list(shares.values()))[0]
+        return rooms.generate_task(rng, split, name, world, hurry)
+
     while True:
         if rng.random() < drill_share:
-            yield _drill(env, _task(rng, split, "drill", DRILL_SHARES), rng)
+            yield _drill(env, task("drill", DRILL_SHARES), rng)
             continue
-        hurry = rng.random() < HURRIED
-        task = _task(rng, split, "demonstration", WORLD_SHARES, hurry)
-        yield from demonstrate(env, task, ROLES, rng, oracle_share)
+        trials = task("demonstration", WORLD_SHARES, hurry=rng.random() < HURRIED)
+        yield from shared.demonstrate(env, trials, ROLES, rng, oracle_share)
         for errand in range(ERRANDS):
-            yield _errand(env, _task(rng, split, "errand", ERRAND_SHARES), rng)
+            yield _errand(env, task("errand", ERRAND_SHARES), rng)
             if errand % 2:
-                yield _drill(env, _task(rng, split, "drill", DRILL_SHARES), rng)
-                task = _task(rng, split, "report", REPORT_SHARES, hurry=False)
-                yield _report(env, task, rng, oracle_share)
+                yield _drill(env, task("drill", DRILL_SHARES), rng)
+                yield _report(env, task("report", REPORT_SHARES, hurry=False), rng, oracle_share)
 
 
-def _task(
-    rng: random.Random, split: str, name: str, shares: dict[str, float], hurry: bool = True
-) -> dict:
-    """A task in a world drawn by its share."""
-    world = rng.choices(list(shares), list(shares.values()))[0]
-    return generate_task(rng, split, name, world, hurry)
-
-
-def _drill(env: Environment, task: dict, rng: random.Random) -> Demonstration:
-    """Questions on where things are."""
+def _drill(env: Environment, task: dict, rng: Random) -> Demonstration:
+    """Questions on where things are, in a room that is seen at a glance."""
     observation, _ = env.reset(task)
     views = env.glance(rng)
     asked = [everything(observation, views, rng)]
-    return drill(views, asked + questions(observation, views, rng, n=6, topics=DRILLED))
+    asked += questions(observation, views, rng, 6, ["home", "each", "type", "inside"])
+    return shared.drill(views, asked)
 
 
-def _errand(env: Environment, task: dict, rng: random.Random) -> Demonstration:
-    """A few steps of a good player, and two questions. Either it has a right plan to carry out, or
-    it starts after a walk, mostly to where the wanted thing is. The model does not learn the walk.
+def _errand(env: Environment, task: dict, rng: Random) -> Demonstration:
+    """The moments that decide a trial: a few steps of a good player. It has a right plan, or starts
+    after a walk, mostly to where the wanted thing is. The model does not learn the walk.
     """
     observation, _ = env.reset(task)
-    reflections: list[str] = []
-    walk, moves = list[str](), 3
+    reflections, walk, steps, moves = list[str](), list[str](), list[Step](), 3
     if rng.random() < GUIDED:
         reflections, moves = [oracle_reflection(observation, env.glance(rng))], 7
         env.reset(task)
@@ -441,32 +327,28 @@ def _errand(env: Environment, task: dict, rng: random.Random) -> Demonstration:
         homes = [p for p in places if p in inside]
         walk = rng.sample(places, rng.randint(0, 3))
         walk += [rng.choice(homes if homes and rng.random() < 0.7 else places)]
-    steps: list[Step] = []
     for place in walk:
-        perform(env, player, f"go to {place}", steps)
+        shared.perform(env, player, f"go to {place}", steps)
     for _ in range(moves):
-        if perform(env, player, player.act(), steps):
+        if shared.perform(env, player, player.act(), steps):
             break
-    shown = set(range(len(walk)))
-    asked = questions(observation, steps, rng, n=2, topics=WALKED)
+    asked, shown = questions(observation, steps, rng, 2, WALKED), set(range(len(walk)))
     return Demonstration(observation, reflections, steps, shown, True, 1.0, None, asked)
 
 
-def _report(env: Environment, task: dict, rng: random.Random, oracle_share: float) -> Demonstration:
+def _report(env: Environment, task: dict, rng: Random, oracle_share: float) -> Demonstration:
     """A walk past some places. Closed ones are opened, nothing is taken, and the model learns none
     of these steps. Questions and a reflection are about what the walk showed.
     """
     observation, _ = env.reset(task)
     player, steps = Player(observation, [], rng), list[Step]()
-    places = rng.choices(list(task["receptacles"]), k=rng.randint(3, STROLL))
-    for place in places:
-        over = perform(env, player, f"go to {place}", steps)
+    for place in rng.choices(list(task["receptacles"]), k=rng.randint(3, 36)):
+        over = shared.perform(env, player, f"go to {place}", steps)
         if not over and "is closed." in steps[-1][1]:
-            over = perform(env, player, f"open {place}", steps)
+            over = shared.perform(env, player, f"open {place}", steps)
         if over:
             break
-    reflection = reflect(ROLES, observation, steps, rng, oracle_share)
-    asked = questions(observation, steps, rng, n=6, topics=WALKED)
-    shown = set(range(len(steps)))
-    progress = env.info()["progress"]
+    reflection = ROLES.reflect(observation, steps, rng, oracle_share)
+    asked = questions(observation, steps, rng, 6, WALKED)
+    shown, progress = set(range(len(steps))), env.info()["progress"]
     return Demonstration(observation, [], steps, shown, False, progress, reflection, asked)

@@ -1,9 +1,8 @@
 """ALFWorld's text game in plain Python: one room, things in receptacles, one errand. Read
 `envs/__init__.py` first.
 
-Written from the PDDL domain and the grammar that every ALFWorld game file carries (Shridhar et al.,
-ICLR 2021). It answers letter for letter as the real engine does. It is no PDDL interpreter: it
-plays this one domain. These rules follow from the PDDL, though not from common sense:
+Written from the PDDL domain and the grammar in every ALFWorld game file (Shridhar et al., ICLR
+2021); it answers letter for letter as the real engine does. Rules that common sense does not tell:
 
   - only the held object (one at a time) can be examined, cleaned, heated, cooled;
   - `heat` and `cool` work at a closed appliance, `use` and `slice` reach into closed receptacles;
@@ -12,8 +11,8 @@ plays this one domain. These rules follow from the PDDL, though not from common 
   - an object may lie in two receptacles: taken from one, it still lies in the other.
 """
 
-import random
 import re
+from random import Random
 
 import envs.household.demonstrations as demonstrations
 import envs.household.observer as observer
@@ -22,54 +21,41 @@ from envs.household.tasks import generate_task, kind
 from envs.observer import Step
 from envs.tasks import draw_tasks
 
-ACTIONS = {  # verb -> the form of its command
-    "look": "look",
-    "inventory": "inventory",
-    "go": "go to {}",
-    "open": "open {}",
-    "close": "close {}",
-    "examine": "examine {}",
-    "take": "take {} from {}",
-    "put": "put {} in/on {}",
-    "move": "move {} to {}",  # ALFWorld >= 0.4 says so for `put`: understood, never listed
-    "use": "use {}",
-    "clean": "clean {} with {}",
-    "heat": "heat {} with {}",
-    "cool": "cool {} with {}",
-    "slice": "slice {} with {}",
-}
+ROOM = "You are in the middle of a room. Looking quickly around you, you see"
+# The forms of all commands. ALFWorld >= 0.4 says `move` for `put`: understood, never listed.
+_FORMS = """look, inventory, go to {}, open {}, close {}, examine {}, take {} from {},
+put {} in/on {}, move {} to {}, use {}, clean {} with {}, heat {} with {}, cool {} with {},
+slice {} with {}"""
+ACTIONS = {form.split()[0]: form for form in re.split(r",\s", _FORMS)}  # verb -> its form
 _PATTERNS = {verb: re.compile(form.replace("{}", r"(\S+ \d+)")) for verb, form in ACTIONS.items()}
+_REPLIES = {  # verb -> the grammar's sentence, where it does not depend on what is seen
+    "close": "You close the {}.", "take": "You pick up the {} from the {}.",
+    "put": "You put the {} in/on the {}.", "move": "You move the {} to the {}.",
+    "use": "You turn on the {}.", "slice": "You sliced the {} with the {}.",
+    **{verb: f"You {verb} the {{}} using the {{}}." for verb in ("clean", "heat", "cool")},
+}  # fmt: skip
+# verb -> the state it gives, the state it ends. "on" is the PDDL's isToggled: never taken back.
+EFFECTS = {"use": ("on", ""), "clean": ("clean", ""), "heat": ("hot", "cool"),
+           "cool": ("cool", "hot"), "slice": ("sliced", "")}  # fmt: skip
 APPLIANCES = {"clean": ("sink", "sinkbasin"), "heat": ("microwave",), "cool": ("fridge",)}
 KNIVES = ("knife", "butterknife")
-TREATED = {  # goal kind -> the state its object must be in
-    "pick_clean_then_place_in_recep": "clean",
-    "pick_heat_then_place_in_recep": "hot",
-    "pick_cool_then_place_in_recep": "cool",
-}
 
 
-def enumeration(words: list[str]) -> str:
-    """Words listed with ALFWorld's punctuation: `nothing`, `x`, `x, and y`, `x, y, and z`."""
-    *first, last = words or ["nothing"]
+def listing(names: list[str], article: str = "a ") -> str:
+    """Names with ALFWorld's punctuation: `nothing`, `a x`, `a x, and a y`, `a x, a y, and a z`."""
+    *first, last = [article + name for name in names] or ["nothing"]
     return ", ".join([*first, f"and {last}"]) if first else last
-
-
-def listing(names: list[str]) -> str:
-    """`a mug 1, and a pen 2`."""
-    return enumeration([f"a {name}" for name in names])
 
 
 class Household(Environment):
     """The environment; the contract is in `envs/__init__.py`, a task's schema in `load_game`.
 
     Actions       the forms of ACTIONS, exactly: case and inner spaces count, outer ones do not.
-    Observations  ALFWorld's sentences; "Nothing happens." to all that is not admissible.
     Reward        1 at the step after which the goal holds, else 0.
     Progress      the largest share of the errand's stages done at once so far. Each object that is
                   asked for must be held, treated (if asked for) and placed; under a lamp the
                   stages are held and lit.
-    The end       terminated when the goal holds; truncated after `max_steps` actions (None: the
-                  task's own limit). Further actions change nothing and get the last answer again.
+    The end       when the goal holds, or after `max_steps` actions (None: the task's own limit).
     """
 
     name = "household"
@@ -79,7 +65,6 @@ class Household(Environment):
         self.max_steps = max_steps
 
     def tasks(self, split: str, n: int, seed: int) -> list[dict]:
-        """n generated tasks; `load_game` reads ALFWorld's own."""
         return draw_tasks(self.name, generate_task, split, n, seed)
 
     def reset(self, task: dict, seed: int | None = None) -> tuple[str, dict]:
@@ -87,26 +72,28 @@ class Household(Environment):
         self.task, self.goal = task, task["goal"]
         self.limit = task["max_steps"] if self.max_steps is None else self.max_steps
         self.receptacles, self.objects = task["receptacles"], task["objects"]
-        self.rank = {o: i for i, o in enumerate(self.objects)}  # listings keep the task's order
-        self.contents: dict[str, list[str]] = {r: [] for r in self.receptacles}
-        self.states = {}  # object -> what can be done with it and what has been
-        self.sliced_at = {}  # object -> locations where a knife reaches it; see load_game's `at`
-        for o, x in self.objects.items():
-            self.states[o] = set(x["traits"])
-            self.sliced_at[o] = set(x.get("at", [self.receptacles[r]["loc"] for r in x["in"]]))
-            for r in x["in"]:
-                self.contents[r].append(o)
+        self.types = {r: x.get("type") or kind(r) for r, x in self.receptacles.items()}
+        objects = self.objects.items()
+        self.contents = {r: [o for o, x in objects if r in x["in"]] for r in self.receptacles}
+        self.states = {o: set(x["traits"]) for o, x in objects}  # traits, and what has been done
+        locs = {r: x["loc"] for r, x in self.receptacles.items()}  # below: load_game explains `at`
+        self.sliced_at = {o: set(x.get("at", [locs[r] for r in x["in"]])) for o, x in objects}
         self.opened = {r for r, x in self.receptacles.items() if x["open"]}
         self.loc: int | None = task["start"]
         self.held: str | None = None
-        self._set_goal()
+
+        self.wanted = [o for o in self.objects if kind(o) == self.goal["object"]]
+        self.targets = [r for r in self.receptacles if self.types[r] == self.goal["target"]]
+        self.copies = 2 if self.goal["kind"] == "pick_two_obj_and_place" else 1
+        treatment = self.goal["kind"].split("_")[1]  # pick_heat_then_place_in_recep: heat
+        self.needed = {EFFECTS[treatment][0]} if treatment in APPLIANCES else set()
+        if self.goal.get("sliced"):
+            self.needed.add("sliced")
+        self.n_stages = self.copies * (2 + len(self.needed))
         self.n_steps, self.best = 0, self._stages()
-        observation = (
-            "You are in the middle of a room. Looking quickly around you, you see "
-            f"{listing([*self.receptacles])}.\n\nYour task is to: {self.goal['text']}"
-        )
-        self.answer = (observation, 0, False, False, self._info())
-        return observation, self._info()
+        room = f"{ROOM} {listing([*self.receptacles])}.\n\nYour task is to: {self.goal['text']}"
+        self.answer = (room, 0, False, False, self._info())
+        return room, self._info()
 
     def step(self, action: str) -> tuple[str, int, bool, bool, dict]:
         """One command, any string -> (observation, reward, terminated, truncated, info)."""
@@ -117,7 +104,7 @@ class Household(Environment):
         verb = command.partition(" ")[0]
         match = _PATTERNS[verb].fullmatch(command) if verb in _PATTERNS else None
         if match and match.groups() in self._allowed(verb):
-            observation = getattr(self, f"_{verb}")(*match.groups())
+            observation = self._perform(verb, *match.groups())
             self.best = max(self.best, self._stages())
         self.n_steps += 1
         won = self.best == self.n_stages
@@ -125,158 +112,102 @@ class Household(Environment):
         self.answer = (observation, int(won), won, truncated, self._info())
         return self.answer
 
-    def glance(self, rng: random.Random) -> list[Step]:
+    def glance(self, rng: Random) -> list[Step]:
         """Every receptacle, opened, in random order."""
         self.opened.update(self.receptacles)
         places = rng.sample(list(self.receptacles), len(self.receptacles))
-        return [(f"examine {place}", self.view(place)) for place in places]
+        return [(f"examine {place}", self._view(place)) for place in places]
 
     def admissible_actions(self) -> list[str]:
         """Every command that is not answered with "Nothing happens.", sorted."""
         verbs = [verb for verb in ACTIONS if verb != "move"]
         return sorted({ACTIONS[v].format(*args) for v in verbs for args in self._allowed(v)})
 
-    # ---- What is allowed: the PDDL's preconditions.
-
-    def _type(self, receptacle: str) -> str:
-        return self.receptacles[receptacle].get("type") or kind(receptacle)
-
     def _here(self) -> list[str]:
         """The receptacles the player stands at: none in the middle of the room."""
         return [r for r, x in self.receptacles.items() if x["loc"] == self.loc]
 
     def _allowed(self, verb: str) -> list[tuple[str, ...]]:
-        """What `verb` can be applied to now: tuples that fill the blanks of its form."""
+        """The PDDL's preconditions: what `verb` applies to now, as tuples that fill its form."""
         if verb in ("look", "inventory"):
             return [()]
-        here, held = self._here(), self.held
+        here, held, states = self._here(), self.held, self.states
         if verb == "go":  # not to where one stands already, under any name
             return [(r,) for r in self.receptacles if r not in here]
         if verb == "examine":
             return [(x,) for x in (*here, held) if x]
         if verb == "use":
-            return [(o,) for r in here for o in self.contents[r] if self._can(o, "toggleable")]
+            return [(o,) for r in here for o in self.contents[r] if "toggleable" in states[o]]
         openable = [r for r in here if self.receptacles[r]["openable"]]
-        if verb == "open":
-            return [(r,) for r in openable if r not in self.opened]
-        if verb == "close":
-            return [(r,) for r in openable if r in self.opened]
+        if verb in ("open", "close"):
+            return [(r,) for r in openable if (r in self.opened) == (verb == "close")]
         accessible = [r for r in here if r in self.opened or r not in openable]
         if verb == "take":
             things = [(o, r) for r in accessible for o in self.contents[r]]
-            return [(o, r) for o, r in things if not held and self._can(o, "pickupable")]
+            return [(o, r) for o, r in things if not held and "pickupable" in states[o]]
         if not held:  # all that follows is done with the held object
             return []
         if verb in ("put", "move"):
             accepts = self.task["accepts"]
-            return [(held, r) for r in accessible if kind(held) in accepts.get(self._type(r), [])]
+            return [(held, r) for r in accessible if kind(held) in accepts.get(self.types[r], [])]
         if verb == "slice":
             near = [o for o in self.objects if self.loc in self.sliced_at[o]]
-            return [(o, held) for o in near if kind(held) in KNIVES and self._can(o, "sliceable")]
-        appliances = [r for r in here if self._type(r) in APPLIANCES[verb]]
-        return [(held, r) for r in appliances if self._can(held, f"{verb}able")]
+            return [(o, held) for o in near if kind(held) in KNIVES and "sliceable" in states[o]]
+        appliances = [r for r in here if self.types[r] in APPLIANCES[verb]]
+        return [(held, r) for r in appliances if f"{verb}able" in states[held]]
 
-    def _can(self, o: str, trait: str) -> bool:
-        return trait in self.states[o]
+    def _perform(self, verb: str, x: str = "", y: str = "") -> str:
+        """The PDDL's effects, and the answer in the grammar's words."""
+        if verb == "look":  # the engine lists the room's receptacles in the first observation only
+            here = self._here()
+            facing = f"You are facing the {listing(here, '')}. Next to it, you see"
+            return f"{facing if here else ROOM} nothing."
+        if verb == "inventory":
+            carried = f"carrying: a {self.held}" if self.held else "not carrying anything"
+            return f"You are {carried}."
+        if verb == "examine":
+            return self._view(x) if x in self.receptacles else self._looks(x)
+        if verb == "go":
+            self.loc = self.receptacles[x]["loc"]
+            return f"You arrive at loc {self.loc}. {self._view(x)}"
+        if verb == "open":
+            self.opened.add(x)
+            return f"You open the {x}. {self._view(x)}"
+        if verb == "close":
+            self.opened.remove(x)
+        elif verb == "take":
+            self.contents[y].remove(x)
+            self.sliced_at[x].discard(self.loc)
+            self.held = x
+        elif verb in ("put", "move"):
+            lying = {x, *self.contents[y]}  # x may have lain here as well
+            self.contents[y] = [o for o in self.objects if o in lying]  # the task's order
+            self.sliced_at[x].add(self.loc)
+            self.held = None
+        else:
+            given, ended = EFFECTS[verb]
+            self.states[x].add(given)
+            self.states[x].discard(ended)
+        return _REPLIES[verb].format(x, y)
 
-    # ---- What happens: the PDDL's effects and the grammar's words, a method a verb.
-
-    def _look(self) -> str:
-        if here := self._here():
-            return f"You are facing the {enumeration(here)}. Next to it, you see nothing."
-        # The engine lists the receptacles of the room in the first observation only.
-        return "You are in the middle of a room. Looking quickly around you, you see nothing."
-
-    def _inventory(self) -> str:
-        if self.held:
-            return f"You are carrying: a {self.held}."
-        return "You are not carrying anything."
-
-    def _go(self, r: str) -> str:
-        self.loc = self.receptacles[r]["loc"]
-        return f"You arrive at loc {self.loc}. {self.view(r)}"
-
-    def view(self, r: str) -> str:
+    def _view(self, r: str) -> str:
         """What can be seen of a receptacle, wherever the player stands."""
-        if not self.receptacles[r]["openable"]:
-            return f"On the {r}, you see {listing(self.contents[r])}."
-        if r in self.opened:
-            return f"The {r} is open. In it, you see {listing(self.contents[r])}."
-        return f"The {r} is closed."
+        if self.receptacles[r]["openable"] and r not in self.opened:
+            return f"The {r} is closed."
+        start = f"The {r} is open. In it" if self.receptacles[r]["openable"] else f"On the {r}"
+        return f"{start}, you see {listing(self.contents[r])}."
 
-    def _open(self, r: str) -> str:
-        self.opened.add(r)
-        return f"You open the {r}. {self.view(r)}"
-
-    def _close(self, r: str) -> str:
-        self.opened.remove(r)
-        return f"You close the {r}."
-
-    def _examine(self, x: str) -> str:
-        if x in self.receptacles:
-            return self.view(x)
-        state = self.states[x]
+    def _looks(self, o: str) -> str:
+        state = self.states[o]
         if "isreceptacle" in state:
-            inside = listing(self.objects[x].get("holds", []))
-            return f"This is a normal {x}. In it, you see {inside}."
+            inside = listing(self.objects[o].get("holds", []))
+            return f"This is a normal {o}. In it, you see {inside}."
         looks = " and ".join(word for word in ("hot", "cool", "clean") if word in state)
         if "sliced" in state:
             looks = f"{looks} sliced".lstrip()
         elif looks == "cool":
             looks = "cold"  # the grammar's word where it is the only one
-        return f"This is a {looks} {x}." if looks else f"There's nothing special about {x}."
-
-    def _take(self, o: str, r: str) -> str:
-        self.contents[r].remove(o)
-        self.sliced_at[o].discard(self.loc)
-        self.held = o
-        return f"You pick up the {o} from the {r}."
-
-    def _put(self, o: str, r: str) -> str:
-        if o not in self.contents[r]:  # it may have lain here as well
-            self.contents[r].append(o)
-            self.contents[r].sort(key=self.rank.__getitem__)
-        self.sliced_at[o].add(self.loc)
-        self.held = None
-        return f"You put the {o} in/on the {r}."
-
-    def _move(self, o: str, r: str) -> str:
-        self._put(o, r)
-        return f"You move the {o} to the {r}."
-
-    def _use(self, o: str) -> str:
-        self.states[o].add("on")  # the PDDL's isToggled: was switched once, never taken back
-        return f"You turn on the {o}."
-
-    def _clean(self, o: str, r: str) -> str:
-        self.states[o].add("clean")
-        return f"You clean the {o} using the {r}."
-
-    def _heat(self, o: str, r: str) -> str:
-        self.states[o].add("hot")
-        self.states[o].discard("cool")
-        return f"You heat the {o} using the {r}."
-
-    def _cool(self, o: str, r: str) -> str:
-        self.states[o].add("cool")
-        self.states[o].discard("hot")
-        return f"You cool the {o} using the {r}."
-
-    def _slice(self, o: str, knife: str) -> str:
-        self.states[o].add("sliced")
-        return f"You sliced the {o} with the {knife}."
-
-    # ---- The goal.
-
-    def _set_goal(self) -> None:
-        goal = self.goal
-        self.wanted = [o for o in self.objects if kind(o) == goal["object"]]
-        self.targets = [r for r in self.receptacles if self._type(r) == goal["target"]]
-        self.copies = 2 if goal["kind"] == "pick_two_obj_and_place" else 1
-        self.needed = {TREATED[goal["kind"]]} if goal["kind"] in TREATED else set()
-        if goal.get("sliced"):
-            self.needed.add("sliced")
-        self.n_stages = self.copies * (2 + len(self.needed))
+        return f"This is a {looks} {o}." if looks else f"There's nothing special about {o}."
 
     def _stages(self) -> int:
         """How many of the errand's n_stages the present state has behind it."""

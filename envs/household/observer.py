@@ -1,38 +1,31 @@
 """What a reader of a household trial knows, and the plans that it can write. Read
 `envs/observer.py` first.
 
-`Notes` reads a trial step by step, as a language model must. The demonstrators' players act on it.
-The oracle's reflections and the reading questions are written from it. So none of them can state
-what the text did not show.
-
-A reflection is one line: what went wrong, then `Plan: ` and clauses that the next trial can carry
-out: `take mug 1 from drawer 2`, `clean mug 1 with sinkbasin 1`, `put mug 1 in/on desk 1`, `use
-desklamp 1 on desk 2`, `search drawer 3, drawer 4`.
+Players, the oracle and the reading questions know only Notes, so none of them can state what the
+text did not show. A reflection is one line: what went wrong, then `Plan: ` and clauses, such as
+`take mug 1 from drawer 2`, `use desklamp 1 on desk 2`, `search drawer 3, drawer 4`.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from envs.household.tasks import APPLIANCE, kind, likely_first
+from envs.household.tasks import APPLIANCE, kind, likely_first, number
 from envs.observer import Step, carried_out, read_trial
 
 MAX_LISTED = 6  # places named in one list
-STATE = {"clean": "clean", "hot": "heat", "heat": "heat", "cool": "cool"}
-_GOALS = [  # the wordings of ALFWorld's tasks -> (treatment, object, target, how many)
-    (r"(?:look at|examine the) (\w+) (?:under|with) the (\w+)", lambda m: ("light", m[1], m[2], 1)),
-    (
-        r"put (?:a|some) (clean|hot|cool) (\w+) (?:in|on) (\w+)",
-        lambda m: (STATE[m[1]], m[2], m[3], 1),
-    ),
-    (r"(clean|heat|cool) some (\w+) and put it in (\w+)", lambda m: (STATE[m[1]], m[2], m[3], 1)),
-    (r"(?:put|find) two (\w+) (?:and put them )?(?:in|on) (\w+)", lambda m: (None, m[1], m[2], 2)),
-    (r"put (?:a|some) (\w+) (?:in|on) (\w+)", lambda m: (None, m[1], m[2], 1)),
+_GOALS = [  # the wordings of ALFWorld's tasks: treatment t, object o, target r (receptacle or lamp)
+    r"(?:look at|examine the) (?P<o>\w+) (?:under|with) the (?P<r>\w+)(?P<t>)",
+    r"put (?:a|some) (?P<t>clean|hot|cool) (?P<o>\w+) (?:in|on) (?P<r>\w+)",
+    r"(?P<t>clean|heat|cool) some (?P<o>\w+) and put it in (?P<r>\w+)",
+    r"(?:put|find) (?P<t>two) (?P<o>\w+) (?:and put them )?(?:in|on) (?P<r>\w+)",
+    r"(?P<t>put) (?:a|some) (?P<o>\w+) (?:in|on) (?P<r>\w+)",
 ]
+TREATMENT = {"": "light", "clean": "clean", "hot": "heat", "heat": "heat", "cool": "cool"}
 _CLAUSE = re.compile(
-    r"(take) (\w+ \d+) from (\w+ \d+)|(clean|heat|cool) (\w+ \d+) with (\w+ \d+)"
-    r"|(put) (\w+ \d+) in/on (\w+ \d+)|(use) (\w+ \d+) on (\w+ \d+)"
-    r"|(search) (\w+ \d+(?:, \w+ \d+)*)"
+    "(take) (N) from (N)|(clean|heat|cool) (N) with (N)|(put) (N) in/on (N)|(use) (N) on (N)"
+    "|(search) (N(?:, N)*)".replace("N", r"\w+ \d+")
 )
 THING = re.compile(r"\ba (\w+ \d+)")
 CONTENTS = re.compile(r"(?:On the|The) (\w+ \d+)(?: is open\. In it)?, you see (.*)\.$")
@@ -43,8 +36,6 @@ _TREATED = re.compile(r"You (heat|cool|clean) the (\w+ \d+) using the (\w+ \d+)\
 
 
 class Goal(NamedTuple):
-    """What the task asks for."""
-
     treatment: str | None  # clean, heat, cool or light
     object: str  # a type
     target: str  # a type of place or lamp
@@ -54,9 +45,10 @@ class Goal(NamedTuple):
 def parse_goal(observation: str) -> Goal:
     """The goal in a first observation (`... Your task is to: ...`); ValueError if it has none."""
     text = observation.split("Your task is to: ")[-1]
-    for pattern, read in _GOALS:
+    for pattern in _GOALS:
         if match := re.match(pattern, text):
-            return Goal(*read(match))
+            word = match["t"]
+            return Goal(TREATMENT.get(word), match["o"], match["r"], 2 if word == "two" else 1)
     raise ValueError(f"no known goal in {text[:80]!r}")
 
 
@@ -73,40 +65,35 @@ class Notes:
         self.views: dict[str, str] = {}  # place -> the latest sentence that says what is in it
         self.visits: list[str] = []  # places in the order of arrival
         self.held: str | None = None
-        self.treated: dict[str, set[str]] = {}  # object -> {"clean", ...}
+        self.treated: dict[str, set[str]] = defaultdict(set)  # object -> {"clean", ...}
         self.home: dict[str, str] = {}  # object -> where first seen: it is there in every trial
-        self.handled: list[str] = []  # objects taken, in order
+        self.handled: set[str] = set()  # objects taken
         self.reply = ""  # the latest observation
 
     def read(self, action: str, observation: str) -> None:
-        """Take in one step."""
         self.reply = observation
         if match := _TAKEN.search(observation):
-            thing, place = match.groups()
-            self.held = thing
-            self.handled.append(thing)
+            self.held = match[1]
+            self.handled.add(match[1])
             for things in self.contents.values():
-                if thing in things:
-                    things.remove(thing)
+                if match[1] in things:
+                    things.remove(match[1])
         elif match := _PUT.search(observation):
-            thing, place = match.groups()
             self.held = None
-            self.contents.setdefault(place, []).append(thing)
+            self.contents.setdefault(match[2], []).append(match[1])
         elif match := _TREATED.search(observation):
-            self.treated.setdefault(match[2], set()).add(match[1])
+            self.treated[match[2]].add(match[1])
         elif observation.startswith("You arrive at"):
             match = re.match(r"go to (\w+ \d+)", action)
             self.at = match[1] if match else None
-            if self.at:
-                self.visits.append(self.at)
+            self.visits += [self.at] if self.at else []
         if match := _CLOSED.search(observation):
             self.closed.add(match[1])
         if match := CONTENTS.search(observation):
             place, things = match[1], THING.findall(match[2])
             self.closed.discard(place)
             self.contents[place], self.views[place] = things, match[0]
-            for thing in things:
-                self.home.setdefault(thing, place)
+            self.home |= {thing: place for thing in things if thing not in self.home}
 
     def where(self, thing: str) -> str | None:
         """The place where the thing is now, as far as known."""
@@ -124,29 +111,20 @@ class Notes:
 
     def numbered(self, type_: str) -> list[str]:
         """Things of a type in the order of their numbers."""
-        return sorted(self.known(type_), key=lambda thing: int(thing.split()[-1]))
+        return sorted(self.known(type_), key=number)
 
-    def delivered(self) -> list[str]:
-        """Goal objects in a target receptacle now; treated ones only, if the goal wants that."""
-        return [
-            thing
-            for place, things in self.contents.items()
-            if kind(place) == self.goal.target
-            for thing in things
-            if kind(thing) == self.goal.object and self.is_treated(thing)
-        ]
+    def delivered(self, thing: str) -> bool:
+        """True if the thing lies in a target receptacle now, treated if the goal wants that."""
+        places = [place for place, things in self.contents.items() if thing in things]
+        return self.goal.target in map(kind, places) and self.is_treated(thing)
 
     def is_treated(self, thing: str) -> bool:
         """True if the thing is as the goal wants it, or if the goal asks for no treatment."""
-        treatment = self.goal.treatment
-        return treatment in (None, "light") or treatment in self.treated.get(thing, ())
+        return self.goal.treatment in (None, "light", *self.treated[thing])
 
     def place(self, type_: str) -> str | None:
         """The first place of a type."""
         return next((place for place in self.places if kind(place) == type_), None)
-
-
-# ---- Plans.
 
 
 def parse_plan(reflection: str) -> list[tuple[str, ...]]:
@@ -159,55 +137,42 @@ def parse_plan(reflection: str) -> list[tuple[str, ...]]:
 
 
 def write_plan(plan: Sequence[tuple[str, ...]]) -> str:
-    """The inverse of parse_plan.
-
-    >>> write_plan([("take", "mug 1", "bed 1"), ("search", "bed 1"), ("search", "shelf 2")])
-    'take mug 1 from bed 1, search bed 1, shelf 2'
-    """
-    joint = {"take": "from", "put": "in/on", "use": "on"}
-    clauses, searching = [], False
-    for verb, *words in plan:
+    """The inverse of parse_plan."""
+    clauses = []
+    for before, (verb, *words) in zip([("",), *plan], plan):
         if verb == "search":
-            clauses.append(words[0] if searching else f"search {words[0]}")
+            clauses.append(words[0] if before[0] == "search" else f"search {words[0]}")
         else:
-            clauses.append(f"{verb} {words[0]} {joint.get(verb, 'with')} {words[1]}")
-        searching = verb == "search"
+            joint = {"take": "from", "put": "in/on", "use": "on"}.get(verb, "with")
+            clauses.append(f"{verb} {words[0]} {joint} {words[1]}")
     return ", ".join(clauses)
 
 
 def command(clause: tuple[str, ...]) -> str:
-    """The action that carries out a clause, if the player stands where the clause says."""
+    """The action of a clause, where the player stands at its place; to search is to go there."""
     if clause[0] == "search":
         return f"go to {clause[1]}"
     return f"use {clause[1]}" if clause[0] == "use" else write_plan([clause])
 
 
 def follows(reflection: str, steps: list[Step]) -> bool:
-    """True if the actions carry out every clause of the reflection's plan, in order. To search a
-    place is to go there.
-    """
+    """True if the actions carry out every clause of the reflection's plan, in order."""
     return carried_out(parse_plan(reflection), steps, lambda action, c: action == command(c))
 
 
-# ---- The oracle.
-
-
 def oracle_reflection(observation: str, steps: list[Step]) -> str:
-    """What a perfect observer of this failed trial writes. It states only what the trial's text
-    showed.
-    """
+    """What a perfect observer of this failed trial writes, from the trial's text alone."""
     return write_reflection(read_trial(Notes(observation), steps))
 
 
 def write_reflection(notes: Notes, moved: dict[str, str] | None = None, skip: bool = False) -> str:
-    """Cause and plan. If several things would do, the plan names those with the lowest numbers: a
-    reader can find them by name and need not know which came into sight first. Two flaws can be
-    asked for: `moved` says where things are instead, `skip` drops a needed step.
+    """Cause and plan. Of things that would do, the plan names the one with the lowest number: a
+    reader can find it by name, whichever came into sight first. Two flaws can be asked for: `moved`
+    says where things are instead, `skip` drops a needed step.
     """
     goal, home = notes.goal, notes.home | (moved or {})
-    target = notes.place(goal.target) or f"{goal.target} 1"
-    things = notes.numbered(goal.object) or list(moved or {})
-    needed = goal.number
+    light, target = goal.treatment == "light", notes.place(goal.target) or f"{goal.target} 1"
+    things, needed = notes.numbered(goal.object) or list(moved or {}), goal.number
     if goal.treatment is None:  # what lies there from the start is done
         left = [t for t in things if kind(home[t]) != goal.target]
         needed -= len(things) - len(left)
@@ -215,21 +180,16 @@ def write_reflection(notes: Notes, moved: dict[str, str] | None = None, skip: bo
     things = things[: max(needed, 1)]
 
     plan: list[tuple[str, ...]] = []
-    for thing in things:
+    for thing in things[:1] if skip else things:
         plan.append(("take", thing, home[thing]))
         if goal.treatment in APPLIANCE and not skip:
             appliance = APPLIANCE[goal.treatment]
             plan.append((goal.treatment, thing, notes.place(appliance) or f"{appliance} 1"))
-        if goal.treatment != "light":
+        if not light:
             plan.append(("put", thing, target))
-        if skip and goal.number == 2:
-            break
-    missing = len(things) < needed and not skip
-    if goal.treatment == "light":
-        lamps = notes.numbered(goal.target)
-        plan += [("use", lamp, home[lamp]) for lamp in lamps[:1]]
-        missing = missing or not lamps
-    if missing or not plan:
+    lamps = notes.numbered(goal.target) if light else []
+    plan += [("use", lamp, home[lamp]) for lamp in lamps[:1]]
+    if not plan or (len(things) < needed and not skip) or (light and not lamps):
         unsearched = notes.unsearched() or [p for p in notes.places if p != notes.at]
         sought = goal.object if len(things) < needed else goal.target
         plan += [("search", place) for place in likely_first(unsearched, sought)[:MAX_LISTED]]
@@ -241,13 +201,13 @@ def _cause(notes: Notes, things: list[str], home: dict[str, str], needed: int) -
     goal = notes.goal
     if not things:
         return f"I never found a {goal.object}."
-    thing = things[0]
-    if goal.treatment == "light" and not [t for t in home if kind(t) == goal.target]:
-        return f"I never found a {goal.target}, and {thing} was in {home[thing]}."
+    thing, place = things[0], home[things[0]]
+    if goal.treatment == "light" and not notes.known(goal.target):
+        return f"I never found a {goal.target}, and {thing} was in {place}."
     if len(things) < needed:
-        return f"I found only {thing} in {home[thing]}."
+        return f"I found only {thing} in {place}."
     if thing not in notes.handled:
-        return f"I saw {thing} in {home[thing]} but did not take it."
+        return f"I saw {thing} in {place} but did not take it."
     if not notes.is_treated(thing):
-        return f"I took {thing} from {home[thing]} but did not {goal.treatment} it."
-    return f"I took {thing} from {home[thing]} too late."
+        return f"I took {thing} from {place} but did not {goal.treatment} it."
+    return f"I took {thing} from {place} too late."
