@@ -3,10 +3,8 @@
 
 `Notes` holds facts read off the text of a made-up world. The demonstrators' players act on it. The
 oracle's reflections and the reading questions are written from it. So none of them can state what
-the text did not show.
-
-A reflection is one line: what went wrong, then `Plan: ` and clauses that the next trial can carry
-out: `search Quietverse (film)`, `finish Greyton`.
+the text did not show. A reflection is one line: what went wrong, then `Plan: ` and clauses that the
+next trial can carry out: `search Quietverse (film)`, `finish Greyton`.
 """
 
 import re
@@ -15,11 +13,10 @@ from typing import NamedTuple
 from envs.hotpot.tasks import RELATIONS, WORKS
 from envs.observer import Step, carried_out, read_trial
 
-_CLAUSE = re.compile(r"(?:^|, )(search|finish) (.+?)(?=, (?:search|finish) |\.?$)")
-
 Entity = tuple[str, str]  # (kind, name)
 Plan = list[tuple[str, str]]  # clauses: (search or finish, a title or an answer)
 
+_CLAUSE = re.compile(r"(?:^|, )(search|finish) (.+?)(?=, (?:search|finish) |\.?$)")
 _ACTION = re.compile(r"(search|lookup|finish|think)\s*\[(.*)\]", re.IGNORECASE | re.DOTALL)
 PARAGRAPH = re.compile(r"^The (film|novel|song|artist|town) (\w+) .*\.$", re.MULTILINE)
 FACT = re.compile(
@@ -33,9 +30,6 @@ _MAKER = re.compile(r"the (\w+) of the (film|novel|song) (\w+)")
 _ARTIST = re.compile(r"the artist (\w+)")
 _OLDER = re.compile(r"(?:first|older), (\w+) or (\w+)\?")
 _SAME = re.compile(r"the artists (\w+) and (\w+) (?:born|live) in the same town")
-
-
-# ---- Actions.
 
 
 def one_line(text: str) -> str:
@@ -53,8 +47,6 @@ def parse_action(action: str) -> tuple[str, str]:
 
 
 # ---- Notes.
-
-
 class Goal(NamedTuple):
     """What is asked: facts along a chain from one start, or one fact of two starts compared."""
 
@@ -88,9 +80,8 @@ def parse_goal(observation: str) -> Goal:
     town = tuple(r for r in RELATIONS["town"] if re.search(rf"\b{r}\b", observation))[:1]
     if match := _MAKER.search(observation):
         return Goal(((match[2], match[3]),), (match[1], place, *town))
-    if match := _ARTIST.search(observation):
-        return Goal((("artist", match[1]),), (place, *town))
-    return Goal((), ())
+    match = _ARTIST.search(observation)
+    return Goal((("artist", match[1]),), (place, *town)) if match else Goal((), ())
 
 
 class Notes:
@@ -111,11 +102,9 @@ class Notes:
             self.given = words
         if verb != "search":
             return
-        if words not in self.searched:
-            self.searched.append(words)
+        self.searched += [words] * (words not in self.searched)
         if match := _SIMILAR.search(reply):
-            if words not in self.missing:
-                self.missing.append(words)
+            self.missing += [words] * (words not in self.missing)
             self.offered += [t for t in match[2].split(", ") if t not in self.offered]
         elif match := PARAGRAPH.search(reply):
             found = {r: f[r] for f in FACT.finditer(reply) if (r := f.lastgroup)}
@@ -134,12 +123,11 @@ class Notes:
         that is taken to come after them.
         """
         level, name = trusted or (0, self.goal.starts[0][1])
-        while level < len(self.goal.relations):
-            known = self.facts.get((self.goal.kinds[level], name), {})
-            if self.goal.relations[level] not in known:
+        for kind, relation in list(zip(self.goal.kinds, self.goal.relations))[level:]:
+            known = self.facts.get((kind, name), {})
+            if relation not in known:
                 break
-            name = known[self.goal.relations[level]]
-            level += 1
+            level, name = level + 1, known[relation]
         return level, name
 
     def level(self, entity: Entity) -> int | None:
@@ -155,17 +143,21 @@ class Notes:
             return None
         if relation != "century":
             return "yes" if a == b else "no"
-        first = int(a[4:-2]) < int(b[4:-2])
-        return self.goal.starts[0 if first else 1][1]
+        return self.goal.answers[0 if int(a[4:-2]) < int(b[4:-2]) else 1]
+
+    def unread(self) -> list[str]:
+        """The compared names whose paragraphs were not read."""
+        return [start[1] for start in self.goal.starts if start not in self.facts]
 
     def known(self) -> list[tuple[str, str, str]]:
         """All facts read: (relation, name, value)."""
         return [(r, name, v) for (_, name), facts in self.facts.items() for r, v in facts.items()]
 
+    def ended(self) -> str:
+        return "I had no step left" if self.given is None else f"I answered {self.given}"
+
 
 # ---- Plans.
-
-
 def parse_plan(reflection: str) -> Plan:
     """Clauses of the plan.
 
@@ -176,9 +168,7 @@ def parse_plan(reflection: str) -> Plan:
 
 
 def command(verb: str, words: str) -> str:
-    """The action that carries out a clause. Blanks inside the brackets give a name the same tokens
-    as elsewhere.
-    """
+    """A clause's action. Blanks inside the brackets give a name the same tokens as elsewhere."""
     return f"{verb.capitalize()}[ {words} ]"
 
 
@@ -189,10 +179,7 @@ def follows(reflection: str, steps: list[Step]) -> bool:
 
 
 # ---- The oracle.
-
-
 def write_reflection(cause: str, plan: Plan) -> str:
-    """A reflection of this cause and this plan."""
     return f"{cause} Plan: {', '.join(f'{verb} {words}' for verb, words in plan)}."
 
 
@@ -202,15 +189,9 @@ def oracle_reflection(observation: str, steps: list[Step]) -> str:
     """
     notes = read_trial(Notes(observation), steps)
     if not notes.goal.starts:
-        unread = [t for t in notes.offered if t not in notes.searched]
-        return write_reflection(
-            "I did not find the answer.", [("search", (unread or ["the topic"])[0])]
-        )
+        title = next((t for t in notes.offered if t not in notes.searched), "the topic")
+        return write_reflection("I did not find the answer.", [("search", title)])
     return write_reflection(*(_comparison if notes.goal.compares else _chain)(notes))
-
-
-def ended(notes: Notes) -> str:
-    return "I had no step left" if notes.given is None else f"I answered {notes.given}"
 
 
 def _chain(notes: Notes) -> tuple[str, Plan]:
@@ -228,13 +209,13 @@ def _chain(notes: Notes) -> tuple[str, Plan]:
         start = goal.starts[0]
         return f"I did not read the {start[0]} {name}.", [("search", notes.title(start))]
     relation = goal.relations[level - 1]
-    before = next((n for (_, n), known in notes.facts.items() if known.get(relation) == name), None)
+    before = next((n for r, n, value in notes.known() if (r, value) == (relation, name)), None)
     if before is None:
-        cause = f"{ended(notes)}, but did not read {name}."
+        cause = f"{notes.ended()}, but did not read {name}."
     elif notes.given == name:
         cause = f"I answered {name}, but it is only the {relation} of {before}."
     else:
-        cause = f"{ended(notes)}, but the {relation} of {before} is {name}."
+        cause = f"{notes.ended()}, but the {relation} of {before} is {name}."
     if level == len(goal.relations):
         return cause, [("finish", name)]
     return cause, [("search", notes.title((goal.kinds[level], name)))]
@@ -242,13 +223,12 @@ def _chain(notes: Notes) -> tuple[str, Plan]:
 
 def _comparison(notes: Notes) -> tuple[str, Plan]:
     """Cause and plan of a comparison: if one answer was wrong, it is the other one."""
-    answers = notes.goal.answers
+    answers, names = notes.goal.answers, [name for _, name in notes.goal.starts]
     if notes.given in answers:
         other = answers[1 - answers.index(notes.given)]
         return f"I answered {notes.given}, which is wrong.", [("finish", other)]
     answer = notes.compared()
-    names = [name for _, name in notes.goal.starts]
     if answer and answer != notes.given:
-        return f"{ended(notes)}, but read {names[0]} and {names[1]}.", [("finish", answer)]
-    unread = [name for kind, name in notes.goal.starts if (kind, name) not in notes.facts]
-    return f"I did not read {(unread or names)[0]}.", [("search", name) for name in names]
+        return f"{notes.ended()}, but read {names[0]} and {names[1]}.", [("finish", answer)]
+    unread = (notes.unread() or names)[0]
+    return f"I did not read {unread}.", [("search", name) for name in names]
