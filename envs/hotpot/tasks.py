@@ -54,8 +54,9 @@ class Namer:
         self.rng, self.unseen, self.taken = rng, unseen, set[str]()
 
     def __call__(self, kind: str) -> str:
+        heads, tails = NAMES.get(kind, NAMES["work"])
         while True:
-            head, tail = name_parts(self.rng, *NAMES.get(kind, NAMES["work"]), unseen=self.unseen)
+            head, tail = name_parts(self.rng, heads, tails, self.unseen)
             if head not in self.taken:
                 self.taken.add(head)
                 return head + tail

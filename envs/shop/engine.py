@@ -1,11 +1,10 @@
 """WebShop: search, read pages, choose options, buy one product that fits an instruction. Read
 `envs/__init__.py` first.
 
-The pages and buttons are those of WebShop's text mode as its ReAct agent saw it (Yao et al., 2022,
-2023). Changed: lines end without a space. A page of results holds three products, so all can be
-reached (WebShop had ten and its agent saw three). `Next >` works. The ranking is BM25 over title,
-features and description, with ties in catalogue order. Chosen options are forgotten when another
-product is opened.
+Pages and buttons are those of WebShop's text mode as its ReAct agent saw it (Yao et al., 2022,
+2023). Changed: lines end without a space. A page of results holds three products, and `Next >`
+works (WebShop had ten and its agent saw three). The ranking is BM25 over title, features and
+description, with ties in catalogue order. Opening another product forgets the chosen options.
 
 The reward tells how well a purchase fits the goal (Yao et al., NeurIPS 2022, section 3.2). Changed
 from WebShop's goal.py, to need no model and no package: the nouns of a title are its words without
@@ -25,7 +24,7 @@ import envs.shop.observer as observer
 from envs import Environment
 from envs.observer import Step
 from envs.shop.files import load, split_tasks
-from envs.shop.tasks import generate_task
+from envs.shop.tasks import WORDS, generate_task
 from envs.tasks import draw_tasks
 
 PER_PAGE, FOUND = 3, 50  # results on a page, results of a search
@@ -81,12 +80,11 @@ class Shop(Environment):
     def __init__(self, products: str | Path | None = None, goals: str | Path | None = None,
                  max_steps: int | None = None, attributes: str | Path | None = None):  # fmt: skip
         """Paths of WebShop's own files (`files.load`), or none: generated tasks."""
-        self.max_steps, self.loaded = max_steps, None
-        self.indexed: tuple[list | None, list[Counter]] = (None, [])  # products, words of each
-        if products is not None:
-            self.loaded = load(products, goals, attributes)
-        elif goals is not None or attributes is not None:
+        if products is None and (goals is not None or attributes is not None):
             raise ValueError("goals and attributes are those of products: name their file too")
+        self.loaded = None if products is None else load(products, goals, attributes)
+        self.indexed: tuple[list | None, list[Counter]] = (None, [])  # products, words of each
+        self.max_steps = max_steps
 
     def tasks(self, split: str, n: int, seed: int) -> list[dict]:
         """n tasks of a split, generated or from the files."""
@@ -109,16 +107,14 @@ class Shop(Environment):
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict]:
         """One action, any string -> (observation, reward, terminated, truncated, info)."""
-        _, _, terminated, truncated, _ = self.answer
-        if terminated or truncated:
+        if self.answer[2] or self.answer[3]:
             return self.answer
         match = _ACTION.fullmatch(action.strip())
         observation = getattr(self, f"_{match[1]}")(match[2]) if match else INVALID
         self.n_steps += 1
         over = self.score is not None
         truncated = not over and self.n_steps >= self.limit
-        reward = self.score or 0.0
-        self.answer = (observation, reward, over, truncated, self._info())
+        self.answer = (observation, self.score or 0.0, over, truncated, self._info())
         return self.answer
 
     def admissible_actions(self) -> list[str]:
@@ -138,7 +134,6 @@ class Shop(Environment):
         return steps
 
     # ---- What happens.
-
     def _think(self, text: str) -> str:
         return "OK."
 
@@ -149,30 +144,29 @@ class Shop(Environment):
         if self.indexed[0] is not products:  # loaded products are indexed once for all tasks
             self.indexed = (products, index(products))
         self.results = [products[i] for i in rank(query, self.indexed[1])]
-        return self._go("results", number=1)
+        return self._go("results", 1)
 
     def _click(self, button: str) -> str:
         if button not in self._buttons():
             return INVALID
-        if button == "Back to Search":
-            return self._go("start")
-        if button == "Next >":
-            return self._go("results", self.number + 1)
-        if button == "< Prev":
-            if self.page in SUBPAGES:
-                return self._go("item")
-            if self.page == "item":
-                return self._go("results", self.number)
-            return self._go("results", self.number - 1) if self.number > 1 else self._go("start")
         if button == "Buy Now":
             self.score = self._score(self.options)
             return f"Your score (min 0.0, max 1.0): {float(self.score)}"
+        if button == "Next >":
+            return self._go("results", self.number + 1)
+        if button == "< Prev" and self.page == "results" and self.number > 1:
+            return self._go("results", self.number - 1)
+        if button in ("Back to Search", "< Prev"):
+            back = {"item": "results", "results": "start"}.get(self.page, "item")
+            return self._go(back if button == "< Prev" else "start")
         if button in SUBPAGES:
             return self._go(button)
         if self.page == "results":
             self.item = next(p for p in self._shown() if p["asin"] == button)
             self.options = {}
-            self.best = max(self.best, OPENED * (self._score(self._best_options()) == 1.0))
+            asked = values_of(self.task["goal"]["goal_options"])
+            had = [v for values in self.item["options"].values() for v in values if v in asked]
+            self.best = max(self.best, OPENED * (self._score({v: v for v in had}) == 1.0))
             return self._go("item")
         group = next(g for g, values in self.item["options"].items() if button in values)
         self.options[group] = button
@@ -181,17 +175,11 @@ class Shop(Environment):
     def _score(self, options: dict[str, str]) -> float:
         return purchase_reward(self.item, options, self.item["price"], self.task["goal"])
 
-    def _best_options(self) -> dict[str, str]:
-        """The asked values that the product has."""
-        asked = values_of(self.task["goal"]["goal_options"])
-        return {v: v for values in self.item["options"].values() for v in values if v in asked}
-
     def _go(self, page: str, number: int | None = None) -> str:
         self.page, self.number = page, number or self.number
         return self._view()
 
     # ---- What is shown.
-
     def _shown(self) -> list[dict]:
         return self.results[(self.number - 1) * PER_PAGE : self.number * PER_PAGE]
 
@@ -199,31 +187,27 @@ class Shop(Environment):
         """What can be clicked on this page, in the page's order."""
         if self.page == "start":
             return []
+        buttons = ["Back to Search", "< Prev"]  # WebShop shows < Prev from the second page on
         if self.page == "results":
-            before = [
-                "< Prev"
-            ]  # WebShop accepts it on the first page too, and shows it from the second on
-            after = ["Next >"] if self.number * PER_PAGE < len(self.results) else []
-            return ["Back to Search", *before, *after, *(p["asin"] for p in self._shown())]
-        if self.page == "item":
+            more = self.number * PER_PAGE < len(self.results)
+            buttons += ["Next >"] * more + [p["asin"] for p in self._shown()]
+        elif self.page == "item":
             values = [value for group in self.item["options"].values() for value in group]
-            return ["Back to Search", "< Prev", *values, *SUBPAGES, "Buy Now"]
-        return ["Back to Search", "< Prev"]
+            buttons += [*values, *SUBPAGES, "Buy Now"]
+        return buttons
 
     def _view(self) -> str:
         """The text of this page."""
         if self.page == "start":
             return f"Webshop\nInstruction:\n{self.task['instruction']}\n[Search]"
-        lines = ["[Back to Search]"]
+        lines, item = ["[Back to Search]"], self.item
         if self.page == "results":
             lines.append(f"Page {self.number} (Total results: {len(self.results)})")
-            lines += ["[< Prev]"] * (self.number > 1)
-            lines += ["[Next >]"] * ("Next >" in self._buttons())
+            lines += ["[< Prev]"] * (self.number > 1) + ["[Next >]"] * ("Next >" in self._buttons())
             for p in self._shown():
                 lines += [f"[{p['asin']}]", p["Title"], p["Price"]]
             return "\n".join(lines)
         lines.append("[< Prev]")
-        item = self.item
         if self.page == "item":
             for group, values in item["options"].items():
                 chosen = self.options.get(group)
@@ -231,12 +215,10 @@ class Shop(Environment):
                 lines.append(f"{group} {''.join(marked)}")
             lines += [item["Title"], f"Price: {item['Price']}", f"Rating: {item['Rating']}"]
             lines += [f"[{name}]" for name in (*SUBPAGES, "Buy Now")]
-        elif self.page == "Features":
-            lines += item["BulletPoints"]
         elif self.page == "Description":
             lines.append(item["Description"])
         else:
-            lines += item["Reviews"]
+            lines += item["BulletPoints" if self.page == "Features" else "Reviews"]
         return "\n".join(line for line in lines if line)
 
     def _info(self) -> dict:
@@ -245,19 +227,9 @@ class Shop(Environment):
 
 
 # ---- The reward.
-
 MATCHED = 85  # a fuzzy match scores more (0..100)
-_FUNCTION_WORDS = frozenset(
-    """a an and are as at by for from in is it its made of on or our set than that the this to up
-    with without your big black blue brown clear cool cute dark easy free fresh gold good gray great
-    green grey heavy high hot large light long low mini natural new non old orange pink pure purple
-    red short silver slim small soft solid super tall ultra warm white wide yellow""".split()
-)
-_COLORS = """aqua beige black blue bronze brown burgundy charcoal chocolate coffee copper coral
-cream gold gray green grey ivory khaki lavender lemon magenta maroon mint mustard navy olive orange
-peach pink plum purple red rose rust sand silver tan teal turquoise violet white wine
-yellow""".split()
-_COLOR = re.compile(rf"\b({'|'.join(_COLORS)})\b")
+_NO_NOUNS = frozenset(WORDS["no nouns"])
+_COLOR = re.compile(rf"\b({'|'.join(WORDS['product colors'])})\b")
 
 
 @lru_cache(maxsize=100_000)
@@ -273,10 +245,11 @@ def token_set_ratio(a: str, b: str) -> float:
     words = [set(re.sub(r"[\W_]+", " ", text.lower()).split()) for text in (a, b)]
     if not all(words):
         return 0.0
-    common = " ".join(sorted(words[0] & words[1]))
-    if common and (words[0] <= words[1] or words[1] <= words[0]):
+    shared = words[0] & words[1]
+    if shared in words:
         return 100.0
-    whole = [" ".join([common, *sorted(w - (words[0] & words[1]))]).strip() for w in words]
+    common = " ".join(sorted(shared))
+    whole = [" ".join([common, *sorted(own - shared)]).strip() for own in words]
     pairs = [whole] + ([[common, text] for text in whole] if common else [])
     return max(float(round(ratio(x, y))) for x, y in pairs)
 
@@ -297,8 +270,7 @@ def ratio(a: str, b: str) -> float:
 
 def nouns(title: str) -> list[str]:
     """The words of a title that can name a thing, lower case."""
-    words = re.findall(r"[^\W\d_]{2,}", title.lower())
-    return [word for word in words if word not in _FUNCTION_WORDS]
+    return [w for w in re.findall(r"[^\W\d_]{2,}", title.lower()) if w not in _NO_NOUNS]
 
 
 def type_reward(product: dict, goal: dict) -> float:
@@ -306,14 +278,11 @@ def type_reward(product: dict, goal: dict) -> float:
     a word in common.
     """
     wanted = nouns(goal["name"])
-    common = set(wanted) & set(nouns(product["name"]))
-    title = len(common) / len(wanted) if wanted else 0.2
+    title = len({*wanted} & {*nouns(product["name"])}) / len(wanted) if wanted else 0.2
+    if title < 0.1:
+        return 0.1 if title else 0.0
     categories = [{c.strip() for c in x["product_category"].split("›")} for x in (product, goal)]
     alike = product["query"] == goal["query"] or len(categories[0] & categories[1]) >= 2
-    if title == 0.0:
-        return 0.0
-    if title < 0.1:
-        return 0.1
     return 1.0 if alike or title > 0.2 else 0.5
 
 
