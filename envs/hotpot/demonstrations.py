@@ -1,10 +1,9 @@
 """HotPotQA demonstrations: players, flawed reflections, questions and drills, for pretraining only.
 Read `envs/demonstrations.py` and `envs/hotpot/observer.py` first.
 
-The players have mixed skill and act on what they have read (Notes), nothing more. A player carries
-out the plan of the latest reflection that has one. If the plan leads to a paragraph, the player
-goes on from there with care. Without such a plan it follows the question's chain, title by title,
-with the lapses that its skill allows.
+A player acts on what it has read (Notes), nothing more. It carries out the plan of the latest
+reflection that has one. If the plan leads to a paragraph, it goes on from there with care. Without
+a plan it follows the question's chain, title by title, with the lapses that its skill allows.
 """
 
 import random
@@ -276,9 +275,8 @@ ROLES = Roles(Player, oracle_reflection, flawed_reflection, _asked)
 def demonstrations(
     env: Environment, split: str, seed: int | str, oracle_share: float, drill_share: float = 0.0
 ) -> Iterator[Demonstration]:
-    """Endless demonstrations. `oracle_share` of the reflections are the oracle's, the others are
-    flawed. `drill_share` of the turns go to one drill, on what stands in the paragraphs. The other
-    turns go to the trials of one task.
+    """Endless demonstrations. `oracle_share` of the reflections are the oracle's. `drill_share` of
+    the turns go to a drill on what `glance` shows, the others to the trials of one task.
     """
     rng = random.Random(f"hotpot demonstrations {split} {seed}")
     while True:

@@ -1,10 +1,9 @@
 """What a reader of a HotPotQA trial knows, and the plans that it can write. Read
 `envs/observer.py` first.
 
-`Notes` holds facts read off the text of a made-up world. The demonstrators' players act on it. The
-oracle's reflections and the reading questions are written from it. So none of them can state what
-the text did not show. A reflection is one line: what went wrong, then `Plan: ` and clauses that the
-next trial can carry out: `search Quietverse (film)`, `finish Greyton`.
+Players, the oracle and the reading questions use `Notes`, so none can state what the text did not
+show. A reflection is one line: what went wrong, then `Plan: ` and clauses that the next trial can
+carry out: `search Quietverse (film)`, `finish Greyton`.
 """
 
 import re

@@ -1,10 +1,9 @@
 """Small made-up worlds for HotPotQA, from a seed: endless, no download. Read `envs/tasks.py` first.
 
-A world is six to eight paragraphs on works, artists and towns. Each states two facts that are
-easily confused: director and composer, birthplace and home. A question asks along a chain of two or
-three facts, or it compares two things. Some names have two senses. A search for the plain name then
-offers "Quietverse (film)" and "Quietverse (novel)". That detour costs a step, and such a task
-mostly has no step to spare: a player must know what to search for.
+A world is six to eight paragraphs, each with two facts that are easily confused. A question asks
+along a chain of two or three facts, or compares two things. Some names have two senses. A search
+for the plain name then offers "Quietverse (film)" and "Quietverse (novel)". That detour costs a
+step, and such a task mostly has no step to spare: a player must know what to search for.
 """
 
 import json

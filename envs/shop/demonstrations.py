@@ -1,10 +1,9 @@
 """Shop demonstrations: players, flawed reflections, questions and drills, for pretraining only.
 Read `envs/demonstrations.py` and `envs/shop/observer.py` first.
 
-The players have mixed skill and act on what they have read (Notes), nothing more. A player carries
-out the plan of the latest reflection that has one, to the letter. Then it goes on in its own way:
-it searches, opens a hit (mostly the first), chooses options and buys, with the lapses that its
-skill allows.
+A player acts on what it has read (Notes), nothing more. It carries out the plan of the latest
+reflection that has one, to the letter. Then it goes its own way: it searches, opens a hit (mostly
+the first), chooses options and buys, with the lapses that its skill allows.
 """
 
 import random
@@ -126,17 +125,18 @@ def flawed_reflection(observation: str, steps: list[Step], rng: random.Random) -
     notes = read_trial(Notes(observation), steps)
     flaw = rng.choices(("vague", "product", "again", "option", "skip"), (4, 4, 3, 2, 1))[0]
     best = observer.right_product(notes)
-    values = notes.wanted(best) if best else []
+    if best is None:
+        return rng.choice(WORDS["vague"])
+    values = notes.wanted(best)
     others = [asin for asin in notes.titles if asin != best]
-    shown = [v for groups in notes.values.values() for group in groups.values() for v in group]
-    wrong = [v for v in shown if v not in values]
-    if best and flaw == "again" and notes.opened and notes.item != best:
+    wrong = [v for asin in notes.values for v in notes.shown(asin) if v not in values]
+    if flaw == "again" and notes.opened and notes.item != best:
         plan = purchase(notes.item, values)
-    elif best and flaw == "product" and others:
+    elif flaw == "product" and others:
         plan = purchase(rng.choice(others), values)
-    elif best and flaw == "skip" and values:
+    elif flaw == "skip" and values:
         plan = purchase(best, rng.sample(values, len(values) - 1))
-    elif best and flaw == "option" and wrong and values:
+    elif flaw == "option" and wrong and values:
         plan = purchase(best, [rng.choice(wrong), *values[1:]])
     else:
         return rng.choice(WORDS["vague"])
@@ -158,14 +158,9 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names) or "none"
 
 
-def _cheap(notes: Notes) -> Pair:
-    judged = [f"{a} {'yes' if notes.price(a) <= notes.limit else 'no'}" for a in notes.titles]
-    return "Which products are cheap enough?", _listed(judged)
-
-
 def _feature(notes: Notes, rng: random.Random) -> Pair:
-    asin = rng.choice(list(notes.features))
-    return f"What are the features of {asin}?", ", ".join(notes.features[asin])
+    asin, features = rng.choice(list(notes.features.items()))
+    return f"What are the features of {asin}?", ", ".join(features)
 
 
 def _options(notes: Notes, rng: random.Random, ask_values: bool) -> Pair | None:
@@ -178,7 +173,7 @@ def _options(notes: Notes, rng: random.Random, ask_values: bool) -> Pair | None:
     if ask_values:
         return f"Which {group} had {asin}?", ", ".join(values)
     value = rng.choice([*values, *notes.wanted(asin)])
-    having = [a for a, g in notes.values.items() if any(value in v for v in g.values())]
+    having = [asin for asin in notes.values if value in notes.shown(asin)]
     return f"Which product had {value}?", _listed(having[:4])
 
 
@@ -204,7 +199,10 @@ QUESTIONS: dict[str, Callable[[Notes, str, random.Random], Pair | None]] = {
     "limit": lambda notes, *_: None if notes.limit == float("inf") else (
         "What is the price limit?", f"{notes.limit:.2f} dollars"
     ),
-    "cheap": lambda notes, *_: _cheap(notes),
+    "cheap": lambda notes, *_: (
+        "Which products are cheap enough?",
+        _listed([f"{a} {'yes' if notes.price(a) <= notes.limit else 'no'}" for a in notes.titles]),
+    ),
 }  # fmt: skip
 TOPICS = [topic for topic in QUESTIONS if topic != "cheap"]
 ASKED = [*TOPICS, *["cheap"] * 4]  # after a trial
@@ -229,8 +227,7 @@ def everything(observation: str, steps: list[Step], rng: random.Random) -> Pair:
     pairs = [f"{brand(title)} is {asin}" for asin, title in notes.titles.items()]
     pairs += [f"{asin} is {brand(title)}" for asin, title in notes.titles.items()]
     pairs += [f"{asin} cost {price}" for asin, price in notes.prices.items()]
-    for asin, groups in notes.values.items():
-        pairs += [f"{asin} had {value}" for values in groups.values() for value in values]
+    pairs += [f"{asin} had {value}" for asin in notes.values for value in notes.shown(asin)]
     return "What was seen?", ", ".join(rng.sample(pairs, min(len(pairs), 12))) or "nothing"
 
 
@@ -273,9 +270,8 @@ ROLES = Roles(Player, oracle_reflection, flawed_reflection, _asked)
 def demonstrations(
     env: Environment, split: str, seed: int | str, oracle_share: float, drill_share: float = 0.0
 ) -> Iterator[Demonstration]:
-    """Endless demonstrations. `oracle_share` of the reflections are the oracle's, the others are
-    flawed. `drill_share` of the turns go to one drill, on the results and one to three products.
-    The other turns go to the trials of one task.
+    """Endless demonstrations. `oracle_share` of the reflections are the oracle's. `drill_share` of
+    the turns go to a drill on what `glance` shows, the others to the trials of one task.
     """
     rng = random.Random(f"shop demonstrations {split} {seed}")
     while True:

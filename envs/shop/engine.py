@@ -1,15 +1,9 @@
-"""WebShop: search, read pages, choose options, buy one product that fits an instruction. Read
-`envs/__init__.py` first.
+"""WebShop: buy one product that fits an instruction. Read `envs/__init__.py` first.
 
 Pages and buttons are those of WebShop's text mode as its ReAct agent saw it (Yao et al., 2022,
 2023). Changed: lines end without a space. A page of results holds three products, and `Next >`
 works (WebShop had ten and its agent saw three). The ranking is BM25 over title, features and
 description, with ties in catalogue order. Opening another product forgets the chosen options.
-
-The reward tells how well a purchase fits the goal (Yao et al., NeurIPS 2022, section 3.2). Changed
-from WebShop's goal.py, to need no model and no package: the nouns of a title are its words without
-stop words, numbers and common adjectives (WebShop asks spaCy). The colour list of option matching
-is shorter. If a goal has no price limit, its price counts as kept (an error in WebShop).
 """
 
 import math
@@ -30,7 +24,7 @@ from envs.tasks import draw_tasks
 PER_PAGE, FOUND = 3, 50  # results on a page, results of a search
 INVALID = "Invalid action!"
 SUBPAGES = ("Description", "Features", "Reviews")
-OPENED = 0.1  # progress for having opened a product that can score 1, while nothing is bought
+OPENED = 0.1  # progress before a purchase; less than any fair purchase is worth
 _ACTION = re.compile(r"(search|click|think)\[(.*)\]")
 
 
@@ -45,9 +39,7 @@ def index(products: list[dict]) -> list[Counter]:
 
 
 def rank(query: str, documents: list[Counter], k1: float = 0.9, b: float = 0.4) -> list[int]:
-    """Which documents share a word with the query, best first, at most FOUND of them, by BM25
-    (Robertson et al. 1994).
-    """
+    """Documents that share a word with the query, the best FOUND by BM25 (Robertson et al. 1994)."""
     mean = sum(d.total() for d in documents) / max(len(documents), 1)
     scores = [0.0] * len(documents)
     for word in set(words(query)):
@@ -69,8 +61,7 @@ class Shop(Environment):
     Actions       `search[words]` on the first page; `click[button]`, `think[text]` on any.
     Observations  the page that an action leads to; "Invalid action!" to all that leads nowhere.
     Reward        the score at the purchase (`purchase_reward`), else 0. Success: score 1.
-    Progress      the score at the purchase. Before it 0, or OPENED (.1) once a product was opened
-                  that could score 1: less than any fair purchase is worth.
+    Progress      that score. Before it 0, or OPENED once a product that could score 1 was opened.
     The end       terminated by `click[Buy Now]`; truncated after `max_steps` actions.
     """
 
@@ -226,7 +217,10 @@ class Shop(Environment):
         return {"success": score == 1.0, "progress": self.best if score is None else score}
 
 
-# ---- The reward.
+# ---- The reward: how well a purchase fits the goal (Yao et al., NeurIPS 2022, section 3.2). Changed
+# from WebShop's goal.py, to need no model and no package: nouns are the words of a title without
+# stop words, numbers and common adjectives (WebShop asks spaCy); the list of colours is shorter. A
+# goal without a price limit counts the price as kept (an error in WebShop).
 MATCHED = 85  # a fuzzy match scores more (0..100)
 _NO_NOUNS = frozenset(WORDS["no nouns"])
 _COLOR = re.compile(rf"\b({'|'.join(WORDS['product colors'])})\b")
@@ -235,9 +229,7 @@ _COLOR = re.compile(rf"\b({'|'.join(WORDS['product colors'])})\b")
 @lru_cache(maxsize=100_000)
 def token_set_ratio(a: str, b: str) -> float:
     """Likeness of two texts as sets of words, 0..100; 100 if one text has all words of the other.
-
-    As in thefuzz: the best `ratio` of two out of three texts, which are the common words, these and
-    the rest of a, these and the rest of b.
+    As in thefuzz: the best `ratio` of two of these: common words, with the rest of a, of b.
 
     >>> token_set_ratio("long sleeve", "Sleeve, long and soft")
     100.0
@@ -274,9 +266,7 @@ def nouns(title: str) -> list[str]:
 
 
 def type_reward(product: dict, goal: dict) -> float:
-    """r_type: 1 for the right kind of thing, .5 for another kind, .1 or 0 if the titles have hardly
-    a word in common.
-    """
+    """r_type: 1 for the right kind, .5 for another, .1 or 0 if the titles hardly share a word."""
     wanted = nouns(goal["name"])
     title = len({*wanted} & {*nouns(product["name"])}) / len(wanted) if wanted else 0.2
     if title < 0.1:

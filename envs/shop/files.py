@@ -4,8 +4,8 @@
     items_ins_v2*.json     asin -> {attributes, instruction, instruction_attributes}
     items_human_ins.json   asin -> [{instruction, instruction_attributes, instruction_options}, ...]
 
-Changed from WebShop, where both depend on the process's own random state: of a price range the
-middle is paid, and a price limit is drawn from the asin. So tasks are the same everywhere.
+Changed from WebShop, to get the same tasks in every process: of a price range the middle is paid,
+and a price limit is drawn from the asin.
 """
 
 import math
@@ -95,9 +95,7 @@ def split_tasks(tasks: list[dict], split: str, n: int, seed: int) -> list[dict]:
 
 
 def _tasks(item: dict, asked: object, products: list[dict]) -> list[dict]:
-    """The tasks of one product. `asked` is a list of goals that people wrote, or a dict: then goals
-    are made from it.
-    """
+    """The tasks of a product. `asked`: a list of goals by people, or a dict to make goals from."""
     goals = asked if isinstance(asked, list) else []
     if isinstance(asked, dict) and asked.get("instruction"):
         if math.prod(map(len, item["options"].values())) > COMBINATIONS:

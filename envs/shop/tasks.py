@@ -1,10 +1,9 @@
 """Catalogues and instructions for the shop, from a seed: endless, no download. Read `envs/tasks.py`
 and `product` in `envs/shop/files.py` first.
 
-A task has a small catalogue in which one product fits. Two or three products of the kind asked for
-come first in the results. Others that share a word with it come after them. In a little more than
-half of the tasks the first hit is a trap: it lacks an option or an attribute, or costs too much.
-Asins, brands and kinds are made up (`envs/names.py`).
+In a small catalogue one product fits. Two or three products of the kind asked for come first in
+the results, then others that share a word with it. In a little more than half of the tasks the
+first hit is a trap: it lacks an option or an attribute, or costs too much.
 """
 
 import json
