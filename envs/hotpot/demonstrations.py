@@ -32,12 +32,11 @@ class Skill(NamedTuple):
     idle: float = 0.0  # thinks or looks a word up
 
 
-SKILLS = (
-    Skill(relation=0.0, sense=0.05, early=0.0, guess=0.05, idle=0.0),
-    Skill(relation=0.1, sense=0.3, early=0.05, guess=0.5, idle=0.02),
-    Skill(relation=0.25, sense=0.5, early=0.15, guess=1.0, idle=0.05),
-)
-SKILL_SHARES = (0.4, 0.35, 0.25)
+SKILLS = {  # skill -> share of the players
+    Skill(relation=0.0, sense=0.05, early=0.0, guess=0.05, idle=0.0): 0.4,
+    Skill(relation=0.1, sense=0.3, early=0.05, guess=0.5, idle=0.02): 0.35,
+    Skill(relation=0.25, sense=0.5, early=0.15, guess=1.0, idle=0.05): 0.25,
+}
 FORESIGHT = 0.1  # chance to search "Quietverse (film)" at once where the question says "the film"
 LOOKED_UP = ("born", "by", "river", "town", "music")
 
@@ -48,7 +47,7 @@ class Player:
     def __init__(self, observation: str, reflections: list[str], rng: random.Random):
         self.notes, self.rng = Notes(observation), rng
         self.read = self.notes.read
-        self.skill = rng.choices(SKILLS, SKILL_SHARES)[0]
+        self.skill = rng.choices([*SKILLS], [*SKILLS.values()])[0]
         self.plan = latest_plan(reflections, parse_plan)
         self.trusted: tuple[int, str] | None = None  # where on the question's way the player is
         self.judged: set[observer.Entity] = set()  # paragraphs whose fact was picked
@@ -69,7 +68,7 @@ class Player:
             self.plan = self.plan[1:]
         if self.rng.random() < self.skill.idle:
             return self._idle()
-        return self._compare() if self.notes.goal.compares else self._go_on()
+        return self._compare() if self.notes.goal.answers else self._go_on()
 
     def _idle(self) -> str:
         thought = f"think[ I need {' and '.join(n for _, n in self.notes.goal.starts)} ]"
@@ -79,16 +78,15 @@ class Player:
         """The action that carries out a clause of the plan, or None when it is done."""
         if verb == "finish" or words not in self.notes.searched:
             return command(verb, words)
-        plain, _, kind = words.rstrip(")").partition(" (")
-        for entity in self.notes.facts:
-            level = self.notes.level(entity)
-            if entity[1] == plain and kind in ("", entity[0]) and level is not None:
-                self.trusted, self.skill = (level, plain), Skill()
+        plain, _, meant = words.rstrip(")").partition(" (")
+        kinds = self.notes.goal.kinds
+        for kind, name in self.notes.facts:
+            if name == plain and meant in ("", kind) and kind in kinds:
+                self.trusted, self.skill = (kinds.index(kind), plain), Skill()
         if words in self.notes.missing and self.trusted is None:  # it has two senses
-            for level, kind in enumerate(self.notes.goal.kinds):
-                if f"{words} ({kind})" in self.notes.offered:
-                    self.trusted, self.skill = (level, words), Skill()
-                    break
+            levels = [i for i, k in enumerate(kinds) if f"{words} ({k})" in self.notes.offered]
+            if levels:
+                self.trusted, self.skill = (levels[0], words), Skill()
         return None
 
     def _go_on(self) -> str:
@@ -145,9 +143,7 @@ class Player:
 
 # ---- Flawed reflections, as people and models write them.
 def flawed_reflection(observation: str, steps: list[Step], rng: random.Random) -> str:
-    """A plausible reflection that is vague or wrong. A wrong one takes another fact or another
-    name, or what was searched or answered already.
-    """
+    """A plausible reflection: vague, or with another fact or name, or what was tried already."""
     notes = read_trial(Notes(observation), steps)
     flaw = rng.choices(("vague", "relation", "name", "again"), (4, 4, 2, 2))[0]
     verb, words = (parse_plan(oracle_reflection(observation, steps)) or [("", "")])[0]
@@ -203,22 +199,19 @@ QUESTIONS: dict[str, Callable[[Notes, random.Random], Pair | None]] = {
     "hops": _hops,
     "reverse": lambda notes, rng: _reverse(notes, rng) if notes.facts else None,
     "searched": lambda notes, _: ("Which titles were searched?", _listed(notes.searched[:6])),
-    "last": lambda notes, _: (
-        ("What was searched last?", notes.searched[-1]) if notes.searched else None
-    ),
+    "last": lambda notes, _: None if not notes.searched else (
+        "What was searched last?", notes.searched[-1]),
     "missing": lambda notes, _: ("Which titles were not found?", _listed(notes.missing)),
     "given": lambda notes, _: ("What was answered?", notes.given or "nothing"),
     "start": lambda notes, _: None if not notes.goal.starts else (
-        "What does the task name?", ", ".join(name for _, name in notes.goal.starts)
-    ),
+        "What does the task name?", ", ".join(name for _, name in notes.goal.starts)),
 }  # fmt: skip
 TOPICS = tuple(QUESTIONS)
 DRILLED = ("fact", "fact", "hops", "reverse")  # in a drill
 
 
-def questions(
-    observation: str, steps: list[Step], rng: random.Random, n: int, topics: Sequence[str] = TOPICS
-) -> list[Pair]:
+def questions(observation: str, steps: list[Step], rng: random.Random, n: int,
+              topics: Sequence[str] = TOPICS) -> list[Pair]:  # fmt: skip
     """Up to n (question, answer) pairs about a trial, which its text answers."""
     notes = read_trial(Notes(observation), steps)
     return ask(n, topics, rng, lambda topic: QUESTIONS[topic](notes, rng))
@@ -235,9 +228,8 @@ def everything(observation: str, steps: list[Step], rng: random.Random) -> Pair:
 def bindings(text: str) -> list[tuple[str, int, str, bool]]:
     """Which names in a text belong together; `envs/__init__.py` says what the four parts are.
 
-    Where a paragraph states a fact, its value is bound to the paragraph's subject. Later, a name
-    that stands in `director of Quietverse` is bound to the value of that fact. Any other later name
-    that is a value is bound to the subject that it was first stated of.
+    A fact's value is bound to its paragraph's subject. Later, the name in `director of Quietverse`
+    is bound to that fact's value, another value to the subject that it was first stated of.
     """
     found: list[tuple[str, int, str, bool]] = []
     inside: set[int] = set()
@@ -272,12 +264,9 @@ def _asked(observation: str, steps: list[Step], rng: random.Random, n: int = 8,
 ROLES = Roles(Player, oracle_reflection, flawed_reflection, _asked)
 
 
-def demonstrations(
-    env: Environment, split: str, seed: int | str, oracle_share: float, drill_share: float = 0.0
-) -> Iterator[Demonstration]:
-    """Endless demonstrations. `oracle_share` of the reflections are the oracle's. `drill_share` of
-    the turns go to a drill on what `glance` shows, the others to the trials of one task.
-    """
+def demonstrations(env: Environment, split: str, seed: int | str, oracle_share: float,
+                   drill_share: float = 0.0) -> Iterator[Demonstration]:  # fmt: skip
+    """Endless: in `drill_share` of the turns a drill on what `glance` shows, else a task's trials."""
     rng = random.Random(f"hotpot demonstrations {split} {seed}")
     while True:
         task = generate_task(rng, split, "demonstration")

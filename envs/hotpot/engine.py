@@ -47,9 +47,7 @@ class Hotpot(Environment):
         self.data, self.max_steps = data, max_steps
 
     def tasks(self, split: str, n: int, seed: int) -> list[dict]:
-        """n generated tasks of `train`, `seen` or `unseen`; with `data`, at most n of the file's
-        questions in an order drawn by the seed, whatever the split.
-        """
+        """n generated tasks of a split; with `data`, at most n of its questions, of any split."""
         if self.data is None:
             return draw_tasks(self.name, generate_task, split, n, seed)
         items = load_items(self.data)
@@ -146,7 +144,6 @@ def exact_match(prediction: str, answer: str) -> bool:
 
 def f1_score(prediction: str, answer: str) -> float:
     """Harmonic mean of precision and recall of the answer's tokens, repeated ones counted.
-
     0 if either is yes, no or noanswer and they differ: no credit for "yes, it is".
     """
     prediction, answer = normalise(prediction), normalise(answer)

@@ -9,13 +9,12 @@ carry out: `search Quietverse (film)`, `finish Greyton`.
 import re
 from typing import NamedTuple
 
-from envs.hotpot.tasks import RELATIONS, WORKS
+from envs.hotpot.tasks import RELATIONS
 from envs.observer import Step, carried_out, read_trial
 
 Entity = tuple[str, str]  # (kind, name)
 Plan = list[tuple[str, str]]  # clauses: (search or finish, a title or an answer)
 
-_CLAUSE = re.compile(r"(?:^|, )(search|finish) (.+?)(?=, (?:search|finish) |\.?$)")
 _ACTION = re.compile(r"(search|lookup|finish|think)\s*\[(.*)\]", re.IGNORECASE | re.DOTALL)
 PARAGRAPH = re.compile(r"^The (film|novel|song|artist|town) (\w+) .*\.$", re.MULTILINE)
 FACT = re.compile(
@@ -24,11 +23,6 @@ FACT = re.compile(
     r"|born in (?P<birthplace>\w+)|lives in (?P<home>\w+)|in the land (?P<land>\w+)"
     r"|on the river (?P<river>\w+)|founded in (?P<century>the \d+th)"
 )
-_SIMILAR = re.compile(r"Could not find (.*)\. Similar: (.*)\.$")
-_MAKER = re.compile(r"the (\w+) of the (film|novel|song) (\w+)")
-_ARTIST = re.compile(r"the artist (\w+)")
-_OLDER = re.compile(r"(?:first|older), (\w+) or (\w+)\?")
-_SAME = re.compile(r"the artists (\w+) and (\w+) (?:born|live) in the same town")
 
 
 def one_line(text: str) -> str:
@@ -51,36 +45,25 @@ class Goal(NamedTuple):
 
     starts: tuple[Entity, ...]  # empty if the question is not of a made-up world
     relations: tuple[str, ...]  # in the order of reading
-
-    @property
-    def compares(self) -> bool:
-        return len(self.starts) == 2
-
-    @property
-    def answers(self) -> list[str]:
-        """The possible answers of a comparison."""
-        return [n for _, n in self.starts] if self.relations[0] == "century" else ["yes", "no"]
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """The kinds of the paragraphs on the way."""
-        start = self.starts[0][0]
-        way = (start, "artist", "town") if start in WORKS else ("artist", "town")
-        return way[way.index(start) :][: len(self.relations)]
+    kinds: tuple[str, ...]  # of the paragraphs with these relations
+    answers: tuple[str, ...] = ()  # the possible ones of a comparison
 
 
-def parse_goal(observation: str) -> Goal:
+def parse_goal(text: str) -> Goal:
     """The goal in a first observation."""
-    place = "birthplace" if re.search(r"\bborn\b|\bbirthplace\b", observation) else "home"
-    if match := _OLDER.search(observation):
-        return Goal((("town", match[1]), ("town", match[2])), ("century",))
-    if match := _SAME.search(observation):
-        return Goal((("artist", match[1]), ("artist", match[2])), (place,))
-    town = tuple(r for r in RELATIONS["town"] if re.search(rf"\b{r}\b", observation))[:1]
-    if match := _MAKER.search(observation):
-        return Goal(((match[2], match[3]),), (match[1], place, *town))
-    match = _ARTIST.search(observation)
-    return Goal((("artist", match[1]),), (place, *town)) if match else Goal((), ())
+    place = "birthplace" if re.search(r"\bborn\b|\bbirthplace\b", text) else "home"
+    if match := re.search(r"(?:first|older), (\w+) or (\w+)\?", text):
+        starts = ("town", match[1]), ("town", match[2])
+        return Goal(starts, ("century",), ("town",), (match[1], match[2]))
+    if match := re.search(r"the artists (\w+) and (\w+) (?:born|live) in the same town", text):
+        starts = ("artist", match[1]), ("artist", match[2])
+        return Goal(starts, (place,), ("artist",), ("yes", "no"))
+    places = (place, *[r for r in RELATIONS["town"] if re.search(rf"\b{r}\b", text)][:1])
+    kinds = ("artist", "town")[: len(places)]
+    if match := re.search(r"the (\w+) of the (film|novel|song) (\w+)", text):
+        return Goal(((match[2], match[3]),), (match[1], *places), (match[2], *kinds))
+    match = re.search(r"the artist (\w+)", text)
+    return Goal((("artist", match[1]),), places, kinds) if match else Goal((), (), ())
 
 
 class Notes:
@@ -102,7 +85,7 @@ class Notes:
         if verb != "search":
             return
         self.searched += [words] * (words not in self.searched)
-        if match := _SIMILAR.search(reply):
+        if match := re.search(r"Could not find (.*)\. Similar: (.*)\.$", reply):
             self.missing += [words] * (words not in self.missing)
             self.offered += [t for t in match[2].split(", ") if t not in self.offered]
         elif match := PARAGRAPH.search(reply):
@@ -117,9 +100,7 @@ class Notes:
 
     def walk(self, trusted: tuple[int, str] | None = None) -> tuple[int, str]:
         """How far the question's chain is known: (number of facts, the name that they lead to).
-
-        The walk begins at the question's start, or at `trusted`: a number of facts, and the name
-        that is taken to come after them.
+        The walk begins at the question's start, or at `trusted`, which is such a pair too.
         """
         level, name = trusted or (0, self.goal.starts[0][1])
         for kind, relation in list(zip(self.goal.kinds, self.goal.relations))[level:]:
@@ -129,20 +110,14 @@ class Notes:
             level, name = level + 1, known[relation]
         return level, name
 
-    def level(self, entity: Entity) -> int | None:
-        """Which place on the chain an entity of this kind has."""
-        kinds = self.goal.kinds
-        return kinds.index(entity[0]) if entity[0] in kinds else None
-
     def compared(self) -> str | None:
         """The answer to a comparison; None if the facts were not read."""
         relation = self.goal.relations[0]
         a, b = (self.facts.get(start, {}).get(relation) for start in self.goal.starts)
         if a is None or b is None:
             return None
-        if relation != "century":
-            return "yes" if a == b else "no"
-        return self.goal.answers[0 if int(a[4:-2]) < int(b[4:-2]) else 1]
+        first = int(a[4:-2]) < int(b[4:-2]) if relation == "century" else a == b
+        return self.goal.answers[0 if first else 1]
 
     def unread(self) -> list[str]:
         """The compared names whose paragraphs were not read."""
@@ -163,7 +138,8 @@ def parse_plan(reflection: str) -> Plan:
     >>> parse_plan("I had no step left. Plan: search Oakhill (town), finish Greyton.")
     [('search', 'Oakhill (town)'), ('finish', 'Greyton')]
     """
-    return _CLAUSE.findall(reflection.partition("Plan: ")[2])
+    clause = r"(?:^|, )(search|finish) (.+?)(?=, (?:search|finish) |\.?$)"
+    return re.findall(clause, reflection.partition("Plan: ")[2])
 
 
 def command(verb: str, words: str) -> str:
@@ -173,8 +149,7 @@ def command(verb: str, words: str) -> str:
 
 def follows(reflection: str, steps: list[Step]) -> bool:
     """True if the actions carry out every clause of the reflection's plan, in order."""
-    plan = parse_plan(reflection)
-    return carried_out(plan, steps, lambda action, clause: parse_action(action) == clause)
+    return carried_out(parse_plan(reflection), steps, lambda action, c: parse_action(action) == c)
 
 
 # ---- The oracle.
@@ -183,14 +158,14 @@ def write_reflection(cause: str, plan: Plan) -> str:
 
 
 def oracle_reflection(observation: str, steps: list[Step]) -> str:
-    """What a perfect observer of this failed trial writes. It states only what the trial's text
-    showed. If the question is not of a made-up world, it knows only which titles were offered.
+    """What a perfect observer of this failed trial writes, from what its text showed. Of a real
+    question it knows only which titles were offered.
     """
     notes = read_trial(Notes(observation), steps)
     if not notes.goal.starts:
         title = next((t for t in notes.offered if t not in notes.searched), "the topic")
         return write_reflection("I did not find the answer.", [("search", title)])
-    return write_reflection(*(_comparison if notes.goal.compares else _chain)(notes))
+    return write_reflection(*(_comparison if notes.goal.answers else _chain)(notes))
 
 
 def _chain(notes: Notes) -> tuple[str, Plan]:
@@ -200,7 +175,8 @@ def _chain(notes: Notes) -> tuple[str, Plan]:
     if level == 0 and notes.facts:  # the trial may have started further on, by an earlier plan
         first = next(iter(notes.facts))
         astray = first[0] == "town" and notes.title(first) != first[1]  # the other sense
-        if (begun := notes.level(first)) and not astray:
+        begun = goal.kinds.index(first[0]) if first[0] in goal.kinds else 0
+        if begun and not astray:
             further = notes.walk((begun, first[1]))
             if further[1] != notes.given:
                 level, name = further

@@ -29,11 +29,7 @@ HURRIED = 0.85  # share of the tasks with such names that leave no time for the 
 
 
 def cut_names(text: str) -> str:
-    """Text with a line's end inside each made-up name, so that a tokenizer learns its parts.
-
-    >>> cut_names("Search[ Quietverse ]")
-    'Search[ Quiet\\nverse ]'
-    """
+    """Text with a line's end inside each made-up name, so that a tokenizer learns its parts."""
     return _COMPOUND.sub(CUT, text)
 
 

@@ -33,12 +33,11 @@ class Skill(NamedTuple):
     wanders: float  # opens any hit, not the first
 
 
-SKILLS = (
-    Skill(minds_price=0.95, checks=0.40, notices=0.90, forgets=0.02, wanders=0.04),
-    Skill(minds_price=0.25, checks=0.05, notices=0.15, forgets=0.08, wanders=0.04),
-    Skill(minds_price=0.05, checks=0.00, notices=0.05, forgets=0.15, wanders=0.08),
-)
-SKILL_SHARES = (0.2, 0.45, 0.35)
+SKILLS = {  # skill -> share of the players
+    Skill(minds_price=0.95, checks=0.40, notices=0.90, forgets=0.02, wanders=0.04): 0.2,
+    Skill(minds_price=0.25, checks=0.05, notices=0.15, forgets=0.08, wanders=0.04): 0.45,
+    Skill(minds_price=0.05, checks=0.00, notices=0.05, forgets=0.15, wanders=0.08): 0.35,
+}
 
 
 class Player:
@@ -46,7 +45,7 @@ class Player:
 
     def __init__(self, observation: str, reflections: list[str], rng: random.Random):
         self.notes, self.rng = Notes(observation), rng
-        chances = rng.choices(SKILLS, SKILL_SHARES)[0]
+        chances = rng.choices([*SKILLS], [*SKILLS.values()])[0]
         self.now = Skill(*(rng.random() < chance for chance in chances))
         self.tries = rng.random() < 0.5  # clicks an option that is not there
         self.forgotten = rng.randrange(2)  # which option, if any
@@ -119,9 +118,7 @@ class Player:
 
 # ---- Flawed reflections, as people and models write them.
 def flawed_reflection(observation: str, steps: list[Step], rng: random.Random) -> str:
-    """A plausible reflection that is vague or wrong. A wrong one buys another product or the same
-    product again, or it chooses another option or leaves one out.
-    """
+    """A plausible reflection: vague, or with a wrong product or option, or with one left out."""
     notes = read_trial(Notes(observation), steps)
     flaw = rng.choices(("vague", "product", "again", "option", "skip"), (4, 4, 3, 2, 1))[0]
     best = observer.right_product(notes)
@@ -181,28 +178,20 @@ QUESTIONS: dict[str, Callable[[Notes, str, random.Random], Pair | None]] = {
     "cost": lambda notes, asin, _: (f"What did {asin} cost?", notes.prices[asin]),
     "brand": lambda notes, asin, _: (f"Which brand is {asin}?", brand(notes.titles[asin])),
     "maker": lambda notes, asin, _: (f"Which product is from {brand(notes.titles[asin])}?", asin),
-    "kind": lambda notes, *_: (
-        f"Which products are {notes.kind}?",
-        _listed([asin for asin, title in notes.titles.items() if notes.kind in title]),
-    ),
+    "kind": lambda notes, *_: (f"Which products are {notes.kind}?", _listed(
+        [asin for asin, title in notes.titles.items() if notes.kind in title])),
     "option": lambda notes, _, rng: _options(notes, rng, ask_values=False),
     "values": lambda notes, _, rng: _options(notes, rng, ask_values=True),
     "feature": lambda notes, _, rng: _feature(notes, rng) if notes.features else None,
     "opened": lambda notes, *_: ("Which products were opened?", _listed(notes.opened[:4])),
-    "unopened": lambda notes, *_: (
-        "Which products were not opened?",
-        _listed([asin for asin in notes.titles if asin not in notes.opened][:4]),
-    ),
-    "last": lambda notes, *_: (
-        ("Which product was opened last?", notes.item) if notes.opened else None
-    ),
+    "unopened": lambda notes, *_: ("Which products were not opened?", _listed(
+        [asin for asin in notes.titles if asin not in notes.opened][:4])),
+    "last": lambda notes, *_: None if not notes.opened else (
+        "Which product was opened last?", notes.item),
     "limit": lambda notes, *_: None if notes.limit == float("inf") else (
-        "What is the price limit?", f"{notes.limit:.2f} dollars"
-    ),
-    "cheap": lambda notes, *_: (
-        "Which products are cheap enough?",
-        _listed([f"{a} {'yes' if notes.price(a) <= notes.limit else 'no'}" for a in notes.titles]),
-    ),
+        "What is the price limit?", f"{notes.limit:.2f} dollars"),
+    "cheap": lambda notes, *_: ("Which products are cheap enough?", _listed(
+        [f"{a} {'yes' if notes.price(a) <= notes.limit else 'no'}" for a in notes.titles])),
 }  # fmt: skip
 TOPICS = [topic for topic in QUESTIONS if topic != "cheap"]
 ASKED = [*TOPICS, *["cheap"] * 4]  # after a trial
@@ -210,9 +199,8 @@ ASKED = [*TOPICS, *["cheap"] * 4]  # after a trial
 DRILLED = "cost brand maker kind kind cheap cheap cheap cheap option option values values values"
 
 
-def questions(
-    observation: str, steps: list[Step], rng: random.Random, n: int, topics: Sequence[str] = TOPICS
-) -> list[Pair]:
+def questions(observation: str, steps: list[Step], rng: random.Random, n: int,
+              topics: Sequence[str] = TOPICS) -> list[Pair]:  # fmt: skip
     """Up to n (question, answer) pairs about a trial, which its text answers."""
     notes = read_trial(Notes(observation), steps)
     seen = list(notes.titles)
@@ -234,8 +222,8 @@ def everything(observation: str, steps: list[Step], rng: random.Random) -> Pair:
 def bindings(text: str) -> list[tuple[str, int, str, bool]]:
     """Which names in a text belong together; `envs/__init__.py` says what the four parts are.
 
-    A brand is bound to its asin. An asin is bound to its brand, but not where it first stands. A
-    price in the results and an option value on a product's page are bound to the asin.
+    A brand, a price in the results and an option value on a product's page are bound to the asin.
+    An asin is bound to its brand, but not where it first stands.
     """
     asins: dict[str, tuple[str, int]] = {}  # asin -> its brand, offset; and the other way round
     brands: dict[str, tuple[str, int]] = {}
@@ -267,12 +255,9 @@ def _asked(observation: str, steps: list[Step], rng: random.Random, n: int = 8,
 ROLES = Roles(Player, oracle_reflection, flawed_reflection, _asked)
 
 
-def demonstrations(
-    env: Environment, split: str, seed: int | str, oracle_share: float, drill_share: float = 0.0
-) -> Iterator[Demonstration]:
-    """Endless demonstrations. `oracle_share` of the reflections are the oracle's. `drill_share` of
-    the turns go to a drill on what `glance` shows, the others to the trials of one task.
-    """
+def demonstrations(env: Environment, split: str, seed: int | str, oracle_share: float,
+                   drill_share: float = 0.0) -> Iterator[Demonstration]:  # fmt: skip
+    """Endless: in `drill_share` of the turns a drill on what `glance` shows, else a task's trials."""
     rng = random.Random(f"shop demonstrations {split} {seed}")
     while True:
         task = generate_task(rng, split, "demonstration")

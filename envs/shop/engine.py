@@ -39,7 +39,7 @@ def index(products: list[dict]) -> list[Counter]:
 
 
 def rank(query: str, documents: list[Counter], k1: float = 0.9, b: float = 0.4) -> list[int]:
-    """Documents that share a word with the query, the best FOUND by BM25 (Robertson et al. 1994)."""
+    """Documents that share a word with the query, best first by BM25 (Robertson et al. 1994)."""
     mean = sum(d.total() for d in documents) / max(len(documents), 1)
     scores = [0.0] * len(documents)
     for word in set(words(query)):
@@ -217,10 +217,10 @@ class Shop(Environment):
         return {"success": score == 1.0, "progress": self.best if score is None else score}
 
 
-# ---- The reward: how well a purchase fits the goal (Yao et al., NeurIPS 2022, section 3.2). Changed
-# from WebShop's goal.py, to need no model and no package: nouns are the words of a title without
-# stop words, numbers and common adjectives (WebShop asks spaCy); the list of colours is shorter. A
-# goal without a price limit counts the price as kept (an error in WebShop).
+# ---- The reward: how well a purchase fits the goal (Yao et al., NeurIPS 2022, section 3.2).
+# Changed from WebShop's goal.py, to need no model: nouns are the words of a title without stop
+# words, numbers and common adjectives (WebShop asks spaCy); the list of colours is shorter.
+# A goal without a price limit counts the price as kept (an error in WebShop).
 MATCHED = 85  # a fuzzy match scores more (0..100)
 _NO_NOUNS = frozenset(WORDS["no nouns"])
 _COLOR = re.compile(rf"\b({'|'.join(WORDS['product colors'])})\b")
@@ -247,11 +247,7 @@ def token_set_ratio(a: str, b: str) -> float:
 
 
 def ratio(a: str, b: str) -> float:
-    """Likeness of two texts, 0..100: the share of their letters in a longest common subsequence.
-
-    >>> ratio("abcd", "axbx")
-    50.0
-    """
+    """Likeness of two texts, 0..100: the share of their letters in a longest common subsequence."""
     longest = [0] * (len(b) + 1)  # of a's letters so far with each start of b
     for x in a:
         before = longest[:]

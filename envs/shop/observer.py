@@ -10,9 +10,7 @@ import re
 
 from envs.observer import Step, carried_out, read_trial
 
-VERBS = ("search", "open", "choose")
 _GENERATED = re.compile(r"find one (\w+) (\w+ \w+) in color (\w+) and size (\w+), and price lower")
-_LIMIT = re.compile(r"price lower than ([\d.]+) dollars")
 HIT = re.compile(r"^\[(\w+)\]\n((\S+).*)\n(\$.+)$", re.MULTILINE)  # asin, title, brand, price
 OPTIONS = re.compile(r"^[a-z][^\[\]\n]* (?=\[)", re.MULTILINE)  # an option group up to its values
 VALUE = re.compile(r"\[\[?([^\[\]]+)\]\]?")
@@ -24,7 +22,7 @@ class Notes:
     def __init__(self, observation: str):
         lines = [line.strip() for line in observation.splitlines()]
         self.instruction = lines[2] if len(lines) > 2 else ""
-        limit = _LIMIT.search(self.instruction)
+        limit = re.search(r"price lower than ([\d.]+) dollars", self.instruction)
         self.limit = float(limit[1] if limit else "inf")
         goal = _GENERATED.match(self.instruction)
         self.attribute = goal[1] if goal else None
@@ -115,7 +113,7 @@ def parse_plan(reflection: str) -> list[tuple[str, str]]:
     plan = []
     for clause in reflection.partition("Plan: ")[2].removesuffix(".").split(", "):
         verb, _, what = clause.partition(" ")
-        if clause == "buy" or (verb in VERBS and what):
+        if clause == "buy" or (verb in ("search", "open", "choose") and what):
             plan.append((verb, what))
     return plan
 

@@ -25,11 +25,7 @@ _BRAND = cutter(BRAND_HEADS, BRAND_TAILS)
 
 
 def cut_names(text: str) -> str:
-    """Text with a line's end inside each brand, so that a tokenizer learns the parts.
-
-    >>> cut_names("Norvik velvet lamp")
-    'Nor\\nvik velvet lamp'
-    """
+    """Text with a line's end inside each brand, so that a tokenizer learns the parts."""
     return _BRAND.sub(CUT, text)
 
 
@@ -67,9 +63,7 @@ def generate_task(rng: random.Random, split: str, task_id: str) -> dict:
 
 
 class _Names:
-    """Asins, brands and prices of one catalogue. No two names share a part or a number. So after a
-    part comes the rest of one name only, and a model can copy names.
-    """
+    """Asins, brands and prices of a catalogue; no two share a part, so a model can copy them."""
 
     def __init__(self, rng: random.Random, unseen: bool):
         self.rng, self.unseen, self.used = rng, unseen, set[str]()
