@@ -15,10 +15,9 @@ import envs.hotpot.observer as observer
 from envs import Environment
 from envs.demonstrations import Demonstration, Pair, Roles, ask, demonstrate, drill, latest_plan
 from envs.hotpot.observer import Notes, command, oracle_reflection, parse_plan, write_reflection
-from envs.hotpot.tasks import RELATIONS, WORDS, WORKS, Namer, cut_names, generate_task
+from envs.hotpot.tasks import NAMES, RELATIONS, WORDS, WORKS, Namer, generate_task
+from envs.names import CUT, cutter
 from envs.observer import Step, read_trial
-
-__all__ = ["bindings", "cut_names", "demonstrations", "questions"]
 
 
 # ---- Players.
@@ -38,7 +37,6 @@ SKILLS = {  # skill -> share of the players
     Skill(relation=0.25, sense=0.5, early=0.15, guess=1.0, idle=0.05): 0.25,
 }
 FORESIGHT = 0.1  # chance to search "Quietverse (film)" at once where the question says "the film"
-LOOKED_UP = ("born", "by", "river", "town", "music")
 
 
 class Player:
@@ -72,7 +70,8 @@ class Player:
 
     def _idle(self) -> str:
         thought = f"think[ I need {' and '.join(n for _, n in self.notes.goal.starts)} ]"
-        return self.rng.choice((thought, f"Lookup[ {self.rng.choice(LOOKED_UP)} ]"))
+        word = self.rng.choice(("born", "by", "river", "town", "music"))
+        return self.rng.choice((thought, f"Lookup[ {word} ]"))
 
     def _follow(self, verb: str, words: str) -> str | None:
         """The action that carries out a clause of the plan, or None when it is done."""
@@ -167,9 +166,14 @@ def flawed_reflection(observation: str, steps: list[Step], rng: random.Random) -
 
 
 # ---- Questions. None is about how to do better.
-def _fact(notes: Notes, rng: random.Random) -> Pair:
+def _fact(notes: Notes, rng: random.Random, reverse: bool) -> Pair | None:
+    if not notes.facts:
+        return None
     relation, name, value = rng.choice(notes.known())
-    return f"What is the {relation} of {name}?", value
+    if not reverse:
+        return f"What is the {relation} of {name}?", value
+    once = [v for _, _, v in notes.known()].count(value) == 1 and relation != "century"
+    return (f"What was read of {value}?", f"{relation} of {name}") if once else None
 
 
 def _hops(notes: Notes, rng: random.Random) -> Pair | None:
@@ -181,13 +185,6 @@ def _hops(notes: Notes, rng: random.Random) -> Pair | None:
     return rng.choice(ways) if ways else None
 
 
-def _reverse(notes: Notes, rng: random.Random) -> Pair | None:
-    relation, name, value = rng.choice(notes.known())
-    once = [v for _, _, v in notes.known()].count(value) == 1
-    ask_it = relation != "century" and once
-    return (f"What was read of {value}?", f"{relation} of {name}") if ask_it else None
-
-
 def _listed(names: list[str]) -> str:
     return ", ".join(names) or "none"
 
@@ -195,9 +192,9 @@ def _listed(names: list[str]) -> str:
 VALUE_KIND = dict.fromkeys((r for kind in WORKS for r in RELATIONS[kind]), "artist")
 VALUE_KIND |= dict.fromkeys(RELATIONS["artist"], "town")  # a fact -> what kind its value is
 QUESTIONS: dict[str, Callable[[Notes, random.Random], Pair | None]] = {
-    "fact": lambda notes, rng: _fact(notes, rng) if notes.facts else None,
+    "fact": lambda notes, rng: _fact(notes, rng, reverse=False),
     "hops": _hops,
-    "reverse": lambda notes, rng: _reverse(notes, rng) if notes.facts else None,
+    "reverse": lambda notes, rng: _fact(notes, rng, reverse=True),
     "searched": lambda notes, _: ("Which titles were searched?", _listed(notes.searched[:6])),
     "last": lambda notes, _: None if not notes.searched else (
         "What was searched last?", notes.searched[-1]),
@@ -255,19 +252,22 @@ def bindings(text: str) -> list[tuple[str, int, str, bool]]:
     return found
 
 
+def cut_names(text: str) -> str:
+    """Text with a line's end inside each made-up name, so that a tokenizer learns its parts."""
+    return cutter(*(sum(parts, []) for parts in zip(*NAMES.values()))).sub(CUT, text)
+
+
 # ---- Demonstrations.
 def _asked(observation: str, steps: list[Step], rng: random.Random, n: int = 8,
            topics: Sequence[str] = TOPICS) -> list[Pair]:  # fmt: skip
     return [everything(observation, steps, rng), *questions(observation, steps, rng, n, topics)]
 
 
-ROLES = Roles(Player, oracle_reflection, flawed_reflection, _asked)
-
-
 def demonstrations(env: Environment, split: str, seed: int | str, oracle_share: float,
                    drill_share: float = 0.0) -> Iterator[Demonstration]:  # fmt: skip
-    """Endless: in `drill_share` of the turns a drill on what `glance` shows, else a task's trials."""
+    """Endless: in `drill_share` of the turns questions on a glance, else the trials of a task."""
     rng = random.Random(f"hotpot demonstrations {split} {seed}")
+    roles = Roles(Player, oracle_reflection, flawed_reflection, _asked)
     while True:
         task = generate_task(rng, split, "demonstration")
         if rng.random() < drill_share:
@@ -275,4 +275,4 @@ def demonstrations(env: Environment, split: str, seed: int | str, oracle_share: 
             views = env.glance(rng)
             yield drill(views, _asked(observation, views, rng, 6, DRILLED))
         else:
-            yield from demonstrate(env, task, ROLES, rng, oracle_share)
+            yield from demonstrate(env, task, roles, rng, oracle_share)

@@ -11,7 +11,7 @@ import random
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from envs.names import CUT, cutter, name_parts
+from envs.names import name_parts
 
 # in paragraphs {x} is the subject, {a} and {b} are its facts; in questions {s} is the start
 WORDS: dict[str, Any] = json.loads((Path(__file__).parent / "words.json").read_text())
@@ -19,18 +19,12 @@ NAMES = WORDS["names"]  # kind -> heads, tails
 RELATIONS = WORDS["facts"]  # kind -> the two facts of its paragraph
 WORKS = ("film", "novel", "song")
 FOUNDED = "It was founded in the {century}th century."
-_COMPOUND = cutter(*(sum(parts, []) for parts in zip(*NAMES.values())))
 
 COMPARED = 0.15  # share of the tasks that compare
 FROM_ARTIST = 0.1  # share of the chains that start at an artist, not at a work
 TWO_SENSES = 0.6  # share of the chains in which a name has two senses
 LONG = 0.35  # share of the chains from a work that have three facts
 HURRIED = 0.85  # share of the tasks with such names that leave no time for the detour
-
-
-def cut_names(text: str) -> str:
-    """Text with a line's end inside each made-up name, so that a tokenizer learns its parts."""
-    return _COMPOUND.sub(CUT, text)
 
 
 class Entity(NamedTuple):
@@ -71,18 +65,14 @@ def generate_task(rng: random.Random, split: str, task_id: str) -> dict:
     context: list[list[Any]] = []  # title, sentences
     for e in gold + others:
         title = f"{e.name} ({e.kind})" if names.count(e.name) > 1 else e.name
-        context.append([title, _paragraph(rng, e)])
+        a, b = (e.facts[relation] for relation in RELATIONS[e.kind])
+        text = rng.choice(WORDS["paragraphs"][e.kind]) + [FOUNDED] * (e.century > 0)
+        context.append([title, [s.format(x=e.name, a=a, b=b, century=e.century) for s in text]])
     facts = [[title, i] for title, sentences in context[: len(gold)] for i in range(len(sentences))]
     rng.shuffle(context)
     item = dict(_id=task_id, question=question, answer=answer, type=kind, level="hard",
                 supporting_facts=facts, context=context)  # fmt: skip
     return {"env": "hotpot", "id": task_id, "max_steps": steps, "item": item}
-
-
-def _paragraph(rng: random.Random, e: Entity) -> list[str]:
-    a, b = (e.facts[relation] for relation in RELATIONS[e.kind])
-    sentences = rng.choice(WORDS["paragraphs"][e.kind]) + [FOUNDED] * (e.century > 0)
-    return [s.format(x=e.name, a=a, b=b, century=e.century) for s in sentences]
 
 
 # question, answer, the entities on the way to the answer, other entities, step limit

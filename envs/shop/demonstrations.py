@@ -14,12 +14,10 @@ from typing import NamedTuple
 import envs.shop.observer as observer
 from envs import Environment
 from envs.demonstrations import Demonstration, Pair, Roles, ask, demonstrate, latest_plan
-from envs.names import name_parts
+from envs.names import CUT, cutter, name_parts
 from envs.observer import Step, read_trial
 from envs.shop.observer import Notes, command, oracle_reflection, parse_plan, purchase, write_plan
-from envs.shop.tasks import ASIN_HEADS, ASIN_TAILS, COLORS, SIZES, WORDS, cut_names, generate_task
-
-__all__ = ["bindings", "cut_names", "demonstrations", "questions"]
+from envs.shop.tasks import ASIN_HEADS, ASIN_TAILS, COLORS, SIZES, WORDS, generate_task
 
 
 # ---- Players.
@@ -246,19 +244,22 @@ def bindings(text: str) -> list[tuple[str, int, str, bool]]:
     return sorted(found, key=lambda mention: mention[1])
 
 
+def cut_names(text: str) -> str:
+    """Text with a line's end inside each brand, so that a tokenizer learns its parts."""
+    return cutter(*WORDS["brands"]).sub(CUT, text)
+
+
 # ---- Demonstrations.
 def _asked(observation: str, steps: list[Step], rng: random.Random, n: int = 8,
            topics: Sequence[str] = ASKED) -> list[Pair]:  # fmt: skip
     return [everything(observation, steps, rng), *questions(observation, steps, rng, n, topics)]
 
 
-ROLES = Roles(Player, oracle_reflection, flawed_reflection, _asked)
-
-
 def demonstrations(env: Environment, split: str, seed: int | str, oracle_share: float,
                    drill_share: float = 0.0) -> Iterator[Demonstration]:  # fmt: skip
-    """Endless: in `drill_share` of the turns a drill on what `glance` shows, else a task's trials."""
+    """Endless: in `drill_share` of the turns questions on a glance, else the trials of a task."""
     rng = random.Random(f"shop demonstrations {split} {seed}")
+    roles = Roles(Player, oracle_reflection, flawed_reflection, _asked)
     while True:
         task = generate_task(rng, split, "demonstration")
         if rng.random() < drill_share:
@@ -268,4 +269,4 @@ def demonstrations(env: Environment, split: str, seed: int | str, oracle_share: 
             shown = set(range(len(steps)))  # no trial: the model does not learn to do them
             yield Demonstration(observation, [], steps, shown, False, 0.0, None, asked)
         else:
-            yield from demonstrate(env, task, ROLES, rng, oracle_share)
+            yield from demonstrate(env, task, roles, rng, oracle_share)

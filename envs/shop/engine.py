@@ -10,6 +10,7 @@ import math
 import random
 import re
 from collections import Counter
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
@@ -56,8 +57,7 @@ def rank(query: str, documents: list[Counter], k1: float = 0.9, b: float = 0.4) 
 class Shop(Environment):
     """The environment; the contract is in `envs/__init__.py`.
 
-    Task          {"env", "id", "max_steps", "products": [...], "goal": {...}, "instruction"};
-                  `envs.shop.files.product` makes a product from WebShop's schema.
+    Task          `products` (as `envs.shop.files.product` makes them), `goal`, `instruction`.
     Actions       `search[words]` on the first page; `click[button]`, `think[text]` on any.
     Observations  the page that an action leads to; "Invalid action!" to all that leads nowhere.
     Reward        the score at the purchase (`purchase_reward`), else 0. Success: score 1.
@@ -124,7 +124,6 @@ class Shop(Environment):
             steps.append((f"click[{asin}]", self.step(f"click[{asin}]")[0]))
         return steps
 
-    # ---- What happens.
     def _think(self, text: str) -> str:
         return "OK."
 
@@ -170,7 +169,6 @@ class Shop(Environment):
         self.page, self.number = page, number or self.number
         return self._view()
 
-    # ---- What is shown.
     def _shown(self) -> list[dict]:
         return self.results[(self.number - 1) * PER_PAGE : self.number * PER_PAGE]
 
@@ -272,23 +270,8 @@ def type_reward(product: dict, goal: dict) -> float:
     return 1.0 if alike or title > 0.2 else 0.5
 
 
-def attributes_matched(product: dict, goal: dict) -> int:
-    """Asked attributes that the product has, in its list of attributes or in its texts."""
-    bullets = " ".join(product["BulletPoints"])
-    texts = [text.lower() for text in (product["Title"], bullets, product["Description"])]
-    return sum(
-        any(token_set_ratio(own, asked) > MATCHED for own in product["Attributes"])
-        or any(asked in text for text in texts)
-        for asked in goal["attributes"]
-    )
-
-
-def options_matched(chosen: dict[str, str], goal: dict) -> int:
-    """Asked option values that were chosen."""
-    return sum(
-        any(token_set_ratio(_color(own), _color(value)) > MATCHED for own in chosen.values())
-        for value in values_of(goal["goal_options"])
-    )
+def _matches(asked: str, own: Iterable[str]) -> bool:
+    return any(token_set_ratio(text, asked) > MATCHED for text in own)
 
 
 def values_of(goal_options: dict[str, str] | list[str]) -> list[str]:
@@ -309,8 +292,10 @@ def purchase_reward(product: dict, options: dict[str, str], price: float, goal: 
     group -> value chosen; goal: `name, query, product_category, attributes, goal_options,
     price_upper` (0: no limit). In [0, 1].
     """
-    limit = goal["price_upper"]
-    got = attributes_matched(product, goal) + options_matched(options, goal)
-    got += price <= limit or limit <= 0
-    asked = len(goal["attributes"]) + len(goal["goal_options"]) + 1
-    return type_reward(product, goal) * got / asked
+    attributes, asked = goal["attributes"], values_of(goal["goal_options"])
+    texts = [product["Title"], " ".join(product["BulletPoints"]), product["Description"]]
+    texts, chosen = [text.lower() for text in texts], [_color(v) for v in options.values()]
+    got = sum(_matches(a, product["Attributes"]) or any(a in t for t in texts) for a in attributes)
+    got += sum(_matches(_color(value), chosen) for value in asked)
+    got += price <= goal["price_upper"] or goal["price_upper"] <= 0
+    return type_reward(product, goal) * got / (len(attributes) + len(asked) + 1)

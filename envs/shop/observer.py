@@ -151,9 +151,7 @@ def oracle_reflection(observation: str, steps: list[Step]) -> str:
 
 
 def right_product(notes: Notes) -> str | None:
-    """The product that fits, as far as the trial tells. Only products without a known fault can be
-    it: first one that is known to fit, then one that was opened, then any.
-    """
+    """A product without a known fault: one known to fit, else one that was opened, else any."""
     fitting = [asin for asin in notes.titles if not fault(notes, asin)]
     known = [asin for asin in fitting if notes.has_attribute(asin)]
     opened = [asin for asin in fitting if asin in notes.opened]

@@ -11,7 +11,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from envs.names import CUT, cutter, name_parts
+from envs.names import name_parts
 from envs.shop.files import product
 
 MAX_STEPS = 8  # a purchase takes 5 steps: a player can leave one wrong page, not two
@@ -21,12 +21,6 @@ COLORS, SIZES, ATTRIBUTES = WORDS["colors"], WORDS["sizes"], WORDS["attributes"]
 ASIN_HEADS, ASIN_TAILS = WORDS["asin heads"], [str(n) for n in range(10, 98)]
 BRAND_HEADS, BRAND_TAILS = WORDS["brands"]
 KIND_HEADS, KIND_TAILS = WORDS["kinds"]
-_BRAND = cutter(BRAND_HEADS, BRAND_TAILS)
-
-
-def cut_names(text: str) -> str:
-    """Text with a line's end inside each brand, so that a tokenizer learns the parts."""
-    return _BRAND.sub(CUT, text)
 
 
 def generate_task(rng: random.Random, split: str, task_id: str) -> dict:
@@ -43,11 +37,8 @@ def generate_task(rng: random.Random, split: str, task_id: str) -> dict:
         lacks.insert(rng.randint(1, 2), ["price"])
     names = _Names(rng, unseen)
     raw = [_product(rng, names, kind, asked, lack) for lack in lacks]
-    others = [
-        other
-        for i, other in enumerate(KIND_HEADS)
-        if other != head and ((i + KIND_TAILS.index(tail)) % 4 == 0) == unseen  # as in `name_parts`
-    ]
+    shift = KIND_TAILS.index(tail)  # as in `name_parts`
+    others = [h for i, h in enumerate(KIND_HEADS) if h != head and ((i + shift) % 4 == 0) == unseen]
     for other in rng.sample(others, rng.randint(1, 3)):  # a word of the asked kind in its name
         lack = ["attribute", "option"] + ["price"] * rng.randint(0, 1)
         raw.append(_product(rng, names, f"{other} {tail}", asked, lack))
