@@ -36,7 +36,6 @@ SKILLS = {  # skill -> share of the players
     Skill(relation=0.1, sense=0.3, early=0.05, guess=0.5, idle=0.02): 0.35,
     Skill(relation=0.25, sense=0.5, early=0.15, guess=1.0, idle=0.05): 0.25,
 }
-FORESIGHT = 0.1  # chance to search "Quietverse (film)" at once where the question says "the film"
 
 
 class Player:
@@ -49,7 +48,7 @@ class Player:
         self.plan = latest_plan(reflections, parse_plan)
         self.trusted: tuple[int, str] | None = None  # where on the question's way the player is
         self.judged: set[observer.Entity] = set()  # paragraphs whose fact was picked
-        self.foresight = rng.random() < FORESIGHT
+        self.foresight = rng.random() < 0.1  # searches "Quietverse (film)" at once
 
     def slip(self) -> str:
         """An action that leads nowhere: a name from elsewhere, a known one, a word, a thought."""
@@ -185,20 +184,18 @@ def _hops(notes: Notes, rng: random.Random) -> Pair | None:
     return rng.choice(ways) if ways else None
 
 
-def _listed(names: list[str]) -> str:
-    return ", ".join(names) or "none"
-
-
 VALUE_KIND = dict.fromkeys((r for kind in WORKS for r in RELATIONS[kind]), "artist")
 VALUE_KIND |= dict.fromkeys(RELATIONS["artist"], "town")  # a fact -> what kind its value is
 QUESTIONS: dict[str, Callable[[Notes, random.Random], Pair | None]] = {
     "fact": lambda notes, rng: _fact(notes, rng, reverse=False),
     "hops": _hops,
     "reverse": lambda notes, rng: _fact(notes, rng, reverse=True),
-    "searched": lambda notes, _: ("Which titles were searched?", _listed(notes.searched[:6])),
+    "searched": lambda notes, _: (
+        "Which titles were searched?", ", ".join(notes.searched[:6]) or "none"),
     "last": lambda notes, _: None if not notes.searched else (
         "What was searched last?", notes.searched[-1]),
-    "missing": lambda notes, _: ("Which titles were not found?", _listed(notes.missing)),
+    "missing": lambda notes, _: (
+        "Which titles were not found?", ", ".join(notes.missing) or "none"),
     "given": lambda notes, _: ("What was answered?", notes.given or "nothing"),
     "start": lambda notes, _: None if not notes.goal.starts else (
         "What does the task name?", ", ".join(name for _, name in notes.goal.starts)),
@@ -224,7 +221,6 @@ def everything(observation: str, steps: list[Step], rng: random.Random) -> Pair:
 
 def bindings(text: str) -> list[tuple[str, int, str, bool]]:
     """Which names in a text belong together; `envs/__init__.py` says what the four parts are.
-
     A fact's value is bound to its paragraph's subject. Later, the name in `director of Quietverse`
     is bound to that fact's value, another value to the subject that it was first stated of.
     """

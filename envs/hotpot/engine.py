@@ -34,8 +34,7 @@ class Hotpot(Environment):
     Observations  Search: the paragraph's first sentences, or the nearest titles. Lookup: the next
                   sentence with the word in the paragraph found last. "OK." to a thought.
     Reward        at Finish the answer's token F1, else 0. Success: its exact match.
-    Progress      the larger of two numbers: that F1, and 1/4 for each gold paragraph found (at most
-                  1/2). F1 alone would tell little, since a name is all right or all wrong.
+    Progress      that F1, or if larger, 1/4 for each gold paragraph found, at most 1/2.
     The end       terminated by Finish; truncated after `max_steps` actions (None: the task's own).
     """
 
@@ -130,7 +129,6 @@ class Hotpot(Environment):
 # ---- The official evaluation of answers (hotpot_evaluate_v1).
 def normalise(text: str) -> str:
     """Lower case, then no punctuation, then no articles, then single blanks.
-
     >>> normalise("The  Beatles' song, an 'a-side'")
     'beatles song aside'
     """

@@ -31,7 +31,6 @@ def one_line(text: str) -> str:
 
 def parse_action(action: str) -> tuple[str, str]:
     """The verb and what stands in its brackets; ("", "") if it is no action.
-
     >>> parse_action("Search[ Silk Road ]")
     ('search', 'Silk Road')
     """
@@ -134,7 +133,6 @@ class Notes:
 # ---- Plans.
 def parse_plan(reflection: str) -> Plan:
     """Clauses of the plan.
-
     >>> parse_plan("I had no step left. Plan: search Oakhill (town), finish Greyton.")
     [('search', 'Oakhill (town)'), ('finish', 'Greyton')]
     """

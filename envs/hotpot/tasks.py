@@ -18,7 +18,6 @@ WORDS: dict[str, Any] = json.loads((Path(__file__).parent / "words.json").read_t
 NAMES = WORDS["names"]  # kind -> heads, tails
 RELATIONS = WORDS["facts"]  # kind -> the two facts of its paragraph
 WORKS = ("film", "novel", "song")
-FOUNDED = "It was founded in the {century}th century."
 
 COMPARED = 0.15  # share of the tasks that compare
 FROM_ARTIST = 0.1  # share of the chains that start at an artist, not at a work
@@ -66,7 +65,7 @@ def generate_task(rng: random.Random, split: str, task_id: str) -> dict:
     for e in gold + others:
         title = f"{e.name} ({e.kind})" if names.count(e.name) > 1 else e.name
         a, b = (e.facts[relation] for relation in RELATIONS[e.kind])
-        text = rng.choice(WORDS["paragraphs"][e.kind]) + [FOUNDED] * (e.century > 0)
+        text = rng.choice(WORDS["paragraphs"][e.kind]) + [WORDS["founded"]] * (e.century > 0)
         context.append([title, [s.format(x=e.name, a=a, b=b, century=e.century) for s in text]])
     facts = [[title, i] for title, sentences in context[: len(gold)] for i in range(len(sentences))]
     rng.shuffle(context)
@@ -106,7 +105,6 @@ def _chain(rng: random.Random, namer: Namer) -> Drawn:
     (way if long else others).append(town)
     away = next(r for r in RELATIONS["artist"] if r != place)
     others += [namer.entity("town", name) for name in (artist.facts[away], other.facts[place])]
-
     question = rng.choice(WORDS["questions"][" ".join(asked)]).format(s=start)
     answer = way[-1].facts[asked[0]]
     detours = len({e.name for e in way} & {e.name for e in others})

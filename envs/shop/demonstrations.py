@@ -22,7 +22,7 @@ from envs.shop.tasks import ASIN_HEADS, ASIN_TAILS, COLORS, SIZES, WORDS, genera
 
 # ---- Players.
 class Skill(NamedTuple):
-    """Chances, each for one trial; of one trial, what is so in it."""
+    """Chances, each for one trial; a player's `traits` are what was drawn: true or false."""
 
     minds_price: float  # passes over what is dearer than the limit
     checks: float  # reads the features before buying
@@ -44,7 +44,7 @@ class Player:
     def __init__(self, observation: str, reflections: list[str], rng: random.Random):
         self.notes, self.rng = Notes(observation), rng
         chances = rng.choices([*SKILLS], [*SKILLS.values()])[0]
-        self.now = Skill(*(rng.random() < chance for chance in chances))
+        self.traits = Skill(*(rng.random() < chance for chance in chances))
         self.tries = rng.random() < 0.5  # clicks an option that is not there
         self.forgotten = rng.randrange(2)  # which option, if any
         self.plan = latest_plan(reflections, parse_plan)
@@ -83,21 +83,21 @@ class Player:
         return command(clause)
 
     def _own_way(self) -> str:
-        notes, now, item = self.notes, self.now, self.notes.item
+        notes, traits, item = self.notes, self.traits, self.notes.item
         if notes.page == "start":
             return f"search[{notes.kind}]"
         if notes.page == "sub":
             return "click[< Prev]"
         if notes.page == "results":
             return self._pick()
-        if now.checks and notes.attribute and item not in notes.features:
+        if traits.checks and notes.attribute and item not in notes.features:
             return "click[Features]"
         missing = notes.missing(item)
-        if (now.checks and notes.has_attribute(item) is False) or (now.notices and missing):
+        if (traits.checks and notes.has_attribute(item) is False) or (traits.notices and missing):
             self.rejected.add(item)
             return "click[< Prev]"
         for i, value in enumerate(notes.wanted(item)):
-            skipped = value in notes.refused or (now.forgets and i == self.forgotten)
+            skipped = value in notes.refused or (traits.forgets and i == self.forgotten)
             unclicked = value not in notes.chosen.values() and not skipped
             if unclicked and (self.tries or value not in missing):
                 return f"click[{value}]"
@@ -108,10 +108,10 @@ class Player:
         notes = self.notes
         left = [asin for asin in notes.listed if asin not in self.rejected]
         hits = [asin for asin in left if notes.kind in notes.titles[asin]]
-        if self.now.minds_price:
+        if self.traits.minds_price:
             hits = [asin for asin in hits if notes.price(asin) <= notes.limit]
         hits = hits or left or ["< Prev"]
-        return f"click[{self.rng.choice(hits) if self.now.wanders else hits[0]}]"
+        return f"click[{self.rng.choice(hits) if self.traits.wanders else hits[0]}]"
 
 
 # ---- Flawed reflections, as people and models write them.
@@ -219,7 +219,6 @@ def everything(observation: str, steps: list[Step], rng: random.Random) -> Pair:
 
 def bindings(text: str) -> list[tuple[str, int, str, bool]]:
     """Which names in a text belong together; `envs/__init__.py` says what the four parts are.
-
     A brand, a price in the results and an option value on a product's page are bound to the asin.
     An asin is bound to its brand, but not where it first stands.
     """

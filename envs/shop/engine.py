@@ -227,8 +227,7 @@ _COLOR = re.compile(rf"\b({'|'.join(WORDS['product colors'])})\b")
 @lru_cache(maxsize=100_000)
 def token_set_ratio(a: str, b: str) -> float:
     """Likeness of two texts as sets of words, 0..100; 100 if one text has all words of the other.
-    As in thefuzz: the best `ratio` of two of these: common words, with the rest of a, of b.
-
+    As in thefuzz: the best `ratio` of two out of common words, these and a's rest, these and b's.
     >>> token_set_ratio("long sleeve", "Sleeve, long and soft")
     100.0
     """
@@ -287,7 +286,6 @@ def _color(value: str) -> str:
 
 def purchase_reward(product: dict, options: dict[str, str], price: float, goal: dict) -> float:
     """r_type * (attributes + options + [price <= limit]) / (asked attributes + asked options + 1).
-
     product: `name, query, product_category, Attributes, Title, BulletPoints, Description`; options:
     group -> value chosen; goal: `name, query, product_category, attributes, goal_options,
     price_upper` (0: no limit). In [0, 1].

@@ -19,7 +19,6 @@ from envs.tasks import check_split, read_json
 
 MAX_STEPS = 15  # the ReAct agent's longest recorded trial
 COMBINATIONS = 100_000  # of a product's options, at most
-NO_LIMIT = 1_000_000.0
 BROKEN = (KeyError, TypeError, AttributeError, ValueError)  # what a broken row raises
 
 
@@ -52,7 +51,6 @@ def product(raw: dict, attributes: list[str]) -> dict:
 def load(products: str | Path, goals: str | Path | None,
          attributes: str | Path | None) -> list[dict]:  # fmt: skip
     """Tasks from paths of WebShop's files; all tasks share one list of products.
-
     goals: items_human_ins.json, or items_ins_v2*.json (then each combination of options is a goal).
     attributes: items_ins_v2*.json; if None, they are read from `goals`, where it has them.
     ValueError, with path and reason, if a file is missing, broken or foreign.
@@ -114,18 +112,16 @@ def _tasks(item: dict, asked: object, products: list[dict]) -> list[dict]:
         _check_texts(attributes)
         options = goal["instruction_options"]
         _check_texts([*options.values()] if isinstance(options, dict) else options)
-        limit, text = NO_LIMIT, ""
+        limit, text = 1_000_000.0, ""  # no limit
         if len(above) >= 2:
             limit = max(random.Random(f"{item['asin']} {i}").sample(above, 2))
             text = f", and price lower than {limit:.2f} dollars"
         fields = ("asin", "category", "query", "name", "product_category")
         task_goal = {field: item[field] for field in fields}
         task_goal |= {"attributes": attributes, "goal_options": options, "price_upper": limit}
-        tasks.append({
-            "env": "shop", "id": f"{item['asin']}-{i}", "max_steps": MAX_STEPS,
-            "products": products, "goal": task_goal,
-            "instruction": goal["instruction"].strip(".") + text,
-        })  # fmt: skip
+        tasks.append({"env": "shop", "id": f"{item['asin']}-{i}", "max_steps": MAX_STEPS,
+                      "products": products, "goal": task_goal,
+                      "instruction": goal["instruction"].strip(".") + text})  # fmt: skip
     return tasks
 
 

@@ -106,7 +106,6 @@ class Notes:
 # ---- Plans.
 def parse_plan(reflection: str) -> list[tuple[str, str]]:
     """Clauses of the plan: (verb, what); ("buy", "") for buying.
-
     >>> parse_plan("I chose blue. Plan: open BAK73, choose red, buy.")
     [('open', 'BAK73'), ('choose', 'red'), ('buy', '')]
     """

@@ -19,7 +19,6 @@ TRAPS = {None: 0.45, "option": 0.2, "attribute": 0.2, "price": 0.15}  # share of
 WORDS: dict[str, Any] = json.loads((Path(__file__).parent / "words.json").read_text())
 COLORS, SIZES, ATTRIBUTES = WORDS["colors"], WORDS["sizes"], WORDS["attributes"]
 ASIN_HEADS, ASIN_TAILS = WORDS["asin heads"], [str(n) for n in range(10, 98)]
-BRAND_HEADS, BRAND_TAILS = WORDS["brands"]
 KIND_HEADS, KIND_TAILS = WORDS["kinds"]
 
 
@@ -86,7 +85,7 @@ def _product(rng: random.Random, names: _Names, kind: str, asked: dict, lack: li
     features = rng.sample([a for a in ATTRIBUTES if a != asked["attribute"]], 2)
     if "attribute" not in lack:
         features[rng.randrange(2)] = asked["attribute"]
-    brand = names.draw(BRAND_HEADS, BRAND_TAILS)
+    brand = names.draw(*WORDS["brands"])
     return {
         "asin": names.draw(ASIN_HEADS, ASIN_TAILS), "name": f"{brand} {kind}", "category": "home",
         "query": kind, "product_category": f"Home › {kind.split()[1]} › {kind}",
