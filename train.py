@@ -36,7 +36,6 @@ from retro.learn import (
     Arena,
     Baselines,
     FailedTrial,
-    by_id,
     check_health,
     collect,
     draw,
@@ -60,6 +59,9 @@ from retro.run.seeds import seeded
 from retro.sft import sft_update
 from retro.trial import Actor
 
+HEADINGS = "data", "adapter", "reward model (offline)", "PPO", "evaluation"
+data, adapter, reward_model, ppo, evaluation = (partial(option, group=g) for g in HEADINGS)
+
 
 @dataclass(frozen=True)
 class Config(RoleOptions, ActorOptions):
@@ -69,89 +71,58 @@ class Config(RoleOptions, ActorOptions):
     mode: Literal["online", "offline"] = option(
         "online", "PPO on trials that are played, or on a reward model of the ratings", "run"
     )
-    from_buffer: str = option(
-        "", "file of rated reflections to learn from, offline; nothing is played", "run"
-    )
+    from_buffer: str = option("", "file of rated reflections: learn from them, offline", "run")
     recompute: bool = option(False, "backward pass in less memory, but slower", "run")
 
-    envs: str = option("household,hotpot,shop", "environments, comma-separated", "data")
-    gap_tasks: int = option(
-        32, "tasks on which the oracle's reflections are first compared with none", "data", low=1
-    )
-    train_tasks: int = option(
-        128, "tasks of each environment; the failed ones are reflected on", "data", low=1
-    )
-    collect_rounds: int = option(
-        2, "retries of each failed task before any training, to collect ratings", "data", low=1
-    )
-    offline_each: int = option(
-        4, "offline: reflections on each failed trial that is collected", "data", low=1
-    )
-    rating: Literal["delta", "next", "success"] = option(
-        "delta", "what rates a reflection: gain in return, next return or next success", "data"
+    envs: str = data("household,hotpot,shop", "environments, comma-separated")
+    gap_tasks: int = data(32, "tasks to compare oracle and plain retries on, at first", low=1)
+    train_tasks: int = data(128, "tasks of each environment; failed ones are reflected on", low=1)
+    collect_rounds: int = data(2, "retries of a failed task before training, for ratings", low=1)
+    offline_each: int = data(4, "offline: reflections on each failed trial collected", low=1)
+    rating: Literal["delta", "next", "success"] = data(
+        "delta", "what rates a reflection: gain in return, next return or next success"
     )
 
-    lora_rank: int = option(4, "rank r of the adapter's matrices", "adapter", low=1)
-    lora_alpha: float = option(8.0, "the adapter adds alpha / r times B A", "adapter", above=0)
-
-    sft_epochs: int = option(
-        3, "passes over the reflections that raised the return; 0 = none", "imitation", low=0
-    )
+    lora_rank: int = adapter(4, "rank r of the adapter's matrices", low=1)
+    lora_alpha: float = adapter(8.0, "the adapter adds alpha / r times B A", above=0)
+    sft_epochs: int = option(3, "passes over what raised the return; 0 = none", "imitation", low=0)
     sft_lr: float = option(1e-3, "learning rate", "imitation", above=0)
+    reward_epochs: int = reward_model(3, "passes over the ratings", low=1)
+    reward_lr: float = reward_model(2e-3, "learning rate", above=0)
+    best_of: int = reward_model(4, "reflections sampled in evaluation, to pick the best", low=1)
 
-    reward_epochs: int = option(3, "passes over the ratings", "reward model (offline)", low=1)
-    reward_lr: float = option(2e-3, "learning rate", "reward model (offline)", above=0)
-    best_of: int = option(
-        4, "reflections sampled in evaluation, to pick the best", "reward model (offline)", low=1
+    updates: int = ppo(20, "updates of the reflector", low=0)
+    batch_reflections: int = ppo(96, "rated reflections an update", low=1)
+    group: int = ppo(2, "reflections on one failed trial; fewer where processes can't share", low=1)
+    advantage: Literal["gae", "group"] = ppo(
+        "gae", "critic and GAE, or comparison with the other reflections on the trial"
     )
-
-    updates: int = option(20, "updates of the reflector", "PPO", low=0)
-    batch_reflections: int = option(96, "rated reflections an update", "PPO", low=1)
-    group: int = option(
-        2, "reflections on one failed trial; fewer where the batch can't be divided", "PPO", low=1
+    minibatch: int = ppo(16, "reflections a gradient step", low=1)
+    epochs: int = ppo(2, "passes over the reflections of an update", low=1)
+    lr: float = ppo(1e-3, "learning rate at first; falls linearly to zero", above=0)
+    clip_coef: float = ppo(0.2, "clip range of the probability ratio", above=0)
+    kl_coef: float = ppo(0.02, "penalty on the KL from the base, rating per nat", low=0)
+    kl_target: float = ppo(0.0, "nats per response, held by moving --kl-coef; 0 = fixed", low=0)
+    kl_horizon: float = ppo(2000.0, "reflections that the steering takes", above=0)
+    target_kl: float = ppo(0.1, "nats per token from the old policy that end an update", above=0)
+    vf_coef: float = ppo(0.5, "weight of the critic's loss", low=0)
+    ent_coef: float = ppo(0.0, "weight of the entropy, rating per nat", low=0)
+    gamma: float = ppo(1.0, "discount per token", low=0, high=1)
+    gae_lambda: float = ppo(1.0, "GAE's lambda: how far a rating reaches back", low=0, high=1)
+    baseline_step: float = ppo(
+        0.3, "step of a failed trial's mean rating, which is subtracted; 0 = none", low=0, high=1
     )
-    advantage: Literal["gae", "group"] = option(
-        "gae", "critic and GAE, or comparison with the other reflections on the trial", "PPO"
-    )
-    minibatch: int = option(16, "reflections a gradient step", "PPO", low=1)
-    epochs: int = option(2, "passes over the reflections of an update", "PPO", low=1)
-    lr: float = option(
-        1e-3, "learning rate at first; falls linearly to zero over the updates", "PPO", above=0
-    )
-    clip_coef: float = option(0.2, "clip range of the probability ratio", "PPO", above=0)
-    kl_coef: float = option(0.02, "penalty on the KL from the base, rating per nat", "PPO", low=0)
-    kl_target: float = option(
-        0.0, "nats per response to which --kl-coef is steered; 0 = it is fixed", "PPO", low=0
-    )
-    kl_horizon: float = option(2000.0, "reflections that the steering takes", "PPO", above=0)
-    target_kl: float = option(
-        0.1, "nats per token from the sampling policy that end an update early", "PPO", above=0
-    )
-    vf_coef: float = option(0.5, "weight of the critic's loss", "PPO", low=0)
-    ent_coef: float = option(0.0, "weight of the entropy, rating per nat", "PPO", low=0)
-    gamma: float = option(1.0, "discount per token", "PPO", low=0, high=1)
-    gae_lambda: float = option(
-        1.0, "GAE's lambda; below 1 the first tokens get little of the rating", "PPO", low=0, high=1
-    )
-    baseline_step: float = option(
-        0.3, "step of each failed trial's running mean rating, which is subtracted; 0 = none",
-        "PPO", low=0, high=1,
-    )  # fmt: skip
-    max_grad_norm: float = option(1.0, "longer gradients are cut to this norm", "PPO", above=0)
-    max_kl: float = option(
-        80.0, "nats per response from the base at which the run stops as collapsed", "PPO", above=0
-    )
-    min_well_formed: float = option(
-        0.5, "share of well-formed reflections below which the run stops as collapsed; not asked "
-        "with --reflector or --from-buffer", "PPO", low=0, high=1,
+    max_grad_norm: float = ppo(1.0, "longer gradients are cut to this norm", above=0)
+    max_kl: float = ppo(80.0, "nats per response from the base: the run has collapsed", above=0)
+    min_well_formed: float = ppo(
+        0.5, "share of well-formed reflections below which a run has collapsed (our base only)",
+        low=0, high=1,
     )  # fmt: skip
 
-    eval_tasks: int = option(64, "tasks of each environment", "evaluation", low=1)
-    eval_split: str = option("unseen", "split: train, seen or unseen", "evaluation")
-    retries: int = option(2, "retries after the first trial", "evaluation", low=0)
-    temperature: float = option(
-        1.0, "sampling temperature of the reflector; while training it is 1", "evaluation", low=0
-    )
+    eval_tasks: int = evaluation(64, "tasks of each environment", low=1)
+    eval_split: str = evaluation("unseen", "split: train, seen or unseen")
+    retries: int = evaluation(2, "retries after the first trial", low=0)
+    temperature: float = evaluation(1.0, "of the reflector's sampling; in training it is 1", low=0)
 
 
 # Offline runs have other defaults. A reward model wants many trials. Late updates, and reflections
@@ -195,6 +166,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     run: RunFolder
     group: int  # reflections on one failed trial
+    given: list[Rated]  # the rows of --from-buffer
 
     def generator(self, *names: object) -> torch.Generator:
         """Random numbers on the model's device, named by what they are for."""
@@ -202,7 +174,7 @@ class Training:
 
     def arena(self, tasks: list[dict]) -> Arena:
         assert self.actor, "where there are environments, somebody plays"
-        return Arena(self.environments, by_id(tasks), self.actor, self.config.rating)
+        return Arena(self.environments, tasks, self.actor, self.config.rating)
 
     def evaluation(self, name: str, tasks: list[dict], retries: int) -> Evaluation:
         """Of this process's tasks of one environment."""
@@ -234,10 +206,8 @@ def set_up(config: Config) -> Training:
         config = replace(config, mode="offline")
     processes = join(device)
     for name in ("minibatch", "batch_reflections"):
-        if getattr(config, name) % processes.world:
-            raise ValueError(
-                f"{name} {getattr(config, name)}: {processes.world} ranks can't share it"
-            )
+        if (n := getattr(config, name)) % processes.world:
+            raise ValueError(f"{name} {n}: {processes.world} ranks can't share it")
     group = math.gcd(config.group, config.batch_reflections // processes.world)
     if config.advantage == "group" and group == 1:
         raise ValueError("advantage group: each reflection would be alone, nothing to compare with")
@@ -261,10 +231,13 @@ def set_up(config: Config) -> Training:
     weights = {f"model.{name}": weight for name, weight in adapter_state(lm.model).items()}
     weights |= {f"value_head.{name}": p for name, p in policy.value_head.named_parameters()}
     optimizer = torch.optim.AdamW(weights.values(), lr=config.sft_lr, weight_decay=0.0)
+    # read before there is a folder: a wrong file leaves nothing behind
+    given = read_buffer(config.from_buffer, RANGES[config.rating], lm) if config.from_buffer else []
     run = RunFolder(config, weights, optimizer, processes)
     return Training(
-        config, processes, environments, lm, policy, reward, actor, budget, optimizer, run, group
-    )
+        config, processes, environments, lm, policy, reward, actor, budget, optimizer, run, group,
+        given,
+    )  # fmt: skip
 
 
 def check_gaps(training: Training) -> None:
@@ -295,12 +268,12 @@ def collect_ratings(training: Training) -> tuple[list[FailedTrial], list[Rated]]
     for start in training.bar(starts, desc="collect", unit=f" x {CHUNK} tasks"):
         arena.actor.generator = training.generator("collect", start, processes.rank)
         own = processes.shard(tasks[start : start + CHUNK])
-        for trials, reflections in collect(arena, own, config.collect_rounds, each, lm):
-            trials, reflections = processes.all_gather(trials), processes.all_gather(reflections)
+        for trials, played in collect(arena, own, config.collect_rounds, each, lm):
+            trials, rows = processes.all_gather(trials), processes.all_gather(played.rows(lm))
             run.append("failed", [f.to_json() for f in trials])
-            run.append("replay", [r.to_row(lm) for r in reflections])
+            run.append("replay", [row.to_row(lm) for row in rows])
             failed += trials
-            ratings += reflections
+            ratings += rows
         release_memory()
         run.save(collected=start + CHUNK)
     if not failed:
@@ -310,11 +283,10 @@ def collect_ratings(training: Training) -> tuple[list[FailedTrial], list[Rated]]
 
 def recorded(training: Training) -> tuple[list[FailedTrial], list[Rated]]:
     """3. The same from a file of rated reflections: every distinct prompt is reflected on."""
-    config, run, processes, lm = training.config, training.run, training.processes, training.lm
+    run, processes, lm = training.run, training.processes, training.lm
     ratings = [Rated.from_row(row, lm) for row in replay_buffer(run.path / "replay.jsonl")]
     if "collected" not in run.state:
-        rows = read_buffer(config.from_buffer, RANGES[config.rating], lm)
-        ratings = processes.all_gather(processes.shard(rows))
+        ratings = processes.all_gather(processes.shard(training.given))
         run.append("replay", [row.to_row(lm) for row in ratings])
         run.save(collected=0)
     distinct: dict[tuple, Rated] = {}

@@ -18,18 +18,10 @@ import envs
 from bench import peers, update
 from bench.timing import Row, synchronise
 from retro import prompts
-from retro.actor import ACTION_TOKENS, TEMPERATURE, GPTActor
-from retro.reflect import (
-    REFLECTION_TOKENS,
-    Reflection,
-    rate,
-    read_prompts,
-    reflect,
-    reflection_prompt,
-)  # fmt: skip
+from retro.actor import ACTION_TOKENS, TEMPERATURE, LMActor
+from retro.reflect import REFLECTION_TOKENS, Reflection, rate, reflect, reflection_prompt
 from retro.run.device import autocast, pick_device
 from retro.run.seeds import seeded
-from retro.tokenizer import load as load_tokenizer
 from retro.trial import run_in_batches
 
 PHASES = ("first_trials", "reflect", "retry", "update")
@@ -54,13 +46,14 @@ def run(name: str, repeats: int, quick: bool) -> Iterator[Row]:
 def cycle(env, tasks, side) -> list[float]:
     """Seconds of each phase for one rated reflection."""
     clock = [now()]
-    trials = run_in_batches(env, tasks, side.actor, [[]] * len(tasks))
+    named = {env.name: env}
+    trials = run_in_batches(named, tasks, side.actor, [[]] * len(tasks))
     failed = [(task, trial) for task, trial in zip(tasks, trials) if not trial.success]
     clock.append(now())
     reflections = side.reflect([trial for _, trial in failed])
     clock.append(now())
     memories = [[reflection.text] for reflection in reflections]
-    again = run_in_batches(env, [task for task, _ in failed], side.actor, memories)
+    again = run_in_batches(named, [task for task, _ in failed], side.actor, memories)
     ratings = torch.tensor([rate(trial, after) for (_, trial), after in zip(failed, again)])
     clock.append(now())
     side.learn(reflections, ratings)
@@ -76,31 +69,30 @@ def now() -> float:
 class Ours:
     def __init__(self):
         self.policy, self.optimizer = update.our_policy(adapt_prompt=False)
-        self.tokenizer, self.model = load_tokenizer(peers.BASE), self.policy.model
+        self.lm = self.policy.lm
         self.generator = seeded("bench cycle", device=pick_device())
-        self.actor = GPTActor(self.model, self.tokenizer, TEMPERATURE, self.generator)
+        self.actor = LMActor(self.lm, TEMPERATURE, self.generator)
 
     def reflect(self, trials) -> list[Reflection]:
-        context = self.model.config.max_position_embeddings
-        asked = [reflection_prompt(trial, self.tokenizer, context) for trial in trials]
-        self.read = list(read_prompts(self.model, asked))  # serves the update, too
-        return reflect(self.model, self.tokenizer, trials, temperature=1.0,
-                       generator=self.generator, read=self.read)  # fmt: skip
+        asked = [reflection_prompt(trial, self.lm) for trial in trials]
+        self.caches = list(self.lm.prefill(asked))  # serves the update, too
+        return reflect(self.lm, asked, temperature=1.0, generator=self.generator,
+                       caches=self.caches)  # fmt: skip
 
     def learn(self, reflections, ratings) -> None:
         update.our_update((self.policy, self.optimizer), update.MINIBATCH, reflections, ratings,
-                          read=self.read)  # fmt: skip
+                          caches=self.caches)  # fmt: skip
 
 
 class Theirs:
     def __init__(self):
-        self.tokenizer, adapter = load_tokenizer(peers.BASE), peers.ours(True)
-        self.context = adapter.config.max_position_embeddings
+        self.lm = peers.ours_lm(True)
+        self.tokenizer = self.lm.tokenizer
         self.actor = PeersActor(self.tokenizer, TEMPERATURE, peers.fast_dtype())
-        self.trainer = update.trl_trainer(adapter, 8, 8, update.EPOCHS)
+        self.trainer = update.trl_trainer(self.lm.model, 8, 8, update.EPOCHS)
 
     def reflect(self, trials) -> list[Reflection]:
-        asked = [reflection_prompt(trial, self.tokenizer, self.context) for trial in trials]
+        asked = [reflection_prompt(trial, self.lm) for trial in trials]
         with autocast(pick_device()):
             answers = self.trainer.generate(
                 [torch.tensor(ids, device=pick_device()) for ids in asked],
@@ -154,12 +146,13 @@ class PeersActor:
 
 def check(name: str) -> None:
     """Greedy and in float32, both actors play the same trials."""
-    env, tokenizer = envs.make("household", max_steps=4), load_tokenizer(peers.BASE)
-    tasks = env.tasks("train", 4, 0)
-    with patch("retro.actor.autocast", lambda device: nullcontext()):
-        mine = GPTActor(peers.ours(), tokenizer, 0.0, seeded("unused", device=pick_device()))
-        trials = run_in_batches(env, tasks, mine, [[]] * len(tasks))
-    other = run_in_batches(env, tasks, PeersActor(tokenizer, 0.0, torch.float32), [[]] * len(tasks))
+    env, lm = envs.make("household", max_steps=4), peers.ours_lm()
+    named, tasks, memories = {env.name: env}, env.tasks("train", 4, 0), [[]] * 4
+    with patch("retro.language_model.autocast", lambda device: nullcontext()):
+        mine = LMActor(lm, 0.0, seeded("unused", device=pick_device()))
+        trials = run_in_batches(named, tasks, mine, memories)
+    theirs = PeersActor(lm.tokenizer, 0.0, torch.float32)
+    other = run_in_batches(named, tasks, theirs, memories)
     agree = sum(a.text() == b.text() for a, b in zip(trials, other))
     if agree < len(tasks) - 1:  # a near tie may fall either way
         raise ValueError(f"{name}: ours and theirs play the same trial in {agree} of 4 tasks only")

@@ -16,9 +16,11 @@ import envs
 from bench import peers, update
 from bench.cycle import Ours, cycle
 from bench.timing import Row, seconds
+from retro.language_model import LanguageModel
 from retro.lora import add_lora
 from retro.model import GPT
-from retro.reflect import Reflection, ReflectionPolicy
+from retro.policy import Policy
+from retro.reflect import Reflection
 from retro.run.device import pick_device
 from retro.run.seeds import seeded
 
@@ -52,11 +54,11 @@ def measure(kind: str, size: int) -> tuple[float, float]:
         tasks = env.tasks("train", size, 0)
         time = seconds(lambda: cycle(env, tasks, side))
     else:
-        model = peers.ours(adapter=True)
+        lm = peers.ours_lm(adapter=True)
         if kind == "width":
-            model = wider(model, size)
-        policy = ReflectionPolicy(model)
-        optimizer = update.ADAMW([p for p in policy.parameters() if p.requires_grad])
+            lm = LanguageModel(wider(lm.model, size), lm.tokenizer)
+        policy = Policy(lm)
+        optimizer = update.ADAMW(update.trained(policy))
         length = (size if kind == "context" else 512) - RESPONSE
         ids = torch.randint(0, 2000, (32, length + RESPONSE)).tolist()
         rows = [Reflection(row[:length], row[length:], [], "") for row in ids]

@@ -9,7 +9,8 @@ from tempfile import TemporaryDirectory
 import torch
 
 import envs
-from retro.actor import GPTActor
+from retro.actor import LMActor
+from retro.language_model import LanguageModel
 from retro.lora import add_lora, lora_parameters, save_adapter
 from retro.model import GPT
 from retro.run.device import autocast, pick_device
@@ -31,6 +32,11 @@ def ours(adapter: bool = False, dtype=torch.float32) -> GPT:
             for weight in lora_parameters(model)[1::2]:  # the B
                 weight.normal_(std=0.02, generator=seeded("bench B", device=weight.device))
     return model
+
+
+def ours_lm(adapter: bool = False) -> LanguageModel:
+    """The same with its tokenizer."""
+    return LanguageModel(ours(adapter), load_tokenizer(BASE))
 
 
 def theirs(adapter_of: GPT | None = None, dtype=torch.float32, trainable: bool = False):
@@ -74,6 +80,6 @@ def left_padded(rows: list[list[int]], device):
 @cache
 def trials(n: int) -> list:
     """First trials of n household tasks by the shipped actor."""
-    env, tokenizer = envs.make("household"), load_tokenizer(BASE)
-    actor = GPTActor(ours(), tokenizer, 0.7, seeded("bench trials", device=pick_device()))
-    return run_in_batches(env, env.tasks("train", n, 0), actor, [[]] * n)
+    env = envs.make("household")
+    actor = LMActor(ours_lm(), 0.7, seeded("bench trials", device=pick_device()))
+    return run_in_batches({env.name: env}, env.tasks("train", n, 0), actor, [[]] * n)

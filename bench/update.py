@@ -14,9 +14,10 @@ import torch
 
 from bench import peers
 from bench.timing import Row, in_turn, same
-from retro.lora import lora_parameters
-from retro.ppo import Batch, ppo_update
-from retro.reflect import Reflection, ReflectionPolicy, reflection_prompt
+from retro.lora import adapter_state, lora_parameters
+from retro.policy import Policy
+from retro.ppo import Batch, PPOConfig, ppo_update
+from retro.reflect import Reflection, reflection_prompt
 from retro.run.seeds import seeded
 from retro.tokenizer import load as load_tokenizer
 
@@ -45,12 +46,10 @@ def written(n: int) -> list[Reflection]:
     """n reflections, with the oracle's words, on trials of the shipped actor."""
     import envs
 
-    env, tokenizer = envs.make("household"), load_tokenizer(peers.BASE)
-    found = []
+    env, lm, found = envs.make("household"), peers.ours_lm(), []
     for trial in (peers.trials(min(n, 64)) * n)[:n]:
         text = " " + env.oracle_reflection(trial.observation, trial.exchanges) + "\n"
-        prompt = reflection_prompt(trial, tokenizer, peers.ours().config.max_position_embeddings)
-        found.append(Reflection(prompt, tokenizer.encode(text), [], text))
+        found.append(Reflection(reflection_prompt(trial, lm), lm.answer_ids(text), [], text))
     return found
 
 
@@ -58,20 +57,25 @@ ADAMW = partial(torch.optim.AdamW, lr=LR, weight_decay=0.0)
 
 
 def our_policy(adapt_prompt: bool, optimizer=ADAMW):
-    policy = ReflectionPolicy(peers.ours(True), adapt_prompt)
-    return policy, optimizer([p for p in policy.parameters() if p.requires_grad])
+    policy = Policy(peers.ours_lm(True), adapt_prompt)
+    return policy, optimizer(trained(policy))
+
+
+def trained(policy: Policy) -> list:
+    return [*lora_parameters(policy.lm.model), *policy.parameters()]
 
 
 def our_update(policy_and_optimizer, minibatch, reflections, ratings, epochs=EPOCHS,
-               read=None) -> dict:
+               caches=None) -> dict:
     policy, optimizer = policy_and_optimizer
-    mask = policy.hold(reflections, read)
-    batch = Batch(mask, *policy.evaluate(), ratings=ratings.to(mask.device))
-    return ppo_update(
-        policy, optimizer, batch, epochs=epochs, minibatch_size=minibatch, clip_coef=0.2,
-        vf_coef=0.5, ent_coef=0.0, kl_coef=KL, gamma=1.0, gae_lambda=1.0, max_grad_norm=1.0,
-        target_kl=None, generator=seeded("bench"),
+    batch = policy.load_batch(reflections, caches)
+    rated = Batch(batch.mask, *policy.evaluate(batch), ratings=ratings.to(batch.mask.device))
+    config = PPOConfig(
+        epochs=epochs, minibatch_size=minibatch, clip_coef=0.2, vf_coef=0.5, ent_coef=0.0,
+        gamma=1.0, gae_lambda=1.0, max_grad_norm=1.0, target_kl=None,
     )  # fmt: skip
+    evaluate = partial(policy, batch)
+    return ppo_update(evaluate, optimizer, rated, config, kl_coef=KL, generator=seeded("bench"))
 
 
 def trl_trainer(adapter_of, n: int, minibatch: int, epochs: int, optimizer=ADAMW, mixed=True):
@@ -117,17 +121,18 @@ def check(name: str, reflections, ratings) -> None:
     """
     sgd = partial(torch.optim.SGD, lr=1.0)
     n = len(reflections)
-    with patch("retro.reflect.autocast", lambda device: nullcontext()):
+    with patch("retro.policy.autocast", lambda device: nullcontext()):
         side = our_policy(True, sgd)
-        trainer = trl_trainer(side[0].model, n, n, 1, sgd, mixed=False)
-        before = [p.detach().clone() for p in lora_parameters(side[0].model)]
+        model = side[0].lm.model
+        trainer = trl_trainer(model, n, n, 1, sgd, mixed=False)
+        before = [p.detach().clone() for p in lora_parameters(model)]
         stats = our_update(side, n, reflections, ratings, epochs=1)
     other = trl_step(trainer, reflections, ratings)
     for mine, peer in (("kl", "objective/kl"), ("value_loss", "ppo/loss/value")):
         got, want = torch.tensor(stats[mine]), torch.tensor(float(other[peer]))
         same(f"{name} {mine}", got, want, 1e-3 * max(1.0, abs(want.item())))
     theirs = dict(trainer.model.named_parameters())
-    after = {key: p for key, p in side[0].model.named_parameters() if "lora_" in key}
+    after = adapter_state(model)
     largest = max((p - b).abs().max().item() for p, b in zip(after.values(), before))
     for key, weight in after.items():
         # model.layers.0.mlp.up_proj.lora_A -> pretrained_model.base_model.model....lora_A.default.

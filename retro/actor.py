@@ -1,9 +1,6 @@
 """The actor M_a: a frozen language model that plays. It reads a transcript and writes the next
 action, one line.
 
-    LMActor         a language model
-    ScriptedActor   plays by a plain function of the transcript: for tests and examples
-
 An actor has `start(openings) -> session`. A session has `act(rows) -> actions` and `observe(rows,
 texts)`; rows are the trials that still run (`trial.py`). Read before: `language_model.py`.
 """
@@ -102,28 +99,3 @@ class LMSession:
             line_end = [] if closed else self.encode("\n")
             reply = self.encode(prompts.turn(replies[row])[1:])
             self.chunks[j] = self.chunks[j] + line_end + reply + self.ask
-
-
-class ScriptedActor:
-    """`play(transcript) -> action`, a plain function of what an actor would read."""
-
-    def __init__(self, play: Callable[[str], str], memory: int = MEMORY):
-        self.play, self.memory = play, memory
-
-    def start(self, openings: Sequence[str]) -> "ScriptedSession":
-        return ScriptedSession(self.play, openings)
-
-
-class ScriptedSession:
-    def __init__(self, play: Callable[[str], str], openings: Sequence[str]):
-        self.play, self.texts = play, list(openings)
-
-    def act(self, rows: Sequence[int]) -> list[str]:
-        actions = [self.play(self.texts[row]) for row in rows]
-        for row, action in zip(rows, actions):
-            self.texts[row] += f"{prompts.ACT} {action}"
-        return actions
-
-    def observe(self, rows: Sequence[int], observations: Sequence[str]) -> None:
-        for row, observation in zip(rows, observations):
-            self.texts[row] += prompts.turn(observation)

@@ -85,10 +85,6 @@ class Reflector:
         return lambda trajectories: self.write(trajectories, adapter, generator, best_of)
 
 
-def no_reflection(trajectories: Sequence[Trajectory]) -> list[None]:
-    return [None] * len(trajectories)
-
-
 def last_attempt(trajectories: Sequence[Trajectory], lm: LanguageModel) -> list[str]:
     """What was done and answered, on one line; of a text that fills more than half of the model's
     context the end.
@@ -166,7 +162,7 @@ class Evaluation:
         generator = seeded(self.seed, "reflector", method, device=reflector.lm.device)
         picked = reflector.best_of
         writers: dict[str, Writer] = {
-            "react": no_reflection,
+            "react": lambda trajectories: [None] * len(trajectories),
             # the end of the trial in the actor's own tokens, where they are known here
             "last_attempt": lambda trajectories: last_attempt(
                 trajectories, self.actor.lm if isinstance(self.actor, LMActor) else reflector.lm

@@ -54,9 +54,7 @@ class KVCache:
         return new
 
     def write(self, layer: int, rows: Tensor, positions: Tensor, k: Tensor, v: Tensor) -> None:
-        """Put new k, v (B, S, K, E) at rows (B, 1) and positions (B, S) of a layer; or, of N tokens
-        without padding, k, v (N, K, E) at rows (N,) and positions (N,).
-        """
+        """Put new k, v (B, S, K, E) at rows (B, 1) and positions (B, S) of a layer."""
         self.keys[layer][rows, :, positions] = k.to(self.keys.dtype)
         self.values[layer][rows, :, positions] = v.to(self.values.dtype)
 
@@ -124,6 +122,16 @@ def causal_bias(queries: Tensor, keys: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(later, dtype=dtype).masked_fill_(later, -math.inf)
 
 
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """softmax(q k^T / sqrt(E) + bias) v: q (B, H, S, E), k and v (B, K, J, E) -> (B, H, S, E).
+    `bias` (B, 1, S, J); None = causal.
+    """
+    bias = None if bias is None else bias.to(q.dtype)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=bias, is_causal=bias is None, enable_gqa=q.shape[1] != k.shape[1]
+    )
+
+
 class Causal:
     """S new tokens in each row attend to one another. They are at `positions`, (S,)."""
 
@@ -137,16 +145,7 @@ class Causal:
         (B, S, K, E) -> (B, S, H, E).
         """
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # heads first
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-        return y.transpose(1, 2)
-
-    def unpad(self, x: Tensor) -> Tensor:
-        """(B, S, ...) -> (N, ...), the real tokens alone, in `fast/attention.py`; here all stay."""
-        return x
-
-    def pad(self, x: Tensor) -> Tensor:
-        """The way back."""
-        return x
+        return attention(q, k, v, None).transpose(1, 2)
 
 
 class Appended(Causal):
@@ -154,26 +153,29 @@ class Appended(Causal):
     Padding is written too, behind a row's real tokens: the next tokens overwrite it.
     """
 
-    bias: Tensor | None
-
-    def __init__(self, cache: KVCache, S: int, counts: Tensor | None):
-        device = cache.lengths.device
+    def __init__(self, cache: KVCache, S: int):
+        device, first = cache.lengths.device, cache.longest == 0
         cache.reserve(cache.longest + S)
         self.cache, self.kv_length = cache, cache.longest + S  # J
         self.rows = torch.arange(len(cache.lengths), device=device)[:, None]  # (B, 1)
         self.positions = cache.lengths[:, None] + torch.arange(S, device=device)  # (B, S)
-        keys = torch.arange(self.kv_length, device=device)
-        self.bias = causal_bias(self.positions, keys, cache.keys.dtype)[:, None]  # (B, 1, S, J)
+        self.bias = None if first else self.bias_of_keys()  # None: causal, and half the work
+
+    def bias_of_keys(self) -> Tensor:
+        """(B, 1, S, J) for the first J positions of the cache."""
+        keys = torch.arange(self.kv_length, device=self.positions.device)
+        return causal_bias(self.positions, keys, self.cache.keys.dtype)[:, None]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """As `Causal.attend`, k and v being those of the cache."""
+        """As `Causal.attend`; the new k and v join the cache's."""
         self.cache.write(layer, self.rows, self.positions, k, v)
         k = self.cache.keys[layer, :, :, : self.kv_length].to(q.dtype)  # (B, K, J, E)
         v = self.cache.values[layer, :, :, : self.kv_length].to(q.dtype)
-        assert self.bias is not None
-        bias = self.bias.to(q.dtype)
-        y = F.scaled_dot_product_attention(q.transpose(1, 2), k, v, bias, enable_gqa=True)
-        return y.transpose(1, 2)
+        return self.over_cache(q.transpose(1, 2), k, v).transpose(1, 2)
+
+    def over_cache(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The new tokens' queries (B, H, S, E) and the cache's k and v (B, K, J, E)."""
+        return attention(q, k, v, self.bias)
 
 
 class AfterPrefix(Causal):

@@ -154,7 +154,6 @@ class TokenizerLike(Protocol):
     answer_ends: frozenset[int]  # special ids that end an answer; none where a line's end does
 
     def encode(self, text: str) -> list[int]: ...
-
     def decode(self, ids: list[int]) -> str: ...
 
 

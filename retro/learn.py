@@ -67,16 +67,14 @@ class FailedTrial:
         )
 
 
-@dataclass
 class Arena:
-    """Where trials are played: environments by name, tasks by environment and id, the actor, and
-    the kind of rating.
-    """
+    """Where trials are played: environments by name, their tasks, the actor, the kind of rating."""
 
-    environments: Environments
-    tasks: Mapping[tuple[str, str], dict]
-    actor: Actor
-    rating: str = "delta"
+    def __init__(
+        self, environments: Environments, tasks: Sequence[dict], actor: Actor, rating: str = "delta"
+    ):
+        self.environments, self.actor, self.rating = environments, actor, rating
+        self.tasks = {(task["env"], task["id"]): task for task in tasks}
 
     def retry(
         self, failed: Sequence[FailedTrial], reflections: Sequence[Reflection]
@@ -90,35 +88,37 @@ class Arena:
         return trials, [rate(t, after, self.rating) for t, after in zip(before, trials)]
 
 
-def by_id(tasks: Sequence[dict]) -> dict[tuple[str, str], dict]:
-    """The tasks by environment and id."""
-    return {(task["env"], task["id"]): task for task in tasks}
+@dataclass(frozen=True)
+class Rollout:
+    """Fresh reflections and what they are worth: what one update learns from."""
 
+    failed: list[FailedTrial]  # one for each reflection
+    reflections: list[Reflection]
+    ratings: list[float]
+    trials: list[Trajectory]  # the retries; none where a reward model rates
+    group: int  # neighbours that answer the same prompt
+    caches: list[PromptCache] | None = None  # the prompts, if they have been read
+    seconds: float = 0.0
 
-def replay_rows(
-    lm: LanguageModel, failed: Sequence[FailedTrial], reflections: Sequence[Reflection],
-    trials: Sequence[Trajectory], ratings: Sequence[float],
-) -> list[Rated]:  # fmt: skip
-    """Lines of the replay buffer."""
-    rows = []
-    for f, r, after, rating in zip(failed, reflections, trials, ratings):
-        assert f.trajectory
-        text = lm.answer_text(r.response_ids)
-        rows.append(
-            Rated(
-                f.env, f.task_id, f.number, f.prompt_ids, stored_response(text, lm), text,
-                f.trajectory.episode_return, after.episode_return, rating,
-            )  # fmt: skip
-        )
-    return rows
+    def rows(self, lm: LanguageModel) -> list[Rated]:
+        """Lines of the replay buffer, of trials that were played."""
+        rows = []
+        for f, r, after, rating in zip(self.failed, self.reflections, self.trials, self.ratings):
+            assert f.trajectory, "what was played again was played here"
+            response, before = lm.answer_text(r.response_ids), f.trajectory.episode_return
+            rows.append(Rated(
+                f.env, f.task_id, f.number, f.prompt_ids, stored_response(response, lm), response,
+                before, after.episode_return, rating,
+            ))  # fmt: skip
+        return rows
 
 
 def collect(
     arena: Arena, tasks: Sequence[dict], rounds: int, each: int, lm: LanguageModel
-) -> Iterator[tuple[list[FailedTrial], list[Rated]]]:
+) -> Iterator[tuple[list[FailedTrial], Rollout]]:
     """First trials of the tasks, then rounds of untrained reflection and retry. Yields each round's
-    failed trials and rated reflections. Of the `each` reflections on one failed trial the next
-    round goes on from the first one's retry.
+    failed trials and `each` reflections on all of them. The next round goes on from the retry after
+    the first of these reflections.
     """
     trials = run_in_batches(arena.environments, tasks, arena.actor, [[]] * len(tasks))
     for number in range(rounds):
@@ -129,7 +129,7 @@ def collect(
                 lm, [f.prompt_ids for f in asked], temperature=1.0, generator=arena.actor.generator
             )
         trials, ratings = arena.retry(asked, reflections)
-        yield failed, replay_rows(lm, asked, reflections, trials, ratings)
+        yield failed, Rollout(asked, reflections, ratings, trials, each)
         trials = trials[::each]
 
 
@@ -151,23 +151,6 @@ def draw(
             drawn += [own[i] for i in order[offset:]]
         rows += sorted(drawn[:share], key=lambda f: f.length)
     return rows
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """Fresh reflections of the policy and what they are worth: what one update learns from."""
-
-    failed: list[FailedTrial]  # one for each reflection
-    reflections: list[Reflection]
-    ratings: list[float]
-    trials: list[Trajectory]  # the retries; none where a reward model rates
-    caches: list[PromptCache] | None  # the prompts, read once; None: the adapter is on them
-    group: int  # neighbours that answer the same prompt
-    seconds: float
-
-    def rows(self, lm: LanguageModel) -> list[Rated]:
-        """Lines of the replay buffer, of trials that were played."""
-        return replay_rows(lm, self.failed, self.reflections, self.trials, self.ratings)
 
 
 def rollout(
@@ -192,7 +175,7 @@ def rollout(
     else:
         judge.actor.generator = generator
         trials, ratings = judge.retry(rows, reflections)
-    return Rollout(rows, reflections, ratings, trials, caches, group, time.time() - clock)
+    return Rollout(rows, reflections, ratings, trials, group, caches, time.time() - clock)
 
 
 class Baselines:
@@ -233,12 +216,9 @@ def update(
         Batch(batch.mask, logprobs, ref_logprobs, values, ratings, groups), config,
         kl_coef=kl_coef, generator=generator, all_reduce=processes.all_reduce,
     )  # fmt: skip
-    told = rollout_metrics(played, baselines, processes)
-    return told | {
-        "kl_coef": kl_coef,
-        "rollout_seconds": played.seconds,
-        "learn_seconds": time.time() - clock,
-    } | stats  # fmt: skip
+    metrics = rollout_metrics(played, baselines, processes) | {"kl_coef": kl_coef}
+    seconds = {"rollout_seconds": played.seconds, "learn_seconds": time.time() - clock}
+    return metrics | seconds | stats
 
 
 def rollout_metrics(played: Rollout, baselines: Baselines, processes: Processes) -> dict:

@@ -6,7 +6,7 @@ is active, and says which role the model plays:
 
     using(model, "reflector")   M_r
     using(model, "reward")      the reward model
-    adapter_off(model)          the frozen base: the actor, and the reference policy
+    using(model, None)          the frozen base: the actor, and the reference policy
 
 W itself never changes; `fast/decoder.py` and `interop/export.py` merge the adapter into copies.
 Files are in PEFT's format. Left out: dropout, biases, rsLoRA, DoRA.
@@ -14,7 +14,7 @@ Files are in PEFT's format. Left out: dropout, biases, rsLoRA, DoRA.
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -137,11 +137,6 @@ def using(model: nn.Module, name: str | None) -> Iterator[None]:
     finally:
         for layer, active in before.items():
             layer.active = active
-
-
-def adapter_off(model: nn.Module) -> AbstractContextManager:
-    """Inside, the model is the frozen base: the actor, and the reference policy."""
-    return using(model, None)
 
 
 def adapter_state(model: nn.Module, name: str = REFLECTOR) -> dict[str, nn.Parameter]:

@@ -12,7 +12,6 @@ attend to. Three uses of one forward pass differ in nothing else:
 
 Shapes: B rows, S new tokens a row, D width, L layers, V vocabulary, P positions,
         H query heads, K key/value heads, E width of a head (D / H unless the config says more).
-        In `fast/attention.py` N is the number of real tokens, and (B, S, ...) becomes (N, ...).
 """
 
 import math
@@ -245,7 +244,7 @@ class GPT(nn.Module):
         )
         new: Causal  # what the new tokens attend to
         if cache is not None:
-            new = (FastAppended if fast.enabled else Appended)(cache, S, counts)
+            new = FastAppended(cache, S, counts) if fast.enabled else Appended(cache, S)
         elif prefix is not None:
             new = AfterPrefix(prefix, S)
         else:
@@ -253,7 +252,7 @@ class GPT(nn.Module):
 
         cos, sin = self.cos[new.positions], self.sin[new.positions]  # ([B,] S, E/2)
         cos, sin = both_halves(cos.unsqueeze(-2), sin.unsqueeze(-2))  # ([B,] S, 1, E)
-        x = self.model.embed_tokens(new.unpad(ids))  # (B, S, D)
+        x = self.model.embed_tokens(ids)  # (B, S, D)
         for layer, block in enumerate(self.model.layers):
             step = partial(block, cos=cos, sin=sin, attend=partial(new.attend, layer))
             if self.recompute and torch.is_grad_enabled():  # Chen et al. 2016: a second forward
@@ -262,7 +261,7 @@ class GPT(nn.Module):
                 x = step(x)
         if cache is not None:
             cache.advance(S, counts)
-        return new.pad(self.model.norm(x))
+        return self.model.norm(x)
 
     @classmethod
     def from_pretrained(

@@ -33,7 +33,6 @@ class Response(Protocol):
 
     @property
     def prompt_ids(self) -> list[int]: ...
-
     @property
     def response_ids(self) -> list[int]: ...
 

@@ -288,16 +288,15 @@ def ppo_update(policy: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
         loss_pi = policy_loss(logprobs, old_logprobs, advantages[rows], row_mask, config.clip_coef)
         loss_v = torch.zeros_like(loss_pi)
         if returns is not None:
-            loss_v = value_loss(
-                values, batch.values[rows], returns[rows], row_mask, config.clip_coef
-            )
+            old_values, clip_coef = batch.values[rows], config.clip_coef
+            loss_v = value_loss(values, old_values, returns[rows], row_mask, clip_coef)
         mean_entropy = masked_mean(entropy, row_mask)
         share = token_share(row_mask, all_reduce)
         loss = share * (loss_pi + config.vf_coef * loss_v - config.ent_coef * mean_entropy)
 
         # 3. How far is the policy from the one that wrote the responses?
         with torch.no_grad():
-            shift = ratio_shift(logprobs, old_logprobs, row_mask)  # (b, R)
+            shift = clear_padding(logprobs - old_logprobs, row_mask).expm1().abs()  # |ratio - 1|
             clip_fraction = masked_mean((shift > config.clip_coef).float(), row_mask)
             kl = approx_kl(logprobs, old_logprobs, row_mask)
             own = share * torch.stack((loss_pi, loss_v, mean_entropy, clip_fraction, kl))
@@ -340,18 +339,12 @@ def estimate_advantages(batch: Batch, config: PPOConfig, kl_coef: float,
         advantages, returns = gae(rewards, batch.values, mask, config.gamma, config.gae_lambda)
         advantages = whiten(advantages, mask, all_reduce)
     else:
-        raise ValueError(
-            f"advantage {config.advantage!r}: 'gae', or 'group' together with batch.groups"
-        )
+        known = "'gae', or 'group' together with batch.groups"
+        raise ValueError(f"advantage {config.advantage!r}: {known}")
     spoilt = ~(rewards.isfinite() & advantages.isfinite())
     if all_reduce(spoilt.sum()) > 0:  # in all processes, so that all of them stop
         raise FloatingPointError("NaN or inf in ratings, logprobs or values: no step taken")
     return advantages, returns
-
-
-def ratio_shift(logprobs: Tensor, old_logprobs: Tensor, response_mask: Tensor) -> Tensor:
-    """|pi / pi_old - 1| of each token, (B, R); 0 on padding."""
-    return clear_padding(logprobs - old_logprobs, response_mask).expm1().abs()
 
 
 def reference_metrics(batch: Batch, returns: Tensor | None,

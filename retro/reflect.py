@@ -32,9 +32,6 @@ class Reflection:
     logprobs: list[float]  # nats, of each response token, under the policy that wrote it
     text: str
 
-    def to_json(self) -> dict:
-        return {"text": self.text, "tokens": len(self.response_ids)}
-
 
 def reflection_prompt(trajectory: Trajectory, lm: LanguageModel) -> list[int]:
     """x as ids. A transcript that leaves no room for the answer loses its middle, not its task or

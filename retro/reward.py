@@ -149,15 +149,10 @@ def fit(
     score = dict(zip(unseen["all"], scores))
     low, high = reward.range.tolist()
     held = {
-        name: quality(
-            [score[i] for i in rows],
-            [ratings[i] for i in rows],
-            [tuple(responses[i].prompt_ids) for i in rows],
-            low,
-            high,
-        )
+        name: quality([score[i] for i in rows], [ratings[i] for i in rows],
+                      [tuple(responses[i].prompt_ids) for i in rows], low, high)
         for name, rows in unseen.items()
-    }
+    }  # fmt: skip
     return {"loss": means, "learnt_from": len(learnt), "held_out": held}
 
 
@@ -190,9 +185,7 @@ def fit_epochs(
                 loss = F.binary_cross_entropy_with_logits(reward.logits(log_ratios), wanted)
                 loss = loss + pair_loss(log_ratios, wanted, prompts[which])
                 if not loss.isfinite():
-                    raise FloatingPointError(
-                        f"reward model's loss is {loss.item()}: step not taken"
-                    )
+                    raise FloatingPointError(f"reward model's loss is {loss}: step not taken")
                 for group in optimizer.param_groups:  # falls to zero, linearly
                     group["lr"] = group["initial_lr"] * (1 - seen / total)
                 seen += len(rows)

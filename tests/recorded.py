@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from retro.memory import ReplayBuffer
+from retro.memory import replay_buffer
 from retro.prompts import REFLECT, opening, reflection_request
 
 
@@ -11,7 +11,7 @@ def convert(source, target) -> int:
     """Write the rows of hotpotqa_reflections.json to `target`; returns how many. G is the F1."""
     rows = json.loads(Path(source).read_text(encoding="utf-8"))
     Path(target).touch()
-    ReplayBuffer(target).append([row_of(row) for row in rows])
+    replay_buffer(target).append([row_of(row) for row in rows])
     return len(rows)
 
 

@@ -1,9 +1,11 @@
 """A whole run, small: its settings, what it leaves behind, how it is killed and evaluated."""
 
 import json
+from functools import cache
 
 import pytest
 
+import envs
 import eval as evaluation
 import train
 from retro import actor, reflect
@@ -47,9 +49,30 @@ def config(base, folder, **changes):
     return train.Config(run_dir=str(folder), base=str(base), **small | changes)
 
 
+@pytest.fixture(scope="session")
+def small_run(tiny_base, tmp_path_factory):
+    """small_run(mode) -> the folder of a whole run of that mode, the same for all tests; with
+    `guess=True` of one environment and one update.
+    """
+
+    @cache
+    def run(mode="online", guess=False):
+        folder = tmp_path_factory.mktemp("small-run") / mode
+        with pytest.MonkeyPatch.context() as patch:
+            shorten(patch)
+            train.main(config(tiny_base, folder, mode=mode, **GUESS if guess else {}))
+        return folder
+
+    return run
+
+
+# tasks enough that some reflection of a base that knows nothing raises a return, for SFT
+GUESS = dict(envs="guess", updates=1, train_tasks=8)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def short_games():
-    """Three steps a trial, eight tokens a reflection: these tests are about the loop, not the game.
+    """Two steps a trial, four tokens a reflection: these tests are about the loop, not the game.
     """
     with pytest.MonkeyPatch.context() as patch:
         shorten(patch)
@@ -57,16 +80,16 @@ def short_games():
 
 
 def shorten(patch):
-    make = train.envs.make
+    make = envs.make
 
-    def short(names):
-        env = make(names)
-        if "household" in env.parts:
-            env.parts["household"].max_steps = 3
+    def short(name, **kwargs):
+        env = make(name, **kwargs)
+        if name == "household":
+            env.max_steps = 2
         return env
 
-    patch.setitem(train.envs.CLASSES, "guess", Partial)
-    patch.setattr(train.envs, "make", short)
+    patch.setitem(envs.CLASSES, "guess", Partial)
+    patch.setattr(envs, "make", short)  # `make_all` makes them with it too
     patch.setattr(train, "CHUNK", 2)
     patch.setattr(train, "draw_picture", lambda *args: None)
     patch.setattr(actor, "ACTION_TOKENS", 2)
@@ -88,6 +111,11 @@ def outcome(folder):
     )
     files = [folder / name for name in files]
     return [metrics] + [file.read_bytes() if file.exists() else None for file in files]
+
+
+def slow(*values):
+    """A case that the fast tests leave out."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 class Killed(BaseException):

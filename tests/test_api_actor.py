@@ -14,8 +14,8 @@ import torch
 from served import KEY, actor_of, ask, client, seen
 
 import envs
-import retro.actor
-from retro.actor import GPTActor
+import retro.language_model
+from retro.actor import LMActor
 from retro.interop import guides
 from retro.interop.api_actor import read_reflection, read_reply, reflection_writer
 from retro.interop.endpoint import Budget
@@ -33,16 +33,16 @@ HOSTILE = "Action: \x1b[2J\x1b]0;title\x07go\x00 to\u202e shelf\ud800 1\x9b31m\r
 
 def test_trials_through_the_server_equal_those_in_this_process(url, tmp_path, shipped, monkeypatch):
     """float32 on both sides, greedy: the same actions, letter for letter."""
-    monkeypatch.setattr(retro.actor, "autocast", lambda device: nullcontext())
+    monkeypatch.setattr(retro.language_model, "autocast", lambda device: nullcontext())
     env = envs.make("household", max_steps=4)
-    tasks = env.tasks("unseen", 3, 1)
+    tasks, envs_by_name = env.tasks("unseen", 3, 1), {env.name: env}
     memories = [[], ["I never found it. Plan: search shelf 1."], []]
-    here = run_trials(env, tasks, GPTActor(*shipped, 0.0, torch.Generator()), memories)
+    here = run_trials(envs_by_name, tasks, LMActor(shipped, 0.0, torch.Generator()), memories)
     c = client(url, tmp_path)
-    there = run_trials(env, tasks, actor_of(c, examples=False), memories)
+    there = run_trials(envs_by_name, tasks, actor_of(c, examples=False), memories)
     assert there == here and len({s.action for t in here for s in t.steps}) > 5
     sent = [
-        len(shipped[1].encode(transcript(t.observation, t.reflections, t.exchanges[:step])))
+        len(shipped.tokenizer.encode(transcript(t.observation, t.reflections, t.exchanges[:step])))
         for t in here
         for step in range(len(t.steps))
     ]
@@ -50,7 +50,7 @@ def test_trials_through_the_server_equal_those_in_this_process(url, tmp_path, sh
     assert sum(sent) < c.budget.tokens < sum(sent) + 32 * len(sent)  # an action is a few tokens
 
     again = client(url, tmp_path)
-    assert run_trials(env, tasks, actor_of(again, examples=False), memories) == here
+    assert run_trials(envs_by_name, tasks, actor_of(again, examples=False), memories) == here
     assert (again.budget.requests, again.budget.tokens) == (0, 0)
     assert again.budget.cached == len(sent)
 
@@ -67,7 +67,7 @@ def test_actor_with_examples_and_reflector_play_to_the_end(url, tmp_path, api, m
     actor = open_actor(options, ["household"], "", {}, 0.7, generator, 3, Budget())
     actor.reply_tokens = 8
     monkeypatch.setattr("retro.interop.api_actor.REFLECTION_REPLY_TOKENS", 8)
-    trials = run_trials(env, tasks, actor, [["Look twice. Plan: look."]] * 2)
+    trials = run_trials({env.name: env}, tasks, actor, [["Look twice. Plan: look."]] * 2)
     assert all(t.truncated and len(t.steps) == 1 for t in trials)
     sent = json.dumps(seen(url)[-1][2])
     assert "Look twice. Plan: look." in sent and "Looking quickly around" in sent
@@ -81,7 +81,7 @@ def test_retries_sample_anew_and_a_repeated_run_does_not(url, tmp_path):
     """The same prompts with other draws are other requests; with the same draws they are kept."""
     env = envs.make("household", max_steps=3)
     actor = actor_of(client(url, tmp_path), temperature=1.5, examples=False)
-    play = lambda: run_trials(env, env.tasks("seen", 3, 0), actor, [[]] * 3)
+    play = lambda: run_trials({env.name: env}, env.tasks("seen", 3, 0), actor, [[]] * 3)
     first, second = play(), play()
     assert first != second
     before = actor.client.budget.requests
@@ -93,7 +93,7 @@ def test_context_that_is_full_ends_in_silence(url, tmp_path):
     c = client(url, tmp_path)
     env = envs.make("household", max_steps=3)
     task, memory = env.tasks("seen", 1, 0)[0], ["very long " * 3000]
-    trial = run_trials(env, [task], actor_of(c, examples=False), [memory])[0]
+    trial = run_trials({env.name: env}, [task], actor_of(c, examples=False), [memory])[0]
     assert [s.action for s in trial.steps] == [""] * 3 and c.budget.requests == 1
     assert reflection_writer(c, 0.0, torch.Generator())([trial]) == [None]
     assert ask(client(url, tmp_path, "/context/9/v1"), "x") == [None]

@@ -1,14 +1,16 @@
-"""The Decoder against GPT.hidden: the same states, whatever the model and the chunks."""
+"""`retro.fast` against the core: the same states and samples, whatever the model and the chunks."""
 
 from contextlib import nullcontext
 
 import pytest
 import torch
-from tiny import random_ids, tiny_gpt
+from tiny import CALLS, growing_states, largest_gap, random_ids, tiny_gpt
 
-from retro.fast import decoder as decode
+from retro import fast
+from retro.fast import decoder as fast_decoder
 from retro.fast.decoder import Decoder, decoder_of
-from retro.lora import adapter_off, add_lora, lora_parameters
+from retro.language_model import generate
+from retro.lora import add_lora, lora_parameters, using
 
 
 def randomized(**config):
@@ -23,26 +25,47 @@ def randomized(**config):
     return model.double()
 
 
-@pytest.mark.parametrize("rows", [5, 20])  # 20: attention in groups of rows
+@pytest.mark.parametrize("rows", [5, 20])  # 20: attention in buckets of rows
 @pytest.mark.parametrize("adapter", [True, False])
 @pytest.mark.parametrize("config", [{}, {"qkv_bias": True, "head_dim": 6}])
 @torch.no_grad()
-def test_its_states_are_the_models(config, adapter, rows):
-    """A first chunk, an observation, tokens of which some rows stand still, a chunk of all."""
-    model, ids = randomized(**config), random_ids(rows, 30)
-    numbers = torch.Generator().manual_seed(2)
-    with nullcontext() if adapter else adapter_off(model):
-        decoder = Decoder(model)
-    ours, theirs = model.new_cache(rows, 1), model.new_cache(rows, 1)
-    for S, ragged in ((9, True), (6, True), (1, True), (1, False), (4, False)):
-        counts = torch.randint(0, S + 1, (rows,), generator=numbers) if ragged else None
-        found = decoder.hidden(ids[:, :S], ours, counts)
-        with nullcontext() if adapter else adapter_off(model):
-            expected = model.hidden(ids[:, :S], theirs, counts)
-        real = torch.arange(S) < (S if counts is None else counts[:, None])
-        gap = (found - expected)[real.expand(rows, S)].abs().max()
-        assert gap < 1e-10 * expected.abs().max(), f"{S} tokens: {gap}"
-        assert torch.equal(ours.lengths, theirs.lengths)
+def test_its_states_are_the_cores(config, adapter, rows, monkeypatch):
+    model = randomized(**config)
+    with nullcontext() if adapter else using(model, None):
+        decoder, cache = Decoder(model), model.new_cache(rows, 1)
+        found = growing_states(model, cache, decoder)
+        monkeypatch.setattr(fast, "enabled", False)
+        plain = model.new_cache(rows, 1)
+        expected = growing_states(model, plain)
+    for call, ours, theirs in zip(CALLS, found, expected):
+        gap = largest_gap(ours, theirs)
+        assert gap < 1e-10 * theirs.abs().max(), f"{call}: {gap}"
+    assert torch.equal(cache.lengths, plain.lengths)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("rows", [5, 20])
+@torch.no_grad()
+def test_with_the_switch_off_the_states_are_the_same(rows, dtype, tolerance, monkeypatch):
+    model, states = tiny_gpt(scale=3.0, dtype=dtype), {}
+    for enabled in (True, False):
+        monkeypatch.setattr(fast, "enabled", enabled)
+        states[enabled] = growing_states(model, model.new_cache(rows, 1))
+    for call, ours, theirs in zip(CALLS, states[True], states[False]):
+        gap = largest_gap(ours, theirs)
+        assert gap < tolerance * theirs.abs().max(), f"{call}: {gap}"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_with_the_switch_off_the_samples_are_the_same(dtype, monkeypatch):
+    """One draw in a million falls between two float32 sums of the same probabilities."""
+    model, out = tiny_gpt(scale=3.0, dtype=dtype), {}
+    chunks = [random_ids(1 + i % 7, seed=i).tolist() for i in range(12)]
+    for enabled in (True, False):
+        monkeypatch.setattr(fast, "enabled", enabled)
+        out[enabled] = generate(model, chunks, 9, (7,), generator=torch.Generator().manual_seed(0))
+    assert out[True].response_ids == out[False].response_ids
+    assert largest_gap(out[True].logprobs, out[False].logprobs) < 1e-5
 
 
 @torch.no_grad()
@@ -59,10 +82,17 @@ def test_it_computes_in_autocasts_dtype():
 
 
 def test_only_a_small_model_is_copied(monkeypatch):
+    monkeypatch.setattr(fast, "enabled", True)
     model = tiny_gpt()
     decoder = decoder_of(model)
     assert isinstance(decoder, Decoder) and decoder_of(decoder) is decoder
-    monkeypatch.setattr(decode, "SMALL", 10)
+    monkeypatch.setattr(fast_decoder, "SMALL", 10)
+    assert decoder_of(model) is model
+
+
+def test_the_switch_leaves_the_model(monkeypatch):
+    model = tiny_gpt()
+    monkeypatch.setattr(fast, "enabled", False)
     assert decoder_of(model) is model
 
 

@@ -2,25 +2,22 @@
 
 import pytest
 
-import train
 from retro.evaluate import methods_of
-from tests.small_run import config, evaluated, short_games  # noqa: F401
+from tests.small_run import evaluated, short_games  # noqa: F401
 
 
-@pytest.fixture(scope="module")
-def offline_run(tiny_base, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "offline"
-    train.main(config(tiny_base, folder, mode="offline", updates=1, envs="guess"))
-    return folder
+@pytest.fixture
+def offline_run(small_run):
+    return small_run("offline", guess=True)
 
 
-def test_eval_reads_a_run(tiny_base, tmp_path):
-    train.main(config(tiny_base, tmp_path / "run", updates=1, eval_tasks=1))
+def test_eval_reads_a_run(small_run, tmp_path):
+    run = small_run("online")
     both = evaluated(
-        tmp_path / "run", tmp_path, transcripts=str(tmp_path / "t.txt"), methods="react,retroformer"
+        run, tmp_path, transcripts=str(tmp_path / "t.txt"), methods="react,retroformer"
     )
     assert [report["env"] for report in both] == ["household", "guess"]
-    one = evaluated(tmp_path / "run", tmp_path, env="guess", methods="react,retroformer")
+    one = evaluated(run, tmp_path, env="guess", methods="react,retroformer")
     assert list(one) == ["env", "split", "seed", "methods"] and one == both[1]
     assert list(one["methods"]) == ["react", "retroformer"]
     assert set(one["methods"]["react"]) == {
@@ -32,9 +29,9 @@ def test_eval_reads_a_run(tiny_base, tmp_path):
     }
     assert "Reflection:" in (tmp_path / "t.txt").read_text()
     with pytest.raises(ValueError, match="best-of 2: needs the reward model"):
-        evaluated(tmp_path / "run", tmp_path, best_of=2)
+        evaluated(run, tmp_path, best_of=2)
     with pytest.raises(ValueError, match="retroformer_offline'?: must be among"):
-        evaluated(tmp_path / "run", tmp_path, methods="retroformer_offline")
+        evaluated(run, tmp_path, methods="retroformer_offline")
 
 
 def test_eval_of_an_offline_run_transfers_and_picks_the_best(tiny_base, offline_run, tmp_path):

@@ -12,6 +12,7 @@ from retro import tokenizer
 from retro.interop.export import Config, main
 from retro.lora import add_lora, load_adapter, lora_parameters, save_adapter
 from retro.model import GPT
+from retro.pretrain import bpe
 from retro.run.cli import run_script
 from retro.run.files import read_json
 
@@ -41,7 +42,7 @@ def base_of(tmp_path, family) -> Path:
     torch.manual_seed(0)  # whatever ran before
     changes = {**FAMILIES[family], "vocab_size": 300}
     their_model(transformers, **changes).save_pretrained(tmp_path / "base", max_shard_size="20KB")
-    tokenizer.train([TEXT], 300).save(tmp_path / "base")
+    bpe.train([TEXT], 300).save(tmp_path / "base")
     return tmp_path / "base"
 
 

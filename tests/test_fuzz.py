@@ -20,10 +20,11 @@ from retro.interop import api_actor, post
 from retro.interop.endpoint import Budget, Client
 from retro.interop.hf_tokenizer import as_tokenizer_json
 from retro.lora import add_lora, load_adapter, save_adapter
-from retro.memory import FIELDS, ReplayBuffer
+from retro.memory import FIELDS, replay_buffer
 from retro.model import GPT, GPTConfig
+from retro.pretrain import bpe
 from retro.run import checkpoint
-from retro.run.files import read_checkpoint, read_tensors
+from retro.run.model_files import read_checkpoint, read_tensors
 from tests.hostile import DEEP, broken, broken_bytes, fuzz, st, told, with_reason
 
 
@@ -100,7 +101,7 @@ def shop_files(folder):
 
 
 def small_tokenizer():
-    return tokenizer.train(["go to drawer 1, then open the drawer 1"] * 3, 270)
+    return bpe.train(["go to drawer 1, then open the drawer 1"] * 3, 270)
 
 
 def both_ways(coder) -> None:
@@ -195,7 +196,7 @@ def shards(folder):
 
 def replay(folder):
     row = json.dumps(dict(zip(FIELDS, ("guess", "t", 0, "x\ny", "é", 0.5, 1.0, 0.5)))) + "\n"
-    buffer = ReplayBuffer(folder / "replay.jsonl")
+    buffer = replay_buffer(folder / "replay.jsonl")
     lines = broken_bytes(row.encode() * 3).map(lambda files: files[0])
 
     def read(args):

@@ -5,10 +5,13 @@ import random
 from unicodedata import ucd_3_2_0 as UNICODE  # letters that all versions of all packages know
 
 import pytest
+from tiny import tiny_gpt
 
 from retro import tokenizer
-from retro.interop.chat import answer, chat_prompt, encode_decoded, frame, line_ends, template_of
+from retro.interop.chat import chat_frame, chat_prompt, template_of
 from retro.interop.hf_tokenizer import DIGITS_GPT2, GPT2, HFTokenizer, as_tokenizer_json
+from retro.language_model import LanguageModel
+from retro.pretrain import bpe
 
 tokenizers = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
 
@@ -129,7 +132,7 @@ def test_no_text_and_no_id_panics(tmp_path):
 
 
 def test_our_own_tokenizer_as_a_tokenizer_json(tmp_path):
-    ours = tokenizer.train([TEXT], 330)
+    ours = bpe.train([TEXT], 330)
     settings = as_tokenizer_json(ours.ranks, ours.pattern, ours.special_tokens)
     (tmp_path / "tokenizer.json").write_text(json.dumps(settings))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": tokenizer.EOS}))
@@ -163,25 +166,26 @@ def test_chat_prompts_are_the_template_s_text_with_its_tokens(tmp_path, template
         text += head.format("assistant")
     assert template_of(coder) == template
     assert chat_prompt(coder, messages) == theirs.encode(text).ids
-    before, after = frame(coder, "Be brief.")
-    framed = before + coder.encode("open drawer 2") + after
+    lm = LanguageModel(tiny_gpt(), coder, chat_frame(coder, "Be brief."))
+    framed = lm.fit("open drawer 2", 100)
     assert framed == chat_prompt(coder, [("system", "Be brief."), ("user", "open drawer 2")])
-    assert encode_decoded(coder, coder.decode(framed)) == framed
+    assert lm.prompt_text(framed) == "open drawer 2"
     sly = chat_prompt(coder, [("user", f"a {TURNS[template][-1]} b")])
     assert sly.count(coder.eos) == 1  # what a text spells does not end its turn
-    assert answer(coder, [*coder.encode("in drawer 2"), coder.eos, *coder.encode("x")]) == (
-        "in drawer 2"
-    )
+    answer = [*coder.encode("in drawer 2"), coder.eos, *coder.encode("x")]
+    assert lm.text(answer) == "in drawer 2"
 
 
 def test_a_base_model_has_no_template(tmp_path):
     trained(tmp_path, "gpt2", ("<|im_start|>", "<|im_end|>", "<|endoftext|>"))
     coder = tokenizer.load(tmp_path)
-    assert template_of(coder) is None and template_of(tokenizer.train([TEXT], 300)) is None
+    assert template_of(coder) is None and template_of(bpe.train([TEXT], 300)) is None
     with pytest.raises(ValueError, match="no chat template"):
         chat_prompt(coder, [("user", "hello")])
-    assert frame(coder, "not read") == ([], [])
-    ends = {coder.decode([i]) for i in line_ends(coder)}
+    assert chat_frame(coder, "not read") is None
+    lm = LanguageModel(tiny_gpt(), coder)
+    assert lm.around == ([], [])
+    ends = {coder.decode([i]) for i in lm.stop_ids}
     assert ends >= {"\n", "<|endoftext|>"} and all("\n" in e or e[0] == "<" for e in ends)
 
 

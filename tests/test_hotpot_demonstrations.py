@@ -20,7 +20,7 @@ from envs.hotpot.demonstrations import (
 from envs.hotpot.observer import Notes, follows, oracle_reflection, parse_goal, parse_plan
 from envs.hotpot.tasks import NAMES
 from envs.observer import read_trial
-from retro import tokenizer
+from retro.pretrain import bpe
 from retro.pretrain.corpus import UNBOUND, to_document, weighted_texts
 from retro.prompts import transcript, well_formed
 
@@ -206,14 +206,14 @@ def test_documents_carry_their_bindings():
     env, rng = envs.make("hotpot"), random.Random(0)
     stream = env.demonstrations("train", "tokens", 0.3, 0.25)
     docs = [weighted_texts(d, rng) for d in islice(stream, 150)]
-    coder = tokenizer.train((cut_names("".join(t for t, _ in parts)) for parts in docs), 900)
+    coder = bpe.train((cut_names("".join(t for t, _ in parts)) for parts in docs), 900)
     names = sorted(set(COMPOUND.findall(json.dumps(env.tasks("unseen", 100, 0)))))
     cut = [len(coder.encode(f" {name}")) for name in names]
     assert sum(n == 2 for n in cut) > 0.9 * len(cut), (names[:5], cut[:5])
     for parts in docs[:100]:
         document = to_document(parts, env, coder)
         assert len(document.ids) < 700 and document.ids[-1] == coder.eos
-        bound = [b for b in document.bound if b != UNBOUND]
+        bound = [b for b in document.binding_targets if b != UNBOUND]
         expected = len({end for _, end, _, _ in env.bindings("".join(t for t, _ in parts))})
         assert expected <= len(bound) <= 2 * expected
 

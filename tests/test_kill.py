@@ -17,7 +17,6 @@ import sys
 import threading
 import time
 from collections import Counter
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -28,7 +27,7 @@ import train
 from retro.run import folder as run_folder
 from retro.run.cli import run_script
 from retro.run.files import read_tensors
-from tests.small_run import config, outcome, shorten
+from tests.small_run import config, outcome, shorten, slow
 
 if sys.platform != "linux":
     pytest.skip("forks, limits and capabilities are Linux's here", allow_module_level=True)
@@ -64,19 +63,6 @@ class Trainer(multiprocessing.get_context("fork").Process):
             return self.exitcode, said.read().replace("\r", "\n").strip()
 
 
-@pytest.fixture(scope="module")
-def whole(tiny_base, tmp_path_factory):
-    """whole(mode) -> what an uninterrupted run leaves behind, and the seconds it takes."""
-
-    @cache
-    def run(mode="online"):
-        folder, clock = tmp_path_factory.mktemp("whole") / mode, time.time()
-        run_through(config(tiny_base, folder, mode=mode))
-        return outcome(folder), time.time() - clock
-
-    return run
-
-
 def run_through(settings) -> None:
     status, said = Trainer(settings).finish()
     assert status == 0, said
@@ -91,10 +77,11 @@ def refused(settings, *damage) -> str:
     return last
 
 
-def test_same_seed_same_numbers(whole, tiny_base, tmp_path):
+@pytest.mark.slow
+def test_same_seed_same_numbers(small_run, tiny_base, tmp_path):
     """Two processes, the same bytes."""
     run_through(config(tiny_base, tmp_path / "again"))
-    assert outcome(tmp_path / "again") == whole()[0]
+    assert outcome(tmp_path / "again") == outcome(small_run())
 
 
 # ---- kill -9
@@ -172,12 +159,16 @@ def check_files(folder: Path, before: dict) -> dict:
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments(whole, tiny_base, tmp_path):
+def test_killed_at_random_moments(small_run, tiny_base, tmp_path):
     """kill -9, resume, kill -9, ...: run after run ends as if nothing had been."""
-    rng, kills, runs = random.Random(0), Counter(), 0
+    rng, kills, runs, seconds = random.Random(0), Counter(), 0, {}
+    for mode in ("online", "offline"):
+        clock = time.time()
+        run_through(config(tiny_base, tmp_path / mode, mode=mode))
+        seconds[mode] = time.time() - clock
     while kills.total() < KILLS:
         mode = ("online", "offline")[runs % 2]
-        left, seconds = whole(mode)
+        left = outcome(small_run(mode))
         folder, state, ended = tmp_path / f"run-{runs}", {}, False
         while not ended:
             begun = (folder / "config.json").exists()
@@ -185,7 +176,7 @@ def test_killed_at_random_moments(whole, tiny_base, tmp_path):
             way = rng.choice(["clock", "clock", "write", "write", "evaluation"])
             if way == "clock":
                 process = Trainer(settings)
-                process.join(rng.uniform(0, seconds))
+                process.join(rng.uniform(0, seconds[mode]))
                 process.kill()
             elif way == "write":
                 share = rng.choice([0.0, rng.random(), 1.0])
@@ -235,11 +226,15 @@ def become_nobody(patch) -> None:
 
 @pytest.mark.parametrize(
     "damage, file",
-    [((fill_disk, 3), "lock"), ((fill_disk, 100), "config.json"),
-     ((fill_disk, 3_000), "checkpoint"), ((fill_disk_at_append, 2), "replay.jsonl"),
-     ((fill_disk_at_append, 10), "metrics.jsonl")],
-)  # fmt: skip
-def test_full_disk_is_one_line_and_the_run_goes_on(whole, tiny_base, tmp_path, damage, file):
+    [
+        slow((fill_disk, 3), "lock"),
+        slow((fill_disk, 100), "config.json"),
+        slow((fill_disk, 3_000), "checkpoint"),
+        slow((fill_disk_at_append, 2), "replay.jsonl"),
+        ((fill_disk_at_append, 10), "metrics.jsonl"),
+    ],
+)
+def test_full_disk_is_one_line_and_the_run_goes_on(small_run, tiny_base, tmp_path, damage, file):
     folder = tmp_path / "run"
     settings = config(tiny_base, folder)
     said = refused(settings, *damage)
@@ -247,7 +242,7 @@ def test_full_disk_is_one_line_and_the_run_goes_on(whole, tiny_base, tmp_path, d
     check_files(folder, {})
     begun = (folder / "config.json").exists()
     run_through(dataclasses.replace(settings, resume=begun))
-    assert outcome(folder) == whole()[0]
+    assert outcome(folder) == outcome(small_run())
 
 
 def test_read_only_folder_is_one_line(tiny_base, tmp_path):
@@ -259,8 +254,10 @@ def test_read_only_folder_is_one_line(tiny_base, tmp_path):
     assert not list(folder.iterdir())
 
 
-def test_two_runs_in_one_folder_are_refused(whole, tiny_base, tmp_path):
-    """The second one, new or resumed, while the first is alive (it is stopped here, SIGSTOP)."""
+def test_two_runs_in_one_folder_are_refused(small_run, tiny_base, tmp_path):
+    """The second one, new or resumed, while the first is alive (it is stopped here, SIGSTOP). Then
+    it goes on: another process, the same bytes.
+    """
     folder = tmp_path / "run"
     first = Trainer(config(tiny_base, folder))
     while not (folder / "checkpoint").exists():
@@ -272,7 +269,7 @@ def test_two_runs_in_one_folder_are_refused(whole, tiny_base, tmp_path):
     first.kill()
     assert first.finish()[0] == -signal.SIGKILL
     run_through(config(tiny_base, folder, resume=True))
-    assert outcome(folder) == whole()[0]
+    assert outcome(folder) == outcome(small_run())
 
 
 def test_versions_are_kept_and_a_change_is_said(tmp_path, monkeypatch, capsys):

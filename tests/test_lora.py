@@ -11,7 +11,6 @@ from retro.lora import (
     TARGETS,
     LoRALinear,
     adapter_names,
-    adapter_off,
     adapter_state,
     add_lora,
     load_adapter,
@@ -81,12 +80,12 @@ def test_training_leaves_the_base_bit_for_bit():
     after = model.state_dict()
     assert all(torch.equal(after[name], weight) for name, weight in state.items())
     assert largest_gap(model(ids), before) > 1e-3
-    with adapter_off(model):
+    with using(model, None):
         assert torch.equal(model(ids), before)
-        with adapter_off(model):  # may nest
+        with using(model, None):  # may nest
             pass
         assert torch.equal(model(ids), before)
-    with pytest.raises(KeyError), adapter_off(model):  # on again after an error too
+    with pytest.raises(KeyError), using(model, None):  # on again after an error too
         raise KeyError
     assert largest_gap(model(ids), before) > 1e-3
 
@@ -129,7 +128,7 @@ def test_using_nests_and_ends_with_an_exception():
     reflector = model(ids)
     with pytest.raises(KeyError), using(model, "reward"):
         reward = model(ids)
-        with adapter_off(model), using(model, "reflector"):
+        with using(model, None), using(model, "reflector"):
             assert torch.equal(model(ids), reflector)
         assert torch.equal(model(ids), reward)
         raise KeyError
@@ -185,7 +184,7 @@ def test_gradient_with_a_prefix_is_that_of_the_whole_sequence(monkeypatch):
     chunk, targets = ids.gather(1, positions), ids.gather(1, positions + 1)
 
     cache = model.new_cache(3)
-    with torch.no_grad(), adapter_off(model):
+    with torch.no_grad(), using(model, None):
         model.hidden(ids[:, :12], cache, starts)
     logits = model.logits(model.hidden(chunk, prefix=cache))  # (B, 8, V)
     F.cross_entropy(logits.flatten(0, 1), targets.flatten()).backward()
@@ -233,7 +232,7 @@ def test_save_and_load(tmp_path):
 def test_the_base_saves_without_its_adapter(tmp_path):
     model, ids = adapted(dtype=torch.float32), random_ids(2, 12)
     model.save_pretrained(tmp_path)
-    with adapter_off(model):
+    with using(model, None):
         assert torch.equal(GPT.from_pretrained(tmp_path)(ids), model(ids))
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from tiny import largest_gap, random_ids, tiny_gpt
 
+from retro import fast
 from retro.fast.attention import plain_attention, plain_decoding
 from retro.model import GPT, GPTConfig
 from retro.run.device import autocast
@@ -78,10 +79,12 @@ def ragged_chunk(ids, starts, counts):
     return chunk
 
 
-@pytest.mark.parametrize("rows", [5, 20])  # 20: attention in groups of rows
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("rows", [5, 20])  # 20: attention in buckets of rows
 @torch.no_grad()
-def test_ragged_appends_to_the_cache_give_the_uncached_states(rows):
+def test_ragged_appends_to_the_cache_give_the_uncached_states(rows, enabled, monkeypatch):
     """Six chunks of 0 to 8 tokens a row, then single tokens; the buffers grow from 1 position."""
+    monkeypatch.setattr(fast, "enabled", enabled)
     model, ids = tiny_gpt(), random_ids(rows, 60)
     full = model.hidden(ids)
     cache = model.new_cache(rows, capacity=1)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import envs
-import retro.collect
+import retro.learn
 import retro.pretrain.__main__ as pretrain
 import train
 from tests.guess import Guess
@@ -59,8 +59,8 @@ def trained(base, folder, **changes) -> dict:
 @pytest.mark.slow
 def test_a_new_environment_trains_and_not_with_the_sign_flipped(base, tmp_path, monkeypatch):
     online = trained(base, tmp_path / "online")
-    rate = retro.collect.rate
-    monkeypatch.setattr(retro.collect, "rate", lambda *args: -rate(*args))
+    rate = retro.learn.rate
+    monkeypatch.setattr(retro.learn, "rate", lambda *args: -rate(*args))
     flipped = trained(base, tmp_path / "flipped", sft_epochs=0, min_well_formed=0.0)
     print(online, flipped, sep="\n")
     assert online["oracle"] > online["react"] + 0.2, online

@@ -8,82 +8,72 @@ from pathlib import Path
 import pytest
 import torch
 from recorded import convert
-from retro.buffer import as_ids, as_text, prompts_of
 
+import envs
 import retro.learn
 import train
 from retro import tokenizer
-from retro.actor import GPTActor
 from retro.evaluate import UNTRAINED, methods_of
-from retro.interop.chat import answer, frame, line_ends
+from retro.interop.endpoint import Budget
 from retro.interop.export import Config as Export
 from retro.interop.export import main as export
 from retro.interop.guides import HOTPOT, HOUSEHOLD, REFLECTION_RULES
-from retro.interop.hf_tokenizer import as_tokenizer_json
-from retro.interop.open import open_model
-from retro.memory import FIELDS, ReplayBuffer
-from retro.model import GPT, GPTConfig
+from retro.interop.open import ActorOptions, open_actor, open_model
+from retro.learn import FailedTrial
+from retro.memory import FIELDS, Rated, replay_buffer
+from retro.model import GPT
 from retro.prompts import CHAT_REFLECT
-from retro.reflect import Reflection
-from retro.run.files import read_json, read_tensors, write_json
-from tests.small_run import Killed, config, evaluated, outcome, short_games  # noqa: F401
+from retro.run.files import read_json, read_tensors
+from tests.small_run import Killed, config, evaluated, outcome, short_games, slow  # noqa: F401
+
+
+def opened(folder):
+    return open_model(str(folder), torch.device("cpu"), False)
 
 
 @pytest.fixture(scope="module")
-def chat_model(tiny_base, tmp_path_factory) -> Path:
-    """A random chat model as a Hugging Face folder: ChatML, another width than the base."""
-    folder, ours = tmp_path_factory.mktemp("chat"), tokenizer.load(tiny_base)
-    special = {name: len(ours.ranks) + i for i, name in enumerate(("<|im_start|>", "<|im_end|>"))}
-    write_json(folder / "tokenizer.json", as_tokenizer_json(ours.ranks, ours.pattern, special))
-    write_json(folder / "tokenizer_config.json", {"eos_token": "<|im_end|>"})
-    shape = GPTConfig(len(ours.ranks) + 2, 48, 64, 2, 2, 1, 2560)
-    model = GPT(shape, torch.Generator().manual_seed(1))
-    model.lm_head.weight.data.mul_(10)
-    model.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def own(tiny_base, chat_model, tmp_path_factory, short_games) -> Path:  # noqa: F811
+def own(tiny_base, tiny_chat, tmp_path_factory, short_games) -> Path:  # noqa: F811
     """A finished run of that reflector, offline so that all is used; never well-formed."""
     folder = tmp_path_factory.mktemp("own") / "run"
-    changes = dict(reflector=str(chat_model), bfloat16=True, recompute=True, min_well_formed=0.5)
+    changes = dict(reflector=str(tiny_chat), bfloat16=True, recompute=True, min_well_formed=0.5)
     train.main(config(tiny_base, folder, envs="guess", updates=1, mode="offline", **changes))
     return folder
 
 
 def rows_of(folder) -> list[dict]:
-    return list(ReplayBuffer(folder / "replay.jsonl"))
+    return list(replay_buffer(folder / "replay.jsonl"))
 
 
-def test_a_pretrained_reflector_is_trained_and_asked_in_its_frame(own, chat_model):
+def test_a_pretrained_reflector_is_trained_and_asked_in_its_frame(own, tiny_chat):
     rows = rows_of(own)
     assert rows and all(row["prompt"].endswith(CHAT_REFLECT) for row in rows)
     assert not any("<|im_" in row["prompt"] + row["response"] for row in rows)
-    model, coder = open_model(chat_model, "cpu", False)
-    before, after = frame(coder, REFLECTION_RULES)
-    ids = as_ids(rows[0], coder, 2560).prompt_ids
+    lm = opened(tiny_chat)
+    before, after = lm.around
+    assert REFLECTION_RULES in lm.tokenizer.decode(before)
+    ids = Rated.from_row(rows[0], lm).prompt_ids
     assert before and ids[: len(before)] == before and ids[-len(after) :] == after
     assert outcome(own)[0][0]["mean_rating"] is not None
     assert read_json(own / "adapter/adapter_config.json")["r"] == 4
 
 
-def test_as_an_actor_it_is_told_the_rules_and_a_base_of_ours_is_not(tiny_base, chat_model):
+def test_as_an_actor_it_is_told_the_rules_and_a_base_of_ours_is_not(tiny_base, tiny_chat):
     opening, generator = "Answer by searching: Who?", torch.Generator()
-    for folder, told in ((chat_model, True), (tiny_base, False)):
-        actor = GPTActor(*open_model(str(folder), torch.device("cpu"), False), 0.0, generator,
-                         names=["household", "hotpot"])  # fmt: skip
-        text = actor.tokenizer.decode(actor.start([opening]).chunks[0])
+    for folder, told in ((tiny_chat, True), (tiny_base, False)):
+        options = ActorOptions(actor=str(folder))
+        actor = open_actor(options, ["household", "hotpot"], str(tiny_base), {}, 0.0, generator, 3,
+                           Budget(0, 0))  # fmt: skip
+        text = actor.lm.tokenizer.decode(actor.start([opening]).chunks[0])
         assert text.startswith(HOTPOT.rules) is told and HOUSEHOLD.rules not in text
         assert text.endswith(f"{opening}\n>") and ("> Search[Maren Oldevik]" in text) is told
         assert "think" not in text.lower()
 
 
 def test_it_is_evaluated_by_all_methods_another_one_without_adapter(
-    own, tiny_base, chat_model, tmp_path
+    own, tiny_base, tiny_chat, tmp_path
 ):
     assert list(evaluated(own, tmp_path)["methods"]) == list(methods_of("offline"))
-    other = evaluated(own, tmp_path, reflector=str(tiny_base), actor=str(chat_model))
+    other = evaluated(own, tmp_path, reflector=str(tiny_base), actor=str(tiny_chat))
     assert list(other["methods"]) == list(UNTRAINED)
     with pytest.raises(ValueError, match="--report"):
         evaluated(own, tmp_path, reflector=str(tiny_base), report=str(tmp_path / "p.html"))
@@ -94,36 +84,35 @@ def test_it_is_evaluated_by_all_methods_another_one_without_adapter(
 
 
 @torch.no_grad()
-def test_it_is_exported_on_its_own_base(own, chat_model, tmp_path):
+def test_it_is_exported_on_its_own_base(own, tiny_chat, tmp_path):
     export(Export(run_dir=str(own), out=str(tmp_path / "out")))
-    model = (chat_model / "model.safetensors").read_bytes()
+    model = (tiny_chat / "model.safetensors").read_bytes()
     assert (tmp_path / "out/base/model.safetensors").read_bytes() == model
-    assert tokenizer.load(tmp_path / "out/base").eos == tokenizer.load(chat_model).eos
+    assert tokenizer.load(tmp_path / "out/base").eos == tokenizer.load(tiny_chat).eos
     export(Export(run_dir=str(own), out=str(tmp_path / "merged"), merge=True))
     assert GPT.from_pretrained(tmp_path / "merged").config.hidden_size == 48
 
 
-def test_rows_are_plain_text_and_come_back_as_the_same_ids(tiny_base, chat_model):
-    for folder in (tiny_base, chat_model):
-        coder = tokenizer.load(folder)
-        before, after = frame(coder, REFLECTION_RULES)
-        end = line_ends(coder)[-1]
-        for ids in (coder.encode(" I was slow.") + [end], coder.encode(" I was")):
-            asked = Reflection(before + coder.encode("A mug.") + after, ids, [], "")
-            row = as_text(asked, coder)
+def test_rows_are_plain_text_and_come_back_as_the_same_ids(tiny_base, tiny_chat):
+    for folder in (tiny_base, tiny_chat):
+        lm = opened(folder)
+        (before, after), encode, end = lm.around, lm.tokenizer.encode, lm.stop_ids[-1]
+        for ids in (encode(" I was slow.") + [end], encode(" I was")):
+            asked = before + encode("A mug.") + after
+            response = lm.answer_text(ids)
+            row = Rated("x", "1", 0, asked, ids, response, 0.0, 1.0, 1.0).to_row(lm)
             assert row["prompt"] == "A mug." and row["response"].startswith(" I was")
             assert row["response"].endswith("\n") == (ids[-1] == end)
-            back = as_ids(row, coder, 2560)
-            assert (back.prompt_ids, back.response_ids) == (asked.prompt_ids, asked.response_ids)
-        assert "\n" not in answer(coder, coder.encode("a mug"))
+            back = Rated.from_row(row, lm)
+            assert (back.prompt_ids, back.response_ids) == (asked, ids)
 
 
-def test_long_rows_are_cut_to_the_context(tiny_base):
-    coder = tokenizer.load(tiny_base)
-    row = {"prompt": "task " + "mug 1 " * 900 + "Reflection:", "response": " b" * 900 + "\n"}
-    back = as_ids(row, coder, 500)
+def test_long_rows_are_cut_to_the_context(tiny_lm):
+    tiny_lm.context = 500
+    row = dict(GOOD, prompt="task " + "mug 1 " * 900 + "Reflection:", response=" b" * 900 + "\n")
+    back = Rated.from_row(row, tiny_lm)
     assert len(back.response_ids) == 250 and len(back.prompt_ids) == 250
-    text = coder.decode(back.prompt_ids)
+    text = tiny_lm.tokenizer.decode(back.prompt_ids)
     assert text.startswith("task") and text.endswith("Reflection:")
 
 
@@ -134,18 +123,26 @@ def buffered(base, folder, path, **changes):
 
 @pytest.fixture
 def nothing_is_played(monkeypatch):
-    def make(names):
+    def make(name, **kwargs):
         raise AssertionError("an environment was made")
 
-    monkeypatch.setattr(train.envs, "make", make)
+    monkeypatch.setattr(envs, "make", make)
 
 
-@pytest.mark.parametrize("reflector", ["base", pytest.param("chat", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "reflector, where, module",
+    [
+        ("base", "ppo_update", retro.learn),
+        slow("base", "fit", train),
+        slow("chat", "fit", train),
+        slow("chat", "ppo_update", retro.learn),
+    ],
+)
 def test_training_from_a_buffer_alone(
-    own, tiny_base, chat_model, tmp_path, nothing_is_played, monkeypatch, reflector
+    own, tiny_base, tiny_chat, tmp_path, nothing_is_played, monkeypatch, reflector, where, module
 ):
     """The rows of a chat model teach either kind; killed and resumed, to the same bytes."""
-    changes = {"reflector": str(chat_model), "adapt_prompt": True} if reflector == "chat" else {}
+    changes = {"reflector": str(tiny_chat), "adapt_prompt": True} if reflector == "chat" else {}
     path = own / "replay.jsonl"
     train.main(buffered(tiny_base, tmp_path / "a", path, **changes))
     whole = outcome(tmp_path / "a")
@@ -154,25 +151,38 @@ def test_training_from_a_buffer_alone(
     assert read_json(tmp_path / "a/config.json")["mode"] == "offline"
     assert [row["rating"] for row in rows_of(tmp_path / "a")] == [r["rating"] for r in rows_of(own)]
 
-    for where, module in (("fit", train), ("ppo_update", retro.learn)):
-        function = getattr(module, where)
+    function = getattr(module, where)
 
-        def killer(*args, function=function, **kwargs):
-            function(*args, **kwargs)
-            raise Killed
+    def killer(*args, **kwargs):
+        function(*args, **kwargs)
+        raise Killed
 
-        folder = tmp_path / where
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(module, where, killer)
-            train.main(buffered(tiny_base, folder, path, **changes))
-        train.main(buffered(tiny_base, folder, path, resume=True, **changes))
-        assert outcome(folder) == whole
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(module, where, killer)
+        train.main(buffered(tiny_base, tmp_path / "b", path, **changes))
+    train.main(buffered(tiny_base, tmp_path / "b", path, resume=True, **changes))
+    assert outcome(tmp_path / "b") == whole
 
 
-def test_every_distinct_prompt_is_reflected_on(own):
-    rows = rows_of(own)
-    found = [p.prompt for own in prompts_of(rows).values() for _, p in own]
-    assert found == list(dict.fromkeys(row["prompt"] for row in rows))
+def test_every_distinct_prompt_is_reflected_on(
+    own, tiny_base, tiny_chat, tmp_path, nothing_is_played, monkeypatch
+):
+    """Each once, however many reflections on it were recorded, and within the model's frame."""
+    drawn = []
+
+    def learn(training, trials):
+        drawn.append((training.lm, trials))
+        raise Killed
+
+    monkeypatch.setattr(train, "learn_by_ppo", learn)
+    settings = dict(reflector=str(tiny_chat), sft_epochs=0, reward_epochs=1)
+    with pytest.raises(Killed):
+        train.main(buffered(tiny_base, tmp_path / "run", own / "replay.jsonl", **settings))
+    ((lm, trials),) = drawn
+    assert all(isinstance(trial, FailedTrial) and trial.trajectory is None for trial in trials)
+    asked = list(dict.fromkeys(row["prompt"] for row in rows_of(own)))
+    assert [lm.prompt_text(trial.prompt_ids) for trial in trials] == asked
+    assert [trial.length for trial in trials] == [len(text) for text in asked]
 
 
 GOOD = dict(zip(FIELDS, ("x", "1", 0, "A mug.\nReflection:", "Take it.", 0.0, 1.0, 1.0)))

@@ -14,16 +14,17 @@ from hypothesis import strategies as st
 from tiny import largest_gap
 
 import envs
-from retro import reflect, tokenizer
-from retro.actor import ScriptedActor
-from retro.evaluate import no_reflection, retry_chains, summary
-from retro.lora import adapter_off, add_lora, lora_parameters, save_adapter
+from retro import policy as policies
+from retro.evaluate import Evaluation, summary
+from retro.interop.open import open_model
+from retro.lora import add_lora, lora_parameters, save_adapter, using
 from retro.memory import JsonLines
-from retro.model import GPT
-from retro.reflect import ReflectionPolicy, reflection_prompt
+from retro.policy import Policy
+from retro.reflect import reflection_prompt
 from retro.report import page as report
 from retro.run import checkpoint
 from retro.run.files import write_json
+from tests.scripted import ScriptedActor
 
 HOSTILE = (
     "</script><script>document.title='in'</script><img src=x onerror=\"document.title='in'\"><!--"
@@ -32,12 +33,16 @@ HOSTILE = (
 CAUSE = "I never found a mug. Plan: search shelf 2."
 
 
+def opened(base):
+    return open_model(str(base), torch.device("cpu"), False)
+
+
 def trained(base, seed=0):
     """A tiny model with an adapter and a critic that do something."""
-    model, generator = GPT.from_pretrained(base, "cpu"), torch.Generator().manual_seed(seed)
-    add_lora(model, 2, 4.0, generator)
-    policy = ReflectionPolicy(model, adapt_prompt=True)
-    for weight in [*lora_parameters(model), policy.value_head.weight]:
+    lm, generator = opened(base), torch.Generator().manual_seed(seed)
+    add_lora(lm.model, 2, 4.0, generator)
+    policy = Policy(lm, adapt_prompt=True)
+    for weight in [*lora_parameters(lm.model), policy.value_head.weight]:
         weight.data.normal_(0, 0.3, generator=generator)
     return policy
 
@@ -50,12 +55,13 @@ def chains():
     actor.device, actor.generator = torch.device("cpu"), None
     tasks = env.tasks("seen", 3, 0)
     writers = {
-        "react": no_reflection,
+        "react": lambda trajectories: [None] * len(trajectories),
         "reflexion": lambda ts: [CAUSE] * len(ts),
         "retroformer": lambda ts: [f"{HOSTILE} Plan: é漢🙂."] * len(ts),
         "long": lambda ts: ["look " * 200] * len(ts),
     }
-    return {m: retry_chains(env, tasks, actor, w, 2, 0) for m, w in writers.items()}
+    evaluation = Evaluation(env, tasks, actor, retries=2, seed=0)
+    return {method: evaluation.play(writer) for method, writer in writers.items()}
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +71,7 @@ def page(tiny_base, chains, tmp_path_factory):
     policy = trained(tiny_base)
     settings = dict(seed=0, base=str(tiny_base), adapt_prompt=False, kl_coef=0.1, gamma=1.0)
     write_json(run_dir / "config.json", settings | {"gae_lambda": 1.0})
-    save_adapter(policy.model, run_dir / "adapter")
+    save_adapter(policy.lm.model, run_dir / "adapter")
     weights = {n: p for n, p in policy.named_parameters() if p.requires_grad}
     checkpoint.save(run_dir / "checkpoint", weights, [], {})
     curves = ("mean_rating", "success", "kl", "entropy", "value_loss", "explained_variance")
@@ -73,30 +79,30 @@ def page(tiny_base, chains, tmp_path_factory):
     JsonLines(run_dir / "metrics.jsonl").append([*rows, rows[-1] | {"kl": float("nan")}])
     methods = {name: summary(c, 2) for name, c in chains.items()}
     reports = [{"env": "household", "split": HOSTILE, "seed": 0, "methods": methods}]
-    model, coder = GPT.from_pretrained(tiny_base, "cpu"), tokenizer.load(tiny_base)
-    report.write_page(run_dir / "report.html", reports, [chains], run_dir, model, coder)
+    report.write_page(run_dir / "report.html", reports, [chains], run_dir, opened(tiny_base))
     html = (run_dir / "report.html").read_bytes()
     return html, json.loads(re.search(rb'id="data">(.*?)</script>', html, re.S)[1]), run_dir
 
 
 def test_tokens_are_weighed_as_a_plain_forward_pass_weighs_them(tiny_base, chains, monkeypatch):
     """gamma = lambda = 1: A_t = rating - kl_coef * (log-ratios from t on) - V_t."""
-    monkeypatch.setattr(reflect, "autocast", lambda device: nullcontext())  # all in float32
-    policy, coder, kl_coef = trained(tiny_base), tokenizer.load(tiny_base), 0.3
+    monkeypatch.setattr(policies, "autocast", lambda device: nullcontext())  # all in float32
+    policy, kl_coef = trained(tiny_base), 0.3
+    lm, model, coder = policy.lm, policy.lm.model, policy.lm.tokenizer
     before, after = chains["reflexion"][0][:2]
-    (found,) = report.weigh(policy, coder, [(before, after, CAUSE)], kl_coef, 1.0, 1.0)
-    prompt = reflection_prompt(before, coder, 2560)
+    (found,) = report.weigh(policy, [(before, after, CAUSE)], kl_coef, 1.0, 1.0)
+    prompt = reflection_prompt(before, lm)
     ids = coder.encode(f" {CAUSE}\n")
     assert "".join(row[0] for row in found) == f" {CAUSE}\n" and len(found) == len(ids)
 
     def logprobs():
-        hidden = policy.model.hidden(torch.tensor([prompt + ids]))[0, len(prompt) - 1 : -1]
-        full = policy.model.logits(hidden).float().log_softmax(-1)
+        hidden = model.hidden(torch.tensor([prompt + ids]))[0, len(prompt) - 1 : -1]
+        full = model.logits(hidden).float().log_softmax(-1)
         return full[range(len(ids)), ids], policy.value_head(hidden.float())[:, 0]
 
     with torch.no_grad():
         own, values = logprobs()
-        with adapter_off(policy.model):
+        with using(model, None):
             base, _ = logprobs()
     charged = kl_coef * (own - base).flip(0).cumsum(0).flip(0)
     advantages = after.episode_return - before.episode_return - charged - values
@@ -106,10 +112,9 @@ def test_tokens_are_weighed_as_a_plain_forward_pass_weighs_them(tiny_base, chain
 
 
 def test_characters_cut_into_several_tokens_stay_whole(tiny_base):
-    coder = tokenizer.load(tiny_base)
-    text = " é漢🙂 mug 1\n"
-    parts = report.token_texts(coder, coder.encode(text))
-    assert "".join(parts) == text and len(parts) == len(coder.encode(text))
+    lm, text = opened(tiny_base), " é漢🙂 mug 1\n"
+    parts = report.token_texts(lm, lm.tokenizer.encode(text))
+    assert "".join(parts) == text and len(parts) == len(lm.tokenizer.encode(text))
 
 
 def test_the_page_holds_the_episodes(page, chains):
@@ -147,7 +152,7 @@ def test_any_data_stays_in_its_place(value):
 
 
 @pytest.mark.slow
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(DATA)
 def test_any_data_stays_in_its_place_at_length(value):
     stays_in_its_place(value)
@@ -184,17 +189,16 @@ def test_a_page_never_grows_too_large(page, tiny_base, chains, monkeypatch):
     size = len(json.dumps(page[1]["episodes"][0], separators=(",", ":")))
     monkeypatch.setattr(report, "EPISODE_BYTES", int(size * 2.5))
     reports = [{"env": "household"}]
-    model, coder = GPT.from_pretrained(tiny_base, "cpu"), tokenizer.load(tiny_base)
-    data = report.page_data(reports, [chains], page[2], model, coder)
+    data = report.page_data(reports, [chains], page[2], opened(tiny_base))
     assert 1 <= len(data["episodes"]) <= 2 and data["failed"] == 3
 
 
 def test_a_run_without_a_critic_is_told_in_words(tiny_base, tmp_path):
     policy = trained(tiny_base)
-    save_adapter(policy.model, tmp_path / "adapter")
+    save_adapter(policy.lm.model, tmp_path / "adapter")
     checkpoint.save(tmp_path / "checkpoint", {}, [], {})
     with pytest.raises(ValueError, match="no critic"):
-        report.trained_policy(tmp_path, GPT.from_pretrained(tiny_base, "cpu"), False)
+        report.trained_policy(tmp_path, opened(tiny_base), False)
 
 
 @pytest.mark.slow

@@ -226,8 +226,9 @@ def test_demonstrations_make_documents():
     assert demos == list(islice(env.fresh().demonstrations("train", 0, 0.3, 0.3), 60))
     for d in demos:
         document = to_document(weighted_texts(d, rng), env, coder)
-        assert len(document.ids) < 2560 and any(document.said)
-        assert any(first >= 0 for first, _, _ in document.bound) or not Notes(d.observation).titles
+        assert len(document.ids) < 2560 and any(document.loss_weights)
+        bound = any(first >= 0 for first, _, _ in document.binding_targets)
+        assert bound or not Notes(d.observation).titles
         assert not re.search(r"^(Question:|Answer:|Reflection:|>)", d.observation, re.MULTILINE)
         assert d.reflection is None or prompts.well_formed(d.reflection)
     assert {d.success for d in demos} == {True, False}

@@ -15,8 +15,9 @@ from smollm2 import convert, find_gguf
 from tiny import largest_gap
 
 from retro import tokenizer
+from retro.interop.chat import chat_prompt
+from retro.interop.open import open_model
 from retro.language_model import generate
-from retro.interop.chat import answer, chat_prompt
 from retro.model import GPT
 
 pytestmark = pytest.mark.slow  # 135M parameters
@@ -136,7 +137,15 @@ def test_the_chat_prompt_is_the_model_s_own_template(smollm2):
 
 
 def test_smollm2_answers_in_chat(smollm2):
-    model, coder = GPT.from_pretrained(smollm2), tokenizer.load(smollm2)
-    prompt = chat_prompt(coder, [("user", "What is the capital of France? One word.")])
-    out = generate(model, [prompt], 16, (coder.eos,), temperature=0)
-    assert "Paris" in answer(coder, out.response_ids[0])
+    lm = open_model(str(smollm2), torch.device("cpu"), False)
+    prompt = chat_prompt(lm.tokenizer, [("user", "What is the capital of France? One word.")])
+    out = generate(lm.model, [prompt], 16, (lm.tokenizer.eos,), temperature=0)
+    assert "Paris" in lm.text(out.response_ids[0])
+
+
+def test_smollm2_ends_an_answer_as_it_was_trained(smollm2):
+    lm = open_model(str(smollm2), torch.device("cpu"), False)
+    assert lm.frame and lm.tokenizer.eos in lm.stop_ids
+    assert lm.tokenizer.special_tokens["<|im_end|>"] == lm.tokenizer.eos
+    ids = lm.answer_ids("Look in drawer 1.\n")
+    assert ids[-1] == lm.tokenizer.eos and lm.answer_text(ids) == "Look in drawer 1.\n"

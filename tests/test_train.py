@@ -3,6 +3,7 @@ doors.
 """
 
 import dataclasses
+import inspect
 import json
 import runpy
 import subprocess
@@ -14,118 +15,128 @@ import torch
 
 import retro.learn
 import train
+from retro import prompts
 from retro.evaluate import methods_of
+from retro.learn import Arena
 from retro.run.checkpoint import load, save
-from tests.small_run import Killed, config, outcome, short_games  # noqa: F401
+from retro.run.files import read_tensors
+from retro.tokenizer import Tokenizer
+from tests.small_run import GUESS, Killed, config, outcome, short_games, slow  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
 
 
-def slow(*values):
-    """A case that the fast tests leave out."""
-    return pytest.param(*values, marks=pytest.mark.slow)
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tiny_base, tmp_path_factory):
-    """What a whole run leaves behind, by its mode."""
-    done = {}
-    for mode in ("online", "offline"):
-        folder = tmp_path_factory.mktemp("runs") / mode
-        train.main(config(tiny_base, folder, mode=mode))
-        done[mode] = outcome(folder)
-    return done
-
-
 @pytest.mark.parametrize(
-    "mode, where, calls",
+    "mode, owner, name, calls",
     [
-        ("online", "collect", 2),
-        ("online", "learn.retry", 2),
-        ("online", "learn", 2),
-        ("offline", "fit", 1),
-        ("offline", "learn.ppo_update", 2),
-        slow("online", "learn.reflect", 1),
-        slow("online", "learn.ppo_update", 1),
-        slow("online", "measure_gap", 1),
-        slow("online", "evaluate", 1),
-        slow("online", "save_adapter", 1),
-        slow("offline", "print_reward", 1),
+        ("online", train, "collect", 2),
+        slow("online", Arena, "retry", 6),  # four in the collection, then one an update
+        ("offline", train, "fit", 1),
+        slow("online", train, "update", 2),
+        slow("offline", retro.learn, "ppo_update", 2),
+        slow("online", retro.learn, "reflect", 5),  # as `retry`
+        slow("online", retro.learn, "ppo_update", 1),
+        slow("online", train, "measure_gap", 1),
+        slow("online", train, "evaluate", 1),
+        slow("online", train, "save_adapter", 1),
+        slow("offline", train, "print_reward", 1),
     ],
 )
 def test_resumed_equals_uninterrupted(
-    tiny_base, tmp_path, monkeypatch, uninterrupted, mode, where, calls
+    tiny_base, tmp_path, monkeypatch, small_run, mode, owner, name, calls
 ):
     """Killed right after the n-th call of a function, then resumed: the same files, byte for byte.
     """
-    module = retro.learn if where.startswith("learn.") else train
-    name = where.removeprefix("learn.")
-    function, left = getattr(module, name), calls
+    left = calls
 
-    def killer(*args, **kwargs):
+    def count():
         nonlocal left
-        result, left = function(*args, **kwargs), left - 1
+        left -= 1
         if left == 0:
             raise Killed
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(owner, name, counted(getattr(owner, name), count))
+        train.main(config(tiny_base, folder, mode=mode))
+    train.main(config(tiny_base, folder, mode=mode, resume=True))
+    assert outcome(folder) == outcome(small_run(mode))
+
+
+def counted(function, count):
+    """The same function, which calls `count` at its end."""
+
+    def whole(*args, **kwargs):
+        result = function(*args, **kwargs)
+        count()
         return result
 
-    monkeypatch.setattr(module, name, killer)
-    with pytest.raises(Killed):
-        train.main(config(tiny_base, tmp_path / "run", mode=mode))
-    monkeypatch.setattr(module, name, function)
-    train.main(config(tiny_base, tmp_path / "run", mode=mode, resume=True))
-    assert outcome(tmp_path / "run") == uninterrupted[mode]
+    def whole_generator(*args, **kwargs):
+        yield from function(*args, **kwargs)
+        count()
+
+    return whole_generator if inspect.isgeneratorfunction(function) else whole
 
 
-def test_results_are_one_report_for_each_environment(uninterrupted):
-    for mode, left in uninterrupted.items():
+def test_a_run_of_an_older_version_resumes(tiny_base, tmp_path, small_run, monkeypatch):
+    """It called the baselines "earned", and its config.json lacks what came later."""
+    folder, saves = tmp_path / "run", train.RunFolder.save
+
+    def save_as_before(self, **state):
+        if "baselines" in state:
+            state["earned"] = state.pop("baselines")
+        saves(self, **state)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(train.RunFolder, "save", save_as_before)
+        patch.setattr(train, "check_health", killer)
+        train.main(config(tiny_base, folder))
+    state = json.loads(bytes(read_tensors(folder / "checkpoint")["state"].tolist()))
+    assert state["updates"] == 1 and any(state["earned"].values()) and "baselines" not in state
+    train.main(config(tiny_base, folder, resume=True))
+    assert outcome(folder) == outcome(small_run("online"))
+
+
+def killer(*args, **kwargs):
+    raise Killed
+
+
+def test_results_are_one_report_for_each_environment(small_run):
+    runs = {mode: outcome(small_run(mode)) for mode in ("online", "offline")}
+    for mode, left in runs.items():
         reports = json.loads(left[3])
         assert [r["env"] for r in reports] == ["household", "guess"]
         methods = [name for name in methods_of(mode) if name not in ("last_attempt", "shuffled")]
         assert all(list(r["methods"]) == methods for r in reports)
         assert {m["success"] is None for m in left[0]} == {mode == "offline"}
         assert all(set(m["mean_rating_by_env"]) == {"household", "guess"} for m in left[0])
-    replay = [json.loads(line) for line in uninterrupted["online"][1].splitlines()]
+    replay = [json.loads(line) for line in runs["online"][1].splitlines()]
     last = replay[-4:]  # an update's rated reflections: equal parts
     assert sorted(row["env"] for row in last) == ["guess"] * 2 + ["household"] * 2
-
-
-# tasks enough that some reflection of a base that knows nothing raises a return, for SFT
-GUESS = dict(envs="guess", updates=1, train_tasks=24)
-
-
-@pytest.fixture(scope="module")
-def guessed(tiny_base, tmp_path_factory):
-    """As `uninterrupted`, of one environment and one update."""
-    done = {}
-    for mode in ("online", "offline"):
-        folder = tmp_path_factory.mktemp("guessed") / mode
-        train.main(config(tiny_base, folder, mode=mode, **GUESS))
-        done[mode] = outcome(folder)
-    return done
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        dict(kl_coef=0.0),
-        dict(sft_epochs=0),
-        dict(rating="next"),
-        dict(rating="success", mode="offline"),
-        dict(group=1),
-        dict(advantage="group"),
+        dict(rating="next", group=1, lora_rank=1, adapt_prompt=True),
         dict(advantage="group", mode="offline", memory=1),
-        dict(lora_rank=1, adapt_prompt=True),
-        dict(adapt_prompt=True, mode="offline"),
-        dict(temperature=0.0),
+        slow(dict(kl_coef=0.0)),
+        slow(dict(sft_epochs=0)),
+        slow(dict(rating="next")),
+        slow(dict(rating="success", mode="offline")),
+        slow(dict(group=1)),
+        slow(dict(advantage="group")),
+        slow(dict(lora_rank=1, adapt_prompt=True)),
+        slow(dict(adapt_prompt=True, mode="offline")),
+        slow(dict(temperature=0.0)),
     ],
 )
-def test_ablations_run_and_are_read(tiny_base, tmp_path, change, guessed):
+def test_ablations_run_and_are_read(tiny_base, tmp_path, change, small_run):
     settings = config(tiny_base, tmp_path / "run", **GUESS | change)
     train.main(settings)
     left = outcome(tmp_path / "run")
     if change != dict(temperature=0.0):
-        assert left[0] != guessed[settings.mode][0] or left[1] != guessed[settings.mode][1]
+        assert left[:2] != outcome(small_run(settings.mode, guess=True))[:2]
     assert left[3] is not None and len(left[0]) == 1
     replay = [json.loads(line) for line in left[1].splitlines()]
     if settings.mode == "online":  # the update's rows come in groups on one prompt
@@ -136,24 +147,26 @@ def test_ablations_run_and_are_read(tiny_base, tmp_path, change, guessed):
         assert all(row["rating"] == row["next_return"] for row in replay)
 
 
-def test_what_a_trial_has_earned_is_taken_from_its_next_ratings(tiny_base, tmp_path, monkeypatch):
+def test_the_mean_of_a_trials_ratings_is_taken_from_its_next_ones(tiny_base, tmp_path, monkeypatch):
     """Against the replay buffer: one half of the way to each new rating, from 0."""
     seen, update = [], retro.learn.ppo_update
 
-    def spy(policy, optimizer, batch, **settings):
+    def spy(policy, optimizer, batch, *rest, **settings):
         seen.append(batch.ratings.tolist())
-        return update(policy, optimizer, batch, **settings)
+        return update(policy, optimizer, batch, *rest, **settings)
 
     monkeypatch.setattr(retro.learn, "ppo_update", spy)
-    train.main(config(tiny_base, tmp_path / "run", envs="guess", updates=6, baseline_step=0.5))
+    settings = config(tiny_base, tmp_path / "run", envs="guess", updates=4, baseline_step=0.5)
+    monkeypatch.setattr(train, "compare_methods", lambda training: None)
+    train.main(settings)
     replay = [json.loads(line) for line in (tmp_path / "run/replay.jsonl").read_text().splitlines()]
     past: dict[tuple, list[float]] = {}
-    for ratings, start in zip(seen, range(len(replay) - 24, len(replay), 4), strict=True):
+    for ratings, start in zip(seen, range(len(replay) - 16, len(replay), 4), strict=True):
         rows = replay[start : start + 4]
         for row, rating in zip(rows, ratings, strict=True):
             own = past.get((row["task_id"], row["trial"]), [])
-            earned = sum(r * 0.5 ** (len(own) - i) for i, r in enumerate(own))
-            assert rating == pytest.approx(row["rating"] - earned, abs=1e-6)
+            baseline = sum(r * 0.5 ** (len(own) - i) for i, r in enumerate(own))
+            assert rating == pytest.approx(row["rating"] - baseline, abs=1e-6)
         for row in rows:
             past.setdefault((row["task_id"], row["trial"]), []).append(row["rating"])
     assert max(map(len, past.values())) > 2 and any(map(any, past.values()))
@@ -166,7 +179,8 @@ def test_without_memory_every_method_is_a_plain_retry(tiny_base, tmp_path):
         assert all(result == results[0] for result in results)
 
 
-def test_a_group_is_as_large_as_divides_the_batch(tiny_base, tmp_path):
+def test_a_group_is_as_large_as_divides_the_batch(tiny_base, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "compare_methods", lambda training: None)
     train.main(config(tiny_base, tmp_path / "run", group=6, updates=1, envs="guess"))
     replay = [json.loads(line) for line in (tmp_path / "run/replay.jsonl").read_text().splitlines()]
     first, second, third, fourth = (row["prompt"] for row in replay[-4:])
@@ -176,14 +190,17 @@ def test_a_group_is_as_large_as_divides_the_batch(tiny_base, tmp_path):
         train.main(alone)
 
 
-def test_seed_decides_everything(tiny_base, tmp_path, uninterrupted):
-    train.main(config(tiny_base, tmp_path / "other", seed=1, updates=0))
-    assert outcome(tmp_path / "other")[1] != uninterrupted["online"][1]
+def test_seed_decides_everything(tiny_base, tmp_path, small_run, monkeypatch):
+    """Another one collects other ratings; `test_kill.py` has the same one twice."""
+    monkeypatch.setattr(train, "imitate", killer)
+    with pytest.raises(Killed):
+        train.main(config(tiny_base, tmp_path / "run", seed=1))
+    other = outcome(tmp_path / "run")[1]
+    assert other and not outcome(small_run("online"))[1].startswith(other)
 
 
-def test_folder_in_use_is_refused_and_so_are_other_settings(tiny_base, tmp_path):
-    settings = config(tiny_base, tmp_path / "run", updates=0, envs="guess")
-    train.main(settings)
+def test_folder_in_use_is_refused_and_so_are_other_settings(tiny_base, tmp_path, small_run):
+    settings = config(tiny_base, small_run("online"))
     with pytest.raises(ValueError, match="holds a run already"):
         train.main(settings)
     with pytest.raises(ValueError, match="started with another lr: 0.01, now 0.5"):
@@ -200,6 +217,38 @@ def test_collapse_stops_with_a_reason(tiny_base, tmp_path):
     stats = {"kl": 81.0, "well_formed": 1.0}
     with pytest.raises(SystemExit, match="KL 81 nats"):
         train.check_health(stats, settings.max_kl, 0.5)
+
+
+def test_a_prompt_is_built_and_encoded_once(tiny_base, tmp_path, monkeypatch):
+    """When a trial has failed, it becomes a prompt: reflecting, retrying, learning and storing in
+    two updates then build and encode nothing of it again.
+    """
+    built, encoded, in_updates = [], [], []
+    transcript, encode, one_update = prompts.transcript, Tokenizer.encode, train.one_update
+
+    def counted_transcript(*args):
+        built.append(args)
+        return transcript(*args)
+
+    def counted_encode(tokenizer, text):
+        if text.endswith(prompts.REFLECT):
+            encoded.append(text)
+        return encode(tokenizer, text)
+
+    def counted_update(*args):
+        before = len(built), len(encoded)
+        stats = one_update(*args)
+        in_updates.append((len(built) - before[0], len(encoded) - before[1]))
+        return stats
+
+    monkeypatch.setattr(prompts, "transcript", counted_transcript)
+    monkeypatch.setattr(Tokenizer, "encode", counted_encode)
+    monkeypatch.setattr(train, "one_update", counted_update)
+    monkeypatch.setattr(train, "compare_methods", lambda training: None)
+    train.main(config(tiny_base, tmp_path / "run"))
+    failed = (tmp_path / "run/failed.jsonl").read_text().splitlines()
+    assert in_updates == [(0, 0)] * 2
+    assert len(encoded) == len(set(encoded)) == len(failed) == 8
 
 
 @pytest.mark.parametrize(
@@ -228,6 +277,7 @@ def test_wrong_input_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, com
     assert not list(tmp_path.iterdir())  # nothing half-written
 
 
+@pytest.mark.slow
 def test_as_a_program(tmp_path):
     command = [sys.executable, "train.py", "--base", "/nowhere", "--run-dir", str(tmp_path / "x")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

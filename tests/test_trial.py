@@ -8,21 +8,27 @@ import pytest
 import torch
 
 import envs
-import retro.actor
+import retro.language_model
 from envs.household.observer import parse_plan
-from retro import prompts, tokenizer
-from retro.actor import ACTION_TOKENS, MEMORY, GPTActor, ScriptedActor
+from retro import prompts
+from retro.actor import ACTION_TOKENS, LMActor
 from retro.language_model import generate
-from retro.lora import add_lora, lora_parameters
-from retro.model import GPT
-from retro.reflect import RANGES, rate
-from retro.trial import Trajectory, run_in_batches, run_trials
+from retro.lora import lora_parameters
+from retro.memory import MEMORY
+from retro.trial import Trajectory, run_in_batches
+from retro.trial import run_trials as run_trials_in
 from tests.guess import Guess
+from tests.scripted import ScriptedActor
 
 
 @pytest.fixture(scope="module")
 def env():
     return envs.make("household")
+
+
+def run_trials(env, *rest) -> list[Trajectory]:
+    """In one environment."""
+    return run_trials_in({env.name: env}, *rest)
 
 
 def obedient(text: str) -> str:
@@ -54,10 +60,9 @@ def test_reflection_is_in_the_actors_prompt_and_changes_its_action(env):
 def test_oracle_reflection_changes_the_shipped_actors_first_action(env, shipped):
     """A trap of others' code: a memory that never reaches the prompt. Greedy, so nothing is random.
     """
-    model, coder = shipped
-    actor = GPTActor(model, coder, 0.0, torch.Generator())
-    tasks = env.tasks("unseen", 16, 5)
-    trials = run_trials(env, tasks, actor, [[]] * 16)
+    actor = LMActor(shipped, 0.0, torch.Generator())
+    tasks = env.tasks("unseen", 6, 5)
+    trials = run_trials(envs.make("household", max_steps=4), tasks, actor, [[]] * 6)
     failed = [(task, t) for task, t in zip(tasks, trials) if not t.success]
     oracle = [env.oracle_reflection(t.observation, t.exchanges) for _, t in failed]
     one_step = envs.make("household", max_steps=1)
@@ -67,7 +72,7 @@ def test_oracle_reflection_changes_the_shipped_actors_first_action(env, shipped)
         t.steps[0].action == f"go to {parse_plan(text)[0][-1]}" for t, text in zip(told, oracle)
     )
     numbers = (changed, planned, len(failed))
-    assert changed >= len(failed) / 2 and planned >= len(failed) / 2, numbers
+    assert len(failed) > 2 and changed >= len(failed) / 2 and planned >= len(failed) / 2, numbers
 
 
 def test_only_the_last_reflections_are_kept(env):
@@ -107,88 +112,48 @@ def test_lock_step_equals_one_by_one(env):
     actor = ScriptedActor(lambda text: "look" if len(text) % 3 else "inventory")
     together = run_trials(env, tasks, actor, [[]] * 12)
     assert together == [run_trials(env, [task], actor, [[]])[0] for task in tasks]
-    assert together == run_in_batches(env, tasks, actor, [[]] * 12, rows=5)
+    assert together == run_in_batches({"household": env}, tasks, actor, [[]] * 12, rows=5)
 
 
-def test_cached_session_equals_reading_everything_anew(env, tiny_base, monkeypatch):
+def test_cached_session_equals_reading_everything_anew(env, tiny_lm, monkeypatch):
     """Greedy actions from the growing cache are those of a fresh forward over the whole transcript.
     """
-    monkeypatch.setattr(
-        retro.actor, "autocast", lambda device: nullcontext()
-    )  # float32: no near-ties
-    model, coder = GPT.from_pretrained(tiny_base), tokenizer.load(tiny_base)
-    tasks = env.tasks("train", 5, 7)
-    short = envs.make("household", max_steps=5)
-    trials = run_trials(short, tasks, GPTActor(model, coder, 0.0, torch.Generator()), [[]] * 5)
+    # float32: no near-ties
+    monkeypatch.setattr(retro.language_model, "autocast", lambda device: nullcontext())
+    encode, decode = tiny_lm.tokenizer.encode, tiny_lm.tokenizer.decode
+    tasks, short = env.tasks("train", 5, 7), envs.make("household", max_steps=5)
+    trials = run_trials(short, tasks, LMActor(tiny_lm, 0.0, torch.Generator()), [[]] * 5)
     for t in trials:
         for n in (0, 1, len(t.steps) - 1):
-            ids = coder.encode(prompts.transcript(t.observation, [], t.exchanges[:n]) + prompts.ACT)
-            out = generate(model, [ids], ACTION_TOKENS, tuple(coder.encode("\n")), temperature=0)
-            action = coder.decode(out.response_ids[0]).strip()
+            ids = encode(prompts.transcript(t.observation, [], t.exchanges[:n]) + prompts.ACT)
+            out = generate(tiny_lm.model, [ids], ACTION_TOKENS, tuple(encode("\n")), temperature=0)
+            action = decode(out.response_ids[0]).strip()
             if "�" not in action:  # a cut-off action may end inside a character
                 assert action == t.steps[n].action, n
 
 
-def test_full_context_ends_in_silence_not_in_a_crash(env, tiny_base):
-    model, coder = GPT.from_pretrained(tiny_base), tokenizer.load(tiny_base)
-    object.__setattr__(model.config, "max_position_embeddings", 300)
-    t = run_trials(
-        env,
-        env.tasks("train", 1, 7),
-        GPTActor(model, coder, 1.0, torch.Generator().manual_seed(0)),
-        [[]],
-    )
+def test_full_context_ends_in_silence_not_in_a_crash(env, tiny_lm):
+    tiny_lm.context = 300
+    actor = LMActor(tiny_lm, 1.0, torch.Generator().manual_seed(0))
+    t = run_trials(env, env.tasks("train", 1, 7), actor, [[]])
     assert t[0].truncated and t[0].steps[-1].action == ""
 
 
-def test_the_actor_is_the_base_whatever_the_adapter_says(env, tiny_base):
-    model, coder = GPT.from_pretrained(tiny_base), tokenizer.load(tiny_base)
-    short = envs.make("household", max_steps=4)
-    play = lambda: run_trials(
-        short, tasks, GPTActor(model, coder, 0.0, torch.Generator()), [[]] * 3
-    )
-    tasks = env.tasks("train", 3, 9)
+def test_the_actor_is_the_base_whatever_the_adapter_says(env, tiny_lm):
+    short, tasks = envs.make("household", max_steps=4), env.tasks("train", 3, 9)
+    play = lambda: run_trials(short, tasks, LMActor(tiny_lm, 0.0, torch.Generator()), [[]] * 3)
     before = play()
-    add_lora(model, 4, 8.0, torch.Generator().manual_seed(0))
-    for p in lora_parameters(model):
+    tiny_lm.add_adapter("reflector", 4, 8.0, torch.Generator().manual_seed(0))
+    for p in lora_parameters(tiny_lm.model):
         torch.nn.init.normal_(p)
     assert play() == before
 
 
-def test_ratings_telescope(env):
-    """Over a chain of trials the ratings add up to the last return minus the first."""
-    task, answers = env.tasks("train", 1, 3)[0], iter(range(10**6))
-    actor = ScriptedActor(
-        lambda text: f"go to {list(task['receptacles'])[next(answers) % len(task['receptacles'])]}"
-    )
-    chain = [run_trials(env, [task], actor, [[]])[0] for _ in range(4)]
-    chain = [
-        Trajectory(**{**vars(t), "episode_return": g}) for t, g in zip(chain, (0.5, 0.0, 0.75, 1.0))
-    ]
-    assert (
-        sum(rate(a, b) for a, b in zip(chain, chain[1:]))
-        == chain[-1].episode_return - chain[0].episode_return
-    )
-    assert rate(chain[0], chain[1]) == -0.5
-
-
-def test_three_ratings_of_one_retry():
-    before, after = (
-        Trajectory("household", "a", "x", (), (), g, g == 1, g == 1, g < 1) for g in (0.25, 0.75)
-    )
-    assert [rate(before, after, kind) for kind in RANGES] == [0.5, 0.75, 0.0]
-    assert rate(after, before) == -0.5 and rate(before, chain_end()) == 0.75
-    assert rate(before, chain_end(), "success") == 1.0
-
-
-def chain_end() -> Trajectory:
-    return Trajectory("household", "a", "x", (), (), 1.0, True, True, False)
-
-
 def test_tasks_of_several_environments_keep_their_own_names(monkeypatch):
     monkeypatch.setitem(envs.CLASSES, "guess", Guess)
-    both = envs.make("household,guess")
-    tasks = both.tasks("train", 3, 0)
+    both = envs.make_all("household,guess")
+    apart = [env.tasks("train", 3, 0) for env in both.values()]
+    tasks = [task for turn in zip(*apart) for task in turn]
     trials = run_in_batches(both, tasks, ScriptedActor(lambda text: "look"), [[]] * 6)
     assert [t.env for t in trials] == ["household", "guess"] * 3
-    assert all(both.parts[t.env].oracle_reflection(t.observation, t.exchanges) for t in trials)
+    assert all(both[t.env].oracle_reflection(t.observation, t.exchanges) for t in trials)

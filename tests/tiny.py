@@ -27,3 +27,20 @@ def random_ids(*shape, seed=0, vocab=50):
 
 def largest_gap(a, b) -> float:
     return (a - b).abs().max().item()
+
+
+CALLS = ((9, True), (6, True), (1, True), (1, False), (4, False))  # new tokens a row, ragged or not
+
+
+def growing_states(model, cache, decoder=None):
+    """States of real tokens in a schedule of ragged calls on one cache: a first chunk, an
+    observation, tokens of which some rows stand still, tokens and a chunk of all rows.
+    """
+    rows, numbers = len(cache.lengths), torch.Generator().manual_seed(2)
+    ids, states = random_ids(rows, 30), []
+    for S, ragged in CALLS:
+        counts = torch.randint(0, S + 1, (rows,), generator=numbers) if ragged else None
+        hidden = (decoder or model).hidden(ids[:, :S], cache, counts)
+        real = torch.arange(S) < (S if counts is None else counts[:, None])
+        states.append(hidden[real.expand(rows, S)])
+    return states

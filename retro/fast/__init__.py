@@ -1,6 +1,6 @@
 """What is there only for speed: the same numbers as the core's, sooner.
 
-    attention.py   what new tokens attend to, without the padding; kernels for a CPU
+    attention.py   what new tokens attend to, on a CPU
     decoder.py     the forward pass of a small model for sampling
 
 One switch: RETRO_FAST=0 in the environment, or `retro.fast.enabled = False`, leaves the core alone.

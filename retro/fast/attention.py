@@ -1,67 +1,50 @@
-"""What new tokens attend to, faster: the twins of `Causal` and `Appended` in `kv_cache.py`.
+"""What new tokens attend to, faster on a CPU: twins of `Causal` and `Appended` in `kv_cache.py`.
 
-    padding      a padded batch is computed on its N real tokens alone, except in attention
     buckets      rows of similar length attend together, so short rows skip the long rows' keys
-    bfloat16     on a CPU plain matrix products, which such processors have in hardware, beat
-                 PyTorch's kernel: one decoding step 6.8 ms against 15.7 (docs/experiments.md,
-                 section 15); in float32 PyTorch's kernel is the faster one (section 26)
+    bfloat16     plain matrix products, which some processors have in hardware, beat PyTorch's
+                 kernel: a decoding step's attention 6.8 ms against 15.7 (docs/experiments.md,
+                 section 15). In float32 PyTorch's kernel is the faster one (section 26).
 
-Shapes: B rows, S new tokens a row, N real ones of all rows, J positions that are attended to,
-        H query heads, K key/value heads, G = H / K, E width of a head.
+Shapes: B rows, S new tokens a row, J positions that are attended to, H query heads, K key/value
+        heads, G = H / K, E width of a head.
 """
 
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from retro.kv_cache import Appended, Causal, KVCache, causal_bias
+from retro import kv_cache
+from retro.kv_cache import Appended, Causal, KVCache
 
 BUCKET = 8  # rows whose attention is computed together
-PLAIN = 2560  # in bfloat16 on a CPU: up to so many tokens plain products beat the fused kernel
+PLAIN = 2560  # tokens up to which plain products beat PyTorch's kernel in bfloat16
 BLOCK = 256  # queries at a time: keys after the last of them are left out
 
 
 class FastCausal(Causal):
-    """`Causal`, by the kernel that is fastest where the tensors are."""
-
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         return attention(q, k, v, None).transpose(1, 2)
 
 
 class FastAppended(Appended):
-    """`Appended` without its padding: between `unpad` and `pad` a tensor is (N, ...)."""
-
     def __init__(self, cache: KVCache, S: int, counts: Tensor | None):
-        device, first = cache.lengths.device, cache.longest == 0
-        cache.reserve(cache.longest + S)
-        self.cache, self.kv_length = cache, cache.longest + S  # J
-        if S == 1 and cache.keys.dtype == torch.bfloat16:  # products would copy a part of a buffer
-            self.kv_length = cache.keys.shape[3]
-        self.rows = torch.arange(len(cache.lengths), device=device)[:, None]  # (B, 1)
-        self.positions = cache.lengths[:, None] + torch.arange(S, device=device)  # (B, S)
-        self.bias: Tensor | None = None  # causal: the same in an empty cache, and faster
-        if not first or S == 1:
-            keys = torch.arange(self.kv_length, device=device)
-            self.bias = causal_bias(self.positions, keys, cache.keys.dtype)[:, None]  # (B, 1, S, J)
-        self.real: tuple[Tensor, ...] | None = None  # (row, column) of each real token, (N,) each
-        if counts is not None and S > 1:
-            real = torch.arange(S, device=device) < counts[:, None]  # (B, S)
-            self.shape, self.real = real.shape, real.nonzero(as_tuple=True)
-            self.rows, self.positions = self.real[0], self.unpad(self.positions)  # (N,) each
-        self.buckets = self._length_buckets(S, counts)
+        """counts (B,): how many of each row's S tokens are real; None = all."""
+        super().__init__(cache, S)
+        B, on_cpu = len(cache.lengths), cache.keys.device.type == "cpu"
+        self.buckets: list[tuple[slice, slice, int, Tensor | None]] = []
+        if on_cpu and S == 1 and cache.keys.dtype == torch.bfloat16:
+            self.kv_length = cache.keys.shape[3]  # products would make a copy of a part of it
+            self.bias = self.bias_of_keys()
+        elif on_cpu and B > BUCKET:
+            self.buckets = self.length_buckets(S, counts)
 
-    def _length_buckets(self, S: int, counts: Tensor | None) -> list:
+    def length_buckets(self, S: int, counts: Tensor | None) -> list:
         """(rows, queries, J, bias) of each BUCKET neighbours, which callers keep in the order of
-        length: the longest of them says how many queries and keys they have.
+        their lengths: the longest of them says how many queries and keys they need.
         """
-        before, device = self.cache.lengths, self.cache.lengths.device
-        whole = self.kv_length > self.cache.longest + S
-        if len(before) <= BUCKET or device.type != "cpu" or whole:
-            return []
-        buckets = []
+        before, buckets = self.cache.lengths, []
         new = torch.full_like(before, S) if counts is None or S == 1 else counts
         for n, (own, ends) in enumerate(zip(new.split(BUCKET), (before + new).split(BUCKET))):
             rows, J = slice(n * BUCKET, (n + 1) * BUCKET), int(ends.max())
@@ -70,40 +53,24 @@ class FastAppended(Appended):
             buckets.append((rows, queries, J, bias))
         return buckets
 
-    def unpad(self, x: Tensor) -> Tensor:
-        return x if self.real is None else x[self.real]
-
-    def pad(self, x: Tensor) -> Tensor:
-        """(N, ...) -> (B, S, ...), zeros between them."""
-        if self.real is None:
-            return x
-        return x.new_zeros(*self.shape, *x.shape[1:]).index_put_(self.real, x)
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        self.cache.write(layer, self.rows, self.positions, k, v)
-        k = self.cache.keys[layer, :, :, : self.kv_length].to(k.dtype)  # (B, K, J, E)
-        v = self.cache.values[layer, :, :, : self.kv_length].to(v.dtype)
-        q = self.pad(q).transpose(1, 2)  # (B, H, S, E)
-        y = torch.empty_like(q) if self.buckets else attention(q, k, v, self.bias)
+    def over_cache(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if not self.buckets:
+            return attention(q, k, v, self.bias)
+        y = torch.zeros_like(q)  # what no bucket fills is padding; it goes into the cache
         for rows, queries, J, bias in self.buckets:
             near = q[rows, :, queries], k[rows, :, :J], v[rows, :, :J]
             y[rows, :, queries] = attention(*near, bias)
-        return self.unpad(y.transpose(1, 2))
+        return y
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """softmax(q k^T / sqrt(E) + bias) v, by the fastest kernel there is: q (B, H, S, E), k and v
-    (B, K, J, E) -> (B, H, S, E). `bias` (B, 1, S, J); None = causal.
-    """
-    bias = None if bias is None else bias.to(q.dtype)
+    """`kv_cache.attention`, by the kernel that is fastest where the tensors are."""
     S, by_hand = q.shape[2], q.device.type == "cpu" and q.dtype == torch.bfloat16
     if by_hand and bias is None and 1 < S <= PLAIN:
         return plain_attention(q, k, v)
-    if by_hand and bias is not None and bias.shape[2] == 1:
-        return plain_decoding(q, k, v, bias)
-    return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=bias, is_causal=bias is None, enable_gqa=q.shape[1] != k.shape[1]
-    )
+    if by_hand and bias is not None and S == 1:
+        return plain_decoding(q, k, v, bias.to(q.dtype))
+    return kv_cache.attention(q, k, v, bias)
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

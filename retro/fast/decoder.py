@@ -5,7 +5,7 @@ it. So the weights are laid out once for all steps: products of the same input a
 weight is in the product after it, and the adapter, if it is on, is merged. To read how the model
 works, read `model.py`; `tests/test_decode.py` holds the two together.
 
-Shapes as in `model.py`; N real tokens of all rows, where a chunk is padded.
+Shapes as in `model.py`.
 """
 
 from dataclasses import dataclass
@@ -88,7 +88,7 @@ class Decoder:
         new = FastAppended(cache, S, counts)
         cos, sin = model.cos[new.positions], model.sin[new.positions]
         cos, sin = both_halves(cos.unsqueeze(-2).to(self.dtype), sin.unsqueeze(-2).to(self.dtype))
-        x = model.model.embed_tokens(new.unpad(ids))  # (B, S, D), or (N, D) without padding
+        x = model.model.embed_tokens(ids)  # (B, S, D)
         for n, layer in enumerate(self.layers):
             qkv = multiply(normed(x, config.rms_norm_eps), layer.qkv, layer.qkv_bias)
             qkv = qkv.unflatten(-1, (-1, E))  # (..., H + 2 K, E)
@@ -98,7 +98,7 @@ class Decoder:
             gate, up = multiply(normed(x, config.rms_norm_eps), layer.gate_up).chunk(2, dim=-1)
             x = x + multiply(F.silu(gate) * up, layer.down)
         cache.advance(S, counts)
-        return new.pad(model.model.norm(x))
+        return model.model.norm(x)
 
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

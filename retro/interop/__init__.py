@@ -1,0 +1,1 @@
+"""Rooms for other models: their folders and tokenizers, chat, and models behind an API."""

@@ -1,0 +1,1 @@
+"""How the base model in assets/ was made, before any reflection."""

@@ -94,8 +94,8 @@ class Config:
 
 
 FREE = ("out", "tokens", "decay", "checkpoint_minutes")  # settings that a resumed run may change
-FROZEN_STEPS = 200  # at first the blocks of a base to start from stay as they are, until probes and
-# new tokens have learnt: wild at first, they wiped out what the base could do
+FROZEN_STEPS = 200  # first steps in which the matrices of a given base stay as they are: untrained
+# probes and tokens would wipe out what the base can do
 TOKENIZER_DOCUMENTS = 3000  # of each environment, for training the tokenizer
 
 
@@ -105,7 +105,7 @@ class Training:
 
     model: GPT
     reader: Reader
-    optimizers: list[Optimizer]  # of the blocks' matrices; of all else
+    optimizers: list[Optimizer]  # Muon, AdamW
     state: dict[str, Any]  # config, shard, tokens, seconds, steps, loss: what JSON can hold
     checkpoint: Path
     frozen_steps: int  # FROZEN_STEPS, or 0
@@ -154,20 +154,16 @@ def start(config: Config, tokenizer: Tokenizer, base_tokenizer: Tokenizer | None
         model = grow_vocabulary(GPT.from_pretrained(config.start), base_tokenizer, tokenizer)
     else:
         shape = (config.width, config.mlp_width, config.layers, config.heads, config.kv_heads)
-        model = GPT(
-            GPTConfig(tokenizer.vocab_size, *shape, config.context, config.rope_theta), generator
-        )
+        sizes = GPTConfig(tokenizer.vocab_size, *shape, config.context, config.rope_theta)
+        model = GPT(sizes, generator)
         head_start(model, generator)
     model = model.to(device)
     reader = Reader(model).to(device)
-    has_new_parts = base_tokenizer and (
-        config.reading_weight or tokenizer.vocab_size > base_tokenizer.vocab_size
-    )
+    grows = base_tokenizer and tokenizer.vocab_size > base_tokenizer.vocab_size
+    frozen_steps = FROZEN_STEPS if base_tokenizer and (config.reading_weight or grows) else 0
     state: dict[str, Any] = dict(config=asdict(config), shard=0, tokens=0, seconds=0.0, steps=0)
-    training = Training(
-        model, reader, optimizers(model, reader, config), state, checkpoint,
-        FROZEN_STEPS if has_new_parts else 0,
-    )  # fmt: skip
+    opts = optimizers(model, reader, config)
+    training = Training(model, reader, opts, state, checkpoint, frozen_steps)
     if checkpoint.exists():
         state = training.state = load(checkpoint, training.parameters, training.optimizers)
         kept = {k: v for k, v in asdict(config).items() if k not in FREE}
@@ -218,9 +214,8 @@ def step(config: Config, training: Training, batch: tuple[Tensor, ...]) -> tuple
     model, reader, state = training.model, training.reader, training.state
     factor = learning_rate(state["tokens"] / config.tokens, config.warmup, config.decay)
     frozen = state["steps"] < training.frozen_steps
-    for optimizer, peak in zip(
-        training.optimizers, (0 if frozen else config.muon_lr, config.adam_lr)
-    ):
+    peaks = (0 if frozen else config.muon_lr, config.adam_lr)
+    for optimizer, peak in zip(training.optimizers, peaks):
         for group in optimizer.param_groups:
             group["lr"] = peak * factor
     loss, reading = losses_of(model, reader, *(x.to(model.device) for x in batch))
@@ -290,16 +285,16 @@ def map_ahead(pool: Pool, function: Callable, jobs: Iterator[ShardJob], depth: i
 
 CARD = """# The base model
 
-{million:.1f}M parameters, bfloat16; {layers} layers of width {width}, {heads} query and {kv_heads}
-key-value heads, {vocab} tokens.
+{million:.1f}M parameters, bfloat16; {config.layers} layers of width {config.width}, {config.heads}
+query and {config.kv_heads} key-value heads, {vocab} tokens.
 
 - Made by `python -m retro.pretrain {flags}`
-- Finished {date}: {steps} steps, {tokens:.1f}M tokens with padding, {hours:.1f} hours
-- Loss: {loss:.3f} nats per token of what players, reflectors and answers write (last steps)
+- Finished {date}: {state[steps]} steps, {tokens:.1f}M tokens with padding, {hours:.1f} hours
+- Loss: {state[loss]:.3f} nats per token of what players, reflectors and answers write (last steps)
 - Text: demonstrations in {names}, up to four trials in a row by players of mixed skill, and
   neutral questions about each trial
-- Reflections in it: {oracle:.0%} the oracle's, the rest vague or wrong in one of four ways
-  (`demonstrations.py` of each environment)
+- Reflections in it: {config.oracle_share:.0%} the oracle's, the rest vague or wrong in one of four
+  ways (`demonstrations.py` of each environment)
 - SHA-256 of model.safetensors: `{hash}`
 
 Skills, measured before any reinforcement on {n} tasks a split (`retro/pretrain/skills.py` says
@@ -328,22 +323,11 @@ def write_card(out: Path, config: Config, state: dict, n: int = 200) -> None:
         million=sum(p.numel() for p in lm.model.parameters()) / 1e6,
         vocab=lm.tokenizer.vocab_size,
         flags=" ".join(f"{option_of(k)} {v}" for k, v in changed.items() if k != "out"),
-        date=time.strftime("%Y-%m-%d"),
-        steps=state["steps"],
-        tokens=state["tokens"] / 1e6,
-        hours=state["seconds"] / 3600,
-        loss=state["loss"],
-        names=config.envs.replace(",", ", "),
-        oracle=config.oracle_share,
+        date=time.strftime("%Y-%m-%d"), names=config.envs.replace(",", ", "), state=state,
+        tokens=state["tokens"] / 1e6, hours=state["seconds"] / 3600, config=config, n=n,
         hash=hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest(),
-        n=n,
-        temperature=TEMPERATURE,
-        table="\n".join(lines),
-        layers=config.layers,
-        width=config.width,
-        heads=config.heads,
-        kv_heads=config.kv_heads,
-    )
+        temperature=TEMPERATURE, table="\n".join(lines),
+    )  # fmt: skip
     write_atomically(out / "CARD.md", card.encode())
     print(card)
 

@@ -1,0 +1,1 @@
+"""What a person looks at: tables, a page, text on a terminal."""

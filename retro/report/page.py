@@ -43,12 +43,9 @@ Chains = dict[str, list[list[Trajectory]]]  # method -> the chain of trials of e
 
 
 def write_page(
-    path: str | Path,
-    reports: Sequence[dict],
-    chains: Sequence[Chains],
-    run_dir: Path,
+    path: str | Path, reports: Sequence[dict], chains: Sequence[Chains], run_dir: Path,
     lm: LanguageModel,
-) -> None:
+) -> None:  # fmt: skip
     """Write the page of a finished run.
 
     reports: what results.json holds, one for each environment. chains: for each report, method ->
@@ -158,12 +155,9 @@ def trained_policy(run_dir: Path, lm: LanguageModel, adapt_prompt: bool) -> Poli
 
 
 def weigh(
-    policy: Policy,
-    written: Sequence[tuple[Trajectory, Trajectory, str]],
-    kl_coef: float,
-    gamma: float,
-    gae_lambda: float,
-) -> list[list[list] | None]:
+    policy: Policy, written: Sequence[tuple[Trajectory, Trajectory, str]],
+    kl_coef: float, gamma: float, gae_lambda: float,
+) -> list[list[list] | None]:  # fmt: skip
     """What the trained policy and critic make of each token of some reflections, whoever wrote
     them. written: (the failed trial, the trial after it, the reflection between them).
 
@@ -219,14 +213,8 @@ def render(data: dict) -> bytes:
         for name in ("report.html", "report.css", "report.js", "report_episodes.js")
     )
     js = "\n".join(scripts)
-    text = json.dumps(plain(data), separators=(",", ":"), allow_nan=False)
-    parts = {
-        "css": css,
-        "js": js,
-        "data": text.replace("<", "\\u003c"),
-        "css_hash": digest(css),
-        "js_hash": digest(js),
-    }
+    text = json.dumps(plain(data), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    parts = {"css": css, "js": js, "data": text, "css_hash": digest(css), "js_hash": digest(js)}
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], html).encode()
 
 

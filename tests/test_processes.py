@@ -8,7 +8,8 @@ import signal
 import socket
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from subprocess import PIPE, STDOUT, Popen
 
@@ -16,18 +17,18 @@ import pytest
 import torch
 from tiny import tiny_gpt
 
-import retro.reflect
+import retro.policy
 import retro.run.processes
-from retro.ppo import Batch, ppo_update
-from retro.reflect import Reflection, ReflectionPolicy
-from retro.run.processes import Ranks, crew, join
+from retro.language_model import LanguageModel
+from retro.policy import Policy
+from retro.ppo import Batch, PPOConfig, ppo_update
+from retro.reflect import Reflection
+from retro.run.processes import ALONE, Processes, join, launch
 from retro.sft import sft_update
 from tests.small_run import outcome
 
 ROOT = Path(__file__).parent.parent
 N = 12
-PPO = dict(epochs=2, minibatch_size=4, clip_coef=0.2, vf_coef=0.5, ent_coef=0.1, kl_coef=0.1,
-           gamma=1.0, gae_lambda=0.95, max_grad_norm=0.5)  # fmt: skip
 
 
 def reflections() -> list[Reflection]:
@@ -37,36 +38,41 @@ def reflections() -> list[Reflection]:
     return [Reflection(draw(5 + i), draw(2 + i % 3 + 6 * (i % 2)), [], "") for i in range(N)]
 
 
-def train(ranks: Ranks, kind: str, target_kl: float | None, halves: int) -> tuple:
+def train(processes: Processes, kind: str, target_kl: float | None, halves: int) -> tuple:
     """(how far the weights move, stats) in an update on this rank's rows; minibatches of 4 in all.
     """
     torch.manual_seed(0)
-    retro.reflect.autocast = lambda device: nullcontext()
-    policy = ReflectionPolicy(tiny_gpt(scale=8.0), adapt_prompt=True)
-    for weight in policy.model.model.layers[0].parameters():
+    retro.policy.autocast = lambda device: nullcontext()
+    model = tiny_gpt(scale=8.0)
+    policy = Policy(LanguageModel(model, None), adapt_prompt=True)
+    for weight in model.model.layers[0].parameters():
         weight.requires_grad_(False)  # some weights without gradient
-    optimizer = torch.optim.SGD([p for p in policy.parameters() if p.requires_grad], lr=0.2)
-    start = flat(policy)
-    settings = dict(generator=torch.Generator().manual_seed(1), total=ranks.total)
-    rows = ranks.deal(list(range(N)))
+    weights = [*model.parameters(), *policy.parameters()]
+    optimizer = torch.optim.SGD([p for p in weights if p.requires_grad], lr=0.2)
+    start = flat(weights)
+    settings = dict(generator=torch.Generator().manual_seed(1), all_reduce=processes.all_reduce)
+    rows = processes.shard(list(range(N)))
     mine = [reflections()[i] for i in rows]
     if kind == "sft":
         stats = sft_update(policy, optimizer, mine, epochs=2, minibatch_size=4 // halves,
                            max_grad_norm=0.5, **settings)  # fmt: skip
     else:
         ratings = torch.linspace(-1, 1, N)[rows]
-        mask = policy.hold(mine)
-        old, _, values = policy.evaluate()
+        batch = policy.load_batch(mine)
+        old, _, values = policy.evaluate(batch)
         ref = old - torch.linspace(-0.3, 0.5, N)[rows][:, None]
-        batch = Batch(mask, old, ref, values, ratings)
-        stats = ppo_update(policy, optimizer, batch, target_kl=target_kl, **settings,
-                           **PPO | dict(minibatch_size=4 // halves))  # fmt: skip
+        config = PPOConfig(epochs=2, minibatch_size=4 // halves, clip_coef=0.2, vf_coef=0.5,
+                           ent_coef=0.1, gamma=1.0, gae_lambda=0.95, max_grad_norm=0.5,
+                           target_kl=target_kl)  # fmt: skip
+        stats = ppo_update(lambda rows: policy(batch, rows), optimizer,
+                           Batch(batch.mask, old, ref, values, ratings), config, kl_coef=0.1,
+                           **settings)  # fmt: skip
         stats.pop("first_ratio_error")
-    return flat(policy) - start, stats
+    return flat(weights) - start, stats
 
 
-def flat(policy) -> torch.Tensor:
-    return torch.cat([p.detach().double().flatten() for p in policy.parameters()])
+def flat(weights) -> torch.Tensor:
+    return torch.cat([p.detach().double().flatten() for p in weights])
 
 
 THREADS = Path("/proc/self/task")
@@ -83,7 +89,7 @@ CASES = [("sft", None), ("ppo", None), ("ppo", 0.01)]
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory):
     """[rank][case] -> (weights, stats), of two processes started as torchrun starts them."""
-    folder = tmp_path_factory.mktemp("ranks")
+    folder = tmp_path_factory.mktemp("processes")
     with socket.socket() as probe:  # a free port
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
@@ -111,7 +117,7 @@ def test_two_ranks_take_the_step_of_one(of_two, case, monkeypatch):
         return torch.stack((2 * order, 2 * order + 1), dim=1).flatten()
 
     monkeypatch.setattr(torch, "randperm", joined)
-    move, stats = train(Ranks(), *CASES[case], halves=1)
+    move, stats = train(ALONE, *CASES[case], halves=1)
     for rank in range(2):
         got, got_stats = of_two[rank]["cases"][case]
         assert (got - move).norm() < 1e-4 * move.norm(), ((got - move).norm(), move.norm())
@@ -119,16 +125,17 @@ def test_two_ranks_take_the_step_of_one(of_two, case, monkeypatch):
     assert torch.equal(of_two[0]["cases"][case][0], of_two[1]["cases"][case][0])
     if case == 2:
         assert 0 < stats["updates"] < 6, stats  # stopped early, after the same step
-    other, _ = train(Ranks(), *CASES[case], halves=2)  # the control: minibatches of 2
+    other, _ = train(ALONE, *CASES[case], halves=2)  # the control: minibatches of 2
     assert (other - move).norm() > 0.1 * move.norm(), ((other - move).norm(), move.norm())
 
 
 @pytest.mark.slow
-def test_gather_and_deal(of_two):
+def test_all_gather_all_reduce_and_shard(of_two):
     for rank in range(2):
         assert of_two[rank]["gathered"] == ["0 a", "0 b", "1 a", "1 b"]
-        assert of_two[rank]["dealt"] == [[0, 2], [1, 3]][rank]  # of 5 rows one is nobody's
-        assert of_two[rank]["writes"] == (rank == 0)
+        assert of_two[rank]["sharded"] == [[0, 2], [1, 3]][rank]  # of 5 rows one is nobody's
+        assert of_two[rank]["reduced"].tolist() == [1.0, 20.0]
+        assert of_two[rank]["printed"] == ("rank 0\n" if rank == 0 else "")
 
 
 @pytest.mark.slow
@@ -141,25 +148,38 @@ def test_no_thread_of_the_group_outlives_it(of_two):
         assert not any("gloo" in name for name in threads["after"]), threads
 
 
-def test_one_process_is_a_rank_alone(monkeypatch):
+def test_one_process_is_a_rank_alone(monkeypatch, capsys):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    ranks = join(torch.device("cpu"))
-    assert ranks == Ranks(0, 1) and ranks.writes
-    assert ranks.deal([1, 2, 3]) == ranks.gather([1, 2, 3]) == [1, 2, 3]
-    ranks.wait()
-    ranks.leave()
+    processes = join(torch.device("cpu"))
+    assert processes == ALONE == Processes(0, 1) and processes.is_main
+    assert processes.shard([1, 2, 3]) == processes.all_gather([1, 2, 3]) == [1, 2, 3]
+    assert processes.all_reduce(torch.tensor([2.0])).tolist() == [2.0]
+    processes.print0("said", 1)
+    assert capsys.readouterr().out == "said 1\n"
+    processes.barrier()
+    processes.leave()
+
+
+def test_rows_are_dealt_in_turn_and_one_process_speaks(capsys):
+    """Of 8 rows each of 3 processes gets 2; the last 2 are left out."""
+    three = [Processes(rank, 3) for rank in range(3)]
+    assert [one.shard(list(range(8))) for one in three] == [[0, 3], [1, 4], [2, 5]]
+    assert [one.is_main for one in three] == [True, False, False]
+    for one in three:
+        one.print0("rank", one.rank)
+    assert capsys.readouterr().out == "rank 0\n"
 
 
 @pytest.mark.parametrize("threads, counts, size", [("1", [4], 1), ("4", [4, 3], 1), ("4", [1], 1)])
-def test_a_crew_of_one_is_this_process(threads, counts, size, monkeypatch):
+def test_a_single_process_is_this_one(threads, counts, size, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: int(threads))
-    monkeypatch.setattr(retro.ranks, "Popen", None)
-    with crew(*counts) as n:
+    monkeypatch.setattr(retro.run.processes, "Popen", None)
+    with launch(*counts) as n:
         assert n == size
     assert "WORLD_SIZE" not in os.environ
 
 
-class Crew:
+class Launched:
     """`train.py` on two threads, as a user starts it."""
 
     def __init__(self, base: Path, folder: Path, *flags: str, **settings):
@@ -204,8 +224,8 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere training i
 
 @pytest.mark.slow
 @linux
-def test_train_runs_as_a_crew_and_resumes_as_one(tiny_base, tmp_path):
-    run = Crew(tiny_base, tmp_path / "run")
+def test_train_runs_in_two_processes_and_resumes_in_two(tiny_base, tmp_path):
+    run = Launched(tiny_base, tmp_path / "run")
     said = run.first.communicate()[0].decode()
     assert run.first.returncode == 0, said
     (versions,) = json.loads((run.folder / "versions.json").read_text())["runs"]
@@ -213,23 +233,23 @@ def test_train_runs_as_a_crew_and_resumes_as_one(tiny_base, tmp_path):
     assert len((run.folder / "metrics.jsonl").read_text().splitlines()) == 2
     assert said.count("2 unseen tasks of hotpot") == 1 and not run.others()
 
-    killed = Crew(tiny_base, tmp_path / "killed")
+    killed = Launched(tiny_base, tmp_path / "killed")
     killed.until_it_trains()
     killed.kill()
-    resumed = Crew(tiny_base, tmp_path / "killed", "--resume")
+    resumed = Launched(tiny_base, tmp_path / "killed", "--resume")
     said = resumed.first.communicate()[0].decode()
     assert resumed.first.returncode == 0, said
     assert outcome(run.folder) == outcome(killed.folder)
 
-    again = Crew(tiny_base, tmp_path / "run")  # an error is said once
+    again = Launched(tiny_base, tmp_path / "run")  # an error is said once
     said = again.first.communicate()[0].decode()
     assert again.first.returncode == 2 and said.startswith("error: ") and said.count("\n") == 1
 
 
 @pytest.mark.slow
 @linux
-def test_no_process_of_a_crew_outlives_the_first(tiny_base, tmp_path):
-    run = Crew(tiny_base, tmp_path / "run", updates=1000)
+def test_no_process_outlives_the_first(tiny_base, tmp_path):
+    run = Launched(tiny_base, tmp_path / "run", updates=1000)
     run.until_it_trains()
     assert len(run.others()) == 1
     run.kill()
@@ -238,8 +258,8 @@ def test_no_process_of_a_crew_outlives_the_first(tiny_base, tmp_path):
 
 @pytest.mark.slow
 @linux
-def test_a_crew_that_loses_one_ends(tiny_base, tmp_path):
-    run = Crew(tiny_base, tmp_path / "run", updates=1000)
+def test_a_run_that_loses_a_process_ends(tiny_base, tmp_path):
+    run = Launched(tiny_base, tmp_path / "run", updates=1000)
     run.until_it_trains()
     os.kill(run.others()[0], signal.SIGKILL)
     said = run.first.communicate(timeout=60)[0].decode()
@@ -249,16 +269,19 @@ def test_a_crew_that_loses_one_ends(tiny_base, tmp_path):
 def main(path: str) -> None:
     """One of the two processes."""
     torch.set_num_threads(1)
-    ranks = join(torch.device("cpu"))
+    processes = join(torch.device("cpu"))
+    with redirect_stdout(StringIO()) as printed:
+        processes.print0("rank", processes.rank)
     results = dict(
-        cases=[train(ranks, *case, halves=2) for case in CASES],
-        gathered=ranks.gather([f"{ranks.rank} {x}" for x in "ab"]),
-        dealt=ranks.deal(list(range(5))),
-        writes=ranks.writes,
+        cases=[train(processes, *case, halves=2) for case in CASES],
+        gathered=processes.all_gather([f"{processes.rank} {x}" for x in "ab"]),
+        sharded=processes.shard(list(range(5))),
+        reduced=processes.all_reduce(torch.tensor([processes.rank, 10.0])),
+        printed=printed.getvalue(),
     )
-    ranks.wait()
+    processes.barrier()
     results["threads"] = dict(within=threads())
-    ranks.leave()
+    processes.leave()
     results["threads"]["after"] = threads()
     torch.save(results, path)
 
