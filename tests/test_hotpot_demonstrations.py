@@ -9,9 +9,16 @@ import pytest
 
 import envs
 from envs.demonstrations import SLIPS, play
-from envs.hotpot.demonstrations import Player, bindings, everything, flawed_reflection, questions
+from envs.hotpot.demonstrations import (
+    Player,
+    bindings,
+    cut_names,
+    everything,
+    flawed_reflection,
+    questions,
+)
 from envs.hotpot.observer import Notes, follows, oracle_reflection, parse_goal, parse_plan
-from envs.hotpot.tasks import NAMES, cut_names
+from envs.hotpot.tasks import NAMES
 from envs.observer import read_trial
 from retro.pretrain import bpe
 from retro.pretrain.corpus import UNBOUND, to_document, weighted_texts
@@ -33,7 +40,7 @@ def test_the_reader_of_the_whole_world_knows_the_answer(n):
         observation, _ = env.reset(task)
         views = [(f"Search[{title}]", " ".join(s)) for title, s in task["item"]["context"]]
         notes = read_trial(Notes(observation), views)
-        answer = notes.compared() if notes.goal.compares else notes.walk()[1]
+        answer = notes.compared() if notes.goal.answers else notes.walk()[1]
         assert answer == task["item"]["answer"], (observation, views)
 
 
@@ -167,7 +174,7 @@ def test_questions_are_answered_by_the_text(failed):
     ],
 )
 def test_questions_are_understood(question, starts, relations):
-    assert parse_goal(f"Answer by searching: {question}") == (starts, relations)
+    assert parse_goal(f"Answer by searching: {question}")[:2] == (starts, relations)
 
 
 def test_bindings():

@@ -1,6 +1,4 @@
-"""HotPotQA. Read `tasks.py`, `observer.py`, `engine.py`, `demonstrations.py` in this order;
-`files.py` reads HotpotQA's own questions.
-"""
+"""HotPotQA. Read `tasks.py`, `observer.py`, `engine.py`, `demonstrations.py`, then `files.py`."""
 
 from envs.hotpot.engine import Hotpot, exact_match, f1_score
 from envs.hotpot.files import load_items

@@ -1,9 +1,7 @@
-"""HotPotQA as a text game: search paragraphs, look words up, finish with an answer. Read
-`envs/__init__.py` first.
+"""HotPotQA as a text game (Yang et al., EMNLP 2018). Read `envs/__init__.py` first.
 
-The data is HotpotQA's (Yang et al., EMNLP 2018). The actions are those of ReAct's agent (Yao et
-al., ICLR 2023), which searched Wikipedia. Changed: only the question's own paragraphs can be
-searched, as in HotpotQA's distractor setting. F1 and exact match are the official evaluation's.
+The actions are those of ReAct's agent (Yao et al., ICLR 2023), which searched Wikipedia. Changed:
+only the question's own paragraphs can be searched, as in HotpotQA's distractor setting.
 """
 
 import random
@@ -36,8 +34,7 @@ class Hotpot(Environment):
     Observations  Search: the paragraph's first sentences, or the nearest titles. Lookup: the next
                   sentence with the word in the paragraph found last. "OK." to a thought.
     Reward        at Finish the answer's token F1, else 0. Success: its exact match.
-    Progress      the larger of two numbers: that F1, and 1/4 for each gold paragraph found (at most
-                  1/2). F1 alone would tell little, since a name is all right or all wrong.
+    Progress      that F1, or if larger, 1/4 for each gold paragraph found, at most 1/2.
     The end       terminated by Finish; truncated after `max_steps` actions (None: the task's own).
     """
 
@@ -49,25 +46,18 @@ class Hotpot(Environment):
         self.data, self.max_steps = data, max_steps
 
     def tasks(self, split: str, n: int, seed: int) -> list[dict]:
-        """n generated tasks of `train`, `seen` or `unseen`; with `data`, at most n of the file's
-        questions in an order drawn by the seed, whatever the split.
-        """
+        """n generated tasks of a split; with `data`, at most n of its questions, of any split."""
         if self.data is None:
             return draw_tasks(self.name, generate_task, split, n, seed)
         items = load_items(self.data)
         random.Random(f"hotpot {seed}").shuffle(items)
-        return [
-            {"env": "hotpot", "id": item["_id"], "max_steps": MAX_STEPS, "item": item}
-            for item in items[:n]
-        ]
+        return [dict(env=self.name, id=i["_id"], max_steps=MAX_STEPS, item=i) for i in items[:n]]
 
     def reset(self, task: dict, seed: int | None = None) -> tuple[str, dict]:
         """Start a task -> (observation, info). Nothing here is random: `seed` has no effect."""
         self.item = task["item"]
         self.limit = task["max_steps"] if self.max_steps is None else self.max_steps
-        self.paragraphs = {
-            title: [one_line(s) for s in sentences] for title, sentences in self.item["context"]
-        }
+        self.paragraphs = {title: [*map(one_line, text)] for title, text in self.item["context"]}
         self.titles = {one_line(title).casefold(): title for title in self.paragraphs}
         self.gold = {title for title, _ in self.item["supporting_facts"]}
         self.found: set[str] = set()
@@ -76,23 +66,21 @@ class Hotpot(Environment):
         self.n_steps, self.success, self.f1 = 0, False, 0.0
         observation = f"Answer by searching: {one_line(self.item['question'])}"
         self.answer = (observation, 0.0, False, False, self._info())
-        return observation, self._info()
+        return observation, self.info()
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict]:
         """One action, any string -> (observation, reward, terminated, truncated, info)."""
-        _, _, terminated, truncated, _ = self.answer
-        if terminated or truncated:
+        if self.answer[2] or self.answer[3]:
             return self.answer
         verb, words = parse_action(action)
-        reward = 0.0
+        reward, terminated = 0.0, verb == "finish"
         if verb == "search":
             observation = self._search(words)
         elif verb == "lookup":
             observation = self._lookup(words)
-        elif verb == "finish":
+        elif terminated:
             self.success = exact_match(words, self.item["answer"])
             reward = self.f1 = f1_score(words, self.item["answer"])
-            terminated = True
             observation = f"Answer is {'CORRECT' if self.success else 'INCORRECT'}."
         else:
             observation = "OK." if verb == "think" else "Invalid action."
@@ -102,24 +90,20 @@ class Hotpot(Environment):
         return self.answer
 
     def admissible_actions(self) -> list[str]:
-        """A search of each title and a Finish with each title, with yes and with no, sorted. There
-        is no end of other actions.
-        """
+        """Sorted: a search of each title, a Finish with each title, with yes and with no."""
         finishes = [f"Finish[{words}]" for words in [*self.paragraphs, "yes", "no"]]
         return sorted([f"Search[{title}]" for title in self.paragraphs] + finishes)
 
     def glance(self, rng: random.Random) -> list[Step]:
         """All paragraphs, whole and in the task's order; nothing is drawn."""
-        context = self.item["context"]
-        return [(command("search", title), " ".join(text)) for title, text in context]
+        return [(command("search", t), " ".join(text)) for t, text in self.item["context"]]
 
     def _search(self, words: str) -> str:
-        self.looked_up, self.n_looked = "", 0
-        wanted = words.casefold()
+        """The paragraph of this title, or the nearest titles."""
+        self.looked_up, self.n_looked, wanted = "", 0, words.casefold()
         if wanted in self.titles:
-            title = self.titles[wanted]
-            self.found.add(title)
-            self.page = self.paragraphs[title]
+            self.found.add(self.titles[wanted])
+            self.page = self.paragraphs[self.titles[wanted]]
             return " ".join(self.page[:SENTENCES])
 
         def distance(title: str) -> tuple:
@@ -132,8 +116,7 @@ class Hotpot(Environment):
     def _lookup(self, word: str) -> str:
         """The next sentence that holds the word."""
         hits = [s for s in self.page if word.casefold() in s.casefold()]
-        self.n_looked = self.n_looked + 1 if word == self.looked_up else 1
-        self.looked_up = word
+        self.looked_up, self.n_looked = word, self.n_looked * (word == self.looked_up) + 1
         if self.n_looked > len(hits):
             return "No more results."
         return f"(Result {self.n_looked} / {len(hits)}) {hits[self.n_looked - 1]}"
@@ -144,11 +127,8 @@ class Hotpot(Environment):
 
 
 # ---- The official evaluation of answers (hotpot_evaluate_v1).
-
-
 def normalise(text: str) -> str:
     """Lower case, then no punctuation, then no articles, then single blanks.
-
     >>> normalise("The  Beatles' song, an 'a-side'")
     'beatles song aside'
     """
@@ -162,7 +142,6 @@ def exact_match(prediction: str, answer: str) -> bool:
 
 def f1_score(prediction: str, answer: str) -> float:
     """Harmonic mean of precision and recall of the answer's tokens, repeated ones counted.
-
     0 if either is yes, no or noanswer and they differ: no credit for "yes, it is".
     """
     prediction, answer = normalise(prediction), normalise(answer)

@@ -1,21 +1,16 @@
 """What a reader of a HotPotQA trial knows, and the plans that it can write. Read
 `envs/observer.py` first.
 
-`Notes` holds facts read off the text of a made-up world. The demonstrators' players act on it. The
-oracle's reflections and the reading questions are written from it. So none of them can state what
-the text did not show.
-
-A reflection is one line: what went wrong, then `Plan: ` and clauses that the next trial can carry
-out: `search Quietverse (film)`, `finish Greyton`.
+Players, the oracle and the reading questions use `Notes`, so none can state what the text did not
+show. A reflection is one line: what went wrong, then `Plan: ` and clauses that the next trial can
+carry out: `search Quietverse (film)`, `finish Greyton`.
 """
 
 import re
 from typing import NamedTuple
 
-from envs.hotpot.tasks import RELATIONS, WORKS
+from envs.hotpot.tasks import RELATIONS
 from envs.observer import Step, carried_out, read_trial
-
-_CLAUSE = re.compile(r"(?:^|, )(search|finish) (.+?)(?=, (?:search|finish) |\.?$)")
 
 Entity = tuple[str, str]  # (kind, name)
 Plan = list[tuple[str, str]]  # clauses: (search or finish, a title or an answer)
@@ -28,14 +23,6 @@ FACT = re.compile(
     r"|born in (?P<birthplace>\w+)|lives in (?P<home>\w+)|in the land (?P<land>\w+)"
     r"|on the river (?P<river>\w+)|founded in (?P<century>the \d+th)"
 )
-_SIMILAR = re.compile(r"Could not find (.*)\. Similar: (.*)\.$")
-_MAKER = re.compile(r"the (\w+) of the (film|novel|song) (\w+)")
-_ARTIST = re.compile(r"the artist (\w+)")
-_OLDER = re.compile(r"(?:first|older), (\w+) or (\w+)\?")
-_SAME = re.compile(r"the artists (\w+) and (\w+) (?:born|live) in the same town")
-
-
-# ---- Actions.
 
 
 def one_line(text: str) -> str:
@@ -44,7 +31,6 @@ def one_line(text: str) -> str:
 
 def parse_action(action: str) -> tuple[str, str]:
     """The verb and what stands in its brackets; ("", "") if it is no action.
-
     >>> parse_action("Search[ Silk Road ]")
     ('search', 'Silk Road')
     """
@@ -53,44 +39,30 @@ def parse_action(action: str) -> tuple[str, str]:
 
 
 # ---- Notes.
-
-
 class Goal(NamedTuple):
     """What is asked: facts along a chain from one start, or one fact of two starts compared."""
 
     starts: tuple[Entity, ...]  # empty if the question is not of a made-up world
     relations: tuple[str, ...]  # in the order of reading
-
-    @property
-    def compares(self) -> bool:
-        return len(self.starts) == 2
-
-    @property
-    def answers(self) -> list[str]:
-        """The possible answers of a comparison."""
-        return [n for _, n in self.starts] if self.relations[0] == "century" else ["yes", "no"]
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """The kinds of the paragraphs on the way."""
-        start = self.starts[0][0]
-        way = (start, "artist", "town") if start in WORKS else ("artist", "town")
-        return way[way.index(start) :][: len(self.relations)]
+    kinds: tuple[str, ...]  # of the paragraphs with these relations
+    answers: tuple[str, ...] = ()  # the possible ones of a comparison
 
 
-def parse_goal(observation: str) -> Goal:
+def parse_goal(text: str) -> Goal:
     """The goal in a first observation."""
-    place = "birthplace" if re.search(r"\bborn\b|\bbirthplace\b", observation) else "home"
-    if match := _OLDER.search(observation):
-        return Goal((("town", match[1]), ("town", match[2])), ("century",))
-    if match := _SAME.search(observation):
-        return Goal((("artist", match[1]), ("artist", match[2])), (place,))
-    town = tuple(r for r in RELATIONS["town"] if re.search(rf"\b{r}\b", observation))[:1]
-    if match := _MAKER.search(observation):
-        return Goal(((match[2], match[3]),), (match[1], place, *town))
-    if match := _ARTIST.search(observation):
-        return Goal((("artist", match[1]),), (place, *town))
-    return Goal((), ())
+    place = "birthplace" if re.search(r"\bborn\b|\bbirthplace\b", text) else "home"
+    if match := re.search(r"(?:first|older), (\w+) or (\w+)\?", text):
+        starts = ("town", match[1]), ("town", match[2])
+        return Goal(starts, ("century",), ("town",), (match[1], match[2]))
+    if match := re.search(r"the artists (\w+) and (\w+) (?:born|live) in the same town", text):
+        starts = ("artist", match[1]), ("artist", match[2])
+        return Goal(starts, (place,), ("artist",), ("yes", "no"))
+    places = (place, *[r for r in RELATIONS["town"] if re.search(rf"\b{r}\b", text)][:1])
+    kinds = ("artist", "town")[: len(places)]
+    if match := re.search(r"the (\w+) of the (film|novel|song) (\w+)", text):
+        return Goal(((match[2], match[3]),), (match[1], *places), (match[2], *kinds))
+    match = re.search(r"the artist (\w+)", text)
+    return Goal((("artist", match[1]),), places, kinds) if match else Goal((), (), ())
 
 
 class Notes:
@@ -111,11 +83,9 @@ class Notes:
             self.given = words
         if verb != "search":
             return
-        if words not in self.searched:
-            self.searched.append(words)
-        if match := _SIMILAR.search(reply):
-            if words not in self.missing:
-                self.missing.append(words)
+        self.searched += [words] * (words not in self.searched)
+        if match := re.search(r"Could not find (.*)\. Similar: (.*)\.$", reply):
+            self.missing += [words] * (words not in self.missing)
             self.offered += [t for t in match[2].split(", ") if t not in self.offered]
         elif match := PARAGRAPH.search(reply):
             found = {r: f[r] for f in FACT.finditer(reply) if (r := f.lastgroup)}
@@ -129,23 +99,15 @@ class Notes:
 
     def walk(self, trusted: tuple[int, str] | None = None) -> tuple[int, str]:
         """How far the question's chain is known: (number of facts, the name that they lead to).
-
-        The walk begins at the question's start, or at `trusted`: a number of facts, and the name
-        that is taken to come after them.
+        The walk begins at the question's start, or at `trusted`, which is such a pair too.
         """
         level, name = trusted or (0, self.goal.starts[0][1])
-        while level < len(self.goal.relations):
-            known = self.facts.get((self.goal.kinds[level], name), {})
-            if self.goal.relations[level] not in known:
+        for kind, relation in list(zip(self.goal.kinds, self.goal.relations))[level:]:
+            known = self.facts.get((kind, name), {})
+            if relation not in known:
                 break
-            name = known[self.goal.relations[level]]
-            level += 1
+            level, name = level + 1, known[relation]
         return level, name
-
-    def level(self, entity: Entity) -> int | None:
-        """Which place on the chain an entity of this kind has."""
-        kinds = self.goal.kinds
-        return kinds.index(entity[0]) if entity[0] in kinds else None
 
     def compared(self) -> str | None:
         """The answer to a comparison; None if the facts were not read."""
@@ -153,64 +115,55 @@ class Notes:
         a, b = (self.facts.get(start, {}).get(relation) for start in self.goal.starts)
         if a is None or b is None:
             return None
-        if relation != "century":
-            return "yes" if a == b else "no"
-        first = int(a[4:-2]) < int(b[4:-2])
-        return self.goal.starts[0 if first else 1][1]
+        first = int(a[4:-2]) < int(b[4:-2]) if relation == "century" else a == b
+        return self.goal.answers[0 if first else 1]
+
+    def unread(self) -> list[str]:
+        """The compared names whose paragraphs were not read."""
+        return [start[1] for start in self.goal.starts if start not in self.facts]
 
     def known(self) -> list[tuple[str, str, str]]:
         """All facts read: (relation, name, value)."""
         return [(r, name, v) for (_, name), facts in self.facts.items() for r, v in facts.items()]
 
+    def ended(self) -> str:
+        return "I had no step left" if self.given is None else f"I answered {self.given}"
+
 
 # ---- Plans.
-
-
 def parse_plan(reflection: str) -> Plan:
     """Clauses of the plan.
-
     >>> parse_plan("I had no step left. Plan: search Oakhill (town), finish Greyton.")
     [('search', 'Oakhill (town)'), ('finish', 'Greyton')]
     """
-    return _CLAUSE.findall(reflection.partition("Plan: ")[2])
+    clause = r"(?:^|, )(search|finish) (.+?)(?=, (?:search|finish) |\.?$)"
+    return re.findall(clause, reflection.partition("Plan: ")[2])
 
 
 def command(verb: str, words: str) -> str:
-    """The action that carries out a clause. Blanks inside the brackets give a name the same tokens
-    as elsewhere.
-    """
+    """A clause's action. Blanks inside the brackets give a name the same tokens as elsewhere."""
     return f"{verb.capitalize()}[ {words} ]"
 
 
 def follows(reflection: str, steps: list[Step]) -> bool:
     """True if the actions carry out every clause of the reflection's plan, in order."""
-    plan = parse_plan(reflection)
-    return carried_out(plan, steps, lambda action, clause: parse_action(action) == clause)
+    return carried_out(parse_plan(reflection), steps, lambda action, c: parse_action(action) == c)
 
 
 # ---- The oracle.
-
-
 def write_reflection(cause: str, plan: Plan) -> str:
-    """A reflection of this cause and this plan."""
     return f"{cause} Plan: {', '.join(f'{verb} {words}' for verb, words in plan)}."
 
 
 def oracle_reflection(observation: str, steps: list[Step]) -> str:
-    """What a perfect observer of this failed trial writes. It states only what the trial's text
-    showed. If the question is not of a made-up world, it knows only which titles were offered.
+    """What a perfect observer of this failed trial writes, from what its text showed. Of a real
+    question it knows only which titles were offered.
     """
     notes = read_trial(Notes(observation), steps)
     if not notes.goal.starts:
-        unread = [t for t in notes.offered if t not in notes.searched]
-        return write_reflection(
-            "I did not find the answer.", [("search", (unread or ["the topic"])[0])]
-        )
-    return write_reflection(*(_comparison if notes.goal.compares else _chain)(notes))
-
-
-def ended(notes: Notes) -> str:
-    return "I had no step left" if notes.given is None else f"I answered {notes.given}"
+        title = next((t for t in notes.offered if t not in notes.searched), "the topic")
+        return write_reflection("I did not find the answer.", [("search", title)])
+    return write_reflection(*(_comparison if notes.goal.answers else _chain)(notes))
 
 
 def _chain(notes: Notes) -> tuple[str, Plan]:
@@ -220,7 +173,8 @@ def _chain(notes: Notes) -> tuple[str, Plan]:
     if level == 0 and notes.facts:  # the trial may have started further on, by an earlier plan
         first = next(iter(notes.facts))
         astray = first[0] == "town" and notes.title(first) != first[1]  # the other sense
-        if (begun := notes.level(first)) and not astray:
+        begun = goal.kinds.index(first[0]) if first[0] in goal.kinds else 0
+        if begun and not astray:
             further = notes.walk((begun, first[1]))
             if further[1] != notes.given:
                 level, name = further
@@ -228,13 +182,13 @@ def _chain(notes: Notes) -> tuple[str, Plan]:
         start = goal.starts[0]
         return f"I did not read the {start[0]} {name}.", [("search", notes.title(start))]
     relation = goal.relations[level - 1]
-    before = next((n for (_, n), known in notes.facts.items() if known.get(relation) == name), None)
+    before = next((n for r, n, value in notes.known() if (r, value) == (relation, name)), None)
     if before is None:
-        cause = f"{ended(notes)}, but did not read {name}."
+        cause = f"{notes.ended()}, but did not read {name}."
     elif notes.given == name:
         cause = f"I answered {name}, but it is only the {relation} of {before}."
     else:
-        cause = f"{ended(notes)}, but the {relation} of {before} is {name}."
+        cause = f"{notes.ended()}, but the {relation} of {before} is {name}."
     if level == len(goal.relations):
         return cause, [("finish", name)]
     return cause, [("search", notes.title((goal.kinds[level], name)))]
@@ -242,13 +196,12 @@ def _chain(notes: Notes) -> tuple[str, Plan]:
 
 def _comparison(notes: Notes) -> tuple[str, Plan]:
     """Cause and plan of a comparison: if one answer was wrong, it is the other one."""
-    answers = notes.goal.answers
+    answers, names = notes.goal.answers, [name for _, name in notes.goal.starts]
     if notes.given in answers:
         other = answers[1 - answers.index(notes.given)]
         return f"I answered {notes.given}, which is wrong.", [("finish", other)]
     answer = notes.compared()
-    names = [name for _, name in notes.goal.starts]
     if answer and answer != notes.given:
-        return f"{ended(notes)}, but read {names[0]} and {names[1]}.", [("finish", answer)]
-    unread = [name for kind, name in notes.goal.starts if (kind, name) not in notes.facts]
-    return f"I did not read {(unread or names)[0]}.", [("search", name) for name in names]
+        return f"{notes.ended()}, but read {names[0]} and {names[1]}.", [("finish", answer)]
+    unread = (notes.unread() or names)[0]
+    return f"I did not read {unread}.", [("search", name) for name in names]

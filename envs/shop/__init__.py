@@ -1,6 +1,4 @@
-"""WebShop. Read `tasks.py`, `engine.py`, `observer.py`, `demonstrations.py` in this order;
-`files.py` reads WebShop's own products and goals.
-"""
+"""WebShop. Read `tasks.py`, `engine.py`, `observer.py`, `demonstrations.py`, then `files.py`."""
 
 from envs.shop.engine import Shop, purchase_reward
 

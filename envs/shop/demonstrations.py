@@ -1,44 +1,28 @@
 """Shop demonstrations: players, flawed reflections, questions and drills, for pretraining only.
 Read `envs/demonstrations.py` and `envs/shop/observer.py` first.
 
-The players have mixed skill and act on what they have read (Notes), nothing more. A player carries
-out the plan of the latest reflection that has one, to the letter. Then it goes on in its own way:
-it searches, opens a hit (mostly the first), chooses options and buys, with the lapses that its
-skill allows.
+A player acts on what it has read (Notes), nothing more. It carries out the plan of the latest
+reflection that has one, to the letter. Then it goes its own way: it searches, opens a hit (mostly
+the first), chooses options and buys, with the lapses that its skill allows.
 """
 
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
+import envs.shop.observer as observer
 from envs import Environment
 from envs.demonstrations import Demonstration, Pair, Roles, ask, demonstrate, latest_plan
-from envs.names import name_parts
+from envs.names import CUT, cutter, name_parts
 from envs.observer import Step, read_trial
-from envs.shop.observer import (
-    HIT,
-    OPTIONS,
-    VALUE,
-    Notes,
-    cause,
-    command,
-    oracle_reflection,
-    parse_plan,
-    purchase,
-    right_product,
-    write_plan,
-)
-from envs.shop.tasks import ASIN_HEADS, ASIN_TAILS, COLORS, SIZES, cut_names, generate_task
+from envs.shop.observer import Notes, command, oracle_reflection, parse_plan, purchase, write_plan
+from envs.shop.tasks import ASIN_HEADS, ASIN_TAILS, COLORS, SIZES, WORDS, generate_task
 
-__all__ = ["bindings", "cut_names", "demonstrations", "questions"]
 
 # ---- Players.
-
-
-@dataclass(frozen=True)
-class Skill:
-    """Chances, each for one trial."""
+class Skill(NamedTuple):
+    """Chances, each for one trial; a player's `traits` are what was drawn: true or false."""
 
     minds_price: float  # passes over what is dearer than the limit
     checks: float  # reads the features before buying
@@ -47,12 +31,11 @@ class Skill:
     wanders: float  # opens any hit, not the first
 
 
-SKILLS = (
-    Skill(minds_price=0.95, checks=0.40, notices=0.90, forgets=0.02, wanders=0.04),
-    Skill(minds_price=0.25, checks=0.05, notices=0.15, forgets=0.08, wanders=0.04),
-    Skill(minds_price=0.05, checks=0.00, notices=0.05, forgets=0.15, wanders=0.08),
-)
-SKILL_SHARES = (0.2, 0.45, 0.35)
+SKILLS = {  # skill -> share of the players
+    Skill(minds_price=0.95, checks=0.40, notices=0.90, forgets=0.02, wanders=0.04): 0.2,
+    Skill(minds_price=0.25, checks=0.05, notices=0.15, forgets=0.08, wanders=0.04): 0.45,
+    Skill(minds_price=0.05, checks=0.00, notices=0.05, forgets=0.15, wanders=0.08): 0.35,
+}
 
 
 class Player:
@@ -60,12 +43,8 @@ class Player:
 
     def __init__(self, observation: str, reflections: list[str], rng: random.Random):
         self.notes, self.rng = Notes(observation), rng
-        skill = rng.choices(SKILLS, SKILL_SHARES)[0]
-        self.minds_price = rng.random() < skill.minds_price
-        self.checks = rng.random() < skill.checks
-        self.notices = rng.random() < skill.notices
-        self.forgets = rng.random() < skill.forgets
-        self.wanders = rng.random() < skill.wanders
+        chances = rng.choices([*SKILLS], [*SKILLS.values()])[0]
+        self.traits = Skill(*(rng.random() < chance for chance in chances))
         self.tries = rng.random() < 0.5  # clicks an option that is not there
         self.forgotten = rng.randrange(2)  # which option, if any
         self.plan = latest_plan(reflections, parse_plan)
@@ -80,11 +59,9 @@ class Player:
 
     def slip(self) -> str:
         """An action that leads nowhere: a button that is not there, a useless page."""
-        rng = self.rng
-        foreign = "".join(name_parts(rng, ASIN_HEADS, ASIN_TAILS, unseen=False))
-        value = rng.choice(COLORS + SIZES)
-        buttons = [foreign, foreign, value, "Description", "Next >"]
-        return f"click[{rng.choice(buttons)}]"
+        foreign = "".join(name_parts(self.rng, ASIN_HEADS, ASIN_TAILS, unseen=False))
+        value = self.rng.choice(COLORS + SIZES)
+        return f"click[{self.rng.choice([foreign, foreign, value, 'Description', 'Next >'])}]"
 
     def act(self) -> str:
         """The next action."""
@@ -105,27 +82,24 @@ class Player:
             return "click[< Prev]"
         return command(clause)
 
-    # -- the player's own way
-
     def _own_way(self) -> str:
-        notes = self.notes
+        notes, traits, item = self.notes, self.traits, self.notes.item
         if notes.page == "start":
             return f"search[{notes.kind}]"
         if notes.page == "sub":
             return "click[< Prev]"
         if notes.page == "results":
             return self._pick()
-        item = notes.item
-        if self.checks and notes.attribute and item not in notes.features:
+        if traits.checks and notes.attribute and item not in notes.features:
             return "click[Features]"
-        unfit = self.checks and notes.has_attribute(item) is False
-        if unfit or (self.notices and notes.missing(item)):
+        missing = notes.missing(item)
+        if (traits.checks and notes.has_attribute(item) is False) or (traits.notices and missing):
             self.rejected.add(item)
             return "click[< Prev]"
         for i, value in enumerate(notes.wanted(item)):
-            skipped = value in notes.refused or (self.forgets and i == self.forgotten)
-            absent = value in notes.missing(item)
-            if value not in notes.chosen.values() and not skipped and (self.tries or not absent):
+            skipped = value in notes.refused or (traits.forgets and i == self.forgotten)
+            unclicked = value not in notes.chosen.values() and not skipped
+            if unclicked and (self.tries or value not in missing):
                 return f"click[{value}]"
         return "click[Buy Now]"
 
@@ -134,48 +108,34 @@ class Player:
         notes = self.notes
         left = [asin for asin in notes.listed if asin not in self.rejected]
         hits = [asin for asin in left if notes.kind in notes.titles[asin]]
-        if self.minds_price:
+        if self.traits.minds_price:
             hits = [asin for asin in hits if notes.price(asin) <= notes.limit]
-        if not (hits or left):
-            return "click[< Prev]"
-        hits = hits or left
-        return f"click[{self.rng.choice(hits) if self.wanders else hits[0]}]"
+        hits = hits or left or ["< Prev"]
+        return f"click[{self.rng.choice(hits) if self.traits.wanders else hits[0]}]"
 
 
 # ---- Flawed reflections, as people and models write them.
-
-VAGUE = (
-    "I was not careful enough. Plan: read each page with more care.",
-    "I wasted too many steps. Plan: be quick and buy what fits.",
-    "I lost track of the task. Plan: think about what is asked before each step.",
-    "I bought the wrong thing. Plan: compare the products first.",
-)
-
-
 def flawed_reflection(observation: str, steps: list[Step], rng: random.Random) -> str:
-    """A plausible reflection that is vague or wrong. A wrong one buys another product or the same
-    product again, or it chooses another option or leaves one out.
-    """
+    """A plausible reflection: vague, or with a wrong product or option, or with one left out."""
     notes = read_trial(Notes(observation), steps)
     flaw = rng.choices(("vague", "product", "again", "option", "skip"), (4, 4, 3, 2, 1))[0]
-    best = right_product(notes)
-    if flaw == "vague" or best is None:
-        return rng.choice(VAGUE)
+    best = observer.right_product(notes)
+    if best is None:
+        return rng.choice(WORDS["vague"])
     values = notes.wanted(best)
     others = [asin for asin in notes.titles if asin != best]
+    wrong = [v for asin in notes.values for v in notes.shown(asin) if v not in values]
     if flaw == "again" and notes.opened and notes.item != best:
         plan = purchase(notes.item, values)
     elif flaw == "product" and others:
         plan = purchase(rng.choice(others), values)
     elif flaw == "skip" and values:
         plan = purchase(best, rng.sample(values, len(values) - 1))
-    else:
-        shown = [v for groups in notes.values.values() for group in groups.values() for v in group]
-        wrong = [v for v in shown if v not in values]
-        if flaw != "option" or not wrong or not values:
-            return rng.choice(VAGUE)
+    elif flaw == "option" and wrong and values:
         plan = purchase(best, [rng.choice(wrong), *values[1:]])
-    reason = cause(notes)
+    else:
+        return rng.choice(WORDS["vague"])
+    reason = observer.cause(notes)
     if rng.random() < 0.4:
         asin = rng.choice([a for a in notes.titles if ("open", a) not in plan] or [best])
         dear = notes.price(asin) > notes.limit
@@ -185,25 +145,17 @@ def flawed_reflection(observation: str, steps: list[Step], rng: random.Random) -
 
 
 # ---- Questions. None is about how to do better. `asin` is a product that was seen.
-
-
 def brand(title: str) -> str:
     return title.partition(" ")[0]
 
 
-def _cheap(notes: Notes) -> Pair:
-    judged = [f"{a} {'yes' if notes.price(a) <= notes.limit else 'no'}" for a in notes.titles]
-    return "Which products are cheap enough?", ", ".join(judged)
-
-
-def _kind(notes: Notes) -> Pair:
-    found = [asin for asin, title in notes.titles.items() if notes.kind in title]
-    return f"Which products are {notes.kind}?", ", ".join(found) or "none"
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) or "none"
 
 
 def _feature(notes: Notes, rng: random.Random) -> Pair:
-    asin = rng.choice(list(notes.features))
-    return f"What are the features of {asin}?", ", ".join(notes.features[asin])
+    asin, features = rng.choice(list(notes.features.items()))
+    return f"What are the features of {asin}?", ", ".join(features)
 
 
 def _options(notes: Notes, rng: random.Random, ask_values: bool) -> Pair | None:
@@ -212,49 +164,41 @@ def _options(notes: Notes, rng: random.Random, ask_values: bool) -> Pair | None:
     if not opened:
         return None
     asin = rng.choice(opened)
-    group = rng.choice(list(notes.values[asin]))
-    values = notes.values[asin][group]
+    group, values = rng.choice(list(notes.values[asin].items()))
     if ask_values:
         return f"Which {group} had {asin}?", ", ".join(values)
     value = rng.choice([*values, *notes.wanted(asin)])
-    having = [a for a, g in notes.values.items() if any(value in v for v in g.values())]
-    return f"Which product had {value}?", ", ".join(having[:4]) or "none"
+    having = [asin for asin in notes.values if value in notes.shown(asin)]
+    return f"Which product had {value}?", _listed(having[:4])
 
 
 QUESTIONS: dict[str, Callable[[Notes, str, random.Random], Pair | None]] = {
-    "cost": lambda notes, asin, rng: (f"What did {asin} cost?", notes.prices[asin]),
-    "brand": lambda notes, asin, rng: (f"Which brand is {asin}?", brand(notes.titles[asin])),
-    "maker": lambda notes, asin, rng: (
-        f"Which product is from {brand(notes.titles[asin])}?", asin
-    ),
-    "kind": lambda notes, asin, rng: _kind(notes),
-    "option": lambda notes, asin, rng: _options(notes, rng, ask_values=False),
-    "values": lambda notes, asin, rng: _options(notes, rng, ask_values=True),
-    "feature": lambda notes, asin, rng: _feature(notes, rng) if notes.features else None,
-    "opened": lambda notes, asin, rng: (
-        "Which products were opened?", ", ".join(notes.opened[:4]) or "none"
-    ),
-    "unopened": lambda notes, asin, rng: (
-        "Which products were not opened?", ", ".join(notes.unopened()[:4]) or "none"
-    ),
-    "last": lambda notes, asin, rng: (
-        ("Which product was opened last?", notes.item) if notes.opened else None
-    ),
-    "limit": lambda notes, asin, rng: None if notes.limit == float("inf") else (
-        "What is the price limit?", f"{notes.limit:.2f} dollars"
-    ),
-    "cheap": lambda notes, asin, rng: _cheap(notes),
+    "cost": lambda notes, asin, _: (f"What did {asin} cost?", notes.prices[asin]),
+    "brand": lambda notes, asin, _: (f"Which brand is {asin}?", brand(notes.titles[asin])),
+    "maker": lambda notes, asin, _: (f"Which product is from {brand(notes.titles[asin])}?", asin),
+    "kind": lambda notes, *_: (f"Which products are {notes.kind}?", _listed(
+        [asin for asin, title in notes.titles.items() if notes.kind in title])),
+    "option": lambda notes, _, rng: _options(notes, rng, ask_values=False),
+    "values": lambda notes, _, rng: _options(notes, rng, ask_values=True),
+    "feature": lambda notes, _, rng: _feature(notes, rng) if notes.features else None,
+    "opened": lambda notes, *_: ("Which products were opened?", _listed(notes.opened[:4])),
+    "unopened": lambda notes, *_: ("Which products were not opened?", _listed(
+        [asin for asin in notes.titles if asin not in notes.opened][:4])),
+    "last": lambda notes, *_: None if not notes.opened else (
+        "Which product was opened last?", notes.item),
+    "limit": lambda notes, *_: None if notes.limit == float("inf") else (
+        "What is the price limit?", f"{notes.limit:.2f} dollars"),
+    "cheap": lambda notes, *_: ("Which products are cheap enough?", _listed(
+        [f"{a} {'yes' if notes.price(a) <= notes.limit else 'no'}" for a in notes.titles])),
 }  # fmt: skip
 TOPICS = [topic for topic in QUESTIONS if topic != "cheap"]
 ASKED = [*TOPICS, *["cheap"] * 4]  # after a trial
 # in a drill; lists and comparisons are hard and come more often
-DRILLED = """cost brand maker kind kind cheap cheap cheap cheap option option values values
-values""".split()
+DRILLED = "cost brand maker kind kind cheap cheap cheap cheap option option values values values"
 
 
-def questions(
-    observation: str, steps: list[Step], rng: random.Random, n: int, topics: Sequence[str] = TOPICS
-) -> list[Pair]:
+def questions(observation: str, steps: list[Step], rng: random.Random, n: int,
+              topics: Sequence[str] = TOPICS) -> list[Pair]:  # fmt: skip
     """Up to n (question, answer) pairs about a trial, which its text answers."""
     notes = read_trial(Notes(observation), steps)
     seen = list(notes.titles)
@@ -263,79 +207,65 @@ def questions(
     return ask(n, topics, rng, lambda topic: QUESTIONS[topic](notes, rng.choice(seen), rng))
 
 
-def everything(observation: str, steps: list[Step], rng: random.Random, n: int = 12) -> Pair:
-    """Dense practice in reading: the answer binds up to n names to others, in random order."""
+def everything(observation: str, steps: list[Step], rng: random.Random) -> Pair:
+    """Dense practice in reading: the answer binds up to 12 names to others, in random order."""
     notes = read_trial(Notes(observation), steps)
     pairs = [f"{brand(title)} is {asin}" for asin, title in notes.titles.items()]
     pairs += [f"{asin} is {brand(title)}" for asin, title in notes.titles.items()]
     pairs += [f"{asin} cost {price}" for asin, price in notes.prices.items()]
-    for asin, groups in notes.values.items():
-        pairs += [f"{asin} had {value}" for values in groups.values() for value in values]
-    return "What was seen?", ", ".join(rng.sample(pairs, min(len(pairs), n))) or "nothing"
+    pairs += [f"{asin} had {value}" for asin in notes.values for value in notes.shown(asin)]
+    return "What was seen?", ", ".join(rng.sample(pairs, min(len(pairs), 12))) or "nothing"
 
 
 def bindings(text: str) -> list[tuple[str, int, str, bool]]:
     """Which names in a text belong together; `envs/__init__.py` says what the four parts are.
-
-    A brand is bound to its asin. An asin is bound to its brand, but not where it first stands. A
-    price in the results and an option value on a product's page are bound to the asin.
+    A brand, a price in the results and an option value on a product's page are bound to the asin.
+    An asin is bound to its brand, but not where it first stands.
     """
-    hits = list(HIT.finditer(text))
     asins: dict[str, tuple[str, int]] = {}  # asin -> its brand, offset; and the other way round
     brands: dict[str, tuple[str, int]] = {}
     found = []
-    for hit in hits:
+    for hit in observer.HIT.finditer(text):
         asins.setdefault(hit[1], (hit[3], hit.start(1)))
         brands.setdefault(hit[3], (hit[1], hit.start(3)))
         found.append((hit[4], hit.end(4), hit[1], False))
     for mention in re.finditer(r"\b[A-Z]\w+\b", text):
         other, first = asins.get(mention[0]) or brands.get(mention[0]) or (None, 0)
-        is_brand = mention[0] in brands
-        if other and (is_brand or mention.start() > first) and mention.start() >= first:
-            found.append((mention[0], mention.end(), other, mention.start() > first))
-    for page in re.finditer(
-        r"^> click\[(\w+)\]\n\[Back to Search\].*\n\[< Prev\].*\n", text, re.MULTILINE
-    ):
+        later = mention.start() - first
+        if other and (later > 0 or (later == 0 and mention[0] in brands)):
+            found.append((mention[0], mention.end(), other, later > 0))
+    opened = r"^> click\[(\w+)\]\n\[Back to Search\].*\n\[< Prev\].*\n"
+    for page in re.finditer(opened, text, re.MULTILINE):
         end = text.find("\nPrice: ", page.end())
-        for group in OPTIONS.finditer(text, page.end(), max(end, page.end())):
-            line = text[group.end() : text.index("\n", group.end())]
-            for value in VALUE.finditer(line):
-                found.append((value[1], group.end() + value.end(1), page[1], False))
+        for group in observer.OPTIONS.finditer(text, page.end(), max(end, page.end())):
+            for value in observer.VALUE.finditer(text, group.end(), text.index("\n", group.end())):
+                found.append((value[1], value.end(1), page[1], False))
     return sorted(found, key=lambda mention: mention[1])
 
 
+def cut_names(text: str) -> str:
+    """Text with a line's end inside each brand, so that a tokenizer learns its parts."""
+    return cutter(*WORDS["brands"]).sub(CUT, text)
+
+
 # ---- Demonstrations.
+def _asked(observation: str, steps: list[Step], rng: random.Random, n: int = 8,
+           topics: Sequence[str] = ASKED) -> list[Pair]:  # fmt: skip
+    return [everything(observation, steps, rng), *questions(observation, steps, rng, n, topics)]
 
 
-def _asked(observation: str, steps: list[Step], rng: random.Random) -> list[Pair]:
-    asked = everything(observation, steps, rng)
-    return [asked, *questions(observation, steps, rng, n=8, topics=ASKED)]
-
-
-ROLES = Roles(Player, oracle_reflection, flawed_reflection, _asked)
-
-
-def demonstrations(
-    env: Environment, split: str, seed: int | str, oracle_share: float, drill_share: float = 0.0
-) -> Iterator[Demonstration]:
-    """Endless demonstrations. `oracle_share` of the reflections are the oracle's, the others are
-    flawed. `drill_share` of the turns go to one drill, the others to the trials of one task.
-    """
+def demonstrations(env: Environment, split: str, seed: int | str, oracle_share: float,
+                   drill_share: float = 0.0) -> Iterator[Demonstration]:  # fmt: skip
+    """Endless: in `drill_share` of the turns questions on a glance, else the trials of a task."""
     rng = random.Random(f"shop demonstrations {split} {seed}")
+    roles = Roles(Player, oracle_reflection, flawed_reflection, _asked)
     while True:
         task = generate_task(rng, split, "demonstration")
         if rng.random() < drill_share:
-            yield _drill(env, task, rng)
+            observation, _ = env.reset(task)
+            steps = env.glance(rng)
+            asked = _asked(observation, steps, rng, 6, DRILLED.split())
+            shown = set(range(len(steps)))  # no trial: the model does not learn to do them
+            yield Demonstration(observation, [], steps, shown, False, 0.0, None, asked)
         else:
-            yield from demonstrate(env, task, ROLES, rng, oracle_share)
-
-
-def _drill(env: Environment, task: dict, rng: random.Random) -> Demonstration:
-    """Questions on the results and one to three products. The steps are no trial, since a player
-    could not take them all, so the model does not learn them.
-    """
-    observation, _ = env.reset(task)
-    steps = env.glance(rng)
-    asked = [everything(observation, steps, rng)]
-    asked += questions(observation, steps, rng, n=6, topics=DRILLED)
-    return Demonstration(observation, [], steps, set(range(len(steps))), False, 0.0, None, asked)
+            yield from demonstrate(env, task, roles, rng, oracle_share)

@@ -1,22 +1,16 @@
-"""WebShop: search, read pages, choose options, buy one product that fits an instruction. Read
-`envs/__init__.py` first.
+"""WebShop: buy one product that fits an instruction. Read `envs/__init__.py` first.
 
-The pages and buttons are those of WebShop's text mode as its ReAct agent saw it (Yao et al., 2022,
-2023). Changed: lines end without a space. A page of results holds three products, so all can be
-reached (WebShop had ten and its agent saw three). `Next >` works. The ranking is BM25 over title,
-features and description, with ties in catalogue order. Chosen options are forgotten when another
-product is opened.
-
-The reward tells how well a purchase fits the goal (Yao et al., NeurIPS 2022, section 3.2). Changed
-from WebShop's goal.py, to need no model and no package: the nouns of a title are its words without
-stop words, numbers and common adjectives (WebShop asks spaCy). The colour list of option matching
-is shorter. If a goal has no price limit, its price counts as kept (an error in WebShop).
+Pages and buttons are those of WebShop's text mode as its ReAct agent saw it (Yao et al., 2022,
+2023). Changed: lines end without a space. A page of results holds three products, and `Next >`
+works (WebShop had ten and its agent saw three). The ranking is BM25 over title, features and
+description, with ties in catalogue order. Opening another product forgets the chosen options.
 """
 
 import math
 import random
 import re
 from collections import Counter
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,13 +19,13 @@ import envs.shop.observer as observer
 from envs import Environment
 from envs.observer import Step
 from envs.shop.files import load, split_tasks
-from envs.shop.tasks import generate_task
+from envs.shop.tasks import WORDS, generate_task
 from envs.tasks import draw_tasks
 
 PER_PAGE, FOUND = 3, 50  # results on a page, results of a search
 INVALID = "Invalid action!"
 SUBPAGES = ("Description", "Features", "Reviews")
-OPENED = 0.1  # progress for having opened a product that can score 1, while nothing is bought
+OPENED = 0.1  # progress before a purchase; less than any fair purchase is worth
 _ACTION = re.compile(r"(search|click|think)\[(.*)\]")
 
 
@@ -46,9 +40,7 @@ def index(products: list[dict]) -> list[Counter]:
 
 
 def rank(query: str, documents: list[Counter], k1: float = 0.9, b: float = 0.4) -> list[int]:
-    """Which documents share a word with the query, best first, at most FOUND of them, by BM25
-    (Robertson et al. 1994).
-    """
+    """Documents that share a word with the query, best first by BM25 (Robertson et al. 1994)."""
     mean = sum(d.total() for d in documents) / max(len(documents), 1)
     scores = [0.0] * len(documents)
     for word in set(words(query)):
@@ -65,13 +57,11 @@ def rank(query: str, documents: list[Counter], k1: float = 0.9, b: float = 0.4) 
 class Shop(Environment):
     """The environment; the contract is in `envs/__init__.py`.
 
-    Task          {"env", "id", "max_steps", "products": [...], "goal": {...}, "instruction"};
-                  `envs.shop.files.product` makes a product from WebShop's schema.
+    Task          `products` (as `envs.shop.files.product` makes them), `goal`, `instruction`.
     Actions       `search[words]` on the first page; `click[button]`, `think[text]` on any.
     Observations  the page that an action leads to; "Invalid action!" to all that leads nowhere.
     Reward        the score at the purchase (`purchase_reward`), else 0. Success: score 1.
-    Progress      the score at the purchase. Before it 0, or OPENED (.1) once a product was opened
-                  that could score 1: less than any fair purchase is worth.
+    Progress      that score. Before it 0, or OPENED once a product that could score 1 was opened.
     The end       terminated by `click[Buy Now]`; truncated after `max_steps` actions.
     """
 
@@ -81,12 +71,11 @@ class Shop(Environment):
     def __init__(self, products: str | Path | None = None, goals: str | Path | None = None,
                  max_steps: int | None = None, attributes: str | Path | None = None):  # fmt: skip
         """Paths of WebShop's own files (`files.load`), or none: generated tasks."""
-        self.max_steps, self.loaded = max_steps, None
-        self.indexed: tuple[list | None, list[Counter]] = (None, [])  # products, words of each
-        if products is not None:
-            self.loaded = load(products, goals, attributes)
-        elif goals is not None or attributes is not None:
+        if products is None and (goals is not None or attributes is not None):
             raise ValueError("goals and attributes are those of products: name their file too")
+        self.loaded = None if products is None else load(products, goals, attributes)
+        self.indexed: tuple[list | None, list[Counter]] = (None, [])  # products, words of each
+        self.max_steps = max_steps
 
     def tasks(self, split: str, n: int, seed: int) -> list[dict]:
         """n tasks of a split, generated or from the files."""
@@ -109,16 +98,14 @@ class Shop(Environment):
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict]:
         """One action, any string -> (observation, reward, terminated, truncated, info)."""
-        _, _, terminated, truncated, _ = self.answer
-        if terminated or truncated:
+        if self.answer[2] or self.answer[3]:
             return self.answer
         match = _ACTION.fullmatch(action.strip())
         observation = getattr(self, f"_{match[1]}")(match[2]) if match else INVALID
         self.n_steps += 1
         over = self.score is not None
         truncated = not over and self.n_steps >= self.limit
-        reward = self.score or 0.0
-        self.answer = (observation, reward, over, truncated, self._info())
+        self.answer = (observation, self.score or 0.0, over, truncated, self._info())
         return self.answer
 
     def admissible_actions(self) -> list[str]:
@@ -137,8 +124,6 @@ class Shop(Environment):
             steps.append((f"click[{asin}]", self.step(f"click[{asin}]")[0]))
         return steps
 
-    # ---- What happens.
-
     def _think(self, text: str) -> str:
         return "OK."
 
@@ -149,30 +134,29 @@ class Shop(Environment):
         if self.indexed[0] is not products:  # loaded products are indexed once for all tasks
             self.indexed = (products, index(products))
         self.results = [products[i] for i in rank(query, self.indexed[1])]
-        return self._go("results", number=1)
+        return self._go("results", 1)
 
     def _click(self, button: str) -> str:
         if button not in self._buttons():
             return INVALID
-        if button == "Back to Search":
-            return self._go("start")
-        if button == "Next >":
-            return self._go("results", self.number + 1)
-        if button == "< Prev":
-            if self.page in SUBPAGES:
-                return self._go("item")
-            if self.page == "item":
-                return self._go("results", self.number)
-            return self._go("results", self.number - 1) if self.number > 1 else self._go("start")
         if button == "Buy Now":
             self.score = self._score(self.options)
             return f"Your score (min 0.0, max 1.0): {float(self.score)}"
+        if button == "Next >":
+            return self._go("results", self.number + 1)
+        if button == "< Prev" and self.page == "results" and self.number > 1:
+            return self._go("results", self.number - 1)
+        if button in ("Back to Search", "< Prev"):
+            back = {"item": "results", "results": "start"}.get(self.page, "item")
+            return self._go(back if button == "< Prev" else "start")
         if button in SUBPAGES:
             return self._go(button)
         if self.page == "results":
             self.item = next(p for p in self._shown() if p["asin"] == button)
             self.options = {}
-            self.best = max(self.best, OPENED * (self._score(self._best_options()) == 1.0))
+            asked = values_of(self.task["goal"]["goal_options"])
+            had = [v for values in self.item["options"].values() for v in values if v in asked]
+            self.best = max(self.best, OPENED * (self._score({v: v for v in had}) == 1.0))
             return self._go("item")
         group = next(g for g, values in self.item["options"].items() if button in values)
         self.options[group] = button
@@ -181,16 +165,9 @@ class Shop(Environment):
     def _score(self, options: dict[str, str]) -> float:
         return purchase_reward(self.item, options, self.item["price"], self.task["goal"])
 
-    def _best_options(self) -> dict[str, str]:
-        """The asked values that the product has."""
-        asked = values_of(self.task["goal"]["goal_options"])
-        return {v: v for values in self.item["options"].values() for v in values if v in asked}
-
     def _go(self, page: str, number: int | None = None) -> str:
         self.page, self.number = page, number or self.number
         return self._view()
-
-    # ---- What is shown.
 
     def _shown(self) -> list[dict]:
         return self.results[(self.number - 1) * PER_PAGE : self.number * PER_PAGE]
@@ -199,31 +176,27 @@ class Shop(Environment):
         """What can be clicked on this page, in the page's order."""
         if self.page == "start":
             return []
+        buttons = ["Back to Search", "< Prev"]  # WebShop shows < Prev from the second page on
         if self.page == "results":
-            before = [
-                "< Prev"
-            ]  # WebShop accepts it on the first page too, and shows it from the second on
-            after = ["Next >"] if self.number * PER_PAGE < len(self.results) else []
-            return ["Back to Search", *before, *after, *(p["asin"] for p in self._shown())]
-        if self.page == "item":
+            more = self.number * PER_PAGE < len(self.results)
+            buttons += ["Next >"] * more + [p["asin"] for p in self._shown()]
+        elif self.page == "item":
             values = [value for group in self.item["options"].values() for value in group]
-            return ["Back to Search", "< Prev", *values, *SUBPAGES, "Buy Now"]
-        return ["Back to Search", "< Prev"]
+            buttons += [*values, *SUBPAGES, "Buy Now"]
+        return buttons
 
     def _view(self) -> str:
         """The text of this page."""
         if self.page == "start":
             return f"Webshop\nInstruction:\n{self.task['instruction']}\n[Search]"
-        lines = ["[Back to Search]"]
+        lines, item = ["[Back to Search]"], self.item
         if self.page == "results":
             lines.append(f"Page {self.number} (Total results: {len(self.results)})")
-            lines += ["[< Prev]"] * (self.number > 1)
-            lines += ["[Next >]"] * ("Next >" in self._buttons())
+            lines += ["[< Prev]"] * (self.number > 1) + ["[Next >]"] * ("Next >" in self._buttons())
             for p in self._shown():
                 lines += [f"[{p['asin']}]", p["Title"], p["Price"]]
             return "\n".join(lines)
         lines.append("[< Prev]")
-        item = self.item
         if self.page == "item":
             for group, values in item["options"].items():
                 chosen = self.options.get(group)
@@ -231,12 +204,10 @@ class Shop(Environment):
                 lines.append(f"{group} {''.join(marked)}")
             lines += [item["Title"], f"Price: {item['Price']}", f"Rating: {item['Rating']}"]
             lines += [f"[{name}]" for name in (*SUBPAGES, "Buy Now")]
-        elif self.page == "Features":
-            lines += item["BulletPoints"]
         elif self.page == "Description":
             lines.append(item["Description"])
         else:
-            lines += item["Reviews"]
+            lines += item["BulletPoints" if self.page == "Features" else "Reviews"]
         return "\n".join(line for line in lines if line)
 
     def _info(self) -> dict:
@@ -244,49 +215,36 @@ class Shop(Environment):
         return {"success": score == 1.0, "progress": self.best if score is None else score}
 
 
-# ---- The reward.
-
+# ---- The reward: how well a purchase fits the goal (Yao et al., NeurIPS 2022, section 3.2).
+# Changed from WebShop's goal.py, to need no model: nouns are the words of a title without stop
+# words, numbers and common adjectives (WebShop asks spaCy); the list of colours is shorter.
+# A goal without a price limit counts the price as kept (an error in WebShop).
 MATCHED = 85  # a fuzzy match scores more (0..100)
-_FUNCTION_WORDS = frozenset(
-    """a an and are as at by for from in is it its made of on or our set than that the this to up
-    with without your big black blue brown clear cool cute dark easy free fresh gold good gray great
-    green grey heavy high hot large light long low mini natural new non old orange pink pure purple
-    red short silver slim small soft solid super tall ultra warm white wide yellow""".split()
-)
-_COLORS = """aqua beige black blue bronze brown burgundy charcoal chocolate coffee copper coral
-cream gold gray green grey ivory khaki lavender lemon magenta maroon mint mustard navy olive orange
-peach pink plum purple red rose rust sand silver tan teal turquoise violet white wine
-yellow""".split()
-_COLOR = re.compile(rf"\b({'|'.join(_COLORS)})\b")
+_NO_NOUNS = frozenset(WORDS["no nouns"])
+_COLOR = re.compile(rf"\b({'|'.join(WORDS['product colors'])})\b")
 
 
 @lru_cache(maxsize=100_000)
 def token_set_ratio(a: str, b: str) -> float:
     """Likeness of two texts as sets of words, 0..100; 100 if one text has all words of the other.
-
-    As in thefuzz: the best `ratio` of two out of three texts, which are the common words, these and
-    the rest of a, these and the rest of b.
-
+    As in thefuzz: the best `ratio` of two out of common words, these and a's rest, these and b's.
     >>> token_set_ratio("long sleeve", "Sleeve, long and soft")
     100.0
     """
     words = [set(re.sub(r"[\W_]+", " ", text.lower()).split()) for text in (a, b)]
     if not all(words):
         return 0.0
-    common = " ".join(sorted(words[0] & words[1]))
-    if common and (words[0] <= words[1] or words[1] <= words[0]):
+    shared = words[0] & words[1]
+    if shared in words:
         return 100.0
-    whole = [" ".join([common, *sorted(w - (words[0] & words[1]))]).strip() for w in words]
+    common = " ".join(sorted(shared))
+    whole = [" ".join([common, *sorted(own - shared)]).strip() for own in words]
     pairs = [whole] + ([[common, text] for text in whole] if common else [])
     return max(float(round(ratio(x, y))) for x, y in pairs)
 
 
 def ratio(a: str, b: str) -> float:
-    """Likeness of two texts, 0..100: the share of their letters in a longest common subsequence.
-
-    >>> ratio("abcd", "axbx")
-    50.0
-    """
+    """Likeness of two texts, 0..100: the share of their letters in a longest common subsequence."""
     longest = [0] * (len(b) + 1)  # of a's letters so far with each start of b
     for x in a:
         before = longest[:]
@@ -297,43 +255,22 @@ def ratio(a: str, b: str) -> float:
 
 def nouns(title: str) -> list[str]:
     """The words of a title that can name a thing, lower case."""
-    words = re.findall(r"[^\W\d_]{2,}", title.lower())
-    return [word for word in words if word not in _FUNCTION_WORDS]
+    return [w for w in re.findall(r"[^\W\d_]{2,}", title.lower()) if w not in _NO_NOUNS]
 
 
 def type_reward(product: dict, goal: dict) -> float:
-    """r_type: 1 for the right kind of thing, .5 for another kind, .1 or 0 if the titles have hardly
-    a word in common.
-    """
+    """r_type: 1 for the right kind, .5 for another, .1 or 0 if the titles hardly share a word."""
     wanted = nouns(goal["name"])
-    common = set(wanted) & set(nouns(product["name"]))
-    title = len(common) / len(wanted) if wanted else 0.2
+    title = len({*wanted} & {*nouns(product["name"])}) / len(wanted) if wanted else 0.2
+    if title < 0.1:
+        return 0.1 if title else 0.0
     categories = [{c.strip() for c in x["product_category"].split("›")} for x in (product, goal)]
     alike = product["query"] == goal["query"] or len(categories[0] & categories[1]) >= 2
-    if title == 0.0:
-        return 0.0
-    if title < 0.1:
-        return 0.1
     return 1.0 if alike or title > 0.2 else 0.5
 
 
-def attributes_matched(product: dict, goal: dict) -> int:
-    """Asked attributes that the product has, in its list of attributes or in its texts."""
-    bullets = " ".join(product["BulletPoints"])
-    texts = [text.lower() for text in (product["Title"], bullets, product["Description"])]
-    return sum(
-        any(token_set_ratio(own, asked) > MATCHED for own in product["Attributes"])
-        or any(asked in text for text in texts)
-        for asked in goal["attributes"]
-    )
-
-
-def options_matched(chosen: dict[str, str], goal: dict) -> int:
-    """Asked option values that were chosen."""
-    return sum(
-        any(token_set_ratio(_color(own), _color(value)) > MATCHED for own in chosen.values())
-        for value in values_of(goal["goal_options"])
-    )
+def _matches(asked: str, own: Iterable[str]) -> bool:
+    return any(token_set_ratio(text, asked) > MATCHED for text in own)
 
 
 def values_of(goal_options: dict[str, str] | list[str]) -> list[str]:
@@ -349,13 +286,14 @@ def _color(value: str) -> str:
 
 def purchase_reward(product: dict, options: dict[str, str], price: float, goal: dict) -> float:
     """r_type * (attributes + options + [price <= limit]) / (asked attributes + asked options + 1).
-
     product: `name, query, product_category, Attributes, Title, BulletPoints, Description`; options:
     group -> value chosen; goal: `name, query, product_category, attributes, goal_options,
     price_upper` (0: no limit). In [0, 1].
     """
-    limit = goal["price_upper"]
-    got = attributes_matched(product, goal) + options_matched(options, goal)
-    got += price <= limit or limit <= 0
-    asked = len(goal["attributes"]) + len(goal["goal_options"]) + 1
-    return type_reward(product, goal) * got / asked
+    attributes, asked = goal["attributes"], values_of(goal["goal_options"])
+    texts = [product["Title"], " ".join(product["BulletPoints"]), product["Description"]]
+    texts, chosen = [text.lower() for text in texts], [_color(v) for v in options.values()]
+    got = sum(_matches(a, product["Attributes"]) or any(a in t for t in texts) for a in attributes)
+    got += sum(_matches(_color(value), chosen) for value in asked)
+    got += price <= goal["price_upper"] or goal["price_upper"] <= 0
+    return type_reward(product, goal) * got / (len(attributes) + len(asked) + 1)

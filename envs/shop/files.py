@@ -4,8 +4,8 @@
     items_ins_v2*.json     asin -> {attributes, instruction, instruction_attributes}
     items_human_ins.json   asin -> [{instruction, instruction_attributes, instruction_options}, ...]
 
-Changed from WebShop, where both depend on the process's own random state: of a price range the
-middle is paid, and a price limit is drawn from the asin. So tasks are the same everywhere.
+Changed from WebShop, to get the same tasks in every process: of a price range the middle is paid,
+and a price limit is drawn from the asin.
 """
 
 import math
@@ -19,22 +19,20 @@ from envs.tasks import check_split, read_json
 
 MAX_STEPS = 15  # the ReAct agent's longest recorded trial
 COMBINATIONS = 100_000  # of a product's options, at most
-NO_LIMIT = 1_000_000.0
-TESTED, DEVELOPED = 500, 1500  # WebShop's split of its shuffled goals: test, then development
+BROKEN = (KeyError, TypeError, AttributeError, ValueError)  # what a broken row raises
 
 
 def product(raw: dict, attributes: list[str]) -> dict:
-    """A product as the pages and the reward need it, from a product of WebShop's schema.
-
-    As in WebShop's loader, a missing price is $100.0, and option values are in lower case with
-    ` | ` in place of `/`.
+    """A product as the pages and the reward need it, from a product of WebShop's schema. As in
+    WebShop's loader, a missing price is $100.0, and option values have ` | ` in place of `/`.
     """
-    prices = [float(re.sub(r"[^\d.]", "", p)) for p in (raw["pricing"] or "").split("$")[1:3]]
-    prices = prices or [100.0]
+    shown = (raw["pricing"] or "").split("$")[1:3] or ["100.0"]
+    prices = [float(re.sub(r"[^\d.]", "", price)) for price in shown]
     bullets = raw["small_description"]
     bullets = bullets if isinstance(bullets, list) else [bullets or ""]
     texts = [raw[field] for field in ("asin", "name", "category", "query", "product_category")]
-    _check_texts([*texts, raw["full_description"] or "", *bullets])
+    description = raw["full_description"] or ""
+    _check_texts([*texts, description, *bullets])
     _check_texts(attributes)
     options = {
         group.lower(): [v["value"].strip().replace("/", " | ").lower() for v in values]
@@ -42,28 +40,17 @@ def product(raw: dict, attributes: list[str]) -> dict:
         if values is not None
     }
     return {
-        "asin": raw["asin"],
-        "name": raw["name"],
-        "category": raw["category"],
-        "query": raw["query"].lower().strip(),
-        "product_category": raw["product_category"],
-        "Title": raw["name"],
-        "Description": raw["full_description"] or "",
-        "BulletPoints": bullets,
-        "Attributes": attributes,
-        "Reviews": [],
-        "Rating": "N.A.",
-        "options": options,
-        "Price": " to ".join(f"${p}" for p in prices),
-        "price": sum(prices) / len(prices),
-    }
+        "asin": raw["asin"], "name": raw["name"], "category": raw["category"],
+        "query": raw["query"].lower().strip(), "product_category": raw["product_category"],
+        "Title": raw["name"], "Description": description, "BulletPoints": bullets,
+        "Attributes": attributes, "Reviews": [], "Rating": "N.A.", "options": options,
+        "Price": " to ".join(f"${p}" for p in prices), "price": sum(prices) / len(prices),
+    }  # fmt: skip
 
 
-def load(
-    products: str | Path, goals: str | Path | None, attributes: str | Path | None = None
-) -> list[dict]:
+def load(products: str | Path, goals: str | Path | None,
+         attributes: str | Path | None) -> list[dict]:  # fmt: skip
     """Tasks from paths of WebShop's files; all tasks share one list of products.
-
     goals: items_human_ins.json, or items_ins_v2*.json (then each combination of options is a goal).
     attributes: items_ins_v2*.json; if None, they are read from `goals`, where it has them.
     ValueError, with path and reason, if a file is missing, broken or foreign.
@@ -80,13 +67,13 @@ def load(
                 entry = known.get(asin)
                 own = entry.get("attributes", []) if isinstance(entry, dict) else []
                 shown[asin] = product(raw, own)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except BROKEN as error:
             raise ValueError(f"{products}: product {i} is broken ({error!r})") from None
     tasks, everything = [], list(shown.values())
     for asin, item in shown.items():
         try:
             tasks += _tasks(item, asked.get(asin), everything)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except BROKEN as error:
             raise ValueError(f"{goals}: the goal of {asin} is broken ({error!r})") from None
     if not tasks:
         raise ValueError(f"{goals}: no goal for any product of {products}")
@@ -98,17 +85,15 @@ def split_tasks(tasks: list[dict], split: str, n: int, seed: int) -> list[dict]:
     development share, `train` the rest. If there are fewer than 2,000 goals, each split has all.
     """
     check_split(split)
-    shares = {"unseen": (0, TESTED), "seen": (TESTED, DEVELOPED), "train": (DEVELOPED, None)}
+    shares = {"unseen": (0, 500), "seen": (500, 1500), "train": (1500, None)}
     shuffled = random.Random(233).sample(tasks, len(tasks))
-    if len(tasks) >= TESTED + DEVELOPED:
+    if len(tasks) >= 2000:
         shuffled = shuffled[slice(*shares[split])]
     return random.Random(f"shop {split} {seed}").sample(shuffled, min(n, len(shuffled)))
 
 
 def _tasks(item: dict, asked: object, products: list[dict]) -> list[dict]:
-    """The tasks of one product. `asked` is a list of goals that people wrote, or a dict: then goals
-    are made from it.
-    """
+    """The tasks of a product. `asked`: a list of goals by people, or a dict to make goals from."""
     goals = asked if isinstance(asked, list) else []
     if isinstance(asked, dict) and asked.get("instruction"):
         if math.prod(map(len, item["options"].values())) > COMBINATIONS:
@@ -117,41 +102,26 @@ def _tasks(item: dict, asked: object, products: list[dict]) -> list[dict]:
             chosen = dict(zip(item["options"], values))
             named = ", and ".join(f"{group}: {value}" for group, value in chosen.items())
             text = asked["instruction"] + (f" with {named}" if named else "")
-            goals.append(
-                {
-                    "instruction": text,
-                    "instruction_attributes": asked["instruction_attributes"],
-                    "instruction_options": chosen,
-                }
-            )
+            goals.append(asked | {"instruction": text, "instruction_options": chosen})
     above = [10.0 * i for i in range(1, 100) if 10.0 * i > item["price"]][:4]
     tasks = []
     for i, goal in enumerate(goals):
-        if not goal["instruction_attributes"]:  # WebShop leaves such goals out too
+        attributes = goal["instruction_attributes"]
+        if not attributes:  # WebShop leaves such goals out too
             continue
-        _check_texts(goal["instruction_attributes"])
+        _check_texts(attributes)
         options = goal["instruction_options"]
         _check_texts([*options.values()] if isinstance(options, dict) else options)
-        limit, text = NO_LIMIT, ""
+        limit, text = 1_000_000.0, ""  # no limit
         if len(above) >= 2:
             limit = max(random.Random(f"{item['asin']} {i}").sample(above, 2))
             text = f", and price lower than {limit:.2f} dollars"
         fields = ("asin", "category", "query", "name", "product_category")
-        tasks.append(
-            {
-                "env": "shop",
-                "id": f"{item['asin']}-{i}",
-                "max_steps": MAX_STEPS,
-                "products": products,
-                "goal": {field: item[field] for field in fields}
-                | {
-                    "attributes": goal["instruction_attributes"],
-                    "goal_options": options,
-                    "price_upper": limit,
-                },
-                "instruction": goal["instruction"].strip(".") + text,
-            }
-        )
+        task_goal = {field: item[field] for field in fields}
+        task_goal |= {"attributes": attributes, "goal_options": options, "price_upper": limit}
+        tasks.append({"env": "shop", "id": f"{item['asin']}-{i}", "max_steps": MAX_STEPS,
+                      "products": products, "goal": task_goal,
+                      "instruction": goal["instruction"].strip(".") + text})  # fmt: skip
     return tasks
 
 

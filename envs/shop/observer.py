@@ -1,20 +1,16 @@
 """What a reader of a shopping trial knows, and the plans that it can write. Read
 `envs/observer.py` first.
 
-`Notes` reads a trial page by page. The demonstrators' players act on it. The oracle's reflections
-and the reading questions are written from it. So none of them can state what the text did not show.
-
-A reflection is one line: what went wrong, then `Plan: ` and clauses that the next trial can carry
-out: `open BAK73, choose red, choose small, buy`, or `search velvet lamp`.
+Players, the oracle and the reading questions use `Notes`, so none can state what the text did not
+show. A reflection is one line: what went wrong, then `Plan: ` and clauses that the next trial can
+carry out: `open BAK73, choose red, choose small, buy`, or `search velvet lamp`.
 """
 
 import re
 
 from envs.observer import Step, carried_out, read_trial
 
-VERBS = ("search", "open", "choose")
 _GENERATED = re.compile(r"find one (\w+) (\w+ \w+) in color (\w+) and size (\w+), and price lower")
-_LIMIT = re.compile(r"price lower than ([\d.]+) dollars")
 HIT = re.compile(r"^\[(\w+)\]\n((\S+).*)\n(\$.+)$", re.MULTILINE)  # asin, title, brand, price
 OPTIONS = re.compile(r"^[a-z][^\[\]\n]* (?=\[)", re.MULTILINE)  # an option group up to its values
 VALUE = re.compile(r"\[\[?([^\[\]]+)\]\]?")
@@ -26,8 +22,8 @@ class Notes:
     def __init__(self, observation: str):
         lines = [line.strip() for line in observation.splitlines()]
         self.instruction = lines[2] if len(lines) > 2 else ""
-        limit = _LIMIT.search(self.instruction)
-        self.limit = float(limit[1]) if limit else float("inf")
+        limit = re.search(r"price lower than ([\d.]+) dollars", self.instruction)
+        self.limit = float(limit[1] if limit else "inf")
         goal = _GENERATED.match(self.instruction)
         self.attribute = goal[1] if goal else None
         self.kind = goal[2] if goal else self.instruction.split(", and price")[0]
@@ -54,8 +50,7 @@ class Notes:
             self.page = "start"
         elif text.startswith("[Back to Search]\nPage"):
             self.page, self.listed = "results", []
-            for hit in HIT.finditer(text):
-                asin, title, _, price = hit.groups()
+            for asin, title, _, price in HIT.findall(text):
                 self.listed.append(asin)
                 self.titles[asin], self.prices[asin] = title, price
         elif text.startswith("[Back to Search]") and "[Buy Now]" in text:
@@ -63,18 +58,15 @@ class Notes:
             if button in self.titles:
                 self.item, self.chosen = button, {}
                 self.opened += [button] * (button not in self.opened)
-            groups = [g for g in text.split("\n") if OPTIONS.match(g)]
-            self.values[self.item] = {
-                g.partition(" [")[0]: VALUE.findall(g.partition(" ")[2]) for g in groups
-            }
+            lines = [line for line in text.split("\n") if OPTIONS.match(line)]
+            self.values[self.item] = {g.partition(" [")[0]: VALUE.findall(g) for g in lines}
         elif text.startswith("[Back to Search]"):
             self.page = "sub"
             if button == "Features":
                 self.features[self.item] = text.split("\n")[2:]
         elif text.startswith("You have clicked "):
-            for group, values in self.values.get(self.item, {}).items():
-                if button in values:
-                    self.chosen[group] = button
+            groups = self.values.get(self.item, {})
+            self.chosen |= {group: button for group, values in groups.items() if button in values}
         elif text.startswith("Your score"):
             self.score = float(text.rpartition(" ")[2])
 
@@ -82,21 +74,20 @@ class Notes:
         """In dollars; the upper end of a range."""
         return float(self.prices[asin].rpartition("$")[2])
 
+    def shown(self, asin: str) -> list[str]:
+        """The option values on a product's page; none if it was not opened."""
+        return [value for group in self.values.get(asin, {}).values() for value in group]
+
     def wanted(self, asin: str) -> list[str]:
         """The option values to choose of a product."""
         if self.asked is not None:
             return self.asked
-        groups = self.values.get(asin, {}).values()
-        return [value for group in groups for value in group if value in self.instruction]
+        return [value for value in self.shown(asin) if value in self.instruction]
 
     def missing(self, asin: str) -> list[str]:
         """The wanted option values that its page did not show."""
-        groups = self.values.get(asin)
-        shown = [value for group in (groups or {}).values() for value in group]
-        return [] if groups is None else [v for v in self.wanted(asin) if v not in shown]
-
-    def bought(self) -> str | None:
-        return self.item if self.score is not None else None
+        wanted = self.wanted(asin) if asin in self.values else []
+        return [value for value in wanted if value not in self.shown(asin)]
 
     def has_attribute(self, asin: str) -> bool | None:
         """As its features tell, or the score of its purchase tells; None if neither was seen."""
@@ -111,23 +102,17 @@ class Notes:
         full = (1 + chosen + (self.price(asin) <= self.limit)) / (len(wanted) + 2)
         return self.score > full - 0.01
 
-    def unopened(self) -> list[str]:
-        return [asin for asin in self.titles if asin not in self.opened]
-
 
 # ---- Plans.
-
-
 def parse_plan(reflection: str) -> list[tuple[str, str]]:
     """Clauses of the plan: (verb, what); ("buy", "") for buying.
-
     >>> parse_plan("I chose blue. Plan: open BAK73, choose red, buy.")
     [('open', 'BAK73'), ('choose', 'red'), ('buy', '')]
     """
     plan = []
     for clause in reflection.partition("Plan: ")[2].removesuffix(".").split(", "):
         verb, _, what = clause.partition(" ")
-        if clause == "buy" or (verb in VERBS and what):
+        if clause == "buy" or (verb in ("search", "open", "choose") and what):
             plan.append((verb, what))
     return plan
 
@@ -138,6 +123,7 @@ def write_plan(plan: list[tuple[str, str]]) -> str:
 
 
 def purchase(asin: str, values: list[str]) -> list[tuple[str, str]]:
+    """The plan of a purchase."""
     return [("open", asin), *(("choose", value) for value in values), ("buy", "")]
 
 
@@ -155,12 +141,8 @@ def follows(reflection: str, steps: list[Step]) -> bool:
 
 
 # ---- The oracle.
-
-
 def oracle_reflection(observation: str, steps: list[Step]) -> str:
-    """What a perfect observer of this failed trial writes. It states only what the trial's text
-    showed.
-    """
+    """What a perfect observer of this failed trial writes, from what its text showed."""
     notes = read_trial(Notes(observation), steps)
     best = right_product(notes)
     plan = purchase(best, notes.wanted(best)) if best else [("search", notes.kind)]
@@ -168,9 +150,7 @@ def oracle_reflection(observation: str, steps: list[Step]) -> str:
 
 
 def right_product(notes: Notes) -> str | None:
-    """The product that fits, as far as the trial tells. Only products without a known fault can be
-    it: first one that is known to fit, then one that was opened, then any.
-    """
+    """A product without a known fault: one known to fit, else one that was opened, else any."""
     fitting = [asin for asin in notes.titles if not fault(notes, asin)]
     known = [asin for asin in fitting if notes.has_attribute(asin)]
     opened = [asin for asin in fitting if asin in notes.opened]
@@ -192,13 +172,13 @@ def fault(notes: Notes, asin: str) -> str | None:
 
 def cause(notes: Notes) -> str:
     """The root cause in one sentence."""
-    if bought := notes.bought():
-        left = [v for v in notes.wanted(bought) if v not in notes.chosen.values()]
-        wrong = fault(notes, bought)
-        return wrong or (f"I did not choose {left[0]}." if left else f"{bought} did not fit.")
-    faults = [wrong for asin in notes.opened if (wrong := fault(notes, asin))]
-    if faults:
+    item = notes.item
+    if item and notes.score is not None:  # it was bought
+        left = [v for v in notes.wanted(item) if v not in notes.chosen.values()]
+        wrong = fault(notes, item)
+        return wrong or (f"I did not choose {left[0]}." if left else f"{item} did not fit.")
+    if faults := [wrong for asin in notes.opened if (wrong := fault(notes, asin))]:
         return faults[0]
     if notes.opened:
-        return f"I opened {notes.item} too late."
+        return f"I opened {item} too late."
     return "I opened no product." if notes.titles else "I never searched."
