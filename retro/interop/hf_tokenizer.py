@@ -13,7 +13,7 @@ Left out, and refused by name: sentencepiece and unigram, several splits in a ro
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 from unicodedata import normalize
 
 import regex  # tiktoken brings it along
@@ -22,6 +22,7 @@ import tiktoken
 from retro.run.files import read_json
 from retro.tokenizer import check_pattern, encode_ordinary
 
+Form = Literal["NFC", "NFD", "NFKC", "NFKD"]  # of Unicode, that text is brought into
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 # every digit alone, GPT-2's pattern between them: a digit is an edge there, like the text's end
 DIGITS_GPT2 = r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
@@ -48,13 +49,13 @@ class HFTokenizer:
         path = Path(folder) / "tokenizer.json"
         settings = read_json(path)
         try:
-            self._read(settings, read_names(folder))
+            self._read(settings, read_json(path.with_name("tokenizer_config.json")))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         except (LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: is not a tokenizer.json ({error!r})") from error
 
-    def _read(self, settings: dict, names: dict) -> None:
+    def _read(self, settings: dict, config: dict) -> None:
         model, added = settings["model"], settings.get("added_tokens") or []
         self.special_tokens = {token["content"]: token["id"] for token in added}
         self.answer_ends = frozenset(self.special_tokens.values())
@@ -67,51 +68,50 @@ class HFTokenizer:
         check_pattern(self.pattern)
         self.form = read_normalizer(settings.get("normalizer"))
         self.vocab_size = 1 + max([*model["vocab"].values(), *self.special_tokens.values()])
+        check_ids([*self.ranks.items(), *self.special_tokens.items()])
 
-        check_ids([*self.ranks, *self.special_tokens],
-                  [*self.ranks.values(), *self.special_tokens.values()])  # fmt: skip
         # tiktoken needs every byte: missing bytes get ids past the end, which never come out
-        lacking = [b for b in range(256) if bytes([b]) not in self.ranks]
-        self.lacking = bytes(lacking)
+        self.lacking = bytes(b for b in range(256) if bytes([b]) not in self.ranks)
         unknown = model.get("unk_token")
         self.unknown = [] if unknown is None else [model["vocab"][unknown]]
-        fill = {bytes([b]): self.vocab_size + n for n, b in enumerate(lacking)}
+        fill = {bytes([b]): self.vocab_size + n for n, b in enumerate(self.lacking)}
         self.encoding = tiktoken.Encoding(
-            "pretrained",
-            pat_str=self.pattern,
-            mergeable_ranks=self.ranks | fill,
+            "pretrained", pat_str=self.pattern, mergeable_ranks=self.ranks | fill,
             special_tokens=self.special_tokens,
-        )
+        )  # fmt: skip
         self.words = {i: token for token, i in self.ranks.items()}
         self.words |= {i: name.encode() for name, i in self.special_tokens.items()}
-        self.bos, self.eos = self._ends(settings.get("post_processor"), names)
+        self.bos, self.eos = self._ends(settings.get("post_processor"), config)
 
-    def _ends(self, post_processor: dict | None, names: dict) -> tuple[int | None, int]:
-        for name in ("eos", "bos"):
-            if names[name] is not None and names[name] not in self.special_tokens:
-                raise ValueError(f"{name}_token {names[name]!r} is not among the added tokens")
-        if names["eos"] is None:
+    def _ends(self, post_processor: dict | None, config: dict) -> tuple[int | None, int]:
+        ids: dict[str, int | None] = {}
+        for key in ("eos_token", "bos_token"):
+            token = config.get(key)
+            name = token["content"] if isinstance(token, dict) else token
+            if name is not None and name not in self.special_tokens:
+                raise ValueError(f"{key} {name!r} is not among the added tokens")
+            ids[key] = self.special_tokens.get(name)
+        if ids["eos_token"] is None:
             raise ValueError("tokenizer_config.json beside it names no eos_token")
         parts = (post_processor or {}).get("processors", [post_processor or {}])
         starts = [(part.get("single") or [{}])[0] for part in parts]
-        opens = names["add_bos"] or any("SpecialToken" in start for start in starts)
-        bos = self.special_tokens[names["bos"]] if opens and names["bos"] else None
-        return bos, self.special_tokens[names["eos"]]
+        opens = config.get("add_bos_token") or any("SpecialToken" in start for start in starts)
+        return ids["bos_token"] if opens else None, ids["eos_token"]
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, without `bos`; "<|im_end|>" in it is ordinary text, not the token."""
         if self.form:
             text = normalize(self.form, text)
-        if self.lacking:
-            data = text.encode("utf-8", "replace")
-            if len(data.translate(None, self.lacking)) < len(data):
-                return self._encode_lacking(text)
+        data = text.encode("utf-8", "replace") if self.lacking else b""
+        if data.translate(None, self.lacking) != data:
+            return self._encode_lacking(text)
         return encode_ordinary(self.encoding, text, self.plain)
 
     def _encode_lacking(self, text: str) -> list[int]:
         """The slow way, pre-token by pre-token, for text with bytes that have no token."""
         ids, gap = [], b"([" + regex.escape(self.lacking) + b"])"
-        for number, part in enumerate(split_at(text, self.plain)):
+        names = "|".join(map(regex.escape, sorted(self.plain, key=len, reverse=True)))
+        for number, part in enumerate(regex.split(f"({names})", text) if names else [text]):
             if number % 2:
                 ids.append(self.special_tokens[part])
                 continue
@@ -133,23 +133,15 @@ class HFTokenizer:
         return b"".join(self.words.get(i, b"") for i in ids).decode("utf-8", "replace")
 
 
-def check_ids(tokens: list, ids: list) -> None:
+def check_ids(tokens: list[tuple[str | bytes, int]]) -> None:
     """ValueError unless each token is a text or bytes, not empty, and has an id of its own."""
-    for token, i in zip(tokens, ids):
+    for token, i in tokens:
         if not token or not isinstance(token, (str, bytes)):
             raise ValueError(f"{token!r} is no token")
         if type(i) is not int or not 0 <= i < 1 << 24:
             raise ValueError(f"the id of {token!r} is {i!r}, expected 0..{(1 << 24) - 1}")
-    if len(set(ids)) < len(ids):
+    if len({i for _, i in tokens}) < len(tokens):
         raise ValueError("two tokens have the same id")
-
-
-def split_at(text: str, names: set[str]) -> list[str]:
-    """Text, name, text, name, ..., text."""
-    if not names:
-        return [text]
-    longest_first = sorted(names, key=len, reverse=True)
-    return regex.split("(" + "|".join(map(regex.escape, longest_first)) + ")", text)
 
 
 def read_ranks(model: dict, added: dict[str, int]) -> dict[bytes, int]:
@@ -166,11 +158,10 @@ def read_ranks(model: dict, added: dict[str, int]) -> dict[bytes, int]:
     made, last = set(), -1
     for merge in model["merges"]:
         left, right = merge.split(" ") if isinstance(merge, str) else merge
-        new = vocab[left + right]
-        if new < last:
+        if vocab[left + right] < last:
             raise ValueError(f"the merge {left!r} {right!r} is not in the order of the ids")
         made.add(left + right)
-        last = new
+        last = vocab[left + right]
     if model.get("ignore_merges"):
         made = vocab.keys()  # a pre-token that is a token stays whole, however it is made
     ranks = {}
@@ -201,32 +192,15 @@ def read_pattern(pre_tokenizer: dict | None) -> str:
     raise ValueError(f"pre_tokenizer {kinds} {steps} is not known here")
 
 
-def read_normalizer(
-    normalizer: dict | None,
-) -> Literal["NFC", "NFD", "NFKC", "NFKD"] | None:
+def read_normalizer(normalizer: dict | None) -> Form | None:
     """NFC and the like, or None."""
-    steps = [normalizer] if normalizer else []
-    if normalizer and normalizer["type"] == "Sequence":
-        steps = normalizer["normalizers"]
+    if not normalizer:
+        return None
+    steps = normalizer["normalizers"] if normalizer["type"] == "Sequence" else [normalizer]
     forms = [step["type"] for step in steps]
-    if forms and (len(forms) > 1 or forms[0] not in ("NFC", "NFD", "NFKC", "NFKD")):
+    if len(forms) > 1 or (forms and forms[0] not in get_args(Form)):
         raise ValueError(f"normalizer {forms} is not known here")
     return forms[0] if forms else None
-
-
-def read_names(folder: str | Path) -> dict:
-    """eos, bos and add_bos from the tokenizer_config.json beside it."""
-    settings = read_json(Path(folder) / "tokenizer_config.json")
-
-    def name(key: str) -> str | None:
-        token = settings.get(key)
-        return token["content"] if isinstance(token, dict) else token
-
-    return {
-        "eos": name("eos_token"),
-        "bos": name("bos_token"),
-        "add_bos": settings.get("add_bos_token", False),
-    }
 
 
 def as_tokenizer_json(
@@ -249,22 +223,15 @@ def as_tokenizer_json(
         if len(parts) == 2:
             merges.append([words[part] for part in parts])
     flags = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}
+    split = dict(type="Split", pattern={"Regex": pattern}, behavior="Isolated", invert=False)
+    level = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=False)
+    vocab = {words[token]: i for token, i in ranks.items()}
     return {
         "version": "1.0",
         "added_tokens": [{"id": i, "content": n, **flags} for n, i in special_tokens.items()],
         "normalizer": None,
-        "pre_tokenizer": {
-            "type": "Sequence",
-            "pretokenizers": [{**split, "invert": False}, {**level, "use_regex": False}],
-        },
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, level]},
         "post_processor": None,
-        "decoder": {**level, "use_regex": False},
-        "model": {
-            "type": "BPE",
-            "ignore_merges": True,
-            "vocab": {words[token]: i for token, i in ranks.items()},
-            "merges": merges,
-        },
+        "decoder": level,
+        "model": {"type": "BPE", "ignore_merges": True, "vocab": vocab, "merges": merges},
     }
