@@ -16,7 +16,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
+from itertools import count
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -50,16 +52,10 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def post_json(
-    url: str,
-    body: dict,
-    read: Callable[[Any], T],
-    *,
-    key: str = "",
-    timeout: float = 60.0,
-    tries: int = 6,
-    before: Callable[[], None] = lambda: None,
+    url: str, body: dict, read: Callable[[Any], T], *, key: str = "", timeout: float = 60.0,
+    tries: int = 6, before: Callable[[], None] = lambda: None,
     sleep: Callable[[float], bool | None] = time.sleep,
-) -> T:
+) -> T:  # fmt: skip
     """read(what the server answered to `body`); Refused when no try can help, or all have failed.
 
     read: raises ValueError on an answer of the wrong shape. timeout: seconds until a try's answer
@@ -67,13 +63,10 @@ def post_json(
     waits so many seconds; true if it was woken, and then no further try follows.
     """
     headers = {"Content-Type": "application/json", "User-Agent": "retroformer"}
-    if key:
-        headers["Authorization"] = f"Bearer {key}"
+    headers |= {"Authorization": f"Bearer {key}"} if key else {}
     request = urllib.request.Request(url, json.dumps(body).encode(), headers, method="POST")
     where = url.partition("?")[0]  # a query may hold a secret
-    number = 0
-    while True:
-        number += 1
+    for number in count(1):
         before()
         try:
             data = _once(request, timeout)
@@ -81,18 +74,18 @@ def post_json(
                 return read(json.loads(data))
             except (ValueError, RecursionError) as error:
                 raise Passing(f"not an answer that can be read ({error})") from error
-        except Refused as error:
+        except (Refused, Passing) as error:
             said = f"{where}: {without_key(one_printable_line(without_key(str(error), key)), key)}"
-            raise Refused(said, error.status) from None
-        except Passing as error:
-            said = without_key(one_printable_line(without_key(str(error), key)), key)
+            if isinstance(error, Refused):
+                raise Refused(said, error.status) from None
             backoff = min(60.0, FIRST_WAIT * 2 ** (number - 1)) * random.uniform(0.5, 1.0)
             wait = backoff if error.wait is None else error.wait
         if wait > MAX_WAIT:
-            raise Refused(f"{where}: {said}; it asks to wait {wait:.0f} seconds, at most "
-                          f"{MAX_WAIT:.0f} are waited")  # fmt: skip
+            asked = f"it asks to wait {wait:.0f} seconds, at most {MAX_WAIT:.0f} are waited"
+            raise Refused(f"{said}; {asked}")
         if number >= tries or sleep(wait):
-            raise Refused(f"{where}: {said}; given up after {number} tries")
+            break
+    raise Refused(f"{said}; given up after {number} tries")
 
 
 def _once(request: urllib.request.Request, timeout: float) -> bytes:
@@ -101,8 +94,7 @@ def _once(request: urllib.request.Request, timeout: float) -> bytes:
     if urlsplit(request.full_url).hostname in ("localhost", "127.0.0.1", "::1"):
         handlers.append(urllib.request.ProxyHandler({}))  # no proxy knows the way there
     try:
-        opener = urllib.request.build_opener(*handlers)
-        with opener.open(request, timeout=timeout) as response:
+        with urllib.request.build_opener(*handlers).open(request, timeout=timeout) as response:
             return _read(response, timeout)
     except urllib.error.HTTPError as error:
         with error:
@@ -112,9 +104,9 @@ def _once(request: urllib.request.Request, timeout: float) -> bytes:
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLCertVerificationError):
             raise Refused(f"its certificate is not accepted ({error.reason})") from None
-        if isinstance(error.reason, TimeoutError):
-            raise Passing(f"no connection within {timeout:g} seconds") from None
-        raise Passing(f"no connection ({error.reason})") from None
+        slow = isinstance(error.reason, TimeoutError)
+        why = f"within {timeout:g} seconds" if slow else f"({error.reason})"
+        raise Passing(f"no connection {why}") from None
     except (http.client.HTTPException, OSError) as error:
         raise Passing(f"the answer broke off ({type(error).__name__}: {error})") from None
 
@@ -137,23 +129,20 @@ def _read(response: Any, timeout: float, limit: int = MAX_BODY) -> bytes:
 
 def _status(error: urllib.error.HTTPError, timeout: float) -> Exception:
     """What an answer other than 200 means."""
-    try:
+    text, code = "", None  # the status says enough
+    with suppress(http.client.HTTPException, OSError, Passing, Refused):
         text = _read(error, timeout, 1 << 16).decode(errors="replace")
-    except (http.client.HTTPException, OSError, Passing, Refused):
-        text = ""  # the status says enough
-    code = None
-    try:  # {"error": {"message": ..., "code": ...}}, {"error": "..."}, {"message": "..."} or text
+    # {"error": {"message": ..., "code": ...}}, {"error": "..."}, {"message": "..."} or text
+    with suppress(ValueError, RecursionError, AttributeError):
         value = json.loads(text)
         value = value.get("error", value)
         text = value if isinstance(value, str) else str(value.get("message", text))
         code = value.get("code")
-    except (ValueError, RecursionError, AttributeError):
-        pass
     said = f"HTTP {error.code}: {text.strip() or error.reason}"
     if 300 <= error.code < 400:
         to = error.headers.get("Location", "nowhere").partition("?")[0]
-        return Refused(f"HTTP {error.code}: it redirects to {to}, which is not followed",
-                       error.code)  # fmt: skip
+        said = f"HTTP {error.code}: it redirects to {to}, which is not followed"
+        return Refused(said, error.code)
     if (error.code in PASSING or error.code >= 500) and code != "insufficient_quota":
         return Passing(said, retry_after(error.headers.get("Retry-After", "")))
     return Refused(said, error.code)
@@ -165,8 +154,7 @@ def retry_after(text: str) -> float | None:
     >>> retry_after("7"), retry_after("soon"), retry_after("Wed, 21 Oct 2015 07:28:00 GMT")
     (7.0, None, 0.0)
     """
-    text = text.strip()
-    if text.isascii() and text.isdigit() and len(text) < 10:
+    if re.fullmatch(r"\s*[0-9]{1,9}\s*", text):
         return float(text)
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
