@@ -1,5 +1,4 @@
-"""The actor, and an untrained reflector, behind an HTTP endpoint: the black boxes that the method
-was made for.
+"""The actor, and an untrained reflector, behind an HTTP endpoint: the method's black boxes.
 
 Read before: retro/actor.py, guides.py (what the model is told), endpoint.py. What a model writes is
 data: one line of it becomes the action.
@@ -39,10 +38,8 @@ class APIActor:
     transcript alone, which is all that a base of ours was trained on.
     """
 
-    def __init__(
-        self, client: Client, names: Sequence[str], temperature: float, generator: torch.Generator,
-        examples: bool = True, memory: int = MEMORY, reply_tokens: int = REPLY_TOKENS,
-    ):  # fmt: skip
+    def __init__(self, client: Client, names: Sequence[str], temperature: float, generator:
+                 torch.Generator, examples: bool = True, memory: int = MEMORY):  # fmt: skip
         if client.api == "chat" and not examples:
             raise ValueError("--no-examples: only with --api completions")
         unknown = [name for name in names if examples and name not in guides.GUIDES]
@@ -51,7 +48,7 @@ class APIActor:
         self.client, self.names, self.temperature = client, names, temperature
         self.generator, self.examples, self.memory = generator, examples, memory
         self.device = generator.device
-        self.reply_tokens = reply_tokens if examples else ACTION_TOKENS
+        self.reply_tokens = REPLY_TOKENS if examples else ACTION_TOKENS
 
     def start(self, openings: Sequence[str]) -> "APISession":
         return APISession(self, openings)
@@ -78,11 +75,12 @@ class APISession:
                 if reply is None:
                     self.full.add(row)
                     continue
-                self.last[row] = thought, action = read_reply(reply)
+                thought, action = read_reply(reply)
                 if thought and not action:
                     self.turns[row].append(Turn(thought, "", "OK."))
-                    self.last[row] = ("", "")
                     thinking.append(row)
+                else:
+                    self.last[row] = thought, action
             asked = thinking
         return [self.last[row][1] for row in rows]
 
@@ -92,16 +90,14 @@ class APISession:
             self.turns[row].append(Turn(*self.last[row], observation))
 
     def _ask(self, rows: list[int]) -> list[str | None]:
-        actor, asked = self.actor, list[str | list[dict]]()
+        actor, chat = self.actor, self.actor.client.api == "chat"
+        asked: list[str | list[dict]] = []
         for row in rows:
             opening, turns = self.openings[row], self.turns[row]
             guide = guides.guide_of(opening, actor.names) if actor.examples else None
-            if guide and actor.client.api == "chat":
-                asked.append(guides.chat_messages(guide, opening, turns))
-            else:
-                asked.append(guides.completion_prompt(guide, opening, turns))
-        stop = "\nObservation:" if actor.client.api == "chat" else "\n"
-        seeds = [self.seeds[row] for row in rows]
+            asked.append(guides.chat_messages(guide, opening, turns) if guide and chat else
+                         guides.completion_prompt(guide, opening, turns))  # fmt: skip
+        seeds, stop = [self.seeds[row] for row in rows], "\nObservation:" if chat else "\n"
         return actor.client.ask(asked, actor.reply_tokens, actor.temperature, seeds, stop)
 
 
@@ -111,9 +107,8 @@ def reflection_writer(client: Client, temperature: float, generator: torch.Gener
     """
 
     def write(trajectories: Sequence[Trajectory]) -> list[str | None]:
-        asked = [
-            guides.reflection_query(t.text(), t.episode_return, client.api) for t in trajectories
-        ]
+        query = guides.reflection_query
+        asked = [query(t.text(), t.episode_return, client.api) for t in trajectories]
         seeds = _seeds(generator, len(asked), temperature)
         stop = "" if client.api == "chat" else "\n"
         answers = client.ask(asked, REFLECTION_REPLY_TOKENS, temperature, seeds, stop)
@@ -161,8 +156,7 @@ def read_reflection(reply: str) -> str:
     """
     lines = _REASONING.sub("", reply)[:REPLY_CHARACTERS].splitlines()
     text = " ".join(line for line in lines if not _FENCE.fullmatch(line))
-    label = _LABEL.match(text)
-    if label and label[1].lower() == "reflection":
+    if (label := _LABEL.match(text)) and label[1].lower() == "reflection":
         text = text[label.end() :]
     return one_printable_line(text, REFLECTION_CHARACTERS)
 
@@ -176,5 +170,4 @@ def _seeds(generator: torch.Generator, n: int, temperature: float) -> list[int |
     """A seed for each of n samples: it makes two trials with the same prompt two requests."""
     if temperature == 0:
         return [None] * n
-    drawn = torch.randint(2**31, (n,), generator=generator, device=generator.device)
-    return drawn.tolist()
+    return torch.randint(2**31, (n,), generator=generator, device=generator.device).tolist()

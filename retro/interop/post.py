@@ -51,11 +51,9 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def post_json(
-    url: str, body: dict, read: Callable[[Any], T], *, key: str = "", timeout: float = 60.0,
-    tries: int = 6, before: Callable[[], None] = lambda: None,
-    sleep: Callable[[float], bool | None] = time.sleep,
-) -> T:  # fmt: skip
+def post_json(url: str, body: dict, read: Callable[[Any], T], *, key: str = "",
+              timeout: float = 60.0, tries: int = 6, before: Callable[[], None] = lambda: None,
+              sleep: Callable[[float], bool | None] = time.sleep) -> T:  # fmt: skip
     """read(what the server answered to `body`); Refused when no try can help, or all have failed.
 
     read: raises ValueError on an answer of the wrong shape. timeout: seconds until a try's answer
