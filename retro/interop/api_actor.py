@@ -38,8 +38,9 @@ class APIActor:
     transcript alone, which is all that a base of ours was trained on.
     """
 
-    def __init__(self, client: Client, names: Sequence[str], temperature: float, generator:
-                 torch.Generator, examples: bool = True, memory: int = MEMORY):  # fmt: skip
+    def __init__(self, client: Client, names: Sequence[str], temperature: float,
+                 generator: torch.Generator, examples: bool = True,
+                 memory: int = MEMORY):  # fmt: skip
         if client.api == "chat" and not examples:
             raise ValueError("--no-examples: only with --api completions")
         unknown = [name for name in names if examples and name not in guides.GUIDES]

@@ -3,10 +3,9 @@
     python -m retro.interop.export --run-dir runs/mine --out mine
     python -m retro.interop.export --run-dir runs/mine --out mine --merge
 
-The first writes mine/base and mine/adapter, the second one model, W + (alpha / r) B A.
-
-`base` is the model that the run started from, file by file, with a tokenizer.json where it had
-none; `adapter` goes on top of it with peft.PeftModel.from_pretrained.
+The first writes mine/base, the model that the run started from, with a tokenizer.json where it had
+none, and mine/adapter, which goes on top with peft.PeftModel.from_pretrained. The second writes one
+model, W + (alpha / r) B A.
 """
 
 import shutil
@@ -43,7 +42,11 @@ def main(config: Config) -> None:
         write_merged(base, run / "adapter", out)
     else:
         copy_base(base, out / "base")
-        copy_adapter(run / "adapter", out / "adapter", out / "base")
+        peft = read_json(run / "adapter/adapter_config.json")
+        peft |= {"base_model_name_or_path": str(out / "base")}
+        write_json(out / "adapter/adapter_config.json", peft)
+        weights = "adapter/adapter_model.safetensors"
+        shutil.copyfile(run / weights, out / weights)
     if not settings.get("adapt_prompt", True):
         print("note: trained with the adapter off on the prompt; transformers and PEFT put it on")
         print("      all tokens, so what it writes there differs (--adapt-prompt trains it so)")
@@ -70,41 +73,27 @@ def copy_tokenizer(base: Path, out: Path) -> None:
             if (base / name).exists():
                 shutil.copyfile(base / name, out / name)
         return
-    write_json(
-        out / "tokenizer.json",
-        as_tokenizer_json(tokenizer.ranks, tokenizer.pattern, tokenizer.special_tokens),
-    )
+    ours = as_tokenizer_json(tokenizer.ranks, tokenizer.pattern, tokenizer.special_tokens)
+    write_json(out / "tokenizer.json", ours)
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": EOS}
     write_json(out / "tokenizer_config.json", settings)
     write_json(out / "generation_config.json", {"eos_token_id": tokenizer.eos})
 
 
-def copy_adapter(adapter: Path, out: Path, base: Path) -> None:
-    settings = read_json(adapter / "adapter_config.json")
-    write_json(out / "adapter_config.json", {**settings, "base_model_name_or_path": str(base)})
-    shutil.copyfile(adapter / "adapter_model.safetensors", out / "adapter_model.safetensors")
-
-
+@torch.no_grad()
 def write_merged(base: Path, adapter: Path, out: Path) -> None:
     """One model in float32: a merge rounded to bfloat16 would lose what a small adapter adds."""
     model = GPT.from_pretrained(base)
     load_adapter(model, adapter)
-    write_tensors(out / "model.safetensors", merged_tensors(model))
+    tensors = {n: t for n, t in model.state_dict().items() if ".lora_" not in n}
+    if model.config.tie_word_embeddings:
+        del tensors["lm_head.weight"]
+    tensors |= {f"{name}.weight": layer.merged() for name, layer in lora_layers(model)}
+    write_tensors(out / "model.safetensors", tensors)
     settings = read_json(base / "config.json")
     settings.pop("torch_dtype", None)  # the older name of dtype
     write_json(out / "config.json", {**settings, "dtype": "float32"})
     copy_tokenizer(base, out)
-
-
-@torch.no_grad()
-def merged_tensors(model: GPT) -> dict[str, torch.Tensor]:
-    """The weights under their plain names, with W + (alpha / r) B A for each adapted one."""
-    tensors = {n: t for n, t in model.state_dict().items() if ".lora_" not in n}
-    if model.config.tie_word_embeddings:
-        del tensors["lm_head.weight"]
-    for name, layer in lora_layers(model):
-        tensors[f"{name}.weight"] = layer.merged()
-    return tensors
 
 
 if __name__ == "__main__":
