@@ -133,7 +133,7 @@ def test_a_pretrained_model_behind_the_server_of_llama_cpp(tmp_path, monkeypatch
             for api in ("chat", "completions"):
                 actor = actor_of(client(url, tmp_path, api=api, timeout=120.0))
                 actor.reply_tokens = 24
-                session = actor.start([guides.GUIDES["household"].first.replace("cup", "mug")])
+                session = actor.start([guides.HOUSEHOLD.first.replace("cup", "mug")])
                 assert session.act([0])[0].split()[0] in ("go", "open", "take"), session.last
             monkeypatch.setenv("OPENAI_API_KEY", "sk-of-someone-else")
             with pytest.raises(Refused, match="HTTP 401: Invalid API Key$"):

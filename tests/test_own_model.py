@@ -18,7 +18,7 @@ from retro.evaluate import UNTRAINED, methods_of
 from retro.interop.chat import answer, frame, line_ends
 from retro.interop.export import Config as Export
 from retro.interop.export import main as export
-from retro.interop.guides import GUIDES, REFLECTION_RULES
+from retro.interop.guides import HOTPOT, HOUSEHOLD, REFLECTION_RULES
 from retro.interop.hf_tokenizer import as_tokenizer_json
 from retro.interop.open import open_model
 from retro.memory import FIELDS, ReplayBuffer
@@ -74,8 +74,7 @@ def test_as_an_actor_it_is_told_the_rules_and_a_base_of_ours_is_not(tiny_base, c
         actor = GPTActor(*open_model(str(folder), torch.device("cpu"), False), 0.0, generator,
                          names=["household", "hotpot"])  # fmt: skip
         text = actor.tokenizer.decode(actor.start([opening]).chunks[0])
-        assert text.startswith(GUIDES["hotpot"].rules) is told
-        assert GUIDES["household"].rules not in text
+        assert text.startswith(HOTPOT.rules) is told and HOUSEHOLD.rules not in text
         assert text.endswith(f"{opening}\n>") and ("> Search[Maren Oldevik]" in text) is told
         assert "think" not in text.lower()
 

@@ -52,7 +52,7 @@ def test_the_household_example_is_what_the_engine_says():
                     for o, p in things.items()},
         "accepts": {"shelf": ["cup"]},
     }  # fmt: skip
-    env, guide = envs.make("household"), guides.GUIDES["household"]
+    env, guide = envs.make("household"), guides.HOUSEHOLD
     assert env.reset(task)[0] == guide.first
     for turn in guide.turns:
         answer, _, _, _, info = env.step(turn.action)

@@ -42,7 +42,8 @@ def _read_guide(name: str) -> Guide:
     return Guide(mark, rules, first, [Turn(thought or "", *rest) for thought, *rest in turns])
 
 
-GUIDES = {name: _read_guide(name) for name in ("household", "hotpot", "shop")}
+HOUSEHOLD, HOTPOT, SHOP = map(_read_guide, ("household", "hotpot", "shop"))
+GUIDES = {"household": HOUSEHOLD, "hotpot": HOTPOT, "shop": SHOP}
 COMMON, THINK, REPLY, NEXT = _sections("common")
 REFLECTION_RULES, FAILED, ADVICE = _sections("reflection")
 
