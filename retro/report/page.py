@@ -1,11 +1,6 @@
 """A run as one page to look at: success by retry, learning curves, episodes with shaded tokens.
 
 Read before: retro/reflect.py, retro/ppo.py (advantage, value, KL of a token).
-
-    pick            the episodes to show
-    weigh           what policy and critic make of each token of their reflections
-    render          the page
-
 The page is one file that needs no network: report.html with its style, its scripts and the data.
 All text of environments and models is data: JSON in a script element, in which no "<" is left. The
 scripts show it by textContent only. The page's security policy runs no other script.
@@ -40,26 +35,19 @@ EPISODE_BYTES = 1_500_000  # of all episodes together
 ROWS = 64  # reflections that pass the model together
 
 Chains = dict[str, list[list[Trajectory]]]  # method -> the chain of trials of each task
+TaskChains = dict[str, list[Trajectory]]  # method -> one task's chain
 
 
-def write_page(
-    path: str | Path,
-    reports: Sequence[dict],
-    chains: Sequence[Chains],
-    run_dir: Path,
-    lm: LanguageModel,
-) -> None:
-    """Write the page of a finished run.
-
-    reports: what results.json holds, one for each environment. chains: for each report, method ->
-    the chain of trials of each task.
+def write_page(path: str | Path, reports: Sequence[dict], chains: Sequence[Chains], run_dir: Path,
+               lm: LanguageModel) -> None:  # fmt: skip
+    """Write the page of a finished run, from what results.json holds, one report for each
+    environment, and the chains of each report.
     """
     write_atomically(path, render(page_data(reports, chains, Path(run_dir), lm)))
 
 
-def page_data(
-    reports: Sequence[dict], chains: Sequence[Chains], run_dir: Path, lm: LanguageModel
-) -> dict:
+def page_data(reports: Sequence[dict], chains: Sequence[Chains], run_dir: Path,
+              lm: LanguageModel) -> dict:  # fmt: skip
     """Everything the page shows, as JSON can hold it."""
     settings = read_json(run_dir / "config.json")
     metrics = list(JsonLines(run_dir / "metrics.jsonl"))
@@ -67,11 +55,14 @@ def page_data(
     kl_coef = metrics[-1]["kl_coef"] if metrics else settings["kl_coef"]
 
     picked = pick(reports, chains)
-    pairs = [pair for _, task_chains in picked for pair in retries(task_chains)]
-    written = [(before, after, after.reflections[-1]) for before, after in pairs
-               if after.reflections]  # fmt: skip
-    gamma, gae_lambda = settings["gamma"], settings["gae_lambda"]
-    tokens = iter(weigh(policy, written, kl_coef, gamma, gae_lambda))
+    written = [
+        (before, after, after.reflections[-1])
+        for _, task_chains in picked
+        for trials in task_chains.values()
+        for before, after in pairwise(trials)
+        if after.reflections
+    ]
+    tokens = iter(weigh(policy, written, kl_coef, settings["gamma"], settings["gae_lambda"]))
     shown, size = [], 0
     for env, task_chains in picked:
         one = episode(env, task_chains, tokens)
@@ -94,12 +85,8 @@ def failed_first(chains: Chains) -> list[int]:
     return [i for i, trials in enumerate(next(iter(chains.values()))) if not trials[0].success]
 
 
-def pick(
-    reports: Sequence[dict], chains: Sequence[Chains]
-) -> list[tuple[str, dict[str, list[Trajectory]]]]:
-    """What is shown, EPISODES tasks of each environment, the environments in turn: (environment,
-    method -> the task's chain of trials).
-    """
+def pick(reports: Sequence[dict], chains: Sequence[Chains]) -> list[tuple[str, TaskChains]]:
+    """What is shown, EPISODES tasks of each environment, the environments in turn."""
     by_env = [
         [(report["env"], {method: own[i] for method, own in env_chains.items()})
          for i in failed_first(env_chains)[:EPISODES]]
@@ -108,13 +95,8 @@ def pick(
     return [one for turn in zip_longest(*by_env) for one in turn if one]
 
 
-def retries(task_chains: dict[str, list[Trajectory]]) -> list[tuple[Trajectory, Trajectory]]:
-    """(failed trial, the trial after it), method by method."""
-    return [pair for trials in task_chains.values() for pair in pairwise(trials)]
-
-
-def episode(env: str, task_chains: dict[str, list[Trajectory]], tokens: Iterator) -> dict:
-    """A task's chains as data; `tokens` yields each reflection's, in the order of `retries`."""
+def episode(env: str, task_chains: TaskChains, tokens: Iterator) -> dict:
+    """A task's chains as data; `tokens` yields each reflection's, method by method."""
     first = next(iter(task_chains.values()))[0]
     return {
         "env": env,
@@ -137,11 +119,8 @@ def episode(env: str, task_chains: dict[str, list[Trajectory]], tokens: Iterator
 
 def trial_data(trajectory: Trajectory) -> dict:
     """A trial as data, without its first observation, which all trials of a task share."""
-    return {
-        "steps": [list(exchange) for exchange in trajectory.exchanges],
-        "return": trajectory.episode_return,
-        "success": trajectory.success,
-    }
+    steps = [list(exchange) for exchange in trajectory.exchanges]
+    return {"steps": steps, "return": trajectory.episode_return, "success": trajectory.success}
 
 
 def trained_policy(run_dir: Path, lm: LanguageModel, adapt_prompt: bool) -> Policy:
@@ -157,13 +136,8 @@ def trained_policy(run_dir: Path, lm: LanguageModel, adapt_prompt: bool) -> Poli
     return policy
 
 
-def weigh(
-    policy: Policy,
-    written: Sequence[tuple[Trajectory, Trajectory, str]],
-    kl_coef: float,
-    gamma: float,
-    gae_lambda: float,
-) -> list[list[list] | None]:
+def weigh(policy: Policy, written: Sequence[tuple[Trajectory, Trajectory, str]], kl_coef: float,
+          gamma: float, gae_lambda: float) -> list[list[list] | None]:  # fmt: skip
     """What the trained policy and critic make of each token of some reflections, whoever wrote
     them. written: (the failed trial, the trial after it, the reflection between them).
 
@@ -219,14 +193,8 @@ def render(data: dict) -> bytes:
         for name in ("report.html", "report.css", "report.js", "report_episodes.js")
     )
     js = "\n".join(scripts)
-    text = json.dumps(plain(data), separators=(",", ":"), allow_nan=False)
-    parts = {
-        "css": css,
-        "js": js,
-        "data": text.replace("<", "\\u003c"),
-        "css_hash": digest(css),
-        "js_hash": digest(js),
-    }
+    text = json.dumps(plain(data), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    parts = {"css": css, "js": js, "data": text, "css_hash": digest(css), "js_hash": digest(js)}
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], html).encode()
 
 
