@@ -47,11 +47,6 @@ class Budget:
                                      "is kept, the same command goes on from there")  # fmt: skip
             self.requests += 1
 
-    def count(self, tokens: int = 0, cached: int = 0) -> None:
-        with self.lock:
-            self.tokens += tokens
-            self.cached += cached
-
     def __str__(self) -> str:
         return f"{self.requests} requests, {self.tokens} tokens, {self.cached} answers from disk"
 
@@ -93,9 +88,10 @@ class Client:
             name = hashlib.sha256(text.encode()).hexdigest()
             order.append(self.cache / name[:2] / f"{name}.json")
             bodies[order[-1]] = body
-        answers = {path: self._cached(path) for path in bodies}
+        answers = {path: _kept(path) for path in bodies}
         missing = [path for path, answer in answers.items() if answer is None]
-        self.budget.count(cached=len(bodies) - len(missing))
+        with self.budget.lock:
+            self.budget.cached += len(bodies) - len(missing)
         woken, errors = threading.Event(), []
 
         def fetch(path: Path) -> None:
@@ -115,46 +111,31 @@ class Client:
             raise errors[0]
         return [answers[path] for path in order]
 
-    def _cached(self, path: Path) -> str | None:
-        """The answer on disk, or None. A damaged file is reported and counts as none."""
-        answer = None
-        try:
-            answer = read_json(path).get("answer") if path.exists() else None
-        except ValueError as error:
-            print(f"note: {error}; asked anew", file=sys.stderr)
-        return answer if isinstance(answer, str) else None
-
     def _fetch(self, path: Path, body: dict, woken: threading.Event) -> str | None:
         """Ask the endpoint, count, keep."""
-        while True:
-            sent = {k: v for k, v in body.items() if k not in self._refused}
-            if "max_tokens" not in sent:
-                sent["max_completion_tokens"] = body["max_tokens"]
-            try:
-                text, tokens = post_json(self.url, sent, self._read, key=self._key,
-                                         timeout=self.timeout, tries=self.tries,
-                                         before=self.budget.request, sleep=woken.wait)  # fmt: skip
-                break
-            except Refused as error:
-                if error.status in (400, 413, 422) and TOO_LONG.search(str(error)):
-                    return None
-                if not self._leave_out(error, sent):
-                    raise
+        sent = {k: v for k, v in body.items() if k not in self._refused}
+        if "max_tokens" not in sent:
+            sent["max_completion_tokens"] = body["max_tokens"]
+        try:
+            text, tokens = post_json(self.url, sent, self._read, key=self._key, tries=self.tries,
+                                     timeout=self.timeout, before=self.budget.request,
+                                     sleep=woken.wait)  # fmt: skip
+        except Refused as error:
+            if error.status in (400, 413, 422) and TOO_LONG.search(str(error)):
+                return None
+            fields = [f for f in ("max_tokens", "seed", "stop") if f in sent and f in str(error)]
+            if error.status not in (400, 422) or not fields:
+                raise
+            if fields[0] not in self._refused:
+                print(f"note: {error}; sent without {fields[0]!r} from here on", file=sys.stderr)
+                self._refused.add(fields[0])
+            return self._fetch(path, body, woken)
         text = without_key(text, self._key)
-        self.budget.count(tokens or len(json.dumps(sent) + text) // CHARACTERS)
+        with self.budget.lock:
+            self.budget.tokens += tokens or len(json.dumps(sent) + text) // CHARACTERS
         write_json(path, {"url": self.url.partition("?")[0], "request": body, "answer": text,
                           "tokens": tokens})  # fmt: skip
         return text
-
-    def _leave_out(self, error: Refused, sent: dict) -> bool:
-        """Leave out the field that the refusal names; False if it names none that can go."""
-        fields = [f for f in ("max_tokens", "seed", "stop") if f in sent and f in str(error)]
-        if error.status not in (400, 422) or not fields:
-            return False
-        if fields[0] not in self._refused:
-            print(f"note: {error}; sent without {fields[0]!r} from here on", file=sys.stderr)
-            self._refused.add(fields[0])
-        return True
 
     def _read(self, answer: Any) -> tuple[str, int]:
         """(text, tokens or 0) of an answer; ValueError if it has another shape."""
@@ -169,6 +150,16 @@ class Client:
         usage = answer.get("usage")
         total = usage.get("total_tokens") if isinstance(usage, dict) else None
         return text or "", total if type(total) is int and total > 0 else 0
+
+
+def _kept(path: Path) -> str | None:
+    """The answer on disk, or None. A damaged file is reported and counts as none."""
+    answer = None
+    try:
+        answer = read_json(path).get("answer") if path.exists() else None
+    except ValueError as error:
+        print(f"note: {error}; asked anew", file=sys.stderr)
+    return answer if isinstance(answer, str) else None
 
 
 def endpoint_url(base_url: str, path: str) -> str:

@@ -1,7 +1,5 @@
 """The tokenizer.json of a pretrained model as a tiktoken.Encoding: byte-level BPE only.
 
-Read before: retro/tokenizer.py (byte-pair encoding).
-
     vocabulary + merges     -> ranks: tiktoken joins the pair whose joint token has the lowest id.
                                The list of merges says the same if its ids only rise: checked.
     pre_tokenizer           -> one regular expression
@@ -9,6 +7,7 @@ Read before: retro/tokenizer.py (byte-pair encoding).
     bytes without a token   -> dropped, or the unknown token, as Hugging Face's `tokenizers` does
 
 Left out, and refused by name: sentencepiece and unigram, several splits in a row, a prefix space.
+Read before: retro/tokenizer.py.
 """
 
 from itertools import pairwise
@@ -40,9 +39,8 @@ def byte_letters() -> dict[int, str]:
 class HFTokenizer:
     """str <-> token ids, as retro.tokenizer.Tokenizer, from the files of a pretrained model.
 
-    `ranks`: token bytes -> id. `special_tokens`: name -> id, all added ones. `eos` ends a document
-    or an answer, and so does each of `answer_ends`; `bos` opens every sequence, None if the model
-    wants none.
+    `ranks`: token bytes -> id. `special_tokens`: name -> id, all added ones, each of which ends an
+    answer. `eos` ends a document. `bos` opens every sequence, None if the model wants none.
     """
 
     def __init__(self, folder: str | Path):
@@ -134,7 +132,7 @@ class HFTokenizer:
 
 
 def check_ids(tokens: list[tuple[str | bytes, int]]) -> None:
-    """ValueError unless each token is a text or bytes, not empty, and has an id of its own."""
+    """ValueError unless each token is text or bytes, not empty, and has an id of its own."""
     for token, i in tokens:
         if not token or not isinstance(token, (str, bytes)):
             raise ValueError(f"{token!r} is no token")
@@ -155,15 +153,13 @@ def read_ranks(model: dict, added: dict[str, int]) -> dict[bytes, int]:
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
             raise ValueError(f"{key} is {model[key]!r}, only byte-level BPE without it is known")
-    made, last = set(), -1
+    made, last = set(vocab if model.get("ignore_merges") else ()), -1  # such tokens stay whole
     for merge in model["merges"]:
         left, right = merge.split(" ") if isinstance(merge, str) else merge
         if vocab[left + right] < last:
             raise ValueError(f"the merge {left!r} {right!r} is not in the order of the ids")
-        made.add(left + right)
         last = vocab[left + right]
-    if model.get("ignore_merges"):
-        made = vocab.keys()  # a pre-token that is a token stays whole, however it is made
+        made.add(left + right)
     ranks = {}
     for token, i in vocab.items():
         if token not in added and (token in made or len(token) == 1):
@@ -178,17 +174,17 @@ def read_pattern(pre_tokenizer: dict | None) -> str:
     """One regular expression whose matches are the pre-tokens."""
     steps = (pre_tokenizer or {}).get("pretokenizers", [pre_tokenizer])
     kinds = [step and step["type"] for step in steps]
-    if kinds[-1] == "ByteLevel" and not steps[-1].get("add_prefix_space"):
-        own_pattern = steps[-1].get("use_regex", True)
+    first, last = steps[0], steps[-1]
+    if kinds[-1] == "ByteLevel" and not last.get("add_prefix_space"):
+        own_pattern = last.get("use_regex", True)
         if kinds == ["ByteLevel"] and own_pattern:
             return GPT2
-        if kinds == ["Digits", "ByteLevel"] and own_pattern and steps[0].get("individual_digits"):
+        if kinds == ["Digits", "ByteLevel"] and own_pattern and first.get("individual_digits"):
             return DIGITS_GPT2
         if kinds == ["Split", "ByteLevel"] and not own_pattern:
-            way = (steps[0]["behavior"], bool(steps[0].get("invert")))
-            pattern = steps[0]["pattern"].get("Regex")
-            if pattern and way in (("Isolated", False), ("Removed", True)):
-                return pattern
+            way, pattern = (first["behavior"], bool(first.get("invert"))), first["pattern"]
+            if pattern.get("Regex") and way in (("Isolated", False), ("Removed", True)):
+                return pattern["Regex"]
     raise ValueError(f"pre_tokenizer {kinds} {steps} is not known here")
 
 
@@ -203,9 +199,7 @@ def read_normalizer(normalizer: dict | None) -> Form | None:
     return forms[0] if forms else None
 
 
-def as_tokenizer_json(
-    ranks: dict[bytes, int], pattern: str, special_tokens: dict[str, int]
-) -> dict:
+def as_tokenizer_json(ranks: dict[bytes, int], pattern: str, special: dict[str, int]) -> dict:
     """The way back: the tokenizer.json of tiktoken ranks. A token's merge is the last step of its
     own encoding. A token that no merges reach is still found when it is a whole pre-token.
     """
@@ -228,7 +222,7 @@ def as_tokenizer_json(
     vocab = {words[token]: i for token, i in ranks.items()}
     return {
         "version": "1.0",
-        "added_tokens": [{"id": i, "content": n, **flags} for n, i in special_tokens.items()],
+        "added_tokens": [{"id": i, "content": n, **flags} for n, i in special.items()],
         "normalizer": None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, level]},
         "post_processor": None,

@@ -3,8 +3,7 @@
 Tried again, with exponential back-off or after the server's Retry-After: no connection, timeouts,
 408, 409, 425, 429, 5xx, and a 200 whose body is cut off, is not JSON or is not what was asked for.
 Refused at once, with the server's own words: every other status, redirects (they would carry the
-key to another host), an answer above MAX_BODY. No message shows the key: `one_printable_line` and
-`without_key` clean everything that a server wrote.
+key to another host), an answer above MAX_BODY. No message shows the key.
 """
 
 import http.client
@@ -26,6 +25,7 @@ MAX_BODY = 8 << 20  # bytes of an answer
 MAX_WAIT = 300.0  # seconds; a server that asks for more is not waited for
 FIRST_WAIT = 1.0  # seconds before the second try; doubled each time, up to a minute
 PASSING = {408, 409, 425, 429}  # and 5xx: errors that pass
+LOCAL = ("localhost", "127.0.0.1", "::1")  # no proxy knows the way there
 T = TypeVar("T")  # what an answer is read as
 _ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|.)?|\x9b[0-?]*[@-~]")
 
@@ -63,7 +63,6 @@ def post_json(url: str, body: dict, read: Callable[[Any], T], *, key: str = "",
     headers = {"Content-Type": "application/json", "User-Agent": "retroformer"}
     headers |= {"Authorization": f"Bearer {key}"} if key else {}
     request = urllib.request.Request(url, json.dumps(body).encode(), headers, method="POST")
-    where = url.partition("?")[0]  # a query may hold a secret
     for number in count(1):
         before()
         try:
@@ -73,14 +72,15 @@ def post_json(url: str, body: dict, read: Callable[[Any], T], *, key: str = "",
             except (ValueError, RecursionError) as error:
                 raise Passing(f"not an answer that can be read ({error})") from error
         except (Refused, Passing) as error:
-            said = f"{where}: {without_key(one_printable_line(without_key(str(error), key)), key)}"
+            said = without_key(one_printable_line(without_key(str(error), key)), key)
+            said = f"{url.partition('?')[0]}: {said}"  # a query may hold a secret
             if isinstance(error, Refused):
                 raise Refused(said, error.status) from None
             backoff = min(60.0, FIRST_WAIT * 2 ** (number - 1)) * random.uniform(0.5, 1.0)
             wait = backoff if error.wait is None else error.wait
         if wait > MAX_WAIT:
-            asked = f"it asks to wait {wait:.0f} seconds, at most {MAX_WAIT:.0f} are waited"
-            raise Refused(f"{said}; {asked}")
+            raise Refused(f"{said}; it asks to wait {wait:.0f} seconds, at most {MAX_WAIT:.0f} "
+                          "are waited")  # fmt: skip
         if number >= tries or sleep(wait):
             break
     raise Refused(f"{said}; given up after {number} tries")
@@ -88,11 +88,10 @@ def post_json(url: str, body: dict, read: Callable[[Any], T], *, key: str = "",
 
 def _once(request: urllib.request.Request, timeout: float) -> bytes:
     """One try: the body of a 200. Raises Passing or Refused."""
-    handlers: list[urllib.request.BaseHandler] = [_NoRedirect()]
-    if urlsplit(request.full_url).hostname in ("localhost", "127.0.0.1", "::1"):
-        handlers.append(urllib.request.ProxyHandler({}))  # no proxy knows the way there
+    proxies: dict | None = {} if urlsplit(request.full_url).hostname in LOCAL else None  # as usual
+    opener = urllib.request.build_opener(_NoRedirect(), urllib.request.ProxyHandler(proxies))
     try:
-        with urllib.request.build_opener(*handlers).open(request, timeout=timeout) as response:
+        with opener.open(request, timeout=timeout) as response:
             return _read(response, timeout)
     except urllib.error.HTTPError as error:
         with error:
@@ -111,18 +110,17 @@ def _once(request: urllib.request.Request, timeout: float) -> bytes:
 
 def _read(response: Any, timeout: float, limit: int = MAX_BODY) -> bytes:
     """The whole body, in at most twice `timeout` seconds."""
-    parts, size, end = [], 0, time.monotonic() + timeout
+    data, end = bytearray(), time.monotonic() + timeout
     promised = response.length  # by Content-Length; None without one
-    while size != promised and (part := response.read1(1 << 16)):
-        parts.append(part)
-        size += len(part)
-        if size > limit:
+    while len(data) != promised and (part := response.read1(1 << 16)):
+        data += part
+        if len(data) > limit:
             raise Refused(f"its answer is longer than {limit} bytes")
         if time.monotonic() > end:
             raise TimeoutError
-    if promised is not None and size < promised:
-        raise Passing(f"the answer broke off ({promised - size} bytes are missing)")
-    return b"".join(parts)
+    if promised is not None and len(data) < promised:
+        raise Passing(f"the answer broke off ({promised - len(data)} bytes are missing)")
+    return bytes(data)
 
 
 def _status(error: urllib.error.HTTPError, timeout: float) -> Exception:
@@ -130,18 +128,16 @@ def _status(error: urllib.error.HTTPError, timeout: float) -> Exception:
     text, code = "", None  # the status says enough
     with suppress(http.client.HTTPException, OSError, Passing, Refused):
         text = _read(error, timeout, 1 << 16).decode(errors="replace")
-    # {"error": {"message": ..., "code": ...}}, {"error": "..."}, {"message": "..."} or text
     with suppress(ValueError, RecursionError, AttributeError):
         value = json.loads(text)
-        value = value.get("error", value)
+        value = value.get("error", value)  # {"error": {"message": ..., "code": ...}}, or
         text = value if isinstance(value, str) else str(value.get("message", text))
-        code = value.get("code")
+        code = value.get("code")  # {"error": "..."}, {"message": "..."}, or text
     said = f"HTTP {error.code}: {text.strip() or error.reason}"
     if 300 <= error.code < 400:
         to = error.headers.get("Location", "nowhere").partition("?")[0]
         said = f"HTTP {error.code}: it redirects to {to}, which is not followed"
-        return Refused(said, error.code)
-    if (error.code in PASSING or error.code >= 500) and code != "insufficient_quota":
+    elif (error.code in PASSING or error.code >= 500) and code != "insufficient_quota":
         return Passing(said, retry_after(error.headers.get("Retry-After", "")))
     return Refused(said, error.code)
 
