@@ -17,15 +17,12 @@ from retro.interop.post import one_printable_line
 from retro.memory import MEMORY
 from retro.trial import Trajectory
 
-REPLY_TOKENS = 200  # of a thought and an action
-REFLECTION_REPLY_TOKENS = 200
+REPLY_TOKENS = REFLECTION_REPLY_TOKENS = 200  # of a thought and an action; of a reflection
 THOUGHTS = 2  # replies in a row that are a thought without an action; after them the action is ""
 REFLECTION_CHARACTERS = 1000
 REPLY_CHARACTERS = 20_000  # that are read of a reply
-_LABEL = re.compile(
-    r"[\s>*_`#-]*\b(thought|think|action|observation|reflection)s?\b[\s\d*_`]*(?::|(?=\[))[\s*_]*",
-    re.IGNORECASE,
-)
+_LABEL = re.compile(r"[\s>*_`#-]*\b(thought|think|action|observation|reflection)s?\b[\s\d*_`]*"
+                    r"(?::|(?=\[))[\s*_]*", re.IGNORECASE)  # fmt: skip
 _ACTION = re.compile(r"\s[*_]*Action(?: \d+)?[*_]*:[\s*_]*", re.IGNORECASE)  # in a thought's line
 _FENCE = re.compile(r"\s*```\w*\s*")
 _REASONING = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)  # as reasoning models mark it
@@ -43,9 +40,9 @@ class APIActor:
                  memory: int = MEMORY):  # fmt: skip
         if client.api == "chat" and not examples:
             raise ValueError("--no-examples: only with --api completions")
-        unknown = [name for name in names if examples and name not in guides.GUIDES]
-        if unknown:
-            raise ValueError(f"{unknown[0]}: has no rules to tell in GUIDES of guides.py")
+        for name in names:
+            if examples and name not in guides.GUIDES:
+                raise ValueError(f"{name}: has no rules to tell in GUIDES of guides.py")
         self.client, self.names, self.temperature = client, names, temperature
         self.generator, self.examples, self.memory = generator, examples, memory
         self.device = generator.device
@@ -104,7 +101,7 @@ class APISession:
 
 def reflection_writer(client: Client, temperature: float, generator: torch.Generator) -> Callable:
     """A writer for retro/evaluate.py: the reflections of the model behind `client`. None on a trial
-    that is too long for the model, or when it writes nothing.
+    that is too long for it, or when it writes nothing.
     """
 
     def write(trajectories: Sequence[Trajectory]) -> list[str | None]:
@@ -132,8 +129,7 @@ def read_reply(reply: str) -> tuple[str, str]:
     thought, plain, awaited = "", "", False
     for line in _REASONING.sub("", reply)[:REPLY_CHARACTERS].splitlines():
         label = _LABEL.match(line)
-        kind = label[1].lower() if label else ""
-        rest = line[label.end() :] if label else line
+        kind, rest = (label[1].lower(), line[label.end() :]) if label else ("", line)
         if kind == "observation":
             break
         if kind in ("thought", "think"):
@@ -145,7 +141,8 @@ def read_reply(reply: str) -> tuple[str, str]:
             awaited = True  # it may stand on a line of its own below
             if action := _bare(rest):
                 return thought, action
-        plain = plain or ("" if kind or _FENCE.fullmatch(line) else _bare(rest))
+        elif not kind and not _FENCE.fullmatch(line):
+            plain = plain or _bare(rest)
     return thought, plain
 
 

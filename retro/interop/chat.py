@@ -1,26 +1,23 @@
 """Chat templates: how an instruction-tuned model was shown who speaks.
 
-Read before: hf_tokenizer.py.
-
     ChatML (SmolLM2, Qwen2.5)    <|im_start|>user\\nTEXT<|im_end|>\\n ... <|im_start|>assistant\\n
     Llama 3     <|begin_of_text|><|start_header_id|>user<|end_header_id|>\\n\\nTEXT<|eot_id|> ...
 
 The special tokens tell which template a model has. A model is a chat model if its end token is the
 token that ends a turn; a base model of the same vocabulary has another end token. Special tokens
 are put by hand, so a text that spells one cannot end its turn. Left out: tools, and the system
-message that some files add by themselves; give one.
+message that some files add by themselves; give one. Read before: hf_tokenizer.py.
 """
 
 from collections.abc import Sequence
 
 from retro.language_model import ChatFrame, TokenizerLike
 
-TURN_ENDS = {"<|im_end|>": "chatml", "<|eot_id|>": "llama3"}
-
 
 def template_of(tokenizer: TokenizerLike) -> str | None:
     """chatml, llama3, or None for a model that continues plain text."""
-    ends = {tokenizer.special_tokens.get(name): kind for name, kind in TURN_ENDS.items()}
+    special = tokenizer.special_tokens
+    ends = {special.get("<|im_end|>"): "chatml", special.get("<|eot_id|>"): "llama3"}
     return ends.get(tokenizer.eos)
 
 

@@ -2,9 +2,8 @@
 environment, in ReAct's manner (Yao et al., ICLR 2023). They stand in texts/*.txt, in sections
 between lines of `----`. All examples were made up for this project.
 
-Read before: retro/prompts.py. A turn is (thought, action, answer). In a plain completion it is a
-line after `>`, as in `prompts.transcript`, and a thought is the line `> think: ...`. In a chat it
-is one message, `Thought: ...` and `Action: ...`.
+Read before: retro/prompts.py. A turn is (thought, action, answer): lines after `>` in a plain
+completion, where a thought is `> think: ...`; in a chat `Thought: ...` and `Action: ...`.
 """
 
 import re
