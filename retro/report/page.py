@@ -1,11 +1,9 @@
 """A run as one page to look at: success by retry, learning curves, episodes with shaded tokens.
 
-Read before: retro/reflect.py, retro/ppo.py (advantage, value, KL of a token).
 The page is one file that needs no network: report.html with its style, its scripts and the data.
 All text of environments and models is data: JSON in a script element, in which no "<" is left. The
 scripts show it by textContent only. The page's security policy runs no other script.
-
-Shapes: B reflections, R response tokens.
+Read before: retro/reflect.py, retro/ppo.py. Shapes: B reflections, R response tokens.
 """
 
 import base64
@@ -55,13 +53,9 @@ def page_data(reports: Sequence[dict], chains: Sequence[Chains], run_dir: Path,
     kl_coef = metrics[-1]["kl_coef"] if metrics else settings["kl_coef"]
 
     picked = pick(reports, chains)
-    written = [
-        (before, after, after.reflections[-1])
-        for _, task_chains in picked
-        for trials in task_chains.values()
-        for before, after in pairwise(trials)
-        if after.reflections
-    ]
+    pairs = [pair for _, own in picked for trials in own.values() for pair in pairwise(trials)]
+    written = [(before, after, after.reflections[-1]) for before, after in pairs
+               if after.reflections]  # fmt: skip
     tokens = iter(weigh(policy, written, kl_coef, settings["gamma"], settings["gae_lambda"]))
     shown, size = [], 0
     for env, task_chains in picked:
@@ -72,12 +66,9 @@ def page_data(reports: Sequence[dict], chains: Sequence[Chains], run_dir: Path,
         shown.append(one)
     return {
         "run": {"name": run_dir.name, "seed": settings["seed"], "base": settings["base"]},
-        "reports": list(reports),
-        "metrics": metrics,
-        "kl_coef": kl_coef,
-        "episodes": shown,
+        "reports": list(reports), "metrics": metrics, "kl_coef": kl_coef, "episodes": shown,
         "failed": sum(len(failed_first(env_chains)) for env_chains in chains),
-    }
+    }  # fmt: skip
 
 
 def failed_first(chains: Chains) -> list[int]:
@@ -88,7 +79,7 @@ def failed_first(chains: Chains) -> list[int]:
 def pick(reports: Sequence[dict], chains: Sequence[Chains]) -> list[tuple[str, TaskChains]]:
     """What is shown, EPISODES tasks of each environment, the environments in turn."""
     by_env = [
-        [(report["env"], {method: own[i] for method, own in env_chains.items()})
+        [(report["env"], {m: own[i] for m, own in env_chains.items()})
          for i in failed_first(env_chains)[:EPISODES]]
         for report, env_chains in zip(reports, chains)
     ]  # fmt: skip
@@ -98,23 +89,15 @@ def pick(reports: Sequence[dict], chains: Sequence[Chains]) -> list[tuple[str, T
 def episode(env: str, task_chains: TaskChains, tokens: Iterator) -> dict:
     """A task's chains as data; `tokens` yields each reflection's, method by method."""
     first = next(iter(task_chains.values()))[0]
-    return {
-        "env": env,
-        "id": first.task_id,
-        "first": {"observation": first.observation, **trial_data(first)},
-        "chains": {
-            method: [
-                {
-                    "text": after.reflections[-1] if after.reflections else None,
-                    "tokens": next(tokens) if after.reflections else None,
-                    "rating": rate(before, after),
-                    "trial": trial_data(after),
-                }
-                for before, after in pairwise(trials)
-            ]
-            for method, trials in task_chains.items()
-        },
-    }
+
+    def retry(before: Trajectory, after: Trajectory) -> dict:
+        text, found = (after.reflections[-1], next(tokens)) if after.reflections else (None, None)
+        return {"text": text, "tokens": found, "rating": rate(before, after),
+                "trial": trial_data(after)}  # fmt: skip
+
+    chains = {m: [retry(*pair) for pair in pairwise(own)] for m, own in task_chains.items()}
+    opening = {"observation": first.observation, **trial_data(first)}
+    return {"env": env, "id": first.task_id, "first": opening, "chains": chains}
 
 
 def trial_data(trajectory: Trajectory) -> dict:
@@ -142,10 +125,9 @@ def weigh(policy: Policy, written: Sequence[tuple[Trajectory, Trajectory, str]],
     them. written: (the failed trial, the trial after it, the reflection between them).
 
     -> for each reflection a list of [token, advantage (rating, not whitened), value (the critic's
-    guess before the token), log-probability (nats), log-probability of the base], or None if the
-    reflection is longer than the reflector writes. The difference of the last two is the token's
-    part of the KL. These trials are new, so their baseline is 0. The text is tokenised again,
-    its line end included.
+    guess before the token), log-probability (nats), log-probability of the base: their difference
+    is the token's part of the KL], or None if the reflection is longer than the reflector writes.
+    These trials are new, so their baseline is 0. The text is tokenised again, line end included.
     """
     lm = policy.lm
     asked = [
@@ -155,11 +137,10 @@ def weigh(policy: Policy, written: Sequence[tuple[Trajectory, Trajectory, str]],
     ratings = [rate(before, after) for before, after, _ in written]
     found: list[list[list] | None] = [None] * len(asked)
     short = [i for i, r in enumerate(asked) if len(r.response_ids) <= REFLECTION_TOKENS]
-    for start in range(0, len(short), ROWS):
-        part = short[start : start + ROWS]
+    for part in (short[start : start + ROWS] for start in range(0, len(short), ROWS)):
         batch = policy.load_batch([asked[i] for i in part])
+        mask = batch.mask  # (B, R)
         logprobs, ref_logprobs, values = policy.evaluate(batch)  # (B, R) each
-        mask = batch.mask
         rating = torch.tensor([ratings[i] for i in part], device=mask.device)  # (B,)
         rewards = token_rewards(rating, logprobs, ref_logprobs, mask, kl_coef)  # (B, R)
         advantages, _ = gae(rewards, values, mask, gamma, gae_lambda)  # (B, R)

@@ -1,7 +1,4 @@
-"""Results: success by retry with its intervals, as numbers, as a table, as a picture.
-
-Read before: retro/evaluate.py (chains of trials).
-"""
+"""Results as a table and as a picture: success by retry with its intervals (retro/evaluate.py)."""
 
 from collections.abc import Sequence
 from pathlib import Path
