@@ -148,8 +148,8 @@ def retry_after(text: str) -> float | None:
     >>> retry_after("7"), retry_after("soon"), retry_after("Wed, 21 Oct 2015 07:28:00 GMT")
     (7.0, None, 0.0)
     """
-    if re.fullmatch(r"\s*[0-9]{1,9}\s*", text):
-        return float(text)
+    if re.fullmatch("[0-9]{1,9}", text.strip()):
+        return float(text.strip())
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
     except (ValueError, OverflowError):
