@@ -41,27 +41,22 @@ def main(config: Config) -> None:
     if config.merge:
         write_merged(base, run / "adapter", out)
     else:
-        copy_base(base, out / "base")
+        weights = sorted(base.glob("model*.safetensors*"))
+        if not weights:
+            raise ValueError(f"{base}: holds no model.safetensors")
+        (out / "base").mkdir(parents=True)
+        for path in [base / "config.json", *weights]:
+            shutil.copyfile(path, out / "base" / path.name)
+        copy_tokenizer(base, out / "base")
         peft = read_json(run / "adapter/adapter_config.json")
         peft |= {"base_model_name_or_path": str(out / "base")}
         write_json(out / "adapter/adapter_config.json", peft)
-        weights = "adapter/adapter_model.safetensors"
-        shutil.copyfile(run / weights, out / weights)
+        adapter = "adapter/adapter_model.safetensors"
+        shutil.copyfile(run / adapter, out / adapter)
     if not settings.get("adapt_prompt", True):
         print("note: trained with the adapter off on the prompt; transformers and PEFT put it on")
         print("      all tokens, so what it writes there differs (--adapt-prompt trains it so)")
     print(f"written to {out}")
-
-
-def copy_base(base: Path, out: Path) -> None:
-    """The base's own files, and what transformers asks for beside them."""
-    out.mkdir(parents=True, exist_ok=True)
-    weights = sorted(base.glob("model*.safetensors*"))
-    if not weights:
-        raise ValueError(f"{base}: holds no model.safetensors")
-    for path in [base / "config.json", *weights]:
-        shutil.copyfile(path, out / path.name)
-    copy_tokenizer(base, out)
 
 
 def copy_tokenizer(base: Path, out: Path) -> None:
@@ -75,8 +70,8 @@ def copy_tokenizer(base: Path, out: Path) -> None:
         return
     ours = as_tokenizer_json(tokenizer.ranks, tokenizer.pattern, tokenizer.special_tokens)
     write_json(out / "tokenizer.json", ours)
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": EOS}
-    write_json(out / "tokenizer_config.json", settings)
+    kind = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": EOS}
+    write_json(out / "tokenizer_config.json", kind)
     write_json(out / "generation_config.json", {"eos_token_id": tokenizer.eos})
 
 

@@ -66,8 +66,14 @@ class HFTokenizer:
         check_pattern(self.pattern)
         self.form = read_normalizer(settings.get("normalizer"))
         self.vocab_size = 1 + max([*model["vocab"].values(), *self.special_tokens.values()])
-        check_ids([*self.ranks.items(), *self.special_tokens.items()])
-
+        tokens = [*self.ranks.items(), *self.special_tokens.items()]
+        for name, i in tokens:
+            if not name or not isinstance(name, (str, bytes)):
+                raise ValueError(f"{name!r} is no token")
+            if type(i) is not int or not 0 <= i < 1 << 24:
+                raise ValueError(f"the id of {name!r} is {i!r}, expected 0..{(1 << 24) - 1}")
+        if len({i for _, i in tokens}) < len(tokens):
+            raise ValueError("two tokens have the same id")
         # tiktoken needs every byte: missing bytes get ids past the end, which never come out
         self.lacking = bytes(b for b in range(256) if bytes([b]) not in self.ranks)
         unknown = model.get("unk_token")
@@ -129,17 +135,6 @@ class HFTokenizer:
         vocabulary) gives nothing; bytes that are not UTF-8 become U+FFFD.
         """
         return b"".join(self.words.get(i, b"") for i in ids).decode("utf-8", "replace")
-
-
-def check_ids(tokens: list[tuple[str | bytes, int]]) -> None:
-    """ValueError unless each token is text or bytes, not empty, and has an id of its own."""
-    for token, i in tokens:
-        if not token or not isinstance(token, (str, bytes)):
-            raise ValueError(f"{token!r} is no token")
-        if type(i) is not int or not 0 <= i < 1 << 24:
-            raise ValueError(f"the id of {token!r} is {i!r}, expected 0..{(1 << 24) - 1}")
-    if len({i for _, i in tokens}) < len(tokens):
-        raise ValueError("two tokens have the same id")
 
 
 def read_ranks(model: dict, added: dict[str, int]) -> dict[bytes, int]:
@@ -220,12 +215,8 @@ def as_tokenizer_json(ranks: dict[bytes, int], pattern: str, special: dict[str, 
     split = dict(type="Split", pattern={"Regex": pattern}, behavior="Isolated", invert=False)
     level = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=False)
     vocab = {words[token]: i for token, i in ranks.items()}
-    return {
-        "version": "1.0",
-        "added_tokens": [{"id": i, "content": n, **flags} for n, i in special.items()],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, level]},
-        "post_processor": None,
-        "decoder": level,
-        "model": {"type": "BPE", "ignore_merges": True, "vocab": vocab, "merges": merges},
-    }
+    added = [{"id": i, "content": name, **flags} for name, i in special.items()]
+    steps = {"type": "Sequence", "pretokenizers": [split, level]}
+    model = {"type": "BPE", "ignore_merges": True, "vocab": vocab, "merges": merges}
+    return {"version": "1.0", "added_tokens": added, "normalizer": None, "pre_tokenizer": steps,
+            "post_processor": None, "decoder": level, "model": model}  # fmt: skip

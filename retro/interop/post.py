@@ -23,7 +23,6 @@ from urllib.parse import urlsplit
 
 MAX_BODY = 8 << 20  # bytes of an answer
 MAX_WAIT = 300.0  # seconds; a server that asks for more is not waited for
-FIRST_WAIT = 1.0  # seconds before the second try; doubled each time, up to a minute
 PASSING = {408, 409, 425, 429}  # and 5xx: errors that pass
 LOCAL = ("localhost", "127.0.0.1", "::1")  # no proxy knows the way there
 T = TypeVar("T")  # what an answer is read as
@@ -76,11 +75,11 @@ def post_json(url: str, body: dict, read: Callable[[Any], T], *, key: str = "",
             said = f"{url.partition('?')[0]}: {said}"  # a query may hold a secret
             if isinstance(error, Refused):
                 raise Refused(said, error.status) from None
-            backoff = min(60.0, FIRST_WAIT * 2 ** (number - 1)) * random.uniform(0.5, 1.0)
+            backoff = min(60.0, 2.0 ** (number - 1)) * random.uniform(0.5, 1.0)  # a second at first
             wait = backoff if error.wait is None else error.wait
         if wait > MAX_WAIT:
-            raise Refused(f"{said}; it asks to wait {wait:.0f} seconds, at most {MAX_WAIT:.0f} "
-                          "are waited")  # fmt: skip
+            asked = f"it asks to wait {wait:.0f} seconds, at most {MAX_WAIT:.0f} are waited"
+            raise Refused(f"{said}; {asked}")
         if number >= tries or sleep(wait):
             break
     raise Refused(f"{said}; given up after {number} tries")
@@ -167,7 +166,5 @@ def one_printable_line(text: str, limit: int = 300) -> str:
 
 
 def without_key(text: str, key: str) -> str:
-    """`text` without the key. A key below 8 characters ("none", "x", for a local server) protects
-    nothing and may be part of any word, so it stays.
-    """
+    """`text` without the key. One below 8 characters ("x", for a local server) protects nothing."""
     return text.replace(key, "[key]") if len(key) >= 8 else text

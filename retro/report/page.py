@@ -38,9 +38,7 @@ TaskChains = dict[str, list[Trajectory]]  # method -> one task's chain
 
 def write_page(path: str | Path, reports: Sequence[dict], chains: Sequence[Chains], run_dir: Path,
                lm: LanguageModel) -> None:  # fmt: skip
-    """Write the page of a finished run, from what results.json holds, one report for each
-    environment, and the chains of each report.
-    """
+    """Write the page of a finished run: one report of results.json, with chains, an environment."""
     write_atomically(path, render(page_data(reports, chains, Path(run_dir), lm)))
 
 
@@ -111,11 +109,10 @@ def trained_policy(run_dir: Path, lm: LanguageModel, adapt_prompt: bool) -> Poli
     load_adapter(lm.model, run_dir / "adapter")
     policy = Policy(lm, adapt_prompt)
     stored = read_tensors(run_dir / "checkpoint")
-    with torch.no_grad():
-        for name, weight in policy.value_head.named_parameters():
-            if f"weight.value_head.{name}" not in stored:
-                raise ValueError(f"{run_dir / 'checkpoint'}: no critic in it")
-            weight.copy_(stored[f"weight.value_head.{name}"])
+    for name, weight in policy.value_head.named_parameters():
+        if f"weight.value_head.{name}" not in stored:
+            raise ValueError(f"{run_dir / 'checkpoint'}: no critic in it")
+        weight.data.copy_(stored[f"weight.value_head.{name}"])
     return policy
 
 
@@ -169,10 +166,8 @@ def plain(value: Any) -> Any:
 
 def render(data: dict) -> bytes:
     """The page: a template filled in one pass. Its data is ASCII with `<` written as an escape."""
-    html, css, *scripts = (
-        read_bytes(Path(__file__).with_name(name)).decode()
-        for name in ("report.html", "report.css", "report.js", "report_episodes.js")
-    )
+    names = ("report.html", "report.css", "report.js", "report_episodes.js")
+    html, css, *scripts = (read_bytes(Path(__file__).with_name(n)).decode() for n in names)
     js = "\n".join(scripts)
     text = json.dumps(plain(data), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     parts = {"css": css, "js": js, "data": text, "css_hash": digest(css), "js_hash": digest(js)}

@@ -19,8 +19,6 @@ def visible(text: str) -> str:
     >>> visible(chr(27) + "[2J" + chr(0x202E) + "x" + chr(10))
     '␛[2J<U+202E>x\\n'
     """
-    if text.isprintable():
-        return text
     return "".join(c if c == "\n" or c.isprintable() else _picture(c) for c in text)
 
 
