@@ -1,7 +1,7 @@
-"""The actor, and an untrained reflector, behind an HTTP endpoint: the method's black boxes.
+"""The actor, and an untrained reflector, behind an HTTP endpoint: the method's black boxes. What a
+model writes is data: one line of it becomes the action.
 
-Read before: retro/actor.py, guides.py (what the model is told), endpoint.py. What a model writes is
-data: one line of it becomes the action.
+Read before: retro/actor.py, guides.py (what the model is told), endpoint.py.
 """
 
 import re
@@ -29,10 +29,8 @@ _REASONING = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)  # as reasoning m
 
 
 class APIActor:
-    """A language model that acts through `client`, in the environments `names`.
-
-    With `examples` it reads the rules and an example first. Without (completions only) it reads the
-    transcript alone, which is all that a base of ours was trained on.
+    """A language model that acts through `client`, in the environments `names`. With `examples` it
+    reads rules and an example first, without (completions only) what a base of ours was trained on.
     """
 
     def __init__(self, client: Client, names: Sequence[str], temperature: float,
@@ -58,14 +56,13 @@ class APISession:
     def __init__(self, actor: APIActor, openings: Sequence[str]):
         self.actor, self.openings = actor, list(openings)
         self.turns: list[list[Turn]] = [[] for _ in openings]
-        self.last: list[tuple[str, str]] = [("", "")] * len(self.openings)  # thought, action
+        self.last: dict[int, tuple[str, str]] = {}  # thought, action
         self.full: set[int] = set()  # trials that have outgrown the model's context
         self.seeds = _seeds(actor.generator, len(self.openings), actor.temperature)
 
     def act(self, rows: Sequence[int]) -> list[str]:
         """The next action of each trial in `rows`; "" from one whose context is full."""
-        for row in rows:
-            self.last[row] = ("", "")
+        self.last = dict.fromkeys(rows, ("", ""))
         asked = [row for row in rows if row not in self.full]
         for _ in range(1 + THOUGHTS):
             thinking = []
@@ -100,8 +97,8 @@ class APISession:
 
 
 def reflection_writer(client: Client, temperature: float, generator: torch.Generator) -> Callable:
-    """A writer for retro/evaluate.py: the reflections of the model behind `client`. None on a trial
-    that is too long for it, or when it writes nothing.
+    """A writer for retro/evaluate.py: what the model behind `client` writes on each trial. None if
+    it writes nothing or the trial is too long for it.
     """
 
     def write(trajectories: Sequence[Trajectory]) -> list[str | None]:

@@ -34,10 +34,9 @@ def chat_prompt(tokenizer: TokenizerLike, messages: Sequence[tuple[str, str]]) -
 
 
 def chat_frame(tokenizer: TokenizerLike, system: str) -> ChatFrame | None:
-    """What stands before and after a user's text, so that a long text can be cut to fit between.
-
-    before + encode(text) + after is the chat_prompt of both messages, for a text without white
-    space at its ends. None for a model that continues plain text.
+    """What stands around a user's text, so that a long text can be cut to fit between: before +
+    encode(text) + after is the chat_prompt of both messages, for a text without white space at its
+    ends. None for a model that continues plain text.
     """
     if template_of(tokenizer) is None:
         return None

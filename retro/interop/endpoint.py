@@ -21,14 +21,11 @@ from retro.run.files import read_json, write_json
 
 PATHS = {"chat": "/chat/completions", "completions": "/completions"}
 TOO_LONG = re.compile(r"context.?(length|size|window)|(prompt|input) is too long", re.IGNORECASE)
-CHARACTERS = 4  # a token has about as many, for endpoints that do not count
 
 
 class Budget:
-    """What may be spent and what has been spent, by all clients that share it.
-
-    It is checked before each request, so those under way may take `tokens` above its limit. 0 is no
-    limit. A request that is sent three times counts as three.
+    """What all clients that share it may spend and have spent; 0 is no limit. It is checked before
+    each request, so requests under way may take `tokens` above its limit. Each try counts.
     """
 
     def __init__(self, max_requests: int = 0, max_tokens: int = 0):
@@ -74,9 +71,8 @@ class Client:
             seeds: Sequence[int | None], stop: str = "") -> list[str | None]:  # fmt: skip
         """The model's text on each prompt; None where the prompt is longer than its context.
 
-        A seed goes to the endpoint; with another seed the same prompt is another request, another
-        sample. Refused or "budget spent" (both are ValueErrors of one line) end it. All answers so
-        far are kept.
+        With another seed the same prompt is another request, another sample. Refused or "budget
+        spent" (both are ValueErrors of one line) end it. All answers so far are kept.
         """
         bodies, order = {}, []
         for prompt, seed in zip(prompts, seeds, strict=True):
@@ -132,7 +128,7 @@ class Client:
             return self._fetch(path, body, woken)
         text = without_key(text, self._key)
         with self.budget.lock:
-            self.budget.tokens += tokens or len(json.dumps(sent) + text) // CHARACTERS
+            self.budget.tokens += tokens or len(json.dumps(sent) + text) // 4  # letters a token
         write_json(path, {"url": self.url.partition("?")[0], "request": body, "answer": text,
                           "tokens": tokens})  # fmt: skip
         return text
@@ -143,9 +139,9 @@ class Client:
             choice = answer["choices"][0]
             text = choice["message"]["content"] if self.api == "chat" else choice["text"]
         except (TypeError, KeyError, IndexError):
-            found = json.dumps(answer)[:200]
-            raise ValueError(f"expected an object with choices, got {found}") from None
-        if text is not None and not isinstance(text, str):
+            shown = json.dumps(answer)[:200]
+            raise ValueError(f"expected an object with choices, got {shown}") from None
+        if not isinstance(text, str | None):
             raise ValueError(f"expected a text, got {json.dumps(text)[:200]}")
         usage = answer.get("usage")
         total = usage.get("total_tokens") if isinstance(usage, dict) else None

@@ -76,8 +76,8 @@ def _introduced(rules: str, example: str) -> str:
 
 def chat_messages(guide: Guide, opening: str, turns: Sequence[Turn]) -> list[dict]:
     """The messages for chat: the rules, the example as if it had just been played, the trial."""
-    messages = [_message("system", f"{guide.rules}\n{THINK} {COMMON}\n{REPLY}")]
-    messages += _dialogue(guide.first, guide.turns)
+    rules = f"{guide.rules}\n{THINK} {COMMON}\n{REPLY}"
+    messages = [dict(role="system", content=rules), *_dialogue(guide.first, guide.turns)]
     last = messages.pop()["content"]  # the roles must alternate
     return messages + _dialogue(f"{last}\n\n{NEXT}\n\n{opening}", turns)
 
@@ -89,8 +89,8 @@ def reflection_query(text: str, episode_return: float, api: str) -> str | list[d
     if api == "completions":
         shown = f"An example:\n\n{example} {ADVICE}\n\nThe attempt:\n\n{attempt}"
         return f"{REFLECTION_RULES}\n\n{shown}"
-    return [_message("system", REFLECTION_RULES), _message("user", example),
-            _message("assistant", ADVICE), _message("user", attempt)]  # fmt: skip
+    return [dict(role="system", content=REFLECTION_RULES), dict(role="user", content=example),
+            dict(role="assistant", content=ADVICE), dict(role="user", content=attempt)]  # fmt: skip
 
 
 def _lines(turns: Sequence[Turn]) -> str:
@@ -104,13 +104,10 @@ def _lines(turns: Sequence[Turn]) -> str:
 
 
 def _dialogue(opening: str, turns: Sequence[Turn]) -> list[dict]:
-    messages = [_message("user", opening)]
+    messages = [dict(role="user", content=opening)]
     for thought, action, answer in turns:
         lines = [f"Thought: {thought}"] * bool(thought)
         lines += [f"Action: {action}"] * bool(action or not thought)
-        messages += [_message("assistant", "\n".join(lines)), _message("user", answer)]
+        messages += [dict(role="assistant", content="\n".join(lines))]
+        messages += [dict(role="user", content=answer)]
     return messages
-
-
-def _message(role: str, content: str) -> dict:
-    return {"role": role, "content": content}

@@ -54,9 +54,8 @@ class RoleOptions:
                                       "models", low=0)  # fmt: skip
     memory: int = option(MEMORY, "reflections that the actor reads, the newest; 0 = none (control)",
                          "models", low=0)  # fmt: skip
-    adapt_prompt: bool = option(
-        False, "adapter on the prompt's tokens too: the paper's way, slower", "adapter"
-    )
+    adapt_prompt: bool = option(False, "adapter on the prompt's tokens too: the paper's way, "
+                                "slower", "adapter")  # fmt: skip
 
 
 def run_settings(run_dir: str) -> dict[str, Any]:
@@ -74,9 +73,7 @@ def open_client(options: ActorOptions, model: str, budget: Budget) -> Client:
 
 
 def open_model(folder: str, device: torch.device, bfloat16: bool) -> LanguageModel:
-    """A model, its tokenizer and its chat frame, ours or a pretrained one's; ValueError if they do
-    not fit.
-    """
+    """A model of ours or a pretrained one; ValueError if its tokenizer does not fit."""
     tokenizer = load(folder)
     model = GPT.from_pretrained(folder, device, torch.bfloat16 if bfloat16 else None)
     size, most = tokenizer.vocab_size, model.config.vocab_size
@@ -89,9 +86,8 @@ def open_actor(options: ActorOptions, names: Sequence[str], base: str,
                loaded: dict[str, LanguageModel], temperature: float, generator: torch.Generator,
                memory: int, budget: Budget) -> LMActor | APIActor:  # fmt: skip
     """The actor of the options, by default the model in the folder `base`. `loaded`, by folder, are
-    in memory already: two roles can share one. `names`: of the environments that are played.
-
-    A pretrained model is told their rules, with an example, as far as `guides.py` has them.
+    in memory already: two roles can share one. `names`: of the environments that are played; a
+    pretrained model is told their rules, with an example, as far as `guides.py` has them.
     """
     if options.actor == "openai":
         client = open_client(options, options.actor_model, budget)

@@ -70,7 +70,7 @@ def page_data(reports: Sequence[dict], chains: Sequence[Chains], run_dir: Path,
 
 
 def failed_first(chains: Chains) -> list[int]:
-    """The tasks whose first trial failed, by number: only they have a reflection to show."""
+    """The tasks whose first trial failed: only they have a reflection to show."""
     return [i for i, trials in enumerate(next(iter(chains.values()))) if not trials[0].success]
 
 
