@@ -87,8 +87,8 @@ def reflection_query(text: str, episode_return: float, api: str) -> str | list[d
     example = FAILED + prompts.reflection_request(0.0)
     attempt = text + prompts.reflection_request(episode_return)
     if api == "completions":
-        shown = f"An example:\n\n{example} {ADVICE}\n\nThe attempt:\n\n{attempt}"
-        return f"{REFLECTION_RULES}\n\n{shown}"
+        shown = f"{REFLECTION_RULES}\n\nAn example:\n\n{example} {ADVICE}"
+        return f"{shown}\n\nThe attempt:\n\n{attempt}"
     return [dict(role="system", content=REFLECTION_RULES), dict(role="user", content=example),
             dict(role="assistant", content=ADVICE), dict(role="user", content=attempt)]  # fmt: skip
 
@@ -108,6 +108,6 @@ def _dialogue(opening: str, turns: Sequence[Turn]) -> list[dict]:
     for thought, action, answer in turns:
         lines = [f"Thought: {thought}"] * bool(thought)
         lines += [f"Action: {action}"] * bool(action or not thought)
-        messages += [dict(role="assistant", content="\n".join(lines))]
-        messages += [dict(role="user", content=answer)]
+        said = "\n".join(lines)
+        messages += [dict(role="assistant", content=said), dict(role="user", content=answer)]
     return messages

@@ -78,11 +78,9 @@ class HFTokenizer:
         self.lacking = bytes(b for b in range(256) if bytes([b]) not in self.ranks)
         unknown = model.get("unk_token")
         self.unknown = [] if unknown is None else [model["vocab"][unknown]]
-        fill = {bytes([b]): self.vocab_size + n for n, b in enumerate(self.lacking)}
-        self.encoding = tiktoken.Encoding(
-            "pretrained", pat_str=self.pattern, mergeable_ranks=self.ranks | fill,
-            special_tokens=self.special_tokens,
-        )  # fmt: skip
+        full = self.ranks | {bytes([b]): self.vocab_size + n for n, b in enumerate(self.lacking)}
+        self.encoding = tiktoken.Encoding("pretrained", pat_str=self.pattern, mergeable_ranks=full,
+                                          special_tokens=self.special_tokens)  # fmt: skip
         self.words = {i: token for token, i in self.ranks.items()}
         self.words |= {i: name.encode() for name, i in self.special_tokens.items()}
         self.bos, self.eos = self._ends(settings.get("post_processor"), config)
@@ -131,9 +129,7 @@ class HFTokenizer:
         return ids
 
     def decode(self, ids: list[int]) -> str:
-        """Text of `ids`, added tokens by name. An id without a token (some models round up their
-        vocabulary) gives nothing; bytes that are not UTF-8 become U+FFFD.
-        """
+        """Text of `ids`, added tokens by name; "" for ids beyond the tokens, U+FFFD for no UTF-8."""
         return b"".join(self.words.get(i, b"") for i in ids).decode("utf-8", "replace")
 
 

@@ -59,8 +59,8 @@ class RoleOptions:
 
 
 def run_settings(run_dir: str) -> dict[str, Any]:
-    """The settings that a run of train.py was started with; train.py's own defaults of the models
-    where there is no run ("") or its config.json, of an older version, does not say.
+    """The settings that a run of train.py was started with; without a run (""), or where an older
+    config.json does not say, train.py's own defaults of the models.
     """
     given = read_json(Path(run_dir) / "config.json") if run_dir else {}
     return asdict(RoleOptions()) | asdict(ActorOptions()) | given
