@@ -1,7 +1,5 @@
 """The actor, and an untrained reflector, behind an HTTP endpoint: the method's black boxes. What a
-model writes is data: one line of it becomes the action.
-
-Read before: retro/actor.py, guides.py (what the model is told), endpoint.py.
+model writes is data: one line of it becomes the action. Read before: retro/actor.py, guides.py.
 """
 
 import re
@@ -67,11 +65,10 @@ class APISession:
         for _ in range(1 + THOUGHTS):
             thinking = []
             for row, reply in zip(asked, self._ask(asked)):
+                thought, action = read_reply(reply or "")
                 if reply is None:
                     self.full.add(row)
-                    continue
-                thought, action = read_reply(reply)
-                if thought and not action:
+                elif thought and not action:
                     self.turns[row].append(Turn(thought, "", "OK."))
                     thinking.append(row)
                 else:

@@ -1,7 +1,7 @@
 """A language model behind an OpenAI-compatible endpoint: prompts in, texts out.
 
-Read before: post.py (one request). Each answer is kept on disk, one file a request, so a repeated
-run costs nothing. The key, from OPENAI_API_KEY, goes into the request's header and nowhere else.
+Each answer is kept on disk, one file a request, so a repeated run costs nothing. The key, from
+OPENAI_API_KEY, goes into the request's header and nowhere else. Read before: post.py (one request).
 """
 
 import hashlib

@@ -19,8 +19,7 @@ from retro.lora import load_adapter, lora_layers
 from retro.model import GPT
 from retro.run.cli import option, parse, run_script
 from retro.run.files import read_json, write_json, write_tensors
-from retro.tokenizer import EOS
-from retro.tokenizer import load as load_tokenizer
+from retro.tokenizer import EOS, load
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def main(config: Config) -> None:
 
 def copy_tokenizer(base: Path, out: Path) -> None:
     """tokenizer.json and tokenizer_config.json, written anew for a tokenizer of ours."""
-    tokenizer = load_tokenizer(base)
+    tokenizer = load(base)
     if isinstance(tokenizer, HFTokenizer):
         for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
                      "generation_config.json", "chat_template.jinja"):  # fmt: skip

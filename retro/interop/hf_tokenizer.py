@@ -129,7 +129,7 @@ class HFTokenizer:
         return ids
 
     def decode(self, ids: list[int]) -> str:
-        """Text of `ids`, added tokens by name; "" for ids beyond the tokens, U+FFFD for no UTF-8."""
+        """Text of `ids`, added tokens by name; "" for ids without tokens, U+FFFD for no UTF-8."""
         return b"".join(self.words.get(i, b"") for i in ids).decode("utf-8", "replace")
 
 

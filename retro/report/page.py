@@ -62,11 +62,10 @@ def page_data(reports: Sequence[dict], chains: Sequence[Chains], run_dir: Path,
         if size > EPISODE_BYTES:
             break
         shown.append(one)
-    return {
-        "run": {"name": run_dir.name, "seed": settings["seed"], "base": settings["base"]},
-        "reports": list(reports), "metrics": metrics, "kl_coef": kl_coef, "episodes": shown,
-        "failed": sum(len(failed_first(env_chains)) for env_chains in chains),
-    }  # fmt: skip
+    run = {"name": run_dir.name, "seed": settings["seed"], "base": settings["base"]}
+    failed = sum(len(failed_first(env_chains)) for env_chains in chains)
+    return {"run": run, "reports": list(reports), "metrics": metrics, "kl_coef": kl_coef,
+            "episodes": shown, "failed": failed}  # fmt: skip
 
 
 def failed_first(chains: Chains) -> list[int]:
@@ -76,11 +75,9 @@ def failed_first(chains: Chains) -> list[int]:
 
 def pick(reports: Sequence[dict], chains: Sequence[Chains]) -> list[tuple[str, TaskChains]]:
     """What is shown, EPISODES tasks of each environment, the environments in turn."""
-    by_env = [
-        [(report["env"], {m: own[i] for m, own in env_chains.items()})
-         for i in failed_first(env_chains)[:EPISODES]]
-        for report, env_chains in zip(reports, chains)
-    ]  # fmt: skip
+    by_env = [[(report["env"], {method: own[i] for method, own in env_chains.items()})
+               for i in failed_first(env_chains)[:EPISODES]]
+              for report, env_chains in zip(reports, chains)]  # fmt: skip
     return [one for turn in zip_longest(*by_env) for one in turn if one]
 
 
@@ -127,10 +124,8 @@ def weigh(policy: Policy, written: Sequence[tuple[Trajectory, Trajectory, str]],
     These trials are new, so their baseline is 0. The text is tokenised again, line end included.
     """
     lm = policy.lm
-    asked = [
-        Reflection(reflection_prompt(before, lm), lm.answer_ids(lm.as_answer(text)), [], text)
-        for before, _, text in written
-    ]
+    asked = [Reflection(reflection_prompt(before, lm), lm.answer_ids(lm.as_answer(text)), [], text)
+             for before, _, text in written]  # fmt: skip
     ratings = [rate(before, after) for before, after, _ in written]
     found: list[list[list] | None] = [None] * len(asked)
     short = [i for i, r in enumerate(asked) if len(r.response_ids) <= REFLECTION_TOKENS]

@@ -27,14 +27,11 @@ def print_reward(fitted: dict) -> None:
 def draw_picture(reports: Sequence[dict], path: str | Path) -> bool:
     """Success by retry with intervals, a plot for each environment; False without matplotlib."""
     try:
-        import matplotlib
+        from matplotlib.figure import Figure
     except ImportError:
         return False
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    n = len(reports)
-    figure, axes = plt.subplots(1, n, figsize=(6 * n, 4), sharey=True, squeeze=False)
+    figure = Figure(figsize=(6 * len(reports), 4))
+    axes = figure.subplots(1, len(reports), sharey=True, squeeze=False)
     for results, ax in zip(reports, axes[0]):
         for name, result in results["methods"].items():
             shares = result["success_by_retry"]
@@ -43,11 +40,10 @@ def draw_picture(reports: Sequence[dict], path: str | Path) -> bool:
             (line,) = ax.plot(range(len(shares)), shares, dashes, marker="o", label=name)
             ax.fill_between(range(len(shares)), low, high, color=line.get_color(), alpha=0.12,
                             linewidth=0)  # fmt: skip
+        title = f"{results['env']}, {results['split']}: {result['n']} tasks"
         ax.set(xlabel="retry", ylabel="success (share of tasks)", ylim=(0, 1),
-               xticks=list(range(len(shares))),
-               title=f"{results['env']}, {results['split']}: {result['n']} tasks")  # fmt: skip
+               xticks=list(range(len(shares))), title=title)  # fmt: skip
         ax.legend(loc="lower right", ncol=3, fontsize="small")
     figure.tight_layout()
     figure.savefig(path, dpi=150)
-    plt.close(figure)
     return True

@@ -48,8 +48,7 @@ class Screen:
     def say(self, text: str, style: str = "", sign: str = "") -> None:
         """Lines of text in a style, `sign` before the first one."""
         width = max(min(shutil.get_terminal_size().columns, 100), 20)
-        for number, line in enumerate(visible(text).split("\n")):
-            line = sign + line if number == 0 else line
+        for line in (sign + visible(text)).split("\n"):
             indent = " " * len(sign)
             parts = textwrap.wrap(line, width, subsequent_indent=indent) if self.live else []
             for part in parts or [line]:
