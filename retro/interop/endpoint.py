@@ -78,8 +78,7 @@ class Client:
         for prompt, seed in zip(prompts, seeds, strict=True):
             body = {"model": self.model, "messages" if self.api == "chat" else "prompt": prompt,
                     "max_tokens": max_tokens, "temperature": temperature}  # fmt: skip
-            body |= {"stop": [stop]} if stop else {}
-            body |= {"seed": seed} if seed is not None else {}
+            body |= ({"stop": [stop]} if stop else {}) | ({} if seed is None else {"seed": seed})
             text = json.dumps([self.url, body], sort_keys=True)
             name = hashlib.sha256(text.encode()).hexdigest()
             order.append(self.cache / name[:2] / f"{name}.json")

@@ -57,21 +57,15 @@ def completion_prompt(guide: Guide | None, opening: str, turns: Sequence[Turn]) 
     """The prompt for a plain completion: the model goes on after the last `>`. Without a guide it
     is only the transcript, which our own base reads.
     """
-    text = opening + _lines(turns) + prompts.ACT
-    if guide is None:
-        return text
-    rules = f"{guide.rules}\n{THINK} {COMMON} A thought is a line `> think: ...`."
-    return _introduced(rules, guide.first + _lines(guide.turns)) + text
+    return (lead(guide, think=True) if guide else "") + opening + _lines(turns) + prompts.ACT
 
 
-def lead(guide: Guide) -> str:
-    """What stands before the transcript of an actor that acts without thinking aloud."""
-    acts = [turn._replace(thought="") for turn in guide.turns]
-    return _introduced(f"{guide.rules}\n{COMMON}", guide.first + _lines(acts))
-
-
-def _introduced(rules: str, example: str) -> str:
-    return f"{rules}\n\nAn example:\n\n{example}\n\nYour task:\n\n"
+def lead(guide: Guide, think: bool = False) -> str:
+    """What stands before the transcript of an actor, which may `think` aloud before it acts."""
+    how = f"{THINK} {COMMON} A thought is a line `> think: ...`." if think else COMMON
+    turns = guide.turns if think else [turn._replace(thought="") for turn in guide.turns]
+    example = guide.first + _lines(turns)
+    return f"{guide.rules}\n{how}\n\nAn example:\n\n{example}\n\nYour task:\n\n"
 
 
 def chat_messages(guide: Guide, opening: str, turns: Sequence[Turn]) -> list[dict]:

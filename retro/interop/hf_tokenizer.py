@@ -25,15 +25,10 @@ Form = Literal["NFC", "NFD", "NFKC", "NFKD"]  # of Unicode, that text is brought
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 # every digit alone, GPT-2's pattern between them: a digit is an edge there, like the text's end
 DIGITS_GPT2 = r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
-
-
-def byte_letters() -> dict[int, str]:
-    """GPT-2's alphabet, letter -> the character of its byte. A printable byte stands for itself,
-    the n-th other byte is U+0100 + n. A character outside the alphabet becomes U+FFFF.
-    """
-    plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = [byte for byte in range(256) if byte not in plain]
-    return dict.fromkeys(others, "\uffff") | {256 + n: chr(b) for n, b in enumerate(others)}
+# GPT-2's alphabet, letter -> the character of its byte. A printable byte stands for itself, the
+# n-th other byte is U+0100 + n. A character outside the alphabet becomes U+FFFF.
+_OTHERS = [*range(0x21), *range(0x7F, 0xA1), 0xAD]
+LETTERS = dict.fromkeys(_OTHERS, "\uffff") | {256 + n: chr(b) for n, b in enumerate(_OTHERS)}
 
 
 class HFTokenizer:
@@ -138,7 +133,7 @@ def read_ranks(model: dict, added: dict[str, int]) -> dict[bytes, int]:
     kind = model.get("type", "BPE" if "merges" in model else None)
     if kind != "BPE":
         raise ValueError(f"a {kind} model, only byte-level BPE is known here")
-    letters, vocab = byte_letters(), model["vocab"]
+    vocab = model["vocab"]
     if model.get("byte_fallback") or "\u2581" in vocab:
         raise ValueError("a sentencepiece vocabulary, only byte-level BPE is known here")
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
@@ -155,7 +150,7 @@ def read_ranks(model: dict, added: dict[str, int]) -> dict[bytes, int]:
     for token, i in vocab.items():
         if token not in added and (token in made or len(token) == 1):
             try:
-                ranks[token.translate(letters).encode("latin-1")] = i
+                ranks[token.translate(LETTERS).encode("latin-1")] = i
             except UnicodeEncodeError as error:
                 raise ValueError(f"token {token!r} is not byte-level, as BPE is here") from error
     return ranks
@@ -194,7 +189,7 @@ def as_tokenizer_json(ranks: dict[bytes, int], pattern: str, special: dict[str, 
     """The way back: the tokenizer.json of tiktoken ranks. A token's merge is the last step of its
     own encoding. A token that no merges reach is still found when it is a whole pre-token.
     """
-    letter = {ord(own): chr(code) for code, own in byte_letters().items() if own != "\uffff"}
+    letter = {ord(own): chr(code) for code, own in LETTERS.items() if own != "\uffff"}
     words = {token: token.decode("latin-1").translate(letter) for token in ranks}
     merges = []
     for token in sorted(ranks, key=ranks.__getitem__):

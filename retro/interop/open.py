@@ -1,6 +1,5 @@
-"""Which models act and reflect: the options that say so, and the models opened from them.
-
-Read before: retro/actor.py (an actor in this process), api_actor.py (an actor behind an endpoint).
+"""Which models act and reflect: the options that say so, and the models opened from them. Read
+before: retro/actor.py (an actor in this process), api_actor.py (an actor behind an endpoint).
 """
 
 from collections.abc import Sequence

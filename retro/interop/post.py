@@ -127,11 +127,12 @@ def _status(error: urllib.error.HTTPError, timeout: float) -> Exception:
     text, code = "", None  # the status says enough
     with suppress(http.client.HTTPException, OSError, Passing, Refused):
         text = _read(error, timeout, 1 << 16).decode(errors="replace")
+    # {"error": {"message": ..., "code": ...}}, {"error": "..."}, {"message": "..."} or text
     with suppress(ValueError, RecursionError, AttributeError):
         value = json.loads(text)
-        value = value.get("error", value)  # {"error": {"message": ..., "code": ...}}, or
+        value = value.get("error", value)
         text = value if isinstance(value, str) else str(value.get("message", text))
-        code = value.get("code")  # {"error": "..."}, {"message": "..."}, or text
+        code = value.get("code")
     said = f"HTTP {error.code}: {text.strip() or error.reason}"
     if 300 <= error.code < 400:
         to = error.headers.get("Location", "nowhere").partition("?")[0]

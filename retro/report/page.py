@@ -83,7 +83,6 @@ def pick(reports: Sequence[dict], chains: Sequence[Chains]) -> list[tuple[str, T
 
 def episode(env: str, task_chains: TaskChains, tokens: Iterator) -> dict:
     """A task's chains as data; `tokens` yields each reflection's, method by method."""
-    first = next(iter(task_chains.values()))[0]
 
     def retry(before: Trajectory, after: Trajectory) -> dict:
         text, found = (after.reflections[-1], next(tokens)) if after.reflections else (None, None)
@@ -91,6 +90,7 @@ def episode(env: str, task_chains: TaskChains, tokens: Iterator) -> dict:
                 "trial": trial_data(after)}  # fmt: skip
 
     chains = {m: [retry(*pair) for pair in pairwise(own)] for m, own in task_chains.items()}
+    first = next(iter(task_chains.values()))[0]
     opening = {"observation": first.observation, **trial_data(first)}
     return {"env": env, "id": first.task_id, "first": opening, "chains": chains}
 

@@ -9,8 +9,7 @@ import textwrap
 import time
 import unicodedata
 
-STYLES = {"dim": "2", "bold": "1", "task": "36", "act": "1;33", "mind": "35", "good": "1;32",
-          "bad": "1;31"}  # fmt: skip
+STYLES = dict(dim="2", bold="1", task="36", act="1;33", mind="35", good="1;32", bad="1;31")
 
 
 def visible(text: str) -> str:
