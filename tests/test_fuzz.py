@@ -235,7 +235,8 @@ def endpoint_body(folder):
         client = Client("http://a/v1", "m", api, cache=str(folder), budget=Budget(), tries=1)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(post, "_once", lambda *args: body)
-            text = with_reason(lambda _: client._fetch("ab", {"max_tokens": 1}, Event()), None)
+            fetch = lambda body: client._fetch(folder / "ab", body, Event())
+            text = with_reason(fetch, {"max_tokens": 1})
             assert text is None or isinstance(text, str)
         headers = Message()
         headers["Retry-After"] = wait

@@ -1,8 +1,5 @@
-"""The actor, and an untrained reflector, behind an HTTP endpoint: the black boxes that the method
-was made for.
-
-Read before: retro/actor.py, guides.py (what the model is told), endpoint.py. What a model writes is
-data: one line of it becomes the action.
+"""The actor, and an untrained reflector, behind an HTTP endpoint: the method's black boxes. What a
+model writes is data: one line of it becomes the action. Read before: retro/actor.py, guides.py.
 """
 
 import re
@@ -18,40 +15,34 @@ from retro.interop.post import one_printable_line
 from retro.memory import MEMORY
 from retro.trial import Trajectory
 
-REPLY_TOKENS = 200  # of a thought and an action
-REFLECTION_REPLY_TOKENS = 200
+REPLY_TOKENS = REFLECTION_REPLY_TOKENS = 200  # of a thought and an action; of a reflection
 THOUGHTS = 2  # replies in a row that are a thought without an action; after them the action is ""
 REFLECTION_CHARACTERS = 1000
 REPLY_CHARACTERS = 20_000  # that are read of a reply
-_LABEL = re.compile(
-    r"[\s>*_`#-]*\b(thought|think|action|observation|reflection)s?\b[\s\d*_`]*(?::|(?=\[))[\s*_]*",
-    re.IGNORECASE,
-)
+_LABEL = re.compile(r"[\s>*_`#-]*\b(thought|think|action|observation|reflection)s?\b[\s\d*_`]*"
+                    r"(?::|(?=\[))[\s*_]*", re.IGNORECASE)  # fmt: skip
 _ACTION = re.compile(r"\s[*_]*Action(?: \d+)?[*_]*:[\s*_]*", re.IGNORECASE)  # in a thought's line
 _FENCE = re.compile(r"\s*```\w*\s*")
 _REASONING = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)  # as reasoning models mark it
 
 
 class APIActor:
-    """A language model that acts through `client`, in the environments `names`.
-
-    With `examples` it reads the rules and an example first. Without (completions only) it reads the
-    transcript alone, which is all that a base of ours was trained on.
+    """A language model that acts through `client`, in the environments `names`. With `examples` it
+    reads rules and an example first, without (completions only) what a base of ours was trained on.
     """
 
-    def __init__(
-        self, client: Client, names: Sequence[str], temperature: float, generator: torch.Generator,
-        examples: bool = True, memory: int = MEMORY, reply_tokens: int = REPLY_TOKENS,
-    ):  # fmt: skip
+    def __init__(self, client: Client, names: Sequence[str], temperature: float,
+                 generator: torch.Generator, examples: bool = True,
+                 memory: int = MEMORY):  # fmt: skip
         if client.api == "chat" and not examples:
             raise ValueError("--no-examples: only with --api completions")
-        unknown = [name for name in names if examples and name not in guides.GUIDES]
-        if unknown:
-            raise ValueError(f"{unknown[0]}: has no rules to tell in GUIDES of guides.py")
+        for name in names:
+            if examples and name not in guides.GUIDES:
+                raise ValueError(f"{name}: has no rules to tell in GUIDES of guides.py")
         self.client, self.names, self.temperature = client, names, temperature
         self.generator, self.examples, self.memory = generator, examples, memory
         self.device = generator.device
-        self.reply_tokens = reply_tokens if examples else ACTION_TOKENS
+        self.reply_tokens = REPLY_TOKENS if examples else ACTION_TOKENS
 
     def start(self, openings: Sequence[str]) -> "APISession":
         return APISession(self, openings)
@@ -63,26 +54,25 @@ class APISession:
     def __init__(self, actor: APIActor, openings: Sequence[str]):
         self.actor, self.openings = actor, list(openings)
         self.turns: list[list[Turn]] = [[] for _ in openings]
-        self.last: list[tuple[str, str]] = [("", "")] * len(self.openings)  # thought, action
+        self.last: dict[int, tuple[str, str]] = {}  # thought, action
         self.full: set[int] = set()  # trials that have outgrown the model's context
         self.seeds = _seeds(actor.generator, len(self.openings), actor.temperature)
 
     def act(self, rows: Sequence[int]) -> list[str]:
         """The next action of each trial in `rows`; "" from one whose context is full."""
-        for row in rows:
-            self.last[row] = ("", "")
+        self.last = dict.fromkeys(rows, ("", ""))
         asked = [row for row in rows if row not in self.full]
         for _ in range(1 + THOUGHTS):
             thinking = []
             for row, reply in zip(asked, self._ask(asked)):
+                thought, action = read_reply(reply or "")
                 if reply is None:
                     self.full.add(row)
-                    continue
-                self.last[row] = thought, action = read_reply(reply)
-                if thought and not action:
+                elif thought and not action:
                     self.turns[row].append(Turn(thought, "", "OK."))
-                    self.last[row] = ("", "")
                     thinking.append(row)
+                else:
+                    self.last[row] = thought, action
             asked = thinking
         return [self.last[row][1] for row in rows]
 
@@ -92,28 +82,25 @@ class APISession:
             self.turns[row].append(Turn(*self.last[row], observation))
 
     def _ask(self, rows: list[int]) -> list[str | None]:
-        actor, asked = self.actor, list[str | list[dict]]()
+        actor, chat = self.actor, self.actor.client.api == "chat"
+        asked: list[str | list[dict]] = []
         for row in rows:
             opening, turns = self.openings[row], self.turns[row]
             guide = guides.guide_of(opening, actor.names) if actor.examples else None
-            if guide and actor.client.api == "chat":
-                asked.append(guides.chat_messages(guide, opening, turns))
-            else:
-                asked.append(guides.completion_prompt(guide, opening, turns))
-        stop = "\nObservation:" if actor.client.api == "chat" else "\n"
-        seeds = [self.seeds[row] for row in rows]
+            asked.append(guides.chat_messages(guide, opening, turns) if guide and chat else
+                         guides.completion_prompt(guide, opening, turns))  # fmt: skip
+        seeds, stop = [self.seeds[row] for row in rows], "\nObservation:" if chat else "\n"
         return actor.client.ask(asked, actor.reply_tokens, actor.temperature, seeds, stop)
 
 
 def reflection_writer(client: Client, temperature: float, generator: torch.Generator) -> Callable:
-    """A writer for retro/evaluate.py: the reflections of the model behind `client`. None on a trial
-    that is too long for the model, or when it writes nothing.
+    """A writer for retro/evaluate.py: what the model behind `client` writes on each trial. None if
+    it writes nothing or the trial is too long for it.
     """
 
     def write(trajectories: Sequence[Trajectory]) -> list[str | None]:
-        asked = [
-            guides.reflection_query(t.text(), t.episode_return, client.api) for t in trajectories
-        ]
+        query = guides.reflection_query
+        asked = [query(t.text(), t.episode_return, client.api) for t in trajectories]
         seeds = _seeds(generator, len(asked), temperature)
         stop = "" if client.api == "chat" else "\n"
         answers = client.ask(asked, REFLECTION_REPLY_TOKENS, temperature, seeds, stop)
@@ -136,8 +123,7 @@ def read_reply(reply: str) -> tuple[str, str]:
     thought, plain, awaited = "", "", False
     for line in _REASONING.sub("", reply)[:REPLY_CHARACTERS].splitlines():
         label = _LABEL.match(line)
-        kind = label[1].lower() if label else ""
-        rest = line[label.end() :] if label else line
+        kind, rest = (label[1].lower(), line[label.end() :]) if label else ("", line)
         if kind == "observation":
             break
         if kind in ("thought", "think"):
@@ -149,7 +135,8 @@ def read_reply(reply: str) -> tuple[str, str]:
             awaited = True  # it may stand on a line of its own below
             if action := _bare(rest):
                 return thought, action
-        plain = plain or ("" if kind or _FENCE.fullmatch(line) else _bare(rest))
+        elif not kind and not _FENCE.fullmatch(line):
+            plain = plain or _bare(rest)
     return thought, plain
 
 
@@ -161,8 +148,7 @@ def read_reflection(reply: str) -> str:
     """
     lines = _REASONING.sub("", reply)[:REPLY_CHARACTERS].splitlines()
     text = " ".join(line for line in lines if not _FENCE.fullmatch(line))
-    label = _LABEL.match(text)
-    if label and label[1].lower() == "reflection":
+    if (label := _LABEL.match(text)) and label[1].lower() == "reflection":
         text = text[label.end() :]
     return one_printable_line(text, REFLECTION_CHARACTERS)
 
@@ -176,5 +162,4 @@ def _seeds(generator: torch.Generator, n: int, temperature: float) -> list[int |
     """A seed for each of n samples: it makes two trials with the same prompt two requests."""
     if temperature == 0:
         return [None] * n
-    drawn = torch.randint(2**31, (n,), generator=generator, device=generator.device)
-    return drawn.tolist()
+    return torch.randint(2**31, (n,), generator=generator, device=generator.device).tolist()

@@ -1,8 +1,7 @@
 """A language model behind an OpenAI-compatible endpoint: prompts in, texts out.
 
-Read before: post.py (one request). Each answer is kept on disk, one file a request, so a repeated
-run costs nothing. The key is read from OPENAI_API_KEY and goes into the request's header, nowhere
-else.
+Each answer is kept on disk, one file a request, so a repeated run costs nothing. The key, from
+OPENAI_API_KEY, goes into the request's header and nowhere else. Read before: post.py (one request).
 """
 
 import hashlib
@@ -22,14 +21,11 @@ from retro.run.files import read_json, write_json
 
 PATHS = {"chat": "/chat/completions", "completions": "/completions"}
 TOO_LONG = re.compile(r"context.?(length|size|window)|(prompt|input) is too long", re.IGNORECASE)
-CHARACTERS = 4  # a token has about as many, for endpoints that do not count
 
 
 class Budget:
-    """What may be spent and what has been spent, by all clients that share it.
-
-    It is checked before each request. Requests that are under way then may still take `tokens`
-    above its limit. 0 is no limit. A request that is sent three times counts as three.
+    """What all clients that share it may spend and have spent; 0 is no limit. It is checked before
+    each request, so requests under way may take `tokens` above its limit. Each try counts.
     """
 
     def __init__(self, max_requests: int = 0, max_tokens: int = 0):
@@ -40,19 +36,13 @@ class Budget:
     def request(self) -> None:
         """Count a request about to be sent; ValueError if the budget has none left."""
         with self.lock:
-            for option, limit, spent in (
-                ("--max-requests", self.max_requests, self.requests),
-                ("--max-tokens", self.max_tokens, self.tokens),
-            ):
-                if limit and spent >= limit:
+            spent = {"--max-requests": (self.requests, self.max_requests),
+                     "--max-tokens": (self.tokens, self.max_tokens)}  # fmt: skip
+            for option, (amount, limit) in spent.items():
+                if limit and amount >= limit:
                     raise ValueError(f"budget spent: {option} {limit} ({self}); what was answered "
                                      "is kept, the same command goes on from there")  # fmt: skip
             self.requests += 1
-
-    def count(self, tokens: int = 0, cached: int = 0) -> None:
-        with self.lock:
-            self.tokens += tokens
-            self.cached += cached
 
     def __str__(self) -> str:
         return f"{self.requests} requests, {self.tokens} tokens, {self.cached} answers from disk"
@@ -63,10 +53,8 @@ class Client:
     API a list of {"role", "content"}.
     """
 
-    def __init__(
-        self, base_url: str, model: str, api: str = "chat", *, cache: str, budget: Budget,
-        concurrency: int = 8, timeout: float = 60.0, tries: int = 6,
-    ):  # fmt: skip
+    def __init__(self, base_url: str, model: str, api: str = "chat", *, cache: str, budget: Budget,
+                 concurrency: int = 8, timeout: float = 60.0, tries: int = 6):  # fmt: skip
         if api not in PATHS:
             raise ValueError(f"--api {api!r}: must be one of {', '.join(PATHS)}")
         if not model:
@@ -79,34 +67,32 @@ class Client:
             raise ValueError("OPENAI_API_KEY: holds a character that no HTTP header can carry")
         self._refused: set[str] = set()  # fields that this endpoint does not know
 
-    def ask(
-        self, prompts: Sequence, max_tokens: int, temperature: float,
-        seeds: Sequence[int | None], stop: str = "",
-    ) -> list[str | None]:  # fmt: skip
+    def ask(self, prompts: Sequence, max_tokens: int, temperature: float,
+            seeds: Sequence[int | None], stop: str = "") -> list[str | None]:  # fmt: skip
         """The model's text on each prompt; None where the prompt is longer than its context.
 
-        A seed goes to the endpoint; with another seed the same prompt is another request, another
-        sample. Refused or "budget spent" (both are ValueErrors of one line) end it. All answers so
-        far are kept.
+        With another seed the same prompt is another request, another sample. Refused or "budget
+        spent" (both are ValueErrors of one line) end it. All answers so far are kept.
         """
         bodies, order = {}, []
         for prompt, seed in zip(prompts, seeds, strict=True):
             body = {"model": self.model, "messages" if self.api == "chat" else "prompt": prompt,
                     "max_tokens": max_tokens, "temperature": temperature}  # fmt: skip
-            body |= {"stop": [stop]} if stop else {}
-            body |= {"seed": seed} if seed is not None else {}
+            body |= ({"stop": [stop]} if stop else {}) | ({} if seed is None else {"seed": seed})
             text = json.dumps([self.url, body], sort_keys=True)
-            order.append(hashlib.sha256(text.encode()).hexdigest())
+            name = hashlib.sha256(text.encode()).hexdigest()
+            order.append(self.cache / name[:2] / f"{name}.json")
             bodies[order[-1]] = body
-        answers = {name: self._cached(name) for name in bodies}
-        missing = [name for name, answer in answers.items() if answer is None]
-        self.budget.count(cached=len(bodies) - len(missing))
+        answers = {path: _kept(path) for path in bodies}
+        missing = [path for path, answer in answers.items() if answer is None]
+        with self.budget.lock:
+            self.budget.cached += len(bodies) - len(missing)
         woken, errors = threading.Event(), []
 
-        def fetch(name: str) -> None:
+        def fetch(path: Path) -> None:
             try:
                 if not woken.is_set():
-                    answers[name] = self._fetch(name, bodies[name], woken)
+                    answers[path] = self._fetch(path, bodies[path], woken)
             except BaseException as error:
                 errors.append(error)
                 woken.set()  # requests under way end and are kept, no other one starts
@@ -118,55 +104,33 @@ class Client:
                 woken.set()
         if errors:
             raise errors[0]
-        return [answers[name] for name in order]
+        return [answers[path] for path in order]
 
-    def _path(self, name: str) -> Path:
-        return self.cache / name[:2] / f"{name}.json"
-
-    def _cached(self, name: str) -> str | None:
-        """The answer on disk, or None. A damaged file is reported and counts as none."""
-        path = self._path(name)
-        if not path.exists():
-            return None
-        try:
-            answer = read_json(path).get("answer")
-        except ValueError as error:
-            print(f"note: {error}; asked anew", file=sys.stderr)
-            return None
-        return answer if isinstance(answer, str) else None
-
-    def _fetch(self, name: str, body: dict, woken: threading.Event) -> str | None:
+    def _fetch(self, path: Path, body: dict, woken: threading.Event) -> str | None:
         """Ask the endpoint, count, keep."""
-        while True:
-            sent = {k: v for k, v in body.items() if k not in self._refused}
-            if "max_tokens" not in sent:
-                sent["max_completion_tokens"] = body["max_tokens"]
-            try:
-                text, tokens = post_json(
-                    self.url, sent, self._read, key=self._key, timeout=self.timeout,
-                    tries=self.tries, before=self.budget.request, sleep=woken.wait,
-                )  # fmt: skip
-                break
-            except Refused as error:
-                if error.status in (400, 413, 422) and TOO_LONG.search(str(error)):
-                    return None
-                if not self._leave_out(error, sent):
-                    raise
+        sent = {k: v for k, v in body.items() if k not in self._refused}
+        if "max_tokens" not in sent:
+            sent["max_completion_tokens"] = body["max_tokens"]
+        try:
+            text, tokens = post_json(self.url, sent, self._read, key=self._key, tries=self.tries,
+                                     timeout=self.timeout, before=self.budget.request,
+                                     sleep=woken.wait)  # fmt: skip
+        except Refused as error:
+            if error.status in (400, 413, 422) and TOO_LONG.search(str(error)):
+                return None
+            fields = [f for f in ("max_tokens", "seed", "stop") if f in sent and f in str(error)]
+            if error.status not in (400, 422) or not fields:
+                raise
+            if fields[0] not in self._refused:
+                print(f"note: {error}; sent without {fields[0]!r} from here on", file=sys.stderr)
+                self._refused.add(fields[0])
+            return self._fetch(path, body, woken)
         text = without_key(text, self._key)
-        self.budget.count(tokens or len(json.dumps(sent) + text) // CHARACTERS)
-        write_json(self._path(name), {"url": self.url.partition("?")[0], "request": body,
-                                      "answer": text, "tokens": tokens})  # fmt: skip
+        with self.budget.lock:
+            self.budget.tokens += tokens or len(json.dumps(sent) + text) // 4  # letters a token
+        write_json(path, {"url": self.url.partition("?")[0], "request": body, "answer": text,
+                          "tokens": tokens})  # fmt: skip
         return text
-
-    def _leave_out(self, error: Refused, sent: dict) -> bool:
-        """Leave out the field that the refusal names; False if it names none that can go."""
-        if error.status not in (400, 422):
-            return False
-        fields = [f for f in ("max_tokens", "seed", "stop") if f in sent and f in str(error)]
-        if fields and fields[0] not in self._refused:
-            print(f"note: {error}; sent without {fields[0]!r} from here on", file=sys.stderr)
-            self._refused.add(fields[0])
-        return bool(fields)
 
     def _read(self, answer: Any) -> tuple[str, int]:
         """(text, tokens or 0) of an answer; ValueError if it has another shape."""
@@ -174,13 +138,23 @@ class Client:
             choice = answer["choices"][0]
             text = choice["message"]["content"] if self.api == "chat" else choice["text"]
         except (TypeError, KeyError, IndexError):
-            got = json.dumps(answer)[:200]
-            raise ValueError(f"expected an object with choices, got {got}") from None
-        if text is not None and not isinstance(text, str):
+            shown = json.dumps(answer)[:200]
+            raise ValueError(f"expected an object with choices, got {shown}") from None
+        if not isinstance(text, str | None):
             raise ValueError(f"expected a text, got {json.dumps(text)[:200]}")
         usage = answer.get("usage")
         total = usage.get("total_tokens") if isinstance(usage, dict) else None
         return text or "", total if type(total) is int and total > 0 else 0
+
+
+def _kept(path: Path) -> str | None:
+    """The answer on disk, or None. A damaged file is reported and counts as none."""
+    answer = None
+    try:
+        answer = read_json(path).get("answer") if path.exists() else None
+    except ValueError as error:
+        print(f"note: {error}; asked anew", file=sys.stderr)
+    return answer if isinstance(answer, str) else None
 
 
 def endpoint_url(base_url: str, path: str) -> str:
@@ -197,7 +171,7 @@ def endpoint_url(base_url: str, path: str) -> str:
         raise ValueError(f"--base-url: {form}") from None
     if parts.username is not None or parts.password is not None:
         raise ValueError("--base-url: holds a name or password; a key goes into OPENAI_API_KEY")
-    plain = base_url.isascii() and base_url.isprintable() and " " not in base_url
+    plain = re.fullmatch("[!-~]+", base_url)  # printable ASCII without spaces
     if parts.scheme not in ("http", "https") or not parts.hostname or not plain:
         raise ValueError(f"--base-url {base_url.partition('?')[0]!r}: {form}")
     return urlunsplit(parts._replace(path=parts.path.rstrip("/") + path, fragment=""))

@@ -3,10 +3,9 @@
     python -m retro.interop.export --run-dir runs/mine --out mine
     python -m retro.interop.export --run-dir runs/mine --out mine --merge
 
-The first writes mine/base and mine/adapter, the second one model, W + (alpha / r) B A.
-
-`base` is the model that the run started from, file by file, with a tokenizer.json where it had
-none; `adapter` goes on top of it with peft.PeftModel.from_pretrained.
+The first writes mine/base, the model that the run started from, with a tokenizer.json where it had
+none, and mine/adapter, which goes on top with peft.PeftModel.from_pretrained. The second writes one
+model, W + (alpha / r) B A.
 """
 
 import shutil
@@ -20,8 +19,7 @@ from retro.lora import load_adapter, lora_layers
 from retro.model import GPT
 from retro.run.cli import option, parse, run_script
 from retro.run.files import read_json, write_json, write_tensors
-from retro.tokenizer import EOS
-from retro.tokenizer import load as load_tokenizer
+from retro.tokenizer import EOS, load
 
 
 @dataclass(frozen=True)
@@ -42,69 +40,54 @@ def main(config: Config) -> None:
     if config.merge:
         write_merged(base, run / "adapter", out)
     else:
-        copy_base(base, out / "base")
-        copy_adapter(run / "adapter", out / "adapter", out / "base")
+        weights = sorted(base.glob("model*.safetensors*"))
+        if not weights:
+            raise ValueError(f"{base}: holds no model.safetensors")
+        (out / "base").mkdir(parents=True)
+        for path in [base / "config.json", *weights]:
+            shutil.copyfile(path, out / "base" / path.name)
+        copy_tokenizer(base, out / "base")
+        peft = read_json(run / "adapter/adapter_config.json")
+        peft |= {"base_model_name_or_path": str(out / "base")}
+        write_json(out / "adapter/adapter_config.json", peft)
+        adapter = "adapter/adapter_model.safetensors"
+        shutil.copyfile(run / adapter, out / adapter)
     if not settings.get("adapt_prompt", True):
         print("note: trained with the adapter off on the prompt; transformers and PEFT put it on")
         print("      all tokens, so what it writes there differs (--adapt-prompt trains it so)")
     print(f"written to {out}")
 
 
-def copy_base(base: Path, out: Path) -> None:
-    """The base's own files, and what transformers asks for beside them."""
-    out.mkdir(parents=True, exist_ok=True)
-    weights = sorted(base.glob("model*.safetensors*"))
-    if not weights:
-        raise ValueError(f"{base}: holds no model.safetensors")
-    for path in [base / "config.json", *weights]:
-        shutil.copyfile(path, out / path.name)
-    copy_tokenizer(base, out)
-
-
 def copy_tokenizer(base: Path, out: Path) -> None:
     """tokenizer.json and tokenizer_config.json, written anew for a tokenizer of ours."""
-    tokenizer = load_tokenizer(base)
+    tokenizer = load(base)
     if isinstance(tokenizer, HFTokenizer):
         for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
                      "generation_config.json", "chat_template.jinja"):  # fmt: skip
             if (base / name).exists():
                 shutil.copyfile(base / name, out / name)
         return
-    write_json(
-        out / "tokenizer.json",
-        as_tokenizer_json(tokenizer.ranks, tokenizer.pattern, tokenizer.special_tokens),
-    )
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": EOS}
-    write_json(out / "tokenizer_config.json", settings)
+    ours = as_tokenizer_json(tokenizer.ranks, tokenizer.pattern, tokenizer.special_tokens)
+    write_json(out / "tokenizer.json", ours)
+    kind = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": EOS}
+    write_json(out / "tokenizer_config.json", kind)
     write_json(out / "generation_config.json", {"eos_token_id": tokenizer.eos})
 
 
-def copy_adapter(adapter: Path, out: Path, base: Path) -> None:
-    settings = read_json(adapter / "adapter_config.json")
-    write_json(out / "adapter_config.json", {**settings, "base_model_name_or_path": str(base)})
-    shutil.copyfile(adapter / "adapter_model.safetensors", out / "adapter_model.safetensors")
-
-
+@torch.no_grad()
 def write_merged(base: Path, adapter: Path, out: Path) -> None:
     """One model in float32: a merge rounded to bfloat16 would lose what a small adapter adds."""
     model = GPT.from_pretrained(base)
     load_adapter(model, adapter)
-    write_tensors(out / "model.safetensors", merged_tensors(model))
+    tensors = {n: t for n, t in model.state_dict().items() if ".lora_" not in n}
+    if model.config.tie_word_embeddings:
+        del tensors["lm_head.weight"]
+    tensors |= {f"{name}.weight": layer.merged() for name, layer in lora_layers(model)}
+    write_tensors(out / "model.safetensors", tensors)
     settings = read_json(base / "config.json")
     settings.pop("torch_dtype", None)  # the older name of dtype
     write_json(out / "config.json", {**settings, "dtype": "float32"})
     copy_tokenizer(base, out)
-
-
-@torch.no_grad()
-def merged_tensors(model: GPT) -> dict[str, torch.Tensor]:
-    """The weights under their plain names, with W + (alpha / r) B A for each adapted one."""
-    tensors = {n: t for n, t in model.state_dict().items() if ".lora_" not in n}
-    if model.config.tie_word_embeddings:
-        del tensors["lm_head.weight"]
-    for name, layer in lora_layers(model):
-        tensors[f"{name}.weight"] = layer.merged()
-    return tensors
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """The tokenizer.json of a pretrained model as a tiktoken.Encoding: byte-level BPE only.
 
-Read before: retro/tokenizer.py (byte-pair encoding).
-
     vocabulary + merges     -> ranks: tiktoken joins the pair whose joint token has the lowest id.
                                The list of merges says the same if its ids only rise: checked.
     pre_tokenizer           -> one regular expression
@@ -9,11 +7,12 @@ Read before: retro/tokenizer.py (byte-pair encoding).
     bytes without a token   -> dropped, or the unknown token, as Hugging Face's `tokenizers` does
 
 Left out, and refused by name: sentencepiece and unigram, several splits in a row, a prefix space.
+Read before: retro/tokenizer.py.
 """
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 from unicodedata import normalize
 
 import regex  # tiktoken brings it along
@@ -22,39 +21,34 @@ import tiktoken
 from retro.run.files import read_json
 from retro.tokenizer import check_pattern, encode_ordinary
 
+Form = Literal["NFC", "NFD", "NFKC", "NFKD"]  # of Unicode, that text is brought into
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 # every digit alone, GPT-2's pattern between them: a digit is an edge there, like the text's end
 DIGITS_GPT2 = r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
-
-
-def byte_letters() -> dict[int, str]:
-    """GPT-2's alphabet, letter -> the character of its byte. A printable byte stands for itself,
-    the n-th other byte is U+0100 + n. A character outside the alphabet becomes U+FFFF.
-    """
-    plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = [byte for byte in range(256) if byte not in plain]
-    return dict.fromkeys(others, "\uffff") | {256 + n: chr(b) for n, b in enumerate(others)}
+# GPT-2's alphabet, letter -> the character of its byte. A printable byte stands for itself, the
+# n-th other byte is U+0100 + n. A character outside the alphabet becomes U+FFFF.
+_OTHERS = [*range(0x21), *range(0x7F, 0xA1), 0xAD]
+LETTERS = dict.fromkeys(_OTHERS, "\uffff") | {256 + n: chr(b) for n, b in enumerate(_OTHERS)}
 
 
 class HFTokenizer:
     """str <-> token ids, as retro.tokenizer.Tokenizer, from the files of a pretrained model.
 
-    `ranks`: token bytes -> id. `special_tokens`: name -> id, all added ones. `eos` ends a document
-    or an answer, and so does each of `answer_ends`; `bos` opens every sequence, None if the model
-    wants none.
+    `ranks`: token bytes -> id. `special_tokens`: name -> id, all added ones, each of which ends an
+    answer. `eos` ends a document. `bos` opens every sequence, None if the model wants none.
     """
 
     def __init__(self, folder: str | Path):
         path = Path(folder) / "tokenizer.json"
         settings = read_json(path)
         try:
-            self._read(settings, read_names(folder))
+            self._read(settings, read_json(path.with_name("tokenizer_config.json")))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         except (LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: is not a tokenizer.json ({error!r})") from error
 
-    def _read(self, settings: dict, names: dict) -> None:
+    def _read(self, settings: dict, config: dict) -> None:
         model, added = settings["model"], settings.get("added_tokens") or []
         self.special_tokens = {token["content"]: token["id"] for token in added}
         self.answer_ends = frozenset(self.special_tokens.values())
@@ -67,51 +61,54 @@ class HFTokenizer:
         check_pattern(self.pattern)
         self.form = read_normalizer(settings.get("normalizer"))
         self.vocab_size = 1 + max([*model["vocab"].values(), *self.special_tokens.values()])
-
-        check_ids([*self.ranks, *self.special_tokens],
-                  [*self.ranks.values(), *self.special_tokens.values()])  # fmt: skip
+        tokens = [*self.ranks.items(), *self.special_tokens.items()]
+        for name, i in tokens:
+            if not name or not isinstance(name, (str, bytes)):
+                raise ValueError(f"{name!r} is no token")
+            if type(i) is not int or not 0 <= i < 1 << 24:
+                raise ValueError(f"the id of {name!r} is {i!r}, expected 0..{(1 << 24) - 1}")
+        if len({i for _, i in tokens}) < len(tokens):
+            raise ValueError("two tokens have the same id")
         # tiktoken needs every byte: missing bytes get ids past the end, which never come out
-        lacking = [b for b in range(256) if bytes([b]) not in self.ranks]
-        self.lacking = bytes(lacking)
+        self.lacking = bytes(b for b in range(256) if bytes([b]) not in self.ranks)
         unknown = model.get("unk_token")
         self.unknown = [] if unknown is None else [model["vocab"][unknown]]
-        fill = {bytes([b]): self.vocab_size + n for n, b in enumerate(lacking)}
-        self.encoding = tiktoken.Encoding(
-            "pretrained",
-            pat_str=self.pattern,
-            mergeable_ranks=self.ranks | fill,
-            special_tokens=self.special_tokens,
-        )
+        full = self.ranks | {bytes([b]): self.vocab_size + n for n, b in enumerate(self.lacking)}
+        self.encoding = tiktoken.Encoding("pretrained", pat_str=self.pattern, mergeable_ranks=full,
+                                          special_tokens=self.special_tokens)  # fmt: skip
         self.words = {i: token for token, i in self.ranks.items()}
         self.words |= {i: name.encode() for name, i in self.special_tokens.items()}
-        self.bos, self.eos = self._ends(settings.get("post_processor"), names)
+        self.bos, self.eos = self._ends(settings.get("post_processor"), config)
 
-    def _ends(self, post_processor: dict | None, names: dict) -> tuple[int | None, int]:
-        for name in ("eos", "bos"):
-            if names[name] is not None and names[name] not in self.special_tokens:
-                raise ValueError(f"{name}_token {names[name]!r} is not among the added tokens")
-        if names["eos"] is None:
+    def _ends(self, post_processor: dict | None, config: dict) -> tuple[int | None, int]:
+        ids: dict[str, int | None] = {}
+        for key in ("eos_token", "bos_token"):
+            token = config.get(key)
+            name = token["content"] if isinstance(token, dict) else token
+            if name is not None and name not in self.special_tokens:
+                raise ValueError(f"{key} {name!r} is not among the added tokens")
+            ids[key] = self.special_tokens.get(name)
+        if ids["eos_token"] is None:
             raise ValueError("tokenizer_config.json beside it names no eos_token")
         parts = (post_processor or {}).get("processors", [post_processor or {}])
         starts = [(part.get("single") or [{}])[0] for part in parts]
-        opens = names["add_bos"] or any("SpecialToken" in start for start in starts)
-        bos = self.special_tokens[names["bos"]] if opens and names["bos"] else None
-        return bos, self.special_tokens[names["eos"]]
+        opens = config.get("add_bos_token") or any("SpecialToken" in start for start in starts)
+        return ids["bos_token"] if opens else None, ids["eos_token"]
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, without `bos`; "<|im_end|>" in it is ordinary text, not the token."""
         if self.form:
             text = normalize(self.form, text)
-        if self.lacking:
-            data = text.encode("utf-8", "replace")
-            if len(data.translate(None, self.lacking)) < len(data):
-                return self._encode_lacking(text)
+        data = text.encode("utf-8", "replace") if self.lacking else b""
+        if data.translate(None, self.lacking) != data:
+            return self._encode_lacking(text)
         return encode_ordinary(self.encoding, text, self.plain)
 
     def _encode_lacking(self, text: str) -> list[int]:
         """The slow way, pre-token by pre-token, for text with bytes that have no token."""
         ids, gap = [], b"([" + regex.escape(self.lacking) + b"])"
-        for number, part in enumerate(split_at(text, self.plain)):
+        names = "|".join(map(regex.escape, sorted(self.plain, key=len, reverse=True)))
+        for number, part in enumerate(regex.split(f"({names})", text) if names else [text]):
             if number % 2:
                 ids.append(self.special_tokens[part])
                 continue
@@ -127,29 +124,8 @@ class HFTokenizer:
         return ids
 
     def decode(self, ids: list[int]) -> str:
-        """Text of `ids`, added tokens by name. An id without a token (some models round up their
-        vocabulary) gives nothing; bytes that are not UTF-8 become U+FFFD.
-        """
+        """Text of `ids`, added tokens by name; "" for ids without tokens, U+FFFD for no UTF-8."""
         return b"".join(self.words.get(i, b"") for i in ids).decode("utf-8", "replace")
-
-
-def check_ids(tokens: list, ids: list) -> None:
-    """ValueError unless each token is a text or bytes, not empty, and has an id of its own."""
-    for token, i in zip(tokens, ids):
-        if not token or not isinstance(token, (str, bytes)):
-            raise ValueError(f"{token!r} is no token")
-        if type(i) is not int or not 0 <= i < 1 << 24:
-            raise ValueError(f"the id of {token!r} is {i!r}, expected 0..{(1 << 24) - 1}")
-    if len(set(ids)) < len(ids):
-        raise ValueError("two tokens have the same id")
-
-
-def split_at(text: str, names: set[str]) -> list[str]:
-    """Text, name, text, name, ..., text."""
-    if not names:
-        return [text]
-    longest_first = sorted(names, key=len, reverse=True)
-    return regex.split("(" + "|".join(map(regex.escape, longest_first)) + ")", text)
 
 
 def read_ranks(model: dict, added: dict[str, int]) -> dict[bytes, int]:
@@ -157,27 +133,24 @@ def read_ranks(model: dict, added: dict[str, int]) -> dict[bytes, int]:
     kind = model.get("type", "BPE" if "merges" in model else None)
     if kind != "BPE":
         raise ValueError(f"a {kind} model, only byte-level BPE is known here")
-    letters, vocab = byte_letters(), model["vocab"]
+    vocab = model["vocab"]
     if model.get("byte_fallback") or "\u2581" in vocab:
         raise ValueError("a sentencepiece vocabulary, only byte-level BPE is known here")
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
             raise ValueError(f"{key} is {model[key]!r}, only byte-level BPE without it is known")
-    made, last = set(), -1
+    made, last = set(vocab if model.get("ignore_merges") else ()), -1  # such tokens stay whole
     for merge in model["merges"]:
         left, right = merge.split(" ") if isinstance(merge, str) else merge
-        new = vocab[left + right]
-        if new < last:
+        if vocab[left + right] < last:
             raise ValueError(f"the merge {left!r} {right!r} is not in the order of the ids")
+        last = vocab[left + right]
         made.add(left + right)
-        last = new
-    if model.get("ignore_merges"):
-        made = vocab.keys()  # a pre-token that is a token stays whole, however it is made
     ranks = {}
     for token, i in vocab.items():
         if token not in added and (token in made or len(token) == 1):
             try:
-                ranks[token.translate(letters).encode("latin-1")] = i
+                ranks[token.translate(LETTERS).encode("latin-1")] = i
             except UnicodeEncodeError as error:
                 raise ValueError(f"token {token!r} is not byte-level, as BPE is here") from error
     return ranks
@@ -187,55 +160,36 @@ def read_pattern(pre_tokenizer: dict | None) -> str:
     """One regular expression whose matches are the pre-tokens."""
     steps = (pre_tokenizer or {}).get("pretokenizers", [pre_tokenizer])
     kinds = [step and step["type"] for step in steps]
-    if kinds[-1] == "ByteLevel" and not steps[-1].get("add_prefix_space"):
-        own_pattern = steps[-1].get("use_regex", True)
+    first, last = steps[0], steps[-1]
+    if kinds[-1] == "ByteLevel" and not last.get("add_prefix_space"):
+        own_pattern = last.get("use_regex", True)
         if kinds == ["ByteLevel"] and own_pattern:
             return GPT2
-        if kinds == ["Digits", "ByteLevel"] and own_pattern and steps[0].get("individual_digits"):
+        if kinds == ["Digits", "ByteLevel"] and own_pattern and first.get("individual_digits"):
             return DIGITS_GPT2
         if kinds == ["Split", "ByteLevel"] and not own_pattern:
-            way = (steps[0]["behavior"], bool(steps[0].get("invert")))
-            pattern = steps[0]["pattern"].get("Regex")
-            if pattern and way in (("Isolated", False), ("Removed", True)):
-                return pattern
+            way, pattern = (first["behavior"], bool(first.get("invert"))), first["pattern"]
+            if pattern.get("Regex") and way in (("Isolated", False), ("Removed", True)):
+                return pattern["Regex"]
     raise ValueError(f"pre_tokenizer {kinds} {steps} is not known here")
 
 
-def read_normalizer(
-    normalizer: dict | None,
-) -> Literal["NFC", "NFD", "NFKC", "NFKD"] | None:
+def read_normalizer(normalizer: dict | None) -> Form | None:
     """NFC and the like, or None."""
-    steps = [normalizer] if normalizer else []
-    if normalizer and normalizer["type"] == "Sequence":
-        steps = normalizer["normalizers"]
+    if not normalizer:
+        return None
+    steps = normalizer["normalizers"] if normalizer["type"] == "Sequence" else [normalizer]
     forms = [step["type"] for step in steps]
-    if forms and (len(forms) > 1 or forms[0] not in ("NFC", "NFD", "NFKC", "NFKD")):
+    if len(forms) > 1 or (forms and forms[0] not in get_args(Form)):
         raise ValueError(f"normalizer {forms} is not known here")
     return forms[0] if forms else None
 
 
-def read_names(folder: str | Path) -> dict:
-    """eos, bos and add_bos from the tokenizer_config.json beside it."""
-    settings = read_json(Path(folder) / "tokenizer_config.json")
-
-    def name(key: str) -> str | None:
-        token = settings.get(key)
-        return token["content"] if isinstance(token, dict) else token
-
-    return {
-        "eos": name("eos_token"),
-        "bos": name("bos_token"),
-        "add_bos": settings.get("add_bos_token", False),
-    }
-
-
-def as_tokenizer_json(
-    ranks: dict[bytes, int], pattern: str, special_tokens: dict[str, int]
-) -> dict:
+def as_tokenizer_json(ranks: dict[bytes, int], pattern: str, special: dict[str, int]) -> dict:
     """The way back: the tokenizer.json of tiktoken ranks. A token's merge is the last step of its
     own encoding. A token that no merges reach is still found when it is a whole pre-token.
     """
-    letter = {ord(own): chr(code) for code, own in byte_letters().items() if own != "\uffff"}
+    letter = {ord(own): chr(code) for code, own in LETTERS.items() if own != "\uffff"}
     words = {token: token.decode("latin-1").translate(letter) for token in ranks}
     merges = []
     for token in sorted(ranks, key=ranks.__getitem__):
@@ -249,22 +203,11 @@ def as_tokenizer_json(
         if len(parts) == 2:
             merges.append([words[part] for part in parts])
     flags = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}
-    return {
-        "version": "1.0",
-        "added_tokens": [{"id": i, "content": n, **flags} for n, i in special_tokens.items()],
-        "normalizer": None,
-        "pre_tokenizer": {
-            "type": "Sequence",
-            "pretokenizers": [{**split, "invert": False}, {**level, "use_regex": False}],
-        },
-        "post_processor": None,
-        "decoder": {**level, "use_regex": False},
-        "model": {
-            "type": "BPE",
-            "ignore_merges": True,
-            "vocab": {words[token]: i for token, i in ranks.items()},
-            "merges": merges,
-        },
-    }
+    split = dict(type="Split", pattern={"Regex": pattern}, behavior="Isolated", invert=False)
+    level = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=False)
+    vocab = {words[token]: i for token, i in ranks.items()}
+    added = [{"id": i, "content": name, **flags} for name, i in special.items()]
+    steps = {"type": "Sequence", "pretokenizers": [split, level]}
+    model = {"type": "BPE", "ignore_merges": True, "vocab": vocab, "merges": merges}
+    return {"version": "1.0", "added_tokens": added, "normalizer": None, "pre_tokenizer": steps,
+            "post_processor": None, "decoder": level, "model": model}  # fmt: skip

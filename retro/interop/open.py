@@ -1,8 +1,5 @@
-"""Which models act and reflect: the options that say so, and the models opened from them.
-
-Read before: retro/actor.py (the actor in this process), api_actor.py (the actor behind an
-endpoint). train.py and eval.py share `ActorOptions`. `RoleOptions` are train.py's own; they stand
-here because play.py needs their defaults.
+"""Which models act and reflect: the options that say so, and the models opened from them. Read
+before: retro/actor.py (an actor in this process), api_actor.py (an actor behind an endpoint).
 """
 
 from collections.abc import Sequence
@@ -32,10 +29,8 @@ TOLD_TOKENS = 32  # of an action of a pretrained model: its tokens are shorter t
 class ActorOptions:
     """Who plays: options of train.py and eval.py alike."""
 
-    actor: str = option(
-        "", "folder of the model that acts; `openai`: the one behind --base-url; none: the base",
-        "models",
-    )  # fmt: skip
+    actor: str = option("", "folder of the model that acts; `openai`: the one behind --base-url; "
+                        "none: the base", "models")  # fmt: skip
     base_url: str = option("https://api.openai.com/v1", "an OpenAI-compatible endpoint", API)
     actor_model: str = option("", "the actor's name there; the key is in OPENAI_API_KEY", API)
     api: Literal["chat", "completions"] = option("chat", "the endpoint's way of asking", API)
@@ -50,24 +45,21 @@ class ActorOptions:
 
 @dataclass(frozen=True)
 class RoleOptions:
-    """The two roles of a run: options of train.py, which play.py reads back."""
+    """The two roles of a run: options of train.py, whose defaults play.py needs too."""
 
     base: str = option("assets", "folder of the base model: actor and reflector", "models")
     reflector: str = option("", "folder of another model for the reflector; none: base", "models")
-    actor_temperature: float = option(
-        TEMPERATURE, "sampling temperature of the actor; 0 = greedy", "models", low=0
-    )
-    memory: int = option(
-        MEMORY, "reflections that the actor reads, the newest; 0 = none (control)", "models", low=0
-    )
-    adapt_prompt: bool = option(
-        False, "adapter on the prompt's tokens too: the paper's way, slower", "adapter"
-    )
+    actor_temperature: float = option(TEMPERATURE, "sampling temperature of the actor; 0 = greedy",
+                                      "models", low=0)  # fmt: skip
+    memory: int = option(MEMORY, "reflections that the actor reads, the newest; 0 = none (control)",
+                         "models", low=0)  # fmt: skip
+    adapt_prompt: bool = option(False, "adapter on the prompt's tokens too: the paper's way, "
+                                "slower", "adapter")  # fmt: skip
 
 
 def run_settings(run_dir: str) -> dict[str, Any]:
-    """The settings that a run of train.py was started with; train.py's own defaults of the models
-    where there is no run ("") or its config.json, of an older version, does not say.
+    """The settings that a run of train.py was started with; without a run (""), or where an older
+    config.json does not say, train.py's own defaults of the models.
     """
     given = read_json(Path(run_dir) / "config.json") if run_dir else {}
     return asdict(RoleOptions()) | asdict(ActorOptions()) | given
@@ -75,48 +67,35 @@ def run_settings(run_dir: str) -> dict[str, Any]:
 
 def open_client(options: ActorOptions, model: str, budget: Budget) -> Client:
     """A client of the endpoint in the options; ValueError on a wrong one."""
-    return Client(
-        options.base_url, model, options.api, cache=options.answers, budget=budget,
-        concurrency=options.concurrency, timeout=options.timeout,
-    )  # fmt: skip
+    return Client(options.base_url, model, options.api, cache=options.answers, budget=budget,
+                  concurrency=options.concurrency, timeout=options.timeout)  # fmt: skip
 
 
 def open_model(folder: str, device: torch.device, bfloat16: bool) -> LanguageModel:
-    """A model, its tokenizer and its chat frame, ours or a pretrained one's; ValueError if they do
-    not fit.
-    """
+    """A model of ours or a pretrained one; ValueError if its tokenizer does not fit."""
     tokenizer = load(folder)
     model = GPT.from_pretrained(folder, device, torch.bfloat16 if bfloat16 else None)
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise ValueError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model "
-            f"{model.config.vocab_size}"
-        )
+    size, most = tokenizer.vocab_size, model.config.vocab_size
+    if size > most:
+        raise ValueError(f"{folder}: the tokenizer has {size} tokens, the model {most}")
     return LanguageModel(model, tokenizer, chat_frame(tokenizer, guides.REFLECTION_RULES))
 
 
-def open_actor(
-    options: ActorOptions, names: Sequence[str], base: str, loaded: dict[str, LanguageModel],
-    temperature: float, generator: torch.Generator, memory: int, budget: Budget,
-) -> LMActor | APIActor:  # fmt: skip
+def open_actor(options: ActorOptions, names: Sequence[str], base: str,
+               loaded: dict[str, LanguageModel], temperature: float, generator: torch.Generator,
+               memory: int, budget: Budget) -> LMActor | APIActor:  # fmt: skip
     """The actor of the options, by default the model in the folder `base`. `loaded`, by folder, are
-    in memory already: two roles can share one. `names`: of the environments that are played.
-
-    A pretrained model, which never saw these environments, is told their rules, with an example, as
-    far as `guides.py` has them.
+    in memory already: two roles can share one. `names`: of the environments that are played; a
+    pretrained model is told their rules, with an example, as far as `guides.py` has them.
     """
     if options.actor == "openai":
         client = open_client(options, options.actor_model, budget)
         return APIActor(client, names, temperature, generator, options.examples, memory)
     folder = options.actor or base
-    lm = loaded.get(folder) or open_model(
-        folder, generator.device, options.bfloat16 and folder != base
-    )
+    bfloat16 = options.bfloat16 and folder != base
+    lm = loaded.get(folder) or open_model(folder, generator.device, bfloat16)
     told = [name for name in names if name in guides.GUIDES]
     if isinstance(lm.tokenizer, Tokenizer) or not told:
         return LMActor(lm, temperature, generator, memory)
-
-    def lead(opening: str) -> str:
-        return guides.lead(guides.guide_of(opening, told))
-
+    lead = lambda opening: guides.lead(guides.guide_of(opening, told))
     return LMActor(lm, temperature, generator, memory, lead, TOLD_TOKENS)

@@ -3,8 +3,7 @@
 Tried again, with exponential back-off or after the server's Retry-After: no connection, timeouts,
 408, 409, 425, 429, 5xx, and a 200 whose body is cut off, is not JSON or is not what was asked for.
 Refused at once, with the server's own words: every other status, redirects (they would carry the
-key to another host), an answer above MAX_BODY. No message shows the key: `one_printable_line` and
-`without_key` clean everything that a server wrote.
+key to another host), an answer above MAX_BODY. No message shows the key.
 """
 
 import http.client
@@ -16,14 +15,16 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
+from itertools import count
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 MAX_BODY = 8 << 20  # bytes of an answer
 MAX_WAIT = 300.0  # seconds; a server that asks for more is not waited for
-FIRST_WAIT = 1.0  # seconds before the second try; doubled each time, up to a minute
 PASSING = {408, 409, 425, 429}  # and 5xx: errors that pass
+LOCAL = ("localhost", "127.0.0.1", "::1")  # no proxy knows the way there
 T = TypeVar("T")  # what an answer is read as
 _ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|.)?|\x9b[0-?]*[@-~]")
 
@@ -49,31 +50,19 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def post_json(
-    url: str,
-    body: dict,
-    read: Callable[[Any], T],
-    *,
-    key: str = "",
-    timeout: float = 60.0,
-    tries: int = 6,
-    before: Callable[[], None] = lambda: None,
-    sleep: Callable[[float], bool | None] = time.sleep,
-) -> T:
+def post_json(url: str, body: dict, read: Callable[[Any], T], *, key: str = "",
+              timeout: float = 60.0, tries: int = 6, before: Callable[[], None] = lambda: None,
+              sleep: Callable[[float], bool | None] = time.sleep) -> T:  # fmt: skip
     """read(what the server answered to `body`); Refused when no try can help, or all have failed.
 
-    read: raises ValueError on an answer of the wrong shape. timeout: seconds until a try's answer
-    begins, and as many again until it ends. before: called ahead of every try, may raise. sleep:
-    waits so many seconds; true if it was woken, and then no further try follows.
+    read: raises ValueError on a wrong answer. timeout: seconds until a try's answer begins, and as
+    many again until it ends. before: called ahead of every try, may raise. sleep: waits so many
+    seconds; true if it was woken, and then no further try follows.
     """
     headers = {"Content-Type": "application/json", "User-Agent": "retroformer"}
-    if key:
-        headers["Authorization"] = f"Bearer {key}"
+    headers |= {"Authorization": f"Bearer {key}"} if key else {}
     request = urllib.request.Request(url, json.dumps(body).encode(), headers, method="POST")
-    where = url.partition("?")[0]  # a query may hold a secret
-    number = 0
-    while True:
-        number += 1
+    for number in count(1):
         before()
         try:
             data = _once(request, timeout)
@@ -81,27 +70,26 @@ def post_json(
                 return read(json.loads(data))
             except (ValueError, RecursionError) as error:
                 raise Passing(f"not an answer that can be read ({error})") from error
-        except Refused as error:
-            said = f"{where}: {without_key(one_printable_line(without_key(str(error), key)), key)}"
-            raise Refused(said, error.status) from None
-        except Passing as error:
+        except (Refused, Passing) as error:
             said = without_key(one_printable_line(without_key(str(error), key)), key)
-            backoff = min(60.0, FIRST_WAIT * 2 ** (number - 1)) * random.uniform(0.5, 1.0)
+            said = f"{url.partition('?')[0]}: {said}"  # a query may hold a secret
+            if isinstance(error, Refused):
+                raise Refused(said, error.status) from None
+            backoff = min(60.0, 2.0 ** (number - 1)) * random.uniform(0.5, 1.0)  # a second at first
             wait = backoff if error.wait is None else error.wait
         if wait > MAX_WAIT:
-            raise Refused(f"{where}: {said}; it asks to wait {wait:.0f} seconds, at most "
-                          f"{MAX_WAIT:.0f} are waited")  # fmt: skip
+            asked = f"it asks to wait {wait:.0f} seconds, at most {MAX_WAIT:.0f} are waited"
+            raise Refused(f"{said}; {asked}")
         if number >= tries or sleep(wait):
-            raise Refused(f"{where}: {said}; given up after {number} tries")
+            break
+    raise Refused(f"{said}; given up after {number} tries")
 
 
 def _once(request: urllib.request.Request, timeout: float) -> bytes:
     """One try: the body of a 200. Raises Passing or Refused."""
-    handlers: list[urllib.request.BaseHandler] = [_NoRedirect()]
-    if urlsplit(request.full_url).hostname in ("localhost", "127.0.0.1", "::1"):
-        handlers.append(urllib.request.ProxyHandler({}))  # no proxy knows the way there
+    proxies: dict | None = {} if urlsplit(request.full_url).hostname in LOCAL else None  # as usual
+    opener = urllib.request.build_opener(_NoRedirect(), urllib.request.ProxyHandler(proxies))
     try:
-        opener = urllib.request.build_opener(*handlers)
         with opener.open(request, timeout=timeout) as response:
             return _read(response, timeout)
     except urllib.error.HTTPError as error:
@@ -112,49 +100,44 @@ def _once(request: urllib.request.Request, timeout: float) -> bytes:
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLCertVerificationError):
             raise Refused(f"its certificate is not accepted ({error.reason})") from None
-        if isinstance(error.reason, TimeoutError):
-            raise Passing(f"no connection within {timeout:g} seconds") from None
-        raise Passing(f"no connection ({error.reason})") from None
+        slow = isinstance(error.reason, TimeoutError)
+        why = f"within {timeout:g} seconds" if slow else f"({error.reason})"
+        raise Passing(f"no connection {why}") from None
     except (http.client.HTTPException, OSError) as error:
         raise Passing(f"the answer broke off ({type(error).__name__}: {error})") from None
 
 
 def _read(response: Any, timeout: float, limit: int = MAX_BODY) -> bytes:
     """The whole body, in at most twice `timeout` seconds."""
-    parts, size, end = [], 0, time.monotonic() + timeout
+    data, end = bytearray(), time.monotonic() + timeout
     promised = response.length  # by Content-Length; None without one
-    while size != promised and (part := response.read1(1 << 16)):
-        parts.append(part)
-        size += len(part)
-        if size > limit:
+    while len(data) != promised and (part := response.read1(1 << 16)):
+        data += part
+        if len(data) > limit:
             raise Refused(f"its answer is longer than {limit} bytes")
         if time.monotonic() > end:
             raise TimeoutError
-    if promised is not None and size < promised:
-        raise Passing(f"the answer broke off ({promised - size} bytes are missing)")
-    return b"".join(parts)
+    if promised is not None and len(data) < promised:
+        raise Passing(f"the answer broke off ({promised - len(data)} bytes are missing)")
+    return bytes(data)
 
 
 def _status(error: urllib.error.HTTPError, timeout: float) -> Exception:
     """What an answer other than 200 means."""
-    try:
+    text, code = "", None  # the status says enough
+    with suppress(http.client.HTTPException, OSError, Passing, Refused):
         text = _read(error, timeout, 1 << 16).decode(errors="replace")
-    except (http.client.HTTPException, OSError, Passing, Refused):
-        text = ""  # the status says enough
-    code = None
-    try:  # {"error": {"message": ..., "code": ...}}, {"error": "..."}, {"message": "..."} or text
+    # {"error": {"message": ..., "code": ...}}, {"error": "..."}, {"message": "..."} or text
+    with suppress(ValueError, RecursionError, AttributeError):
         value = json.loads(text)
         value = value.get("error", value)
         text = value if isinstance(value, str) else str(value.get("message", text))
         code = value.get("code")
-    except (ValueError, RecursionError, AttributeError):
-        pass
     said = f"HTTP {error.code}: {text.strip() or error.reason}"
     if 300 <= error.code < 400:
         to = error.headers.get("Location", "nowhere").partition("?")[0]
-        return Refused(f"HTTP {error.code}: it redirects to {to}, which is not followed",
-                       error.code)  # fmt: skip
-    if (error.code in PASSING or error.code >= 500) and code != "insufficient_quota":
+        said = f"HTTP {error.code}: it redirects to {to}, which is not followed"
+    elif (error.code in PASSING or error.code >= 500) and code != "insufficient_quota":
         return Passing(said, retry_after(error.headers.get("Retry-After", "")))
     return Refused(said, error.code)
 
@@ -165,9 +148,8 @@ def retry_after(text: str) -> float | None:
     >>> retry_after("7"), retry_after("soon"), retry_after("Wed, 21 Oct 2015 07:28:00 GMT")
     (7.0, None, 0.0)
     """
-    text = text.strip()
-    if text.isascii() and text.isdigit() and len(text) < 10:
-        return float(text)
+    if re.fullmatch("[0-9]{1,9}", text.strip()):
+        return float(text.strip())
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
     except (ValueError, OverflowError):
@@ -185,7 +167,5 @@ def one_printable_line(text: str, limit: int = 300) -> str:
 
 
 def without_key(text: str, key: str) -> str:
-    """`text` without the key. A key below 8 characters ("none", "x", for a local server) protects
-    nothing and may be part of any word, so it stays.
-    """
+    """`text` without the key. One below 8 characters ("x", for a local server) protects nothing."""
     return text.replace(key, "[key]") if len(key) >= 8 else text

@@ -1,16 +1,9 @@
 """A run as one page to look at: success by retry, learning curves, episodes with shaded tokens.
 
-Read before: retro/reflect.py, retro/ppo.py (advantage, value, KL of a token).
-
-    pick            the episodes to show
-    weigh           what policy and critic make of each token of their reflections
-    render          the page
-
 The page is one file that needs no network: report.html with its style, its scripts and the data.
 All text of environments and models is data: JSON in a script element, in which no "<" is left. The
 scripts show it by textContent only. The page's security policy runs no other script.
-
-Shapes: B reflections, R response tokens.
+Read before: retro/reflect.py, retro/ppo.py. Shapes: B reflections, R response tokens.
 """
 
 import base64
@@ -40,23 +33,17 @@ EPISODE_BYTES = 1_500_000  # of all episodes together
 ROWS = 64  # reflections that pass the model together
 
 Chains = dict[str, list[list[Trajectory]]]  # method -> the chain of trials of each task
+TaskChains = dict[str, list[Trajectory]]  # method -> one task's chain
 
 
-def write_page(
-    path: str | Path, reports: Sequence[dict], chains: Sequence[Chains], run_dir: Path,
-    lm: LanguageModel,
-) -> None:  # fmt: skip
-    """Write the page of a finished run.
-
-    reports: what results.json holds, one for each environment. chains: for each report, method ->
-    the chain of trials of each task.
-    """
+def write_page(path: str | Path, reports: Sequence[dict], chains: Sequence[Chains], run_dir: Path,
+               lm: LanguageModel) -> None:  # fmt: skip
+    """Write the page of a finished run: one report of results.json, with chains, an environment."""
     write_atomically(path, render(page_data(reports, chains, Path(run_dir), lm)))
 
 
-def page_data(
-    reports: Sequence[dict], chains: Sequence[Chains], run_dir: Path, lm: LanguageModel
-) -> dict:
+def page_data(reports: Sequence[dict], chains: Sequence[Chains], run_dir: Path,
+              lm: LanguageModel) -> dict:  # fmt: skip
     """Everything the page shows, as JSON can hold it."""
     settings = read_json(run_dir / "config.json")
     metrics = list(JsonLines(run_dir / "metrics.jsonl"))
@@ -64,11 +51,10 @@ def page_data(
     kl_coef = metrics[-1]["kl_coef"] if metrics else settings["kl_coef"]
 
     picked = pick(reports, chains)
-    pairs = [pair for _, task_chains in picked for pair in retries(task_chains)]
+    pairs = [pair for _, own in picked for trials in own.values() for pair in pairwise(trials)]
     written = [(before, after, after.reflections[-1]) for before, after in pairs
                if after.reflections]  # fmt: skip
-    gamma, gae_lambda = settings["gamma"], settings["gae_lambda"]
-    tokens = iter(weigh(policy, written, kl_coef, gamma, gae_lambda))
+    tokens = iter(weigh(policy, written, kl_coef, settings["gamma"], settings["gae_lambda"]))
     shown, size = [], 0
     for env, task_chains in picked:
         one = episode(env, task_chains, tokens)
@@ -76,69 +62,43 @@ def page_data(
         if size > EPISODE_BYTES:
             break
         shown.append(one)
-    return {
-        "run": {"name": run_dir.name, "seed": settings["seed"], "base": settings["base"]},
-        "reports": list(reports),
-        "metrics": metrics,
-        "kl_coef": kl_coef,
-        "episodes": shown,
-        "failed": sum(len(failed_first(env_chains)) for env_chains in chains),
-    }
+    run = {"name": run_dir.name, "seed": settings["seed"], "base": settings["base"]}
+    failed = sum(len(failed_first(env_chains)) for env_chains in chains)
+    return {"run": run, "reports": list(reports), "metrics": metrics, "kl_coef": kl_coef,
+            "episodes": shown, "failed": failed}  # fmt: skip
 
 
 def failed_first(chains: Chains) -> list[int]:
-    """The tasks whose first trial failed, by number: only they have a reflection to show."""
+    """The tasks whose first trial failed: only they have a reflection to show."""
     return [i for i, trials in enumerate(next(iter(chains.values()))) if not trials[0].success]
 
 
-def pick(
-    reports: Sequence[dict], chains: Sequence[Chains]
-) -> list[tuple[str, dict[str, list[Trajectory]]]]:
-    """What is shown, EPISODES tasks of each environment, the environments in turn: (environment,
-    method -> the task's chain of trials).
-    """
-    by_env = [
-        [(report["env"], {method: own[i] for method, own in env_chains.items()})
-         for i in failed_first(env_chains)[:EPISODES]]
-        for report, env_chains in zip(reports, chains)
-    ]  # fmt: skip
+def pick(reports: Sequence[dict], chains: Sequence[Chains]) -> list[tuple[str, TaskChains]]:
+    """What is shown, EPISODES tasks of each environment, the environments in turn."""
+    by_env = [[(report["env"], {method: own[i] for method, own in env_chains.items()})
+               for i in failed_first(env_chains)[:EPISODES]]
+              for report, env_chains in zip(reports, chains)]  # fmt: skip
     return [one for turn in zip_longest(*by_env) for one in turn if one]
 
 
-def retries(task_chains: dict[str, list[Trajectory]]) -> list[tuple[Trajectory, Trajectory]]:
-    """(failed trial, the trial after it), method by method."""
-    return [pair for trials in task_chains.values() for pair in pairwise(trials)]
+def episode(env: str, task_chains: TaskChains, tokens: Iterator) -> dict:
+    """A task's chains as data; `tokens` yields each reflection's, method by method."""
 
+    def retry(before: Trajectory, after: Trajectory) -> dict:
+        text, found = (after.reflections[-1], next(tokens)) if after.reflections else (None, None)
+        return {"text": text, "tokens": found, "rating": rate(before, after),
+                "trial": trial_data(after)}  # fmt: skip
 
-def episode(env: str, task_chains: dict[str, list[Trajectory]], tokens: Iterator) -> dict:
-    """A task's chains as data; `tokens` yields each reflection's, in the order of `retries`."""
+    chains = {m: [retry(*pair) for pair in pairwise(own)] for m, own in task_chains.items()}
     first = next(iter(task_chains.values()))[0]
-    return {
-        "env": env,
-        "id": first.task_id,
-        "first": {"observation": first.observation, **trial_data(first)},
-        "chains": {
-            method: [
-                {
-                    "text": after.reflections[-1] if after.reflections else None,
-                    "tokens": next(tokens) if after.reflections else None,
-                    "rating": rate(before, after),
-                    "trial": trial_data(after),
-                }
-                for before, after in pairwise(trials)
-            ]
-            for method, trials in task_chains.items()
-        },
-    }
+    opening = {"observation": first.observation, **trial_data(first)}
+    return {"env": env, "id": first.task_id, "first": opening, "chains": chains}
 
 
 def trial_data(trajectory: Trajectory) -> dict:
     """A trial as data, without its first observation, which all trials of a task share."""
-    return {
-        "steps": [list(exchange) for exchange in trajectory.exchanges],
-        "return": trajectory.episode_return,
-        "success": trajectory.success,
-    }
+    steps = [list(exchange) for exchange in trajectory.exchanges]
+    return {"steps": steps, "return": trajectory.episode_return, "success": trajectory.success}
 
 
 def trained_policy(run_dir: Path, lm: LanguageModel, adapt_prompt: bool) -> Policy:
@@ -146,40 +106,33 @@ def trained_policy(run_dir: Path, lm: LanguageModel, adapt_prompt: bool) -> Poli
     load_adapter(lm.model, run_dir / "adapter")
     policy = Policy(lm, adapt_prompt)
     stored = read_tensors(run_dir / "checkpoint")
-    with torch.no_grad():
-        for name, weight in policy.value_head.named_parameters():
-            if f"weight.value_head.{name}" not in stored:
-                raise ValueError(f"{run_dir / 'checkpoint'}: no critic in it")
-            weight.copy_(stored[f"weight.value_head.{name}"])
+    for name, weight in policy.value_head.named_parameters():
+        if f"weight.value_head.{name}" not in stored:
+            raise ValueError(f"{run_dir / 'checkpoint'}: no critic in it")
+        weight.data.copy_(stored[f"weight.value_head.{name}"])
     return policy
 
 
-def weigh(
-    policy: Policy, written: Sequence[tuple[Trajectory, Trajectory, str]],
-    kl_coef: float, gamma: float, gae_lambda: float,
-) -> list[list[list] | None]:  # fmt: skip
+def weigh(policy: Policy, written: Sequence[tuple[Trajectory, Trajectory, str]], kl_coef: float,
+          gamma: float, gae_lambda: float) -> list[list[list] | None]:  # fmt: skip
     """What the trained policy and critic make of each token of some reflections, whoever wrote
     them. written: (the failed trial, the trial after it, the reflection between them).
 
     -> for each reflection a list of [token, advantage (rating, not whitened), value (the critic's
-    guess before the token), log-probability (nats), log-probability of the base], or None if the
-    reflection is longer than the reflector writes. The difference of the last two is the token's
-    part of the KL. These trials are new, so their baseline is 0. The text is tokenised again,
-    its line end included.
+    guess before the token), log-probability (nats), log-probability of the base: their difference
+    is the token's part of the KL], or None if the reflection is longer than the reflector writes.
+    These trials are new, so their baseline is 0. The text is tokenised again, line end included.
     """
     lm = policy.lm
-    asked = [
-        Reflection(reflection_prompt(before, lm), lm.answer_ids(lm.as_answer(text)), [], text)
-        for before, _, text in written
-    ]
+    asked = [Reflection(reflection_prompt(before, lm), lm.answer_ids(lm.as_answer(text)), [], text)
+             for before, _, text in written]  # fmt: skip
     ratings = [rate(before, after) for before, after, _ in written]
     found: list[list[list] | None] = [None] * len(asked)
     short = [i for i, r in enumerate(asked) if len(r.response_ids) <= REFLECTION_TOKENS]
-    for start in range(0, len(short), ROWS):
-        part = short[start : start + ROWS]
+    for part in (short[start : start + ROWS] for start in range(0, len(short), ROWS)):
         batch = policy.load_batch([asked[i] for i in part])
+        mask = batch.mask  # (B, R)
         logprobs, ref_logprobs, values = policy.evaluate(batch)  # (B, R) each
-        mask = batch.mask
         rating = torch.tensor([ratings[i] for i in part], device=mask.device)  # (B,)
         rewards = token_rewards(rating, logprobs, ref_logprobs, mask, kl_coef)  # (B, R)
         advantages, _ = gae(rewards, values, mask, gamma, gae_lambda)  # (B, R)
@@ -208,10 +161,8 @@ def plain(value: Any) -> Any:
 
 def render(data: dict) -> bytes:
     """The page: a template filled in one pass. Its data is ASCII with `<` written as an escape."""
-    html, css, *scripts = (
-        read_bytes(Path(__file__).with_name(name)).decode()
-        for name in ("report.html", "report.css", "report.js", "report_episodes.js")
-    )
+    names = ("report.html", "report.css", "report.js", "report_episodes.js")
+    html, css, *scripts = (read_bytes(Path(__file__).with_name(n)).decode() for n in names)
     js = "\n".join(scripts)
     text = json.dumps(plain(data), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     parts = {"css": css, "js": js, "data": text, "css_hash": digest(css), "js_hash": digest(js)}

@@ -1,7 +1,5 @@
-"""Text from environments and models, shown to people on a terminal.
-
-    visible     no escape sequence, control character or change of writing direction gets through
-    Screen      a trial as it happens: wrapped, coloured and slow on a terminal, plain in a pipe
+"""Text from environments and models, shown to people on a terminal: `visible` text through which
+no escape sequence, control character or change of writing direction gets, and the Screen.
 """
 
 import os
@@ -11,8 +9,7 @@ import textwrap
 import time
 import unicodedata
 
-STYLES = {"dim": "2", "bold": "1", "task": "36", "act": "1;33", "mind": "35", "good": "1;32",
-          "bad": "1;31"}  # fmt: skip
+STYLES = dict(dim="2", bold="1", task="36", act="1;33", mind="35", good="1;32", bad="1;31")
 
 
 def visible(text: str) -> str:
@@ -21,8 +18,6 @@ def visible(text: str) -> str:
     >>> visible(chr(27) + "[2J" + chr(0x202E) + "x" + chr(10))
     '␛[2J<U+202E>x\\n'
     """
-    if text.isprintable():
-        return text
     return "".join(c if c == "\n" or c.isprintable() else _picture(c) for c in text)
 
 
@@ -36,8 +31,8 @@ def _picture(character: str) -> str:
 
 
 class Screen:
-    """Prints to stdout, all text through `visible`. On a terminal only: a `delay` in seconds
-    between two steps, colours (https://no-color.org) and wrapping.
+    """A trial as it happens. Prints to stdout, all text through `visible`. On a terminal only: a
+    `delay` in seconds between two steps, colours (https://no-color.org) and wrapping.
     """
 
     def __init__(self, delay: float):
@@ -51,11 +46,10 @@ class Screen:
 
     def say(self, text: str, style: str = "", sign: str = "") -> None:
         """Lines of text in a style, `sign` before the first one."""
-        width = min(shutil.get_terminal_size().columns, 100) if self.live else 0
-        for number, line in enumerate(visible(text).split("\n")):
-            line = sign + line if number == 0 else line
+        width = max(min(shutil.get_terminal_size().columns, 100), 20)
+        for line in (sign + visible(text)).split("\n"):
             indent = " " * len(sign)
-            parts = textwrap.wrap(line, max(width, 20), subsequent_indent=indent) if width else []
+            parts = textwrap.wrap(line, width, subsequent_indent=indent) if self.live else []
             for part in parts or [line]:
                 print(self.paint(part, style), flush=True)
 
