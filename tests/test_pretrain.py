@@ -12,7 +12,7 @@ import torch
 import envs
 from retro import prompts, tokenizer
 from retro.model import GPT, GPTConfig
-from retro.pretrain import corpus
+from retro.pretrain import bpe, corpus
 from retro.pretrain.__main__ import Config, learning_rate, main
 from retro.pretrain.corpus import (
     Document,
@@ -183,8 +183,8 @@ def test_resumed_equals_uninterrupted(tmp_path, monkeypatch):
 
 def test_a_grown_base_says_the_same_of_old_tokens(shipped):
     """New tokens come behind the old ones; no old id, weight or logit changes."""
-    model, old = shipped
-    new = tokenizer.train(["zoo zebra zoo zebra é é"], old.vocab_size + 5, start=old)
+    model, old = shipped.model, shipped.tokenizer
+    new = bpe.train(["zoo zebra zoo zebra é é"], old.vocab_size + 5, start=old)
     assert new.vocab_size == old.vocab_size + 5 and old.ranks.items() <= new.ranks.items()
     assert len(new.encode("zoo zebra")) < len(old.encode("zoo zebra"))
     ids = torch.tensor([old.encode("go to bed 1, and more \x00")])

@@ -1,7 +1,5 @@
-"""Where the tensors are: the device, its numbers, its memory.
-
-One memory policy for all scripts: a process keeps what it has freed, to use it again, and gives it
-back where a script says so.
+"""The device, its numbers and its memory: a process keeps what it has freed, to use it again, and
+gives it back where a script says so.
 """
 
 import ctypes
@@ -21,10 +19,8 @@ def pick_device() -> torch.device:
 
 
 def keep_memory() -> None:
-    """Have glibc keep what is freed. Call it before the first product of matrices.
-
-    Otherwise every large tensor would be a new mapping, whose pages the system has to clear
-    (docs/experiments.md, section 35).
+    """Have glibc keep what is freed. Call it before the first product of matrices. Otherwise every
+    large tensor is a new mapping, whose pages the system clears (docs/experiments.md, section 35).
     """
     # oneDNN keeps a kernel for each shape it has met, by default 1024 of them: a gigabyte at last
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")

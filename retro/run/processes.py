@@ -25,6 +25,8 @@ from torch import Tensor
 
 from retro.run.device import pick_device
 
+MAX_PROCESSES = 4  # that `launch` starts; more were not tried
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -45,16 +47,13 @@ class Processes:
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum of all ranks' tensors, the same on each, without gradient."""
-        if self.world == 1:
-            return tensor
-        tensor = tensor.detach().clone()
-        dist.all_reduce(tensor)
+        if self.world > 1:
+            tensor = tensor.detach().clone()
+            dist.all_reduce(tensor)
         return tensor
 
     def shard(self, rows: list) -> list:
-        """This rank's rows, as many as any other rank has. The last len(rows) % world rows are
-        left out.
-        """
+        """This rank's rows, as many as any other's; the last len(rows) % world are left out."""
         return rows[: len(rows) // self.world * self.world][self.rank :: self.world]
 
     def all_gather(self, rows: list) -> list:
@@ -67,8 +66,7 @@ class Processes:
 
     def barrier(self) -> None:
         """Wait until all have come here, say for a file that one of them writes."""
-        if self.world > 1:
-            self.all_gather([])
+        self.all_gather([])
 
     def leave(self) -> None:
         if self.world > 1:
@@ -76,15 +74,14 @@ class Processes:
 
 
 ALONE = Processes()
-MAX_PROCESSES = 4  # that `launch` starts; more were not tried
 
 
 @contextmanager
 def launch(*counts: int) -> Iterator[int]:
-    """Inside, this script is run by several processes, as if torchrun had started them. There are
-    as many as PyTorch has threads here (OMP_NUM_THREADS), at most MAX_PROCESSES, and so many that
-    each of the `counts` can be divided among them. The others end with this process, however it
-    ends. Yields their number.
+    """Inside, this script is run by several processes, as if torchrun had started them; yields
+    their number. There are as many as PyTorch has threads here (OMP_NUM_THREADS), at most
+    MAX_PROCESSES, and so many that each of the `counts` can be divided among them. The others end
+    with this process, however it ends.
 
     Several processes run on Linux without a GPU; elsewhere there is one. A trial's steps are small:
     two processes with a thread each do more than one process with two threads.
@@ -101,8 +98,8 @@ def launch(*counts: int) -> Iterator[int]:
     torch.set_num_threads(threads // size)
     with socket.socket() as probe:  # a free port
         probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    os.environ |= dict(MASTER_ADDR="localhost", MASTER_PORT=str(port), WORLD_SIZE=str(size))
+        port = str(probe.getsockname()[1])
+    os.environ |= dict(MASTER_ADDR="localhost", MASTER_PORT=port, WORLD_SIZE=str(size))
     os.environ |= dict(RANK="0", LOCAL_RANK="0", GLOO_SOCKET_IFNAME="lo")
     command, others = [sys.executable, *sys.argv], []
     with TemporaryFile() as errors:
