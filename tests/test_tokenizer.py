@@ -101,7 +101,7 @@ def test_the_game_s_units_are_single_tokens():
 ])  # fmt: skip
 def test_no_token_of_a_made_up_name_spans_its_two_parts(shipped, heads, tails, after):
     """Not asked of brands: no plan names one."""
-    coder = shipped[1]
+    coder = shipped.tokenizer
     drawn = [(h, t) for h in heads for t in tails if h[-1] + t[0] not in JOINED]
     assert len(drawn) > 0.85 * len(heads) * len(tails)  # most names are left
     for before in (" ", "\n", "[", "("):

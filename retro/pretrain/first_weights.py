@@ -1,22 +1,19 @@
 """The first weights of the base: a GPT that can already copy.
 
-Read before: retro/model.py. To act and to reflect is mostly to copy: a name of two tokens from the
-room's first lines, a place from a plan. The circuit for copying has two heads in different blocks
-(Olsson et al. 2022, "In-context Learning and Induction Heads"). One head writes beside each token
-which token came before it. A later head looks for positions whose token before is the one that is
-read now. Neither head pays without the other, so a small model finds the circuit late: ours had not
-found it after 15 million tokens (`docs/experiments.md`, section 8). So the circuit is written into
-the first weights, as a mimetic initialisation does (Trockman & Kolter 2023), and then trained like
-all other weights.
+To act and to reflect is mostly to copy: a name of two tokens from the room's first lines, a place
+from a plan. The circuit for copying has two heads in different blocks (Olsson et al. 2022,
+"In-context Learning and Induction Heads"). One head writes beside each token which token came
+before it. A later head looks for positions whose token before is the one that is read now. Neither
+head pays without the other, so a small model finds the circuit late: ours had not found it after 15
+million tokens (`docs/experiments.md`, section 8). So the circuit is written into the first weights,
+as a mimetic initialisation does (Trockman & Kolter 2023), and then trained like all other weights.
 
-The residual stream (D wide) starts in three parts, in a random basis:
+The residual stream (D wide; E is the width of a head) starts in three parts, in a random basis:
 
     1            a constant, the same for each token, for heads that attend by position.
                  With tied embeddings it moves all logits equally, so it changes no probability
     E            the token before this one: empty in the embeddings, block 0 fills it
     D - 1 - E    the token itself
-
-Shapes: D width, E width of a head, V vocabulary.
 """
 
 import math
@@ -42,13 +39,10 @@ def head_start(model: GPT, generator: torch.Generator) -> None:
     """Overwrite the embeddings, head 0 of block 0 (the token before), and head 1 of every second
     block from block 1 on (induction). ValueError on a shape that has no room for them.
     """
-    config = model.config
-    attentions: list[Any] = [block.self_attn for block in model.model.layers]
+    config, attentions = model.config, [block.self_attn for block in model.model.layers]
     D, E, heads = config.hidden_size, config.head_dim, config.num_attention_heads
-    if heads < 3 or config.num_key_value_heads != heads:
-        raise ValueError(
-            f"heads {heads}, kv_heads {config.num_key_value_heads}: must be equal, and at least 3"
-        )
+    if heads < 3 or (kv_heads := config.num_key_value_heads) != heads:
+        raise ValueError(f"heads {heads}, kv_heads {kv_heads}: must be equal, and at least 3")
     basis = torch.linalg.qr(torch.randn(D, D, generator=generator)).Q.T  # orthonormal rows
     constant, before, itself = basis[0], basis[1 : 1 + E], basis[1 + E :]
     identity = itself[:E]  # the part of a token by which it is recognised
@@ -67,7 +61,7 @@ def head_start(model: GPT, generator: torch.Generator) -> None:
     fast, slow = w >= FAST, (w <= SLOW).repeat(2)[:, None]
     gap = (1 - w[fast].cos()).sum() / math.sqrt(E)
     gain = fast * math.sqrt(PREVIOUS_SHARPNESS / gap) / unit
-    first = attentions[0]
+    first: Any = attentions[0]
     first.q_proj.weight[:E] = torch.cat((gain * w.cos(), -gain * w.sin()))[:, None] * constant
     first.k_proj.weight[:E] = torch.cat((gain, 0 * gain))[:, None] * constant
     first.v_proj.weight[:E] = identity

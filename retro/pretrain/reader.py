@@ -44,14 +44,12 @@ class Reader(nn.Module):
         and 1 or 2 for its probe, or 0 where a token is bound to nothing -> nats per target.
         """
         questions = [(predicted[:, 1:], ids[:, :-1], self.states[0][:, 1:])]  # where, target, state
-        for i in (1, 2):
-            where = binding_targets[..., 2] == i
-            questions.append((where, binding_targets[..., :2], self.states[i]))
+        names, asked = binding_targets[..., :2], binding_targets[..., 2]
+        questions += [(asked == i, names, self.states[i]) for i in (1, 2)]
         total = torch.zeros((), device=ids.device)
         for probe, (where, targets, states) in zip(self.probes, questions):
             answers = probe(model.model.norm(states[where])).view(-1, states.shape[-1])  # (N, D)
-            losses = F.cross_entropy(
-                model.logits(answers), targets[where].flatten(), reduction="sum"
-            )
+            right = targets[where].flatten()
+            losses = F.cross_entropy(model.logits(answers), right, reduction="sum")
             total = total + losses / max(len(answers), 1)  # without a mention: 0, not NaN
         return total / 3
