@@ -34,7 +34,6 @@ from retro.trial import Actor, Trajectory, run_trials
 FILES = {"household": ("game.tw-pddl",), "hotpot": ("data",), "shop": ("products", "goals")}
 NAMED = "; ".join(f"{env} {','.join(files)}" for env, files in FILES.items())
 CANDIDATES = 20  # tasks among which to find one that the actor fails at first
-FORM = "I looked in the wrong places. Plan: do this, then that."
 
 
 @dataclass(frozen=True)
@@ -50,12 +49,11 @@ class Config:
 
 def main(config: Config) -> None:
     env, tasks = choose(config)
-    watched = Watched(env)
+    env.fresh = lambda: env  # type: ignore[method-assign]  # no copy: `You` asks it what can be done
 
     # 1. the two roles, as in train.py
     settings, device = run_settings(config.run_dir), pick_device()
-    base = settings["base"]
-    folder = settings["reflector"] or base
+    base, folder = settings["base"], settings["reflector"] or settings["base"]
     lm = open_model(folder, device, settings["bfloat16"] and folder != base)
     if config.run_dir:
         load_adapter(lm.model, Path(config.run_dir) / "adapter")
@@ -64,7 +62,7 @@ def main(config: Config) -> None:
 
     def trial(task: dict, number: int, memory: list[str], player: Actor) -> Trajectory:
         actor.generator = seeded(config.seed, "play", number, device=device)
-        return run_trials({env.name: watched}, [task], player, [memory])[0]
+        return run_trials({env.name: env}, [task], player, [memory])[0]
 
     # 2. a task: one with something to reflect on, if there is a choice
     task = tasks[0]
@@ -72,13 +70,11 @@ def main(config: Config) -> None:
         task = next((t for t in tasks if not trial(t, 0, [], actor).success), task)
 
     # 3. trial, reflection, retry
-    screen, last = Screen(config.delay), None
-    memory: list[str] = []
-    player = Aloud(You(watched, screen) if config.you == "actor" else actor, screen)
+    screen, last, memory = Screen(config.delay), None, list[str]()
+    player = Aloud(You(env, screen) if config.you == "actor" else actor, screen)
     generator = seeded(config.seed, "play", "reflector", device=device)
-    whose = "after training" if config.run_dir else "untrained"
-    if config.you == "reflector":
-        whose = "you"
+    trained = "after training" if config.run_dir else "untrained"
+    whose = "you" if config.you == "reflector" else trained
     screen.say(f"environment {env.name}, task {task['id']}, reflector: {whose}", "dim")
     for number in range(config.retries + 1):
         screen.heading(f"Retry {number}" if number else "First trial")
@@ -89,13 +85,12 @@ def main(config: Config) -> None:
         screen.heading("Reflection")
         screen.wait(2)
         if config.you == "reflector":
-            screen.say(f"One line, such as: {FORM} An empty one: retry without.", "dim")
+            screen.say("One line, such as: I looked in the wrong places. Plan: do this, then that. "
+                       "An empty one: retry without.", "dim")  # fmt: skip
             text = screen.ask("> ", "mind")
         else:
-            (written,) = reflect(
-                lm, [reflection_prompt(trajectory, lm)], temperature=1.0, generator=generator,
-                adapt_prompt=settings["adapt_prompt"],
-            )  # fmt: skip
+            (written,) = reflect(lm, [reflection_prompt(trajectory, lm)], temperature=1.0,
+                                 generator=generator, adapt_prompt=settings["adapt_prompt"])
             text = written.text
             screen.say(text, "mind")
             screen.wait(6)
@@ -106,30 +101,13 @@ def main(config: Config) -> None:
 
 def choose(config: Config) -> tuple[envs.Environment, list[dict]]:
     """The environment and the tasks to choose from: generated ones, or a game file's own."""
-    files = config.game.split(",") if config.game else []
-    if not files:
-        env = envs.make(config.env)
-    elif len(files) != len(FILES.get(config.env, ())):
+    files, expected = config.game.split(",") if config.game else [], FILES.get(config.env, ())
+    if files and len(files) != len(expected):
         raise ValueError(f"--game {config.game!r} of {config.env!r}: expected {NAMED}")
-    elif config.env == "household":
+    if files and config.env == "household":
         return envs.make(config.env), [load_game(config.game)]
-    else:
-        env = envs.make(config.env, **dict(zip(FILES[config.env], files)))
+    env = envs.make(config.env, **dict(zip(expected, files)))
     return env, env.tasks("unseen", CANDIDATES, config.seed)
-
-
-class Watched(envs.Environment):
-    """An environment that keeps hold of the trial it started last: what can be done there now?"""
-
-    def __init__(self, env: envs.Environment):
-        self.env = self.playing = env
-
-    def fresh(self) -> envs.Environment:
-        self.playing = self.env.fresh()
-        return self.playing
-
-    def admissible_actions(self) -> list[str]:
-        return self.playing.admissible_actions()
 
 
 def tell_end(screen: Screen, trajectory: Trajectory, last: Trajectory | None) -> None:
@@ -137,8 +115,7 @@ def tell_end(screen: Screen, trajectory: Trajectory, last: Trajectory | None) ->
     end = "SOLVED" if trajectory.success else f"FAILED, score {trajectory.episode_return:.2f}"
     count = len(trajectory.steps)
     end += f" after {count} step{'s' * (count != 1)}{', the limit' * trajectory.truncated}"
-    if last is not None:
-        end += f"; rating of the reflection: {rate(last, trajectory):+.2f}"
+    end += f"; rating of the reflection: {rate(last, trajectory):+.2f}" if last else ""
     print()
     screen.say(end, "good" if trajectory.success else "bad")
     screen.wait(3)
@@ -156,9 +133,8 @@ class Aloud:
     def start(self, openings: Sequence[str]) -> "Aloud":
         session = Aloud(self.actor.start(openings), self.screen)
         for line in openings[0].split("\n"):
-            remembered = line.startswith(prompts.REFLECT.strip())
-            task = line.startswith("Your task is to:")
-            self.screen.say(line, "mind" if remembered else "task" if task else "")
+            style = "task" if line.startswith("Your task is to:") else ""
+            self.screen.say(line, "mind" if line.startswith(prompts.REFLECT.strip()) else style)
         self.screen.wait(4)
         return session
 

@@ -43,7 +43,7 @@ def train(texts: Iterable[str], vocab_size: int, special_tokens: tuple[str, ...]
         if -count < 2:
             break
         tokens.append(tokens[pair[0]] + tokens[pair[1]])
-        changed = set()
+        changed: set[tuple[int, int]] = set()
         for index in holders.pop(pair):
             old, words[index] = words[index], merge(words[index], pair, len(tokens) - 1)
             for old_pair in pairwise(old):

@@ -39,9 +39,11 @@ def head_start(model: GPT, generator: torch.Generator) -> None:
     """Overwrite the embeddings, head 0 of block 0 (the token before), and head 1 of every second
     block from block 1 on (induction). ValueError on a shape that has no room for them.
     """
-    config, attentions = model.config, [block.self_attn for block in model.model.layers]
+    config = model.config
+    attentions: list[Any] = [block.self_attn for block in model.model.layers]
     D, E, heads = config.hidden_size, config.head_dim, config.num_attention_heads
-    if heads < 3 or (kv_heads := config.num_key_value_heads) != heads:
+    kv_heads = config.num_key_value_heads
+    if heads < 3 or kv_heads != heads:
         raise ValueError(f"heads {heads}, kv_heads {kv_heads}: must be equal, and at least 3")
     basis = torch.linalg.qr(torch.randn(D, D, generator=generator)).Q.T  # orthonormal rows
     constant, before, itself = basis[0], basis[1 : 1 + E], basis[1 + E :]
@@ -61,7 +63,7 @@ def head_start(model: GPT, generator: torch.Generator) -> None:
     fast, slow = w >= FAST, (w <= SLOW).repeat(2)[:, None]
     gap = (1 - w[fast].cos()).sum() / math.sqrt(E)
     gain = fast * math.sqrt(PREVIOUS_SHARPNESS / gap) / unit
-    first: Any = attentions[0]
+    first = attentions[0]
     first.q_proj.weight[:E] = torch.cat((gain * w.cos(), -gain * w.sin()))[:, None] * constant
     first.k_proj.weight[:E] = torch.cat((gain, 0 * gain))[:, None] * constant
     first.v_proj.weight[:E] = identity

@@ -27,8 +27,7 @@ ANSWER_TOKENS = 96
 
 def measure_skills(env: Environment, lm: LanguageModel, split: str, n: int, seed: int,
                    actor_temperature: float) -> dict[str, float]:  # fmt: skip
-    """The four on n tasks, and `oracle_retry`: success after a failure and the oracle's reflection.
-    """
+    """The four shares, and `oracle_retry`: success after a failure and the oracle's reflection."""
     generator = seeded("skills", seed, device=lm.device)
     actor = LMActor(lm, actor_temperature, generator)
     tasks, envs = env.tasks(split, n, seed), {env.name: env}

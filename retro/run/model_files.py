@@ -84,7 +84,7 @@ def check_settings(settings: dict) -> dict:
     if missing := [name for name in REQUIRED if name not in settings]:
         raise ValueError(f"missing the setting {missing[0]!r}")
     for name, kind in KINDS.items():
-        value = settings.get(name)
+        value: Any = settings.get(name)
         if name not in settings or (name == "head_dim" and value is None):
             continue
         most = LARGEST_FLOAT if kind is float else LARGEST_INT.get(name, 1 << 24)
