@@ -30,9 +30,8 @@ from retro.report.page import write_page
 from retro.report.tables import table
 from retro.reward import RewardModel
 from retro.run.cli import option, parse, run_script
-from retro.run.device import pick_device
+from retro.run.device import pick_device, seeded
 from retro.run.files import read_json, write_atomically, write_json
-from retro.run.seeds import seeded
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,7 @@ from retro.memory import MEMORY
 from retro.reflect import rate, reflect, reflection_prompt
 from retro.report.terminal import Screen
 from retro.run.cli import option, parse, run_script
-from retro.run.device import pick_device
-from retro.run.seeds import seeded
+from retro.run.device import pick_device, seeded
 from retro.trial import Actor, Trajectory, run_trials
 
 FILES = {"household": ("game.tw-pddl",), "hotpot": ("data",), "shop": ("products", "goals")}

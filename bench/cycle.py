@@ -27,8 +27,7 @@ from retro.reflect import (
     reflect,
     reflection_prompt,
 )  # fmt: skip
-from retro.run.device import autocast, pick_device
-from retro.run.seeds import seeded
+from retro.run.device import autocast, pick_device, seeded
 from retro.tokenizer import load as load_tokenizer
 from retro.trial import run_in_batches
 

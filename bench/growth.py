@@ -19,8 +19,7 @@ from bench.timing import Row, seconds
 from retro.lora import add_lora
 from retro.model import GPT
 from retro.reflect import Reflection, ReflectionPolicy
-from retro.run.device import pick_device
-from retro.run.seeds import seeded
+from retro.run.device import pick_device, seeded
 
 POINTS = {
     "batch": (16, 64, 128, 512),  # trials of a whole cycle

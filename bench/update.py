@@ -17,7 +17,7 @@ from bench.timing import Row, in_turn, same
 from retro.lora import lora_parameters
 from retro.ppo import Batch, ppo_update
 from retro.reflect import Reflection, ReflectionPolicy, reflection_prompt
-from retro.run.seeds import seeded
+from retro.run.device import seeded
 from retro.tokenizer import load as load_tokenizer
 
 MINIBATCH, EPOCHS, LR, KL = 32, 2, 1e-3, 0.02  # as in train.py, whose minibatches are of 16

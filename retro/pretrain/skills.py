@@ -19,7 +19,7 @@ from retro import prompts
 from retro.actor import LMActor
 from retro.language_model import LanguageModel
 from retro.reflect import reflect, reflection_prompt
-from retro.run.seeds import seeded
+from retro.run.device import seeded
 from retro.trial import Trajectory, run_in_batches
 
 ANSWER_TOKENS = 96

@@ -35,11 +35,10 @@ def load(path: str | Path, weights: Mapping[str, torch.Tensor],
         raise ValueError(f"{path}: is not a checkpoint of this run's model")
     try:
         state = json.loads(bytes(tensors["state"].tolist()))
-        moments = [name.split(".") for name in tensors if name.startswith("optimizer.")]
-        whole = isinstance(state, dict) and all(len(m) == 4 and m[2].isdecimal() for m in moments)
     except (TypeError, ValueError, RecursionError):
-        whole = False
-    if not whole:
+        state = None
+    moments = [name.split(".") for name in tensors if name.startswith("optimizer.")]
+    if not isinstance(state, dict) or not all(len(m) == 4 and m[2].isdecimal() for m in moments):
         raise ValueError(f"{path}: its state cannot be read")
     for name, tensor in weights.items():
         tensor.copy_(stored[name])
