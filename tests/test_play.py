@@ -156,7 +156,8 @@ def test_hostile_text_is_shown_and_does_nothing(capsys):
     screen, player = Screen(0.0), ScriptedActor(lambda text: Hostile.text)
     player.memory = 3
     task = {"env": "hostile", "id": Hostile.text, "max_steps": 1}
-    trajectory = run_trials(Hostile(), [task], play.Aloud(player, screen), [[Hostile.text]])[0]
+    aloud = play.Aloud(player, screen)
+    trajectory = run_trials({"hostile": Hostile()}, [task], aloud, [[Hostile.text]])[0]
     play.tell_end(screen, trajectory, None)
     out = capsys.readouterr().out
     assert out.count("␛[2J␛]0;title␇<U+009B>31m<U+202E>") == 4  # twice observed, read, done

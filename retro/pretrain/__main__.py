@@ -17,6 +17,7 @@ import random
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import count, islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -33,17 +34,16 @@ from retro.actor import TEMPERATURE
 from retro.language_model import LanguageModel
 from retro.model import GPT, GPTConfig
 from retro.pretrain import bpe
-from retro.pretrain.corpus import Document, ShardJob, batches, shard_documents, weighted_texts
+from retro.pretrain.corpus import Document, batches, shard_documents, weighted_texts
 from retro.pretrain.first_weights import grow_vocabulary, head_start
 from retro.pretrain.muon import Muon
 from retro.pretrain.reader import Reader
 from retro.pretrain.skills import measure_skills
-from retro.run.checkpoint import load, save
+from retro.run import checkpoint
 from retro.run.cli import option, option_of, parse, run_script
 from retro.run.device import autocast, pick_device
 from retro.run.files import write_atomically
-from retro.tokenizer import Tokenizer
-from retro.tokenizer import load as load_tokenizer
+from retro.tokenizer import Tokenizer, load
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Training:
     reader: Reader
     optimizers: list[Optimizer]  # Muon, AdamW
     state: dict[str, Any]  # config, shard, tokens, seconds, steps, loss: what JSON can hold
-    checkpoint: Path
+    path: Path  # of the checkpoint
     frozen_steps: int  # FROZEN_STEPS, or 0
 
     @property
@@ -124,7 +124,7 @@ def main(config: Config) -> None:
 
 def own_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer in a folder; ValueError if it is a pretrained model's."""
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load(folder)
     if not isinstance(tokenizer, Tokenizer):
         raise ValueError(f"{folder}: holds a pretrained model's tokenizer, not one of ours")
     return tokenizer
@@ -141,7 +141,7 @@ def tokenizer_texts(environments: dict[str, envs.Environment], seed: int) -> lis
 
 def start(config: Config, tokenizer: Tokenizer, base_tokenizer: Tokenizer | None) -> Training:
     """A new run, or the one that `config.out` holds; ValueError if its settings are others."""
-    device, checkpoint = pick_device(), Path(config.out) / "pretrain.state"
+    device, path = pick_device(), Path(config.out) / "pretrain.state"
     generator = torch.Generator().manual_seed(config.seed)
     if base_tokenizer:
         model = grow_vocabulary(GPT.from_pretrained(config.start), base_tokenizer, tokenizer)
@@ -156,12 +156,12 @@ def start(config: Config, tokenizer: Tokenizer, base_tokenizer: Tokenizer | None
     frozen_steps = FROZEN_STEPS if base_tokenizer and (config.reading_weight or grows) else 0
     state: dict[str, Any] = dict(config=asdict(config), shard=0, tokens=0, seconds=0.0, steps=0)
     own = optimizers(model, reader, config)
-    training = Training(model, reader, own, state, checkpoint, frozen_steps)
-    if checkpoint.exists():
-        state = training.state = load(checkpoint, training.parameters, training.optimizers)
+    training = Training(model, reader, own, state, path, frozen_steps)
+    if path.exists():
+        state = training.state = checkpoint.load(path, training.parameters, own)
         kept = {k: v for k, v in asdict(config).items() if k not in FREE}
         if changed := [k for k, v in kept.items() if state["config"][k] != v]:
-            raise ValueError(f"{checkpoint}: was written with other {', '.join(changed)}")
+            raise ValueError(f"{path}: was written with other {', '.join(changed)}")
         print(f"resumed at {state['tokens'] / 1e6:.1f}M tokens")
     return training
 
@@ -193,7 +193,7 @@ def train(config: Config, training: Training, env_names: tuple[str, ...]) -> Non
         state["loss"] = means[0].item()
         late = time.time() - saved > 60 * config.checkpoint_minutes
         if late or state["tokens"] >= config.tokens:
-            save(training.checkpoint, training.parameters, training.optimizers, state)
+            checkpoint.save(training.path, training.parameters, training.optimizers, state)
             saved = time.time()
             bar.write("{:.2f}M tokens, {:.0f} minutes, loss {:.4f}, reading {:.4f}".format(
                 state["tokens"] / 1e6, state["seconds"] / 60, *means))  # fmt: skip
@@ -253,18 +253,16 @@ def shards(config: Config, first: int, env_names: tuple[str, ...]) -> Iterator[l
     """The documents of shard `first` and all after it. On a GPU two processes prepare them, three
     shards ahead; a CPU's cores are needed for the training itself.
     """
-    jobs = (
-        ShardJob(env_names, config.out, config.seed, number, config.oracle_share, config.drills)
-        for number in count(first)
-    )
+    shard = partial(shard_documents, env_names, config.out, config.seed, config.oracle_share,
+                    config.drills)  # fmt: skip
     if pick_device().type == "cpu":
-        yield from map(shard_documents, jobs)
+        yield from map(shard, count(first))
         return
     with get_context("spawn").Pool(2) as pool:
-        pending = [pool.apply_async(shard_documents, (job,)) for job in islice(jobs, 3)]
-        for job in jobs:
+        pending = [pool.apply_async(shard, (first + ahead,)) for ahead in range(3)]
+        for number in count(first + 3):
             yield pending.pop(0).get()
-            pending.append(pool.apply_async(shard_documents, (job,)))
+            pending.append(pool.apply_async(shard, (number,)))
 
 
 def write_card(out: Path, config: Config, state: dict, n: int = 200) -> None:

@@ -15,11 +15,9 @@ from typing import NamedTuple
 import torch
 
 import envs
-from envs import Environment
 from envs.demonstrations import Demonstration
 from retro import prompts
-from retro.tokenizer import Tokenizer
-from retro.tokenizer import load as load_tokenizer
+from retro.tokenizer import Tokenizer, load
 
 DOCUMENTS = 112  # in a shard, a function of (seed, number) alone: a run can resume anywhere
 ENV_WEIGHTS = {"household": 5}  # of the documents, where it is not 1: the errands are short
@@ -32,17 +30,6 @@ class Document(NamedTuple):
     loss_weights: list[int]  # 0 = not to be predicted, ACTION_WEIGHT for a player's token, else 1
     binding_targets: list[tuple[int, int, int]]  # first and last id of the name that a token is
     # bound to, and 1 at its first mention, 2 at a later one; or UNBOUND
-
-
-class ShardJob(NamedTuple):
-    """What a shard is made from."""
-
-    env_names: tuple[str, ...]
-    tokenizer_folder: str
-    seed: int
-    number: int
-    oracle_share: float
-    drills: float
 
 
 def weighted_texts(d: Demonstration, rng: random.Random) -> list[tuple[str, int]]:
@@ -64,7 +51,9 @@ def weighted_texts(d: Demonstration, rng: random.Random) -> list[tuple[str, int]
     return texts
 
 
-def to_document(texts: list[tuple[str, int]], env: Environment, tokenizer: Tokenizer) -> Document:
+def to_document(
+    texts: list[tuple[str, int]], env: envs.Environment, tokenizer: Tokenizer
+) -> Document:
     """Weighted texts as a document, ended by the end-of-text id."""
     encoded = [(tokenizer.encode(text), weight) for text, weight in texts]
     ids = [i for text_ids, _ in encoded for i in text_ids]
@@ -73,20 +62,21 @@ def to_document(texts: list[tuple[str, int]], env: Environment, tokenizer: Token
     whole, starts = tokenizer.encoding.decode_with_offsets(ids)
     for _, end, name, later in env.bindings(whole):
         last, name_ids = bisect_left(starts, end) - 1, tokenizer.encode(f" {name}")
-        targets[last] = (name_ids[0], name_ids[-1], 1 + later)
-        targets[last + 1] = targets[last]  # and on the token after a mention
+        target = (name_ids[0], name_ids[-1], 1 + later)
+        targets[last : last + 2] = [target, target]  # on a mention's last token and the one after
     return Document(ids + [tokenizer.eos], loss_weights + [1], targets)
 
 
-def shard_documents(job: ShardJob) -> list[Document]:
-    """The documents of one shard."""
-    tokenizer, documents = load_tokenizer(job.tokenizer_folder), []
-    rng = random.Random(f"shard {job.seed} {job.number}")
-    weights = {name: ENV_WEIGHTS.get(name, 1) for name in job.env_names}
-    drills = max(0.25, job.drills - job.number / 400)  # their share: most at first, a quarter later
+def shard_documents(env_names: tuple[str, ...], tokenizer_folder: str, seed: int,
+                    oracle_share: float, drills: float, number: int) -> list[Document]:  # fmt: skip
+    """The documents of shard `number`. `drills`: their share at first; later it is a quarter."""
+    tokenizer, documents = load(tokenizer_folder), []
+    rng = random.Random(f"shard {seed} {number}")
+    weights = {name: ENV_WEIGHTS.get(name, 1) for name in env_names}
+    drill_share = max(0.25, drills - number / 400)
     for name, weight in weights.items():
-        env, stream = envs.make(name), f"{job.seed}/{job.number}"
-        demonstrations = env.demonstrations("train", stream, job.oracle_share, drills)
+        env = envs.make(name)
+        demonstrations = env.demonstrations("train", f"{seed}/{number}", oracle_share, drill_share)
         for d in islice(demonstrations, DOCUMENTS * weight // sum(weights.values())):
             documents.append(to_document(weighted_texts(d, rng), env, tokenizer))
     return documents
