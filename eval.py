@@ -114,9 +114,7 @@ def main(config: Config) -> None:
 
 
 def chosen_methods(config: Config, mode: str, of_the_run: bool) -> tuple[str, ...]:
-    """The methods to compare; ValueError where the options do not go together. `of_the_run`: the
-    reflector is the one that the run has trained.
-    """
+    """The methods to compare. `of_the_run`: the reflector is the one that the run has trained."""
     known = methods_of(mode)
     methods = known if of_the_run else UNTRAINED
     if config.methods:

@@ -48,7 +48,7 @@ class Config:
 
 def main(config: Config) -> None:
     env, tasks = choose(config)
-    env.fresh = lambda: env  # type: ignore[method-assign]  # no copy: `You` asks it what can be done
+    env.fresh = lambda: env  # type: ignore[method-assign]  # no copy: `?` asks it what can be done
 
     # 1. the two roles, as in train.py
     settings, device = run_settings(config.run_dir), pick_device()
@@ -59,7 +59,7 @@ def main(config: Config) -> None:
     plays = lm if folder == base else open_model(base, device, False)
     actor = LMActor(plays, settings["actor_temperature"], seeded(config.seed), settings["memory"])
 
-    def trial(task: dict, number: int, memory: list[str], player: Actor) -> Trajectory:
+    def trial(task: dict, number: int, memory: list[str], player: Any) -> Trajectory:
         actor.generator = seeded(config.seed, "play", number, device=device)
         return run_trials({env.name: env}, [task], player, [memory])[0]
 
@@ -70,7 +70,7 @@ def main(config: Config) -> None:
 
     # 3. trial, reflection, retry
     screen, last, memory = Screen(config.delay), None, list[str]()
-    player = Aloud(You(env, screen) if config.you == "actor" else actor, screen)
+    player = Aloud(None if config.you == "actor" else actor, screen, env)
     generator = seeded(config.seed, "play", "reflector", device=device)
     trained = "after training" if config.run_dir else "untrained"
     whose = "you" if config.you == "reflector" else trained
@@ -121,54 +121,40 @@ def tell_end(screen: Screen, trajectory: Trajectory, last: Trajectory | None) ->
 
 
 class Aloud:
-    """An actor whose trial is shown as it happens, one trial at a time; `actor` is who plays."""
+    """Who plays a trial that is shown as it happens: an actor, or without one you. Each action is
+    then a line that you type, and `?` lists what `env` would accept.
+    """
 
-    def __init__(self, actor: Any, screen: Screen):
-        self.actor, self.screen = actor, screen
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.actor, name)  # its memory, device, ...
+    def __init__(self, actor: Actor | None, screen: Screen, env: Any = None):
+        self.actor, self.screen, self.env = actor, screen, env
+        self.memory = actor.memory if actor else MEMORY  # you read as much as the model
 
     def start(self, openings: Sequence[str]) -> "Aloud":
-        session = Aloud(self.actor.start(openings), self.screen)
+        if self.actor:
+            self.session = self.actor.start(openings)
+        else:
+            self.screen.say("Type an action; ? lists what would be accepted now.\n", "dim")
         for line in openings[0].split("\n"):
             style = "task" if line.startswith("Your task is to:") else ""
             self.screen.say(line, "mind" if line.startswith(prompts.REFLECT.strip()) else style)
         self.screen.wait(4)
-        return session
-
-    def act(self, rows: Sequence[int]) -> list[str]:
-        actions = self.actor.act(rows)
-        if not isinstance(self.actor, You):  # what one types stands there already
-            self.screen.say(prompts.one_line(actions[0]), "act", "> ")
-            self.screen.wait()
-        return actions
-
-    def observe(self, rows: Sequence[int], texts: Sequence[str]) -> None:
-        self.actor.observe(rows, texts)
-        self.screen.say(texts[0])
-        self.screen.wait()
-
-
-class You:
-    """You as the actor: each action is a line that you type, `?` lists what would be accepted."""
-
-    memory = MEMORY  # reflections that you are shown: as many as the model reads
-
-    def __init__(self, env: envs.Environment, screen: Screen):
-        self.env, self.screen = env, screen
-
-    def start(self, openings: Sequence[str]) -> "You":
-        self.screen.say("Type an action; ? lists what would be accepted now.\n", "dim")
         return self
 
     def act(self, rows: Sequence[int]) -> list[str]:
+        if self.actor:
+            actions = self.session.act(rows)
+            self.screen.say(prompts.one_line(actions[0]), "act", "> ")
+            self.screen.wait()
+            return actions
         while (action := self.screen.ask("> ").strip()) == "?":
             self.screen.say("\n".join(self.env.admissible_actions()), "dim")
         return [action]
 
     def observe(self, rows: Sequence[int], texts: Sequence[str]) -> None:
-        """The screen shows it."""
+        if self.actor:
+            self.session.observe(rows, texts)
+        self.screen.say(texts[0])
+        self.screen.wait()
 
 
 def interruptible(config: Config) -> None:

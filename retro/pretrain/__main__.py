@@ -227,12 +227,12 @@ def step(config: Config, training: Training, batch: tuple[Tensor, ...]) -> tuple
 def losses_of(
     model: GPT, reader: Reader, ids: Tensor, loss_weights: Tensor, binding_targets: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """ids and loss_weights (B, T), binding_targets (B, T, 3) -> the weighted cross-entropy of what
-    is to be predicted (nats per token), and the reading loss (nats per target).
+    """ids, loss_weights (B, T), binding_targets (B, T, 3) -> weighted cross-entropy (nats per
+    token), reading loss (nats per target).
     """
+    predicted = loss_weights > 0
+    next_predicted = predicted[:, 1:]
     with autocast(ids.device):
-        predicted = loss_weights > 0
-        next_predicted = predicted[:, 1:]
         states = model.hidden(ids[:, :-1])[next_predicted]  # (N, D): before each of those tokens
         losses = F.cross_entropy(model.logits(states), ids[:, 1:][next_predicted], reduction="none")
         weights = loss_weights[:, 1:][next_predicted]  # (N,)
@@ -250,9 +250,7 @@ def learning_rate(progress: float, warmup: float, decay: float) -> float:
 
 
 def shards(config: Config, first: int, env_names: tuple[str, ...]) -> Iterator[list[Document]]:
-    """The documents of shard `first` and all after it. On a GPU two processes prepare them, three
-    shards ahead; a CPU's cores are needed for the training itself.
-    """
+    """From shard `first` on. Beside a GPU two processes prepare them, three shards ahead."""
     shard = partial(shard_documents, env_names, config.out, config.seed, config.oracle_share,
                     config.drills)  # fmt: skip
     if pick_device().type == "cpu":

@@ -33,9 +33,7 @@ class Document(NamedTuple):
 
 
 def weighted_texts(d: Demonstration, rng: random.Random) -> list[tuple[str, int]]:
-    """One demonstration as (text, loss weight) pairs, in reading order. The reflection and the
-    questions follow the transcript in random order, so that each of them also comes right after it.
-    """
+    """Pairs (text, loss weight), as they are read; reflection and questions end it in any order."""
     texts = [(prompts.opening(d.observation, d.reflections), 0)]
     for i, (action, reply) in enumerate(d.steps):
         weight = 0 if i in d.slips else ACTION_WEIGHT
@@ -85,8 +83,8 @@ def shard_documents(env_names: tuple[str, ...], tokenizer_folder: str, seed: int
 def batches(
     documents: list[Document], batch_tokens: int, context: int, rng: random.Random
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Documents as batches: ids (B, T), loss_weights (B, T), binding_targets (B, T, 3). They are
-    sorted by length first, so that padding is small; longer ones than `context` are left out.
+    """ids (B, T), loss_weights (B, T), binding_targets (B, T, 3) of documents of similar length;
+    those longer than `context` are left out.
     """
     groups: list[list[Document]] = [[]]
     for d in sorted(documents, key=lambda d: len(d.ids)):

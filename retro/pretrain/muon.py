@@ -13,8 +13,8 @@ from retro.run.device import autocast
 
 
 class Muon(torch.optim.Optimizer):
-    """Decoupled weight decay, Nesterov momentum. A tall matrix moves (rows / columns)^(1/2) times
-    further than a square one. ValueError on a parameter that is no matrix.
+    """Decoupled weight decay, Nesterov momentum; a tall matrix moves (rows / columns)^(1/2) times
+    further than a square one.
     """
 
     def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float,

@@ -1,7 +1,6 @@
 """The command line of every script: options made from a config dataclass, errors as one line.
 
-`option` gives a field of the dataclass its default, its line of help, its group and its bounds.
-`parse` turns the dataclass into a parser, and what was typed into the dataclass.
+`option` describes a field of the dataclass, `parse` turns what was typed into the dataclass.
 """
 
 import argparse
@@ -22,9 +21,7 @@ METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT"}
 
 def option(default: Any, help: str, group: str, *, low: float | None = None,
            high: float | None = None, above: float | None = None) -> Any:  # fmt: skip
-    """A field of a Config. `help`: what the option does, and its unit; `group`: the heading that
-    it stands under. A value lies in [low, high], or with `above` in (above, high].
-    """
+    """A field of a Config; `group` is its heading, its value in [low, high], or (above, high]."""
     bounds = {"low": low, "high": high, "above": above}
     return field(default=default, metadata={"help": help, "group": group, "bounds": bounds})
 
@@ -35,7 +32,7 @@ def option_of(name: str) -> str:
 
 
 def allowed(low: float | None, high: float | None, above: float | None) -> str:
-    """The bounds in words, "" without any.
+    """The bounds in words.
 
     >>> allowed(0, 1, None), allowed(1, None, None), allowed(None, 1, 0), allowed(None, None, None)
     ('between 0 and 1', 'at least 1', 'above 0 and at most 1', '')
@@ -54,16 +51,13 @@ def within(value: float, low: float | None, high: float | None, above: float | N
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """One line, without argparse's list of all options."""
-        fail(message)
+        fail(message)  # without argparse's list of all options
 
 
 def parse(config_class: type[Config], doc: str,
           defaults: Callable[[argparse.Namespace], dict] = lambda given: {},
           argv: Sequence[str] | None = None) -> Config:  # fmt: skip
-    """Each field becomes an option with its own default, or with that of `defaults`, which sees
-    what was given. A wrong option ends the program with exit status 2.
-    """
+    """What was typed, as a Config. `defaults`, from what was given, replace the fields' own."""
     parser = Parser(usage="%(prog)s [options]", description=doc, allow_abbrev=False,
                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     own = config_class.__annotations__

@@ -20,9 +20,7 @@ def pick_device() -> torch.device:
 
 
 def seeded(*names: object, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator that depends on the names alone: seeded(0, "actor", 17). So a resumed run draws
-    what an unbroken run draws.
-    """
+    """A generator named by its purpose: a resumed run draws what an unbroken run draws."""
     digest = hashlib.sha256(repr(names).encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:6], "big"))
 

@@ -64,9 +64,7 @@ def read_json(path: str | Path) -> dict:
 
 def read_tensors(path: str | Path, device: torch.device | None = None,
                  dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:  # fmt: skip
-    """All tensors of a safetensors file; nothing is unpickled. Float tensors get `dtype`, when it
-    is given. ValueError when the file is broken.
-    """
+    """All tensors of a safetensors file, float ones as `dtype`; ValueError when it is broken."""
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file, expected a safetensors file")
     tensors = {}
@@ -84,10 +82,8 @@ def read_tensors(path: str | Path, device: torch.device | None = None,
 
 
 class JsonLines:
-    """A file of JSON objects, one a line, each with at least `fields`, that survives a crash.
-
-    An append is on disk when it returns. A checkpoint remembers the number of lines; after a crash
-    `truncate` drops what came later, half-written lines included.
+    """A file of JSON objects, one a line, each with at least `fields`. An append is on disk when it
+    returns; after a crash `truncate` drops what a checkpoint does not count, cut lines included.
     """
 
     def __init__(self, path: str | Path, fields: tuple[str, ...] = ()):

@@ -9,7 +9,7 @@ replay.jsonl        D_RL: every rated reflection
 failed.jsonl        the failed trajectories that PPO reflects on
 sft/, adapter/      the adapter after imitation and after PPO, in PEFT's format
 reward/             the reward model of an offline run: its adapter, its head
-results.json        success by retry of every method; results.png if matplotlib is there
+results.json, .png  success by retry of every method; the picture if matplotlib is there
 """
 
 import json
@@ -39,11 +39,9 @@ FREE = ("run_dir", "resume")  # settings that a resumed run may change
 
 
 class RunFolder:
-    """Opens the folder: a new one, or with `config.resume` one that was interrupted. Of several
-    processes one writes.
-
-    `state` holds the counters that say how far the run is. `save` writes them with the weights;
-    what the files hold beyond that is dropped when the run is resumed.
+    """A new folder, or with `config.resume` one of an interrupted run; of several processes one
+    writes. `state` says how far the run is. `save` writes it with the weights; what the files hold
+    beyond that is dropped when the run is resumed.
     """
 
     def __init__(self, config: Any, weights: Mapping[str, torch.Tensor],
@@ -101,9 +99,7 @@ class RunFolder:
 
 
 def lock(folder: Path) -> TextIO:
-    """The folder's file `lock`, held until this process ends, however it ends; ValueError if
-    another process holds it.
-    """
+    """The folder's lock, held until this process ends; ValueError if another process holds it."""
     file = (folder / "lock").open("a+")
     try:
         if fcntl:

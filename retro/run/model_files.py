@@ -145,13 +145,11 @@ def check_tensors(
 
 
 def peft_name(name: str) -> str:
-    """Of a weight that `lora.adapter_state` calls "<layer>.lora_A" or "<layer>.lora_B"."""
     return f"base_model.model.{name}.weight"
 
 
 def write_adapter(folder: str | Path, state: Mapping[str, Tensor], rank: int, alpha: float,
                   targets: Sequence[str]) -> None:  # fmt: skip
-    """Each file atomically."""
     tensors = {peft_name(name): weight for name, weight in state.items()}
     write_tensors(Path(folder) / ADAPTER_WEIGHTS, tensors)
     sizes = {"r": rank, "lora_alpha": alpha, "target_modules": list(targets)}

@@ -119,10 +119,7 @@ def launch(*counts: int) -> Iterator[int]:
 
 
 def join(device: torch.device) -> Processes:
-    """Meet the other processes that torchrun or `launch` started; without, a single rank.
-
-    On GPUs each rank of a machine takes its own. ValueError if there are fewer than ranks.
-    """
+    """Meet the other processes that started; ValueError if a machine has more ranks than GPUs."""
     if "WORLD_SIZE" not in os.environ:
         return ALONE
     if device.type == "cuda":
