@@ -137,8 +137,8 @@ def test_save_and_load(coder, tmp_path):
 
 def test_vocabulary_sizes():
     assert train(["ab"], 400).vocab_size == 257  # no pair occurs twice
-    two = train([TEXT], 280, (tokenizer.EOS, "<|pad|>"))
-    assert two.special_tokens == {"<|eos|>": 278, "<|pad|>": 279} and two.vocab_size == 280
+    trained = train([TEXT], 280)
+    assert trained.special_tokens == {"<|eos|>": 279} and trained.vocab_size == 280
     with pytest.raises(ValueError, match="vocab_size is 200, at least 257"):
         train([TEXT], 200)
 

@@ -10,16 +10,15 @@ import regex  # tiktoken brings it along
 from retro.tokenizer import EOS, PATTERN, Tokenizer
 
 
-def train(texts: Iterable[str], vocab_size: int, special_tokens: tuple[str, ...] = (EOS,),
-          start: Tokenizer | None = None) -> Tokenizer:  # fmt: skip
-    """Learn `vocab_size` tokens: 256 bytes, merges, and the special ones, which get the last ids.
+def train(texts: Iterable[str], vocab_size: int, start: Tokenizer | None = None) -> Tokenizer:
+    """Learn `vocab_size` tokens: 256 bytes, merges, and the end of a text, which gets the last id.
 
     Each merge takes the most frequent pair (ties: the smallest ids). Fewer tokens come out when the
     text has no pair left that occurs twice. With `start`, its tokens keep their ids and the merges
     go on from there: it grows.
     """
-    if vocab_size < 256 + len(special_tokens):
-        raise ValueError(f"vocab_size is {vocab_size}, at least {256 + len(special_tokens)} needed")
+    if vocab_size < 257:
+        raise ValueError(f"vocab_size is {vocab_size}, at least 257 needed")
     pre_tokens = Counter(word for text in texts for word in regex.findall(PATTERN, text))
     # each distinct pre-token once
     words = [start.encode(word) if start else list(word.encode()) for word in pre_tokens]
@@ -36,7 +35,7 @@ def train(texts: Iterable[str], vocab_size: int, special_tokens: tuple[str, ...]
             holders[pair].add(index)
     queue = [(-count, pair) for pair, count in pair_counts.items()]
     heapq.heapify(queue)
-    while len(tokens) < vocab_size - len(special_tokens) and queue:
+    while len(tokens) < vocab_size - 1 and queue:
         count, pair = heapq.heappop(queue)
         if -count != pair_counts[pair]:
             continue  # the count has changed since; its newer entry is in the queue
@@ -55,8 +54,7 @@ def train(texts: Iterable[str], vocab_size: int, special_tokens: tuple[str, ...]
         for changed_pair in changed:
             heapq.heappush(queue, (-pair_counts[changed_pair], changed_pair))
 
-    special = {name: len(tokens) + i for i, name in enumerate(special_tokens)}
-    return Tokenizer({token: rank for rank, token in enumerate(tokens)}, special)
+    return Tokenizer({token: rank for rank, token in enumerate(tokens)}, {EOS: len(tokens)})
 
 
 def merge(word: list[int], pair: tuple[int, int], new: int) -> list[int]:

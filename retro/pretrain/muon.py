@@ -11,15 +11,16 @@ from torch import Tensor
 
 from retro.run.device import autocast
 
+MOMENTUM = 0.95
+
 
 class Muon(torch.optim.Optimizer):
     """Decoupled weight decay, Nesterov momentum; a tall matrix moves (rows / columns)^(1/2) times
     further than a square one.
     """
 
-    def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float,
-                 momentum: float = 0.95):  # fmt: skip
-        super().__init__(params, dict(lr=lr, weight_decay=weight_decay, momentum=momentum))
+    def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float):
+        super().__init__(params, dict(lr=lr, weight_decay=weight_decay))
         for p in (p for group in self.param_groups for p in group["params"]):
             if p.dim() != 2:
                 raise ValueError(f"Muon is for matrices, not for {p.dim()} dimensions")
@@ -27,13 +28,13 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # it takes no closure
         for group in self.param_groups:
-            lr, momentum = group["lr"], group["momentum"]
+            lr = group["lr"]
             for p in (p for p in group["params"] if p.grad is not None):
                 if not self.state[p]:
                     self.state[p]["momentum_buffer"] = torch.zeros_like(p)
                 mean = self.state[p]["momentum_buffer"]
-                mean.lerp_(p.grad, 1 - momentum)
-                update = orthogonal(p.grad.lerp(mean, momentum))
+                mean.lerp_(p.grad, 1 - MOMENTUM)
+                update = orthogonal(p.grad.lerp(mean, MOMENTUM))
                 p.mul_(1 - lr * group["weight_decay"])
                 p.add_(update, alpha=-lr * max(1, p.shape[0] / p.shape[1]) ** 0.5)
 

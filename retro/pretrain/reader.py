@@ -1,11 +1,9 @@
 """The reading loss: what inner states must know. Only for pretraining; it is not shipped.
 
-Read before: retro/model.py, corpus.py (the targets). Where a name is mentioned, the states there
-must tell the name that it is bound to (`mug 1` to `drawer 2`, `shelf 1` to its neighbour). Every
-state must tell the token before its own. Each is the first of two steps: to find a place by a
-thing, to copy a name. Neither step pays without the other, so next-token prediction alone learnt
-them late or not at all (`docs/experiments.md`, sections 6 to 8).
-
+Where a name is mentioned, the states there must tell the name that it is bound to (`mug 1` to
+`drawer 2`, `shelf 1` to its neighbour). Every state must tell the token before its own. Each is the
+first of two steps: to find a place by a thing, to copy a name. Neither step pays without the other,
+so next-token prediction alone learnt them late or not at all (`docs/experiments.md`, 6 to 8).
 Shapes: B documents, T tokens, D width, N states that are asked.
 """
 
@@ -23,9 +21,8 @@ class Reader(nn.Module):
     """Three linear probes on inner states, which answer through the model's own output matrix.
 
     0, after the first block: the token before this one. What follows it here followed it before.
-    1, after an early block, at the first mention of a name (`mug 1` in the list of what is in
-       `drawer 2`), and 2, after the last block but one, at a later mention: the name that it is
-       bound to.
+    1, after an early block, at a name's first mention (`mug 1` in the list of what is in
+       `drawer 2`), 2, after the last block but one, at a later mention: the name it is bound to.
     """
 
     def __init__(self, model: GPT):

@@ -8,14 +8,11 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import Field, field, fields
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, get_args, get_origin
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from retro.run.device import keep_memory
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-Config = TypeVar("Config", bound="DataclassInstance")  # a script's dataclass of settings
+Config = TypeVar("Config", bound=Any)  # a script's dataclass of settings
 METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT"}
 
 

@@ -123,9 +123,9 @@ def versions(processes: int) -> dict[str, str | int | None]:
         revision = subprocess.run(command, cwd=root, capture_output=True, text=True).stdout.strip()
     except FileNotFoundError:  # no git
         revision = ""
-    here: dict[str, str | int | None] = {"git": revision or None}
-    here |= {"python": platform.python_version(), "machine": platform.machine()}
-    here |= {"processes": processes, "threads": torch.get_num_threads()}
+    here = {"git": revision or None, "python": platform.python_version(),
+            "machine": platform.machine(), "processes": processes,
+            "threads": torch.get_num_threads()}  # fmt: skip
     return here | {name: metadata.version(name) for name in PACKAGES}
 
 
