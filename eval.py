@@ -77,10 +77,9 @@ def main(config: Config) -> None:
     small = config.bfloat16 or settings.get("bfloat16", False)
     lm = open_model(folder, device, small and folder != settings["base"])
     budget = Budget(config.max_requests, config.max_tokens)
-    actor = open_actor(
-        config, list(environments), settings["base"], {folder: lm}, settings["actor_temperature"],
-        seeded(config.seed, device=device), settings["memory"], budget,
-    )  # fmt: skip
+    actor = open_actor(config, list(environments), settings["base"], {folder: lm},
+                       settings["actor_temperature"], seeded(config.seed, device=device),
+                       settings["memory"], budget)  # fmt: skip
     writers = {}
     if config.reflector == "openai":
         client = open_client(config, config.reflector_model or config.actor_model, budget)

@@ -49,9 +49,8 @@ def weighted_texts(d: Demonstration, rng: random.Random) -> list[tuple[str, int]
     return texts
 
 
-def to_document(
-    texts: list[tuple[str, int]], env: envs.Environment, tokenizer: Tokenizer
-) -> Document:
+def to_document(texts: list[tuple[str, int]], env: envs.Environment,
+                tokenizer: Tokenizer) -> Document:  # fmt: skip
     """Weighted texts as a document, ended by the end-of-text id."""
     encoded = [(tokenizer.encode(text), weight) for text, weight in texts]
     ids = [i for text_ids, _ in encoded for i in text_ids]

@@ -47,9 +47,8 @@ def measure_skills(env: Environment, lm: LanguageModel, split: str, n: int, seed
     }
 
 
-def read_correctly(
-    env: Environment, lm: LanguageModel, trials: Sequence[Trajectory], seed: int
-) -> float:
+def read_correctly(env: Environment, lm: LanguageModel, trials: Sequence[Trajectory],
+                   seed: int) -> float:  # fmt: skip
     """Share of neutral questions about the trials that are answered to the letter, greedily."""
     rng, encode = random.Random(seed), lm.tokenizer.encode
     pairs = [(encode(t.text() + prompts.question(question)), answer) for t in trials

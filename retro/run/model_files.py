@@ -19,8 +19,7 @@ KINDS: dict[str, type] = {  # of the settings of a GPTConfig, but for rope_scali
     "vocab_size": int, "hidden_size": int, "intermediate_size": int, "num_hidden_layers": int,
     "num_attention_heads": int, "num_key_value_heads": int, "max_position_embeddings": int,
     "rope_theta": float, "rms_norm_eps": float, "tie_word_embeddings": bool, "head_dim": int,
-    "qkv_bias": bool,
-}  # fmt: skip
+    "qkv_bias": bool}  # fmt: skip
 REQUIRED = list(KINDS)[:6]
 # several times the largest models there are: a file can't ask for all the memory
 LARGEST_INT = {"num_hidden_layers": 500, "head_dim": 1024}  # of any other 2^24
@@ -129,9 +128,8 @@ def read_checkpoint(folder: str | Path, device: torch.device | None = None,
     return {n: t for part in parts for n, t in part if not n.endswith("rotary_emb.inv_freq")}
 
 
-def check_tensors(
-    path: str | Path, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
-) -> None:
+def check_tensors(path: str | Path, tensors: Mapping[str, Tensor],
+                  wanted: Mapping[str, Tensor]) -> None:  # fmt: skip
     """ValueError on the first tensor read from `path` that is missing, foreign or does not fit."""
     for name in sorted(wanted.keys() | tensors.keys()):
         if name not in tensors:
@@ -177,9 +175,8 @@ def read_adapter(
 
 
 @torch.no_grad()
-def copy_adapter(
-    folder: str | Path, tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]
-) -> None:
+def copy_adapter(folder: str | Path, tensors: Mapping[str, Tensor],
+                 state: Mapping[str, Tensor]) -> None:  # fmt: skip
     """Put the tensors of a folder into an adapter's weights; ValueError where they do not fit."""
     wanted = {peft_name(name): weight for name, weight in state.items()}
     check_tensors(Path(folder) / ADAPTER_WEIGHTS, tensors, wanted)
