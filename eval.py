@@ -22,15 +22,7 @@ from tqdm import tqdm
 
 import envs
 from envs.household import find_games, load_game
-from retro.evaluate import (
-    UNTRAINED,
-    Chains,
-    Evaluation,
-    Reflector,
-    evaluate,
-    methods_of,
-    report,
-)
+from retro.evaluate import UNTRAINED, Chains, Evaluation, Reflector, evaluate, methods_of, report
 from retro.interop.api_actor import reflection_writer
 from retro.interop.endpoint import Budget
 from retro.interop.open import API, ActorOptions, open_actor, open_client, open_model
@@ -38,9 +30,8 @@ from retro.report.page import write_page
 from retro.report.tables import table
 from retro.reward import RewardModel
 from retro.run.cli import option, parse, run_script
-from retro.run.device import pick_device
+from retro.run.device import pick_device, seeded
 from retro.run.files import read_json, write_atomically, write_json
-from retro.run.seeds import seeded
 
 
 @dataclass(frozen=True)
@@ -48,9 +39,8 @@ class Config(ActorOptions):
     run_dir: str = option("runs/joint", "folder of a finished run of train.py", "run")
     seed: int = option(1, "number from which tasks and samples follow", "run", low=0)
 
-    env: str = option(
-        "", "environments, comma-separated; none: that of the files below, or the run's", "data"
-    )
+    env: str = option("", "environments, comma-separated; none: that of the files below, or the "
+                      "run's", "data")  # fmt: skip
     split: str = option("unseen", "split of generated tasks: train, seen or unseen", "data")
     tasks: int = option(100, "tasks of each environment", "data", low=1)
     games: str = option("", "household: folder of ALFWorld's game.tw-pddl files", "data")
@@ -58,20 +48,17 @@ class Config(ActorOptions):
     products: str = option("", "shop: WebShop's file of products; needs --goals", "data")
     goals: str = option("", "shop: WebShop's file of instructions; needs --products", "data")
 
-    reflector: str = option(
-        "", "folder of a model in place of the run's reflector, without an adapter; `openai`: the "
-        "one behind --base-url writes for reflexion", "models",
-    )  # fmt: skip
+    reflector: str = option("", "folder of a model in place of the run's reflector, without an "
+                            "adapter; `openai`: the one behind --base-url writes for reflexion",
+                            "models")  # fmt: skip
     reflector_model: str = option("", "the reflector's name there; none: the actor's", API)
 
     methods: str = option("", "methods, comma-separated; none: all", "evaluation")
     retries: int = option(2, "retries after the first trial", "evaluation", low=0)
-    temperature: float = option(
-        1.0, "sampling temperature of the reflector; 0 = greedy", "evaluation", low=0
-    )
-    best_of: int = option(
-        1, "offline runs: reflections sampled, to pick the reward model's best", "evaluation", low=1
-    )
+    temperature: float = option(1.0, "sampling temperature of the reflector; 0 = greedy",
+                                "evaluation", low=0)  # fmt: skip
+    best_of: int = option(1, "offline runs: reflections sampled, to pick the reward model's best",
+                          "evaluation", low=1)  # fmt: skip
 
     json: str = option("", "file for the results; of several environments a list", "output")
     report: str = option("", "file for a page: success, learning curves, episodes", "output")
@@ -90,30 +77,25 @@ def main(config: Config) -> None:
     small = config.bfloat16 or settings.get("bfloat16", False)
     lm = open_model(folder, device, small and folder != settings["base"])
     budget = Budget(config.max_requests, config.max_tokens)
-    actor = open_actor(
-        config, list(environments), settings["base"], {folder: lm}, settings["actor_temperature"],
-        seeded(config.seed, device=device), settings["memory"], budget,
-    )  # fmt: skip
+    actor = open_actor(config, list(environments), settings["base"], {folder: lm},
+                       settings["actor_temperature"], seeded(config.seed, device=device),
+                       settings["memory"], budget)  # fmt: skip
     writers = {}
     if config.reflector == "openai":
         client = open_client(config, config.reflector_model or config.actor_model, budget)
         generator = seeded(config.seed, "reflector", "reflexion", device=device)
         writers["reflexion"] = reflection_writer(client, config.temperature, generator)
-    reward = None
-    if config.best_of > 1:
-        reward = RewardModel(lm, 0.0, 1.0).load(run_dir / "reward")
-    reflector = Reflector(
-        lm, run_dir, config.temperature, settings["adapt_prompt"], reward, config.best_of
-    )
+    reward = RewardModel(lm, 0.0, 1.0).load(run_dir / "reward") if config.best_of > 1 else None
+    reflector = Reflector(lm, run_dir, config.temperature, settings["adapt_prompt"], reward,
+                          config.best_of)  # fmt: skip
 
     # 2. every method on the same tasks and first trials
     reports, played = [], []
     for name, env in environments.items():
         tasks, split = tasks_of(config, name, env)
-        chains = evaluate(
-            Evaluation(env, tasks, actor, config.retries, config.seed), methods, reflector, writers,
-            progress=partial(tqdm, desc=f"evaluate {name}", unit="method"),
-        )  # fmt: skip
+        evaluation = Evaluation(env, tasks, actor, config.retries, config.seed)
+        progress = partial(tqdm, desc=f"evaluate {name}", unit="method")
+        chains = evaluate(evaluation, methods, reflector, writers, progress)
         reports.append(report(name, split, config.seed, chains, config.retries))
         played.append(chains)
         print(f"{len(tasks)} tasks of {name} ({config.games or split}), [95 % intervals]")
@@ -131,20 +113,16 @@ def main(config: Config) -> None:
 
 
 def chosen_methods(config: Config, mode: str, of_the_run: bool) -> tuple[str, ...]:
-    """The methods to compare; ValueError where the options do not go together. `of_the_run`: the
-    reflector is the one that the run has trained.
-    """
-    methods = methods_of(mode) if of_the_run else UNTRAINED
+    """The methods to compare. `of_the_run`: the reflector is the one that the run has trained."""
+    known = methods_of(mode)
+    methods = known if of_the_run else UNTRAINED
     if config.methods:
         methods = tuple(config.methods.split(","))
-    if unknown := [name for name in methods if name not in methods_of(mode)]:
-        allowed = ",".join(methods_of(mode))
-        raise ValueError(f"--methods {unknown[0]!r}: must be among {allowed}")
+    if unknown := [name for name in methods if name not in known]:
+        raise ValueError(f"--methods {unknown[0]!r}: must be among {','.join(known)}")
     if config.best_of > 1 and (mode != "offline" or config.temperature == 0):
-        raise ValueError(
-            f"--best-of {config.best_of}: needs the reward model of an offline run, and samples "
-            "that differ (--temperature above 0)"
-        )
+        raise ValueError(f"--best-of {config.best_of}: needs the reward model of an offline run, "
+                         "and samples that differ (--temperature above 0)")  # fmt: skip
     if config.report and not of_the_run:
         raise ValueError("--report: shows what the run's own reflector thinks, not --reflector's")
     return methods
@@ -158,13 +136,10 @@ def tasks_of(config: Config, name: str, env: envs.Environment) -> tuple[list[dic
     return env.tasks(config.split, config.tasks, config.seed), split
 
 
-def open_environments(config: Config, trained_on: str) -> dict:
+def open_environments(config: Config, trained_on: str) -> dict[str, envs.Environment]:
     """The environments to evaluate, by name, those that files are given for on those files."""
-    files = {
-        "household": {"games": config.games},
-        "hotpot": {"data": config.data},
-        "shop": {"products": config.products, "goals": config.goals},
-    }
+    files = {"household": {"games": config.games}, "hotpot": {"data": config.data},
+             "shop": {"products": config.products, "goals": config.goals}}  # fmt: skip
     given = [name for name, own in files.items() if any(own.values())]
     names = (config.env or ",".join(given) or trained_on).split(",")
     for name in given:
@@ -172,27 +147,18 @@ def open_environments(config: Config, trained_on: str) -> dict:
             raise ValueError(f"--env {config.env}: a file of {name} is given")
         if missing := [flag for flag, path in files[name].items() if not path]:
             raise ValueError(f"--{missing[0]} is missing: {name} needs {' and '.join(files[name])}")
-    return {
-        name: envs.make(name, **(files[name] if name in given and name != "household" else {}))
-        for name in names
-    }
+    read = {name: files[name] for name in given if name != "household"}  # whose games are tasks
+    return {name: envs.make(name, **read.get(name, {})) for name in names}
 
 
 def episodes(chains: dict[str, Chains]) -> str:
     """All trials as text to read: every trial, its outcome, the reflection after it."""
     parts = []
-    for method, method_chains in chains.items():
-        for chain in method_chains:
-            for trial, trajectory in enumerate(chain):
-                outcome = (
-                    "SUCCESS"
-                    if trajectory.success
-                    else f"FAILED, score {trajectory.episode_return:.2f}"
-                )
-                parts.append(
-                    f"=== {method} | {trajectory.env} {trajectory.task_id} | trial {trial} ===\n"
-                    f"{trajectory.text()}\n--- {outcome} after {len(trajectory.steps)} steps\n"
-                )
+    for method, own in chains.items():
+        for number, t in (pair for chain in own for pair in enumerate(chain)):
+            outcome = "SUCCESS" if t.success else f"FAILED, score {t.episode_return:.2f}"
+            parts.append(f"=== {method} | {t.env} {t.task_id} | trial {number} ===\n{t.text()}\n"
+                         f"--- {outcome} after {len(t.steps)} steps\n")  # fmt: skip
     return "\n".join(parts)
 
 

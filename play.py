@@ -27,14 +27,12 @@ from retro.memory import MEMORY
 from retro.reflect import rate, reflect, reflection_prompt
 from retro.report.terminal import Screen
 from retro.run.cli import option, parse, run_script
-from retro.run.device import pick_device
-from retro.run.seeds import seeded
+from retro.run.device import pick_device, seeded
 from retro.trial import Actor, Trajectory, run_trials
 
 FILES = {"household": ("game.tw-pddl",), "hotpot": ("data",), "shop": ("products", "goals")}
 NAMED = "; ".join(f"{env} {','.join(files)}" for env, files in FILES.items())
 CANDIDATES = 20  # tasks among which to find one that the actor fails at first
-FORM = "I looked in the wrong places. Plan: do this, then that."
 
 
 @dataclass(frozen=True)
@@ -50,21 +48,20 @@ class Config:
 
 def main(config: Config) -> None:
     env, tasks = choose(config)
-    watched = Watched(env)
+    env.fresh = lambda: env  # type: ignore[method-assign]  # no copy: `?` asks it what can be done
 
     # 1. the two roles, as in train.py
     settings, device = run_settings(config.run_dir), pick_device()
-    base = settings["base"]
-    folder = settings["reflector"] or base
+    base, folder = settings["base"], settings["reflector"] or settings["base"]
     lm = open_model(folder, device, settings["bfloat16"] and folder != base)
     if config.run_dir:
         load_adapter(lm.model, Path(config.run_dir) / "adapter")
     plays = lm if folder == base else open_model(base, device, False)
     actor = LMActor(plays, settings["actor_temperature"], seeded(config.seed), settings["memory"])
 
-    def trial(task: dict, number: int, memory: list[str], player: Actor) -> Trajectory:
+    def trial(task: dict, number: int, memory: list[str], player: Any) -> Trajectory:
         actor.generator = seeded(config.seed, "play", number, device=device)
-        return run_trials({env.name: watched}, [task], player, [memory])[0]
+        return run_trials({env.name: env}, [task], player, [memory])[0]
 
     # 2. a task: one with something to reflect on, if there is a choice
     task = tasks[0]
@@ -72,13 +69,11 @@ def main(config: Config) -> None:
         task = next((t for t in tasks if not trial(t, 0, [], actor).success), task)
 
     # 3. trial, reflection, retry
-    screen, last = Screen(config.delay), None
-    memory: list[str] = []
-    player = Aloud(You(watched, screen) if config.you == "actor" else actor, screen)
+    screen, last, memory = Screen(config.delay), None, list[str]()
+    player = Aloud(None if config.you == "actor" else actor, screen, env)
     generator = seeded(config.seed, "play", "reflector", device=device)
-    whose = "after training" if config.run_dir else "untrained"
-    if config.you == "reflector":
-        whose = "you"
+    trained = "after training" if config.run_dir else "untrained"
+    whose = "you" if config.you == "reflector" else trained
     screen.say(f"environment {env.name}, task {task['id']}, reflector: {whose}", "dim")
     for number in range(config.retries + 1):
         screen.heading(f"Retry {number}" if number else "First trial")
@@ -89,13 +84,12 @@ def main(config: Config) -> None:
         screen.heading("Reflection")
         screen.wait(2)
         if config.you == "reflector":
-            screen.say(f"One line, such as: {FORM} An empty one: retry without.", "dim")
+            screen.say("One line, such as: I looked in the wrong places. Plan: do this, then that. "
+                       "An empty one: retry without.", "dim")  # fmt: skip
             text = screen.ask("> ", "mind")
         else:
-            (written,) = reflect(
-                lm, [reflection_prompt(trajectory, lm)], temperature=1.0, generator=generator,
-                adapt_prompt=settings["adapt_prompt"],
-            )  # fmt: skip
+            (written,) = reflect(lm, [reflection_prompt(trajectory, lm)], temperature=1.0,
+                                 generator=generator, adapt_prompt=settings["adapt_prompt"])
             text = written.text
             screen.say(text, "mind")
             screen.wait(6)
@@ -106,30 +100,13 @@ def main(config: Config) -> None:
 
 def choose(config: Config) -> tuple[envs.Environment, list[dict]]:
     """The environment and the tasks to choose from: generated ones, or a game file's own."""
-    files = config.game.split(",") if config.game else []
-    if not files:
-        env = envs.make(config.env)
-    elif len(files) != len(FILES.get(config.env, ())):
+    files, expected = config.game.split(",") if config.game else [], FILES.get(config.env, ())
+    if files and len(files) != len(expected):
         raise ValueError(f"--game {config.game!r} of {config.env!r}: expected {NAMED}")
-    elif config.env == "household":
+    if files and config.env == "household":
         return envs.make(config.env), [load_game(config.game)]
-    else:
-        env = envs.make(config.env, **dict(zip(FILES[config.env], files)))
+    env = envs.make(config.env, **dict(zip(expected, files)))
     return env, env.tasks("unseen", CANDIDATES, config.seed)
-
-
-class Watched(envs.Environment):
-    """An environment that keeps hold of the trial it started last: what can be done there now?"""
-
-    def __init__(self, env: envs.Environment):
-        self.env = self.playing = env
-
-    def fresh(self) -> envs.Environment:
-        self.playing = self.env.fresh()
-        return self.playing
-
-    def admissible_actions(self) -> list[str]:
-        return self.playing.admissible_actions()
 
 
 def tell_end(screen: Screen, trajectory: Trajectory, last: Trajectory | None) -> None:
@@ -137,63 +114,47 @@ def tell_end(screen: Screen, trajectory: Trajectory, last: Trajectory | None) ->
     end = "SOLVED" if trajectory.success else f"FAILED, score {trajectory.episode_return:.2f}"
     count = len(trajectory.steps)
     end += f" after {count} step{'s' * (count != 1)}{', the limit' * trajectory.truncated}"
-    if last is not None:
-        end += f"; rating of the reflection: {rate(last, trajectory):+.2f}"
+    end += f"; rating of the reflection: {rate(last, trajectory):+.2f}" if last else ""
     print()
     screen.say(end, "good" if trajectory.success else "bad")
     screen.wait(3)
 
 
 class Aloud:
-    """An actor whose trial is shown as it happens, one trial at a time; `actor` is who plays."""
+    """Who plays a trial that is shown as it happens: an actor, or without one you. Each action is
+    then a line that you type, and `?` lists what `env` would accept.
+    """
 
-    def __init__(self, actor: Any, screen: Screen):
-        self.actor, self.screen = actor, screen
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.actor, name)  # its memory, device, ...
+    def __init__(self, actor: Actor | None, screen: Screen, env: Any = None):
+        self.actor, self.screen, self.env = actor, screen, env
+        self.memory = actor.memory if actor else MEMORY  # you read as much as the model
 
     def start(self, openings: Sequence[str]) -> "Aloud":
-        session = Aloud(self.actor.start(openings), self.screen)
+        if self.actor:
+            self.session = self.actor.start(openings)
+        else:
+            self.screen.say("Type an action; ? lists what would be accepted now.\n", "dim")
         for line in openings[0].split("\n"):
-            remembered = line.startswith(prompts.REFLECT.strip())
-            task = line.startswith("Your task is to:")
-            self.screen.say(line, "mind" if remembered else "task" if task else "")
+            style = "task" if line.startswith("Your task is to:") else ""
+            self.screen.say(line, "mind" if line.startswith(prompts.REFLECT.strip()) else style)
         self.screen.wait(4)
-        return session
-
-    def act(self, rows: Sequence[int]) -> list[str]:
-        actions = self.actor.act(rows)
-        if not isinstance(self.actor, You):  # what one types stands there already
-            self.screen.say(prompts.one_line(actions[0]), "act", "> ")
-            self.screen.wait()
-        return actions
-
-    def observe(self, rows: Sequence[int], texts: Sequence[str]) -> None:
-        self.actor.observe(rows, texts)
-        self.screen.say(texts[0])
-        self.screen.wait()
-
-
-class You:
-    """You as the actor: each action is a line that you type, `?` lists what would be accepted."""
-
-    memory = MEMORY  # reflections that you are shown: as many as the model reads
-
-    def __init__(self, env: envs.Environment, screen: Screen):
-        self.env, self.screen = env, screen
-
-    def start(self, openings: Sequence[str]) -> "You":
-        self.screen.say("Type an action; ? lists what would be accepted now.\n", "dim")
         return self
 
     def act(self, rows: Sequence[int]) -> list[str]:
+        if self.actor:
+            actions = self.session.act(rows)
+            self.screen.say(prompts.one_line(actions[0]), "act", "> ")
+            self.screen.wait()
+            return actions
         while (action := self.screen.ask("> ").strip()) == "?":
             self.screen.say("\n".join(self.env.admissible_actions()), "dim")
         return [action]
 
     def observe(self, rows: Sequence[int], texts: Sequence[str]) -> None:
-        """The screen shows it."""
+        if self.actor:
+            self.session.observe(rows, texts)
+        self.screen.say(texts[0])
+        self.screen.wait()
 
 
 def interruptible(config: Config) -> None:

@@ -51,11 +51,10 @@ from retro.report.tables import draw_picture, print_reward, table
 from retro.reward import ADAPTER as REWARD
 from retro.reward import FitConfig, RewardModel, fit
 from retro.run.cli import option, option_of, parse, run_script
-from retro.run.device import pick_device, release_memory
+from retro.run.device import pick_device, release_memory, seeded
 from retro.run.files import write_json
 from retro.run.folder import RunFolder
 from retro.run.processes import Processes, join, launch
-from retro.run.seeds import seeded
 from retro.sft import sft_update
 from retro.trial import Actor
 

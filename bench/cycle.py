@@ -20,8 +20,7 @@ from bench.timing import Row, synchronise
 from retro import prompts
 from retro.actor import ACTION_TOKENS, TEMPERATURE, LMActor
 from retro.reflect import REFLECTION_TOKENS, Reflection, rate, reflect, reflection_prompt
-from retro.run.device import autocast, pick_device
-from retro.run.seeds import seeded
+from retro.run.device import autocast, pick_device, seeded
 from retro.trial import run_in_batches
 
 PHASES = ("first_trials", "reflect", "retry", "update")

@@ -21,8 +21,7 @@ from retro.lora import add_lora
 from retro.model import GPT
 from retro.policy import Policy
 from retro.reflect import Reflection
-from retro.run.device import pick_device
-from retro.run.seeds import seeded
+from retro.run.device import pick_device, seeded
 
 POINTS = {
     "batch": (16, 64, 128, 512),  # trials of a whole cycle

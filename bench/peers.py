@@ -13,8 +13,7 @@ from retro.actor import LMActor
 from retro.language_model import LanguageModel
 from retro.lora import add_lora, lora_parameters, save_adapter
 from retro.model import GPT
-from retro.run.device import autocast, pick_device
-from retro.run.seeds import seeded
+from retro.run.device import autocast, pick_device, seeded
 from retro.tokenizer import load as load_tokenizer
 from retro.trial import run_in_batches
 

@@ -18,7 +18,7 @@ from retro.lora import adapter_state, lora_parameters
 from retro.policy import Policy
 from retro.ppo import Batch, PPOConfig, ppo_update
 from retro.reflect import Reflection, reflection_prompt
-from retro.run.seeds import seeded
+from retro.run.device import seeded
 from retro.tokenizer import load as load_tokenizer
 
 MINIBATCH, EPOCHS, LR, KL = 32, 2, 1e-3, 0.02  # as in train.py, whose minibatches are of 16

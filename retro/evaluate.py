@@ -32,7 +32,7 @@ from retro.lora import REFLECTOR, load_adapter
 from retro.memory import recall
 from retro.reflect import reflect, reflection_prompt
 from retro.reward import RewardModel
-from retro.run.seeds import seeded
+from retro.run.device import seeded
 from retro.trial import Actor, Trajectory, run_in_batches
 
 Writer = Callable[[Sequence[Trajectory]], Sequence[str | None]]

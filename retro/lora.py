@@ -21,12 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retro.run.adapter_files import (
-    copy_adapter,
-    read_adapter_settings,
-    read_adapter_tensors,
-    write_adapter,
-)
+from retro.run.model_files import copy_adapter, read_adapter, write_adapter
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 REFLECTOR = "reflector"  # the adapter that is meant where none is named
@@ -170,8 +165,7 @@ def load_adapter(model: nn.Module, folder: str | Path, name: str = REFLECTOR) ->
 
     ValueError when a file is missing or broken, asks for what is left out here, or does not fit.
     """
-    rank, alpha, targets = read_adapter_settings(folder, TARGETS)
-    tensors = read_adapter_tensors(folder)
+    rank, alpha, targets, tensors = read_adapter(folder, TARGETS)
     if name not in adapter_names(model):
         add_lora(model, rank, alpha, torch.Generator(), targets, name)
     copy_adapter(folder, tensors, adapter_state(model, name))

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from retro.language_model import LanguageModel
 from retro.prompts import one_line
-from retro.run.json_lines import JsonLines
+from retro.run.files import JsonLines
 
 MEMORY = 3  # reflections that the actor reads (Reflexion keeps the last three)
 NUMBER = (int, float)

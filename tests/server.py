@@ -153,7 +153,7 @@ def load():
 
 def complete(model, coder, ids, body) -> tuple[str, int]:
     from retro.language_model import generate
-    from retro.run.seeds import seeded
+    from retro.run.device import seeded
 
     out = generate(model, [ids], body["max_tokens"], tuple(coder.encode("\n")),
                    body["temperature"], seeded(body.get("seed")))  # fmt: skip

@@ -4,6 +4,7 @@ same.
 
 import random
 import re
+from functools import partial
 from itertools import islice
 
 import pytest
@@ -14,14 +15,7 @@ from retro import prompts, tokenizer
 from retro.model import GPT, GPTConfig
 from retro.pretrain import bpe, corpus
 from retro.pretrain.__main__ import Config, learning_rate, main
-from retro.pretrain.corpus import (
-    Document,
-    ShardJob,
-    batches,
-    shard_documents,
-    to_document,
-    weighted_texts,
-)
+from retro.pretrain.corpus import Document, batches, shard_documents, to_document, weighted_texts
 from retro.pretrain.first_weights import grow_vocabulary, head_start
 
 
@@ -82,9 +76,8 @@ def test_bound_tokens_are_mentions_and_name_the_place(tiny_base):
 
 def test_shards_are_a_function_of_their_number(tiny_base, monkeypatch):
     monkeypatch.setattr(corpus, "DOCUMENTS", 16)
-    job = ShardJob(("household",), str(tiny_base), 0, 3, 0.3, 0.8)
-    assert shard_documents(job) == shard_documents(job)
-    assert shard_documents(job) != shard_documents(job._replace(number=4))
+    shard = partial(shard_documents, ("household",), str(tiny_base), 0, 0.3, 0.8)
+    assert shard(3) == shard(3) != shard(4)
 
 
 def test_batches_hold_every_document_that_fits_once():
@@ -156,7 +149,7 @@ def test_resumed_equals_uninterrupted(tmp_path, monkeypatch):
     )
     main(Config(out=str(tmp_path / "whole"), **small))
 
-    saves, save = [], module.save
+    saves, save = [], module.checkpoint.save
 
     def kill_at_second_save(*args):
         save(*args)
@@ -164,7 +157,7 @@ def test_resumed_equals_uninterrupted(tmp_path, monkeypatch):
         if len(saves) == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "save", kill_at_second_save)
+    monkeypatch.setattr(module.checkpoint, "save", kill_at_second_save)
     with pytest.raises(KeyboardInterrupt):
         main(Config(out=str(tmp_path / "cut"), **small))
     main(Config(out=str(tmp_path / "cut"), **small))

@@ -13,6 +13,7 @@ import envs.household.tasks as household_tasks
 import envs.shop.tasks as shop_tasks
 from envs.names import JOINED
 from retro import tokenizer
+from retro.pretrain.bpe import train
 
 TEXT = """You are in the middle of a room. You see a drawer 2, a drawer 12, and a cabinet 1.
 > go to drawer 2
@@ -65,7 +66,7 @@ def naive_encode(text, ranks):
 
 @pytest.fixture(scope="module")
 def coder():
-    return tokenizer.train([TEXT], 300)
+    return train([TEXT], 300)
 
 
 def test_training_and_encoding_agree_with_the_naive_algorithm(coder):
@@ -80,12 +81,12 @@ def test_training_with_ties_and_repeats():
     rng = random.Random(1)
     for _ in range(30):
         text = " ".join("".join(rng.choices("ab", k=rng.randint(1, 12))) for _ in range(30))
-        coder = tokenizer.train([text], 256 + 12 + 1)
+        coder = train([text], 256 + 12 + 1)
         assert coder.ranks == naive_ranks(text, merges=len(coder.ranks) - 256)
 
 
 def test_the_game_s_units_are_single_tokens():
-    coder = tokenizer.train([TEXT], 350)
+    coder = train([TEXT], 350)
     assert [coder.decode([i]) for i in coder.encode("\n> go to drawer 2\n\n>> x")] == [
         "\n", ">", " go", " to", " drawer 2", "\n", "\n", ">", ">", " ", "x"
     ]  # fmt: skip
@@ -100,7 +101,7 @@ def test_the_game_s_units_are_single_tokens():
 ])  # fmt: skip
 def test_no_token_of_a_made_up_name_spans_its_two_parts(shipped, heads, tails, after):
     """Not asked of brands: no plan names one."""
-    coder = shipped[1]
+    coder = shipped.tokenizer
     drawn = [(h, t) for h in heads for t in tails if h[-1] + t[0] not in JOINED]
     assert len(drawn) > 0.85 * len(heads) * len(tails)  # most names are left
     for before in (" ", "\n", "[", "("):
@@ -135,11 +136,11 @@ def test_save_and_load(coder, tmp_path):
 
 
 def test_vocabulary_sizes():
-    assert tokenizer.train(["ab"], 400).vocab_size == 257  # no pair occurs twice
-    two = tokenizer.train([TEXT], 280, (tokenizer.EOS, "<|pad|>"))
-    assert two.special_tokens == {"<|eos|>": 278, "<|pad|>": 279} and two.vocab_size == 280
+    assert train(["ab"], 400).vocab_size == 257  # no pair occurs twice
+    trained = train([TEXT], 280)
+    assert trained.special_tokens == {"<|eos|>": 279} and trained.vocab_size == 280
     with pytest.raises(ValueError, match="vocab_size is 200, at least 257"):
-        tokenizer.train([TEXT], 200)
+        train([TEXT], 200)
 
 
 def rewrite(folder, **changes):

@@ -15,12 +15,11 @@ weights that can copy (first_weights.py), and a second loss, on reading (reader.
 import hashlib
 import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
+from functools import partial
+from itertools import count, islice
 from multiprocessing import get_context
-from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +34,16 @@ from retro.actor import TEMPERATURE
 from retro.language_model import LanguageModel
 from retro.model import GPT, GPTConfig
 from retro.pretrain import bpe
-from retro.pretrain.corpus import Document, ShardJob, batches, shard_documents, weighted_texts
+from retro.pretrain.corpus import Document, batches, shard_documents, weighted_texts
 from retro.pretrain.first_weights import grow_vocabulary, head_start
 from retro.pretrain.muon import Muon
 from retro.pretrain.reader import Reader
 from retro.pretrain.skills import measure_skills
-from retro.run.checkpoint import load, save
+from retro.run import checkpoint
 from retro.run.cli import option, option_of, parse, run_script
 from retro.run.device import autocast, pick_device
 from retro.run.files import write_atomically
-from retro.tokenizer import Tokenizer
-from retro.tokenizer import load as load_tokenizer
+from retro.tokenizer import Tokenizer, load
 
 
 @dataclass(frozen=True)
@@ -58,12 +56,10 @@ class Config:
     envs: str = option("household,hotpot,shop", "environments, comma-separated", "data")
     tokens: float = option(47e6, "length of the run, in tokens seen", "data", low=1)
     batch_tokens: int = option(4096, "tokens of one step, padding included", "data", low=1)
-    oracle_share: float = option(
-        0.3, "share of right ones among the corpus's reflections", "data", low=0, high=1
-    )
-    drills: float = option(
-        0.8, "share of drills in the corpus at first; later a quarter", "data", low=0, high=1
-    )
+    oracle_share: float = option(0.3, "share of right ones among the corpus's reflections", "data",
+                                 low=0, high=1)  # fmt: skip
+    drills: float = option(0.8, "share of drills in the corpus at first; later a quarter", "data",
+                           low=0, high=1)  # fmt: skip
 
     vocab_size: int = option(2560, "tokens of the vocabulary", "model", low=1)
     width: int = option(192, "width of the residual stream", "model", low=1)
@@ -75,22 +71,19 @@ class Config:
     # mostly slow rotations: like must find like across a whole trial
     rope_theta: float = option(1e6, "base of the rotary angles", "model", above=0)
 
-    muon_lr: float = option(  # at 0.01 the noise hides the signal
-        0.004, "learning rate of the matrices inside the blocks", "optimisation", above=0
-    )
-    muon_decay: float = option(  # without it they grow until attention saturates
-        0.2, "weight decay of the matrices inside the blocks", "optimisation", low=0
-    )
+    # at 0.01 the noise hides the signal
+    muon_lr: float = option(0.004, "learning rate of the matrices inside the blocks",
+                            "optimisation", above=0)  # fmt: skip
+    # without it they grow until attention saturates
+    muon_decay: float = option(0.2, "weight decay of the matrices inside the blocks",
+                               "optimisation", low=0)  # fmt: skip
     adam_lr: float = option(1e-3, "learning rate of embeddings and norms", "optimisation", above=0)
-    warmup: float = option(
-        0.01, "share of the run in which the rates rise", "optimisation", low=0, high=1
-    )
-    decay: float = option(
-        0.7, "share of the run, its end, in which they fall to 0", "optimisation", above=0, high=1
-    )
-    reading_weight: float = option(
-        2.0, "weight of the reading loss beside that of the next token", "optimisation", low=0
-    )
+    warmup: float = option(0.01, "share of the run in which the rates rise", "optimisation", low=0,
+                           high=1)  # fmt: skip
+    decay: float = option(0.7, "share of the run, its end, in which they fall to 0", "optimisation",
+                          above=0, high=1)  # fmt: skip
+    reading_weight: float = option(2.0, "weight of the reading loss beside that of the next token",
+                                   "optimisation", low=0)  # fmt: skip
 
 
 FREE = ("out", "tokens", "decay", "checkpoint_minutes")  # settings that a resumed run may change
@@ -107,7 +100,7 @@ class Training:
     reader: Reader
     optimizers: list[Optimizer]  # Muon, AdamW
     state: dict[str, Any]  # config, shard, tokens, seconds, steps, loss: what JSON can hold
-    checkpoint: Path
+    path: Path  # of the checkpoint
     frozen_steps: int  # FROZEN_STEPS, or 0
 
     @property
@@ -131,7 +124,7 @@ def main(config: Config) -> None:
 
 def own_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer in a folder; ValueError if it is a pretrained model's."""
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load(folder)
     if not isinstance(tokenizer, Tokenizer):
         raise ValueError(f"{folder}: holds a pretrained model's tokenizer, not one of ours")
     return tokenizer
@@ -148,7 +141,7 @@ def tokenizer_texts(environments: dict[str, envs.Environment], seed: int) -> lis
 
 def start(config: Config, tokenizer: Tokenizer, base_tokenizer: Tokenizer | None) -> Training:
     """A new run, or the one that `config.out` holds; ValueError if its settings are others."""
-    device, checkpoint = pick_device(), Path(config.out) / "pretrain.state"
+    device, path = pick_device(), Path(config.out) / "pretrain.state"
     generator = torch.Generator().manual_seed(config.seed)
     if base_tokenizer:
         model = grow_vocabulary(GPT.from_pretrained(config.start), base_tokenizer, tokenizer)
@@ -162,13 +155,13 @@ def start(config: Config, tokenizer: Tokenizer, base_tokenizer: Tokenizer | None
     grows = base_tokenizer and tokenizer.vocab_size > base_tokenizer.vocab_size
     frozen_steps = FROZEN_STEPS if base_tokenizer and (config.reading_weight or grows) else 0
     state: dict[str, Any] = dict(config=asdict(config), shard=0, tokens=0, seconds=0.0, steps=0)
-    opts = optimizers(model, reader, config)
-    training = Training(model, reader, opts, state, checkpoint, frozen_steps)
-    if checkpoint.exists():
-        state = training.state = load(checkpoint, training.parameters, training.optimizers)
+    own = optimizers(model, reader, config)
+    training = Training(model, reader, own, state, path, frozen_steps)
+    if path.exists():
+        state = training.state = checkpoint.load(path, training.parameters, own)
         kept = {k: v for k, v in asdict(config).items() if k not in FREE}
         if changed := [k for k, v in kept.items() if state["config"][k] != v]:
-            raise ValueError(f"{checkpoint}: was written with other {', '.join(changed)}")
+            raise ValueError(f"{path}: was written with other {', '.join(changed)}")
         print(f"resumed at {state['tokens'] / 1e6:.1f}M tokens")
     return training
 
@@ -177,8 +170,8 @@ def optimizers(model: GPT, reader: Reader, config: Config) -> list[Optimizer]:
     """Muon for the matrices of the blocks, AdamW for the rest."""
     matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "layers" in n]
     rest = [p for n, p in model.named_parameters() if p.dim() != 2 or "layers" not in n]
-    adam = torch.optim.AdamW(rest, lr=config.adam_lr, betas=(0.9, 0.95), weight_decay=0.0)
-    adam.add_param_group({"params": list(reader.parameters())})
+    groups = [{"params": rest}, {"params": list(reader.parameters())}]
+    adam = torch.optim.AdamW(groups, lr=config.adam_lr, betas=(0.9, 0.95), weight_decay=0.0)
     return [Muon(matrices, lr=config.muon_lr, weight_decay=config.muon_decay), adam]
 
 
@@ -187,25 +180,23 @@ def train(config: Config, training: Training, env_names: tuple[str, ...]) -> Non
     state, started, saved = training.state, time.time() - training.state["seconds"], time.time()
     bar = tqdm(total=int(config.tokens), initial=state["tokens"], unit="tok", unit_scale=True)
     means: list[Tensor] = []  # of the two losses, over the last steps
-    done = state["tokens"] >= config.tokens  # and resumed: only the card is left to be written
-    for documents in () if done else shards(config, state["shard"], env_names):
+    documents = shards(config, state["shard"], env_names)
+    while state["tokens"] < config.tokens:  # not in a run that has ended: its card is left to write
         rng = random.Random(f"batches {config.seed} {state['shard']}")
-        for batch in batches(documents, config.batch_tokens, config.context, rng):
+        for batch in batches(next(documents), config.batch_tokens, config.context, rng):
             losses = step(config, training, batch)
             means = [0.98 * m + 0.02 * x for m, x in zip(means or losses, losses)]
             bar.update(batch[0].numel())
             if state["steps"] % 20 == 0:
                 bar.set_postfix_str("loss {:.3f}, reading {:.3f} nats".format(*means))
-        state["shard"] += 1
-        state |= {"seconds": time.time() - started, "loss": means[0].item()}
-        done = state["tokens"] >= config.tokens
-        if done or time.time() - saved > 60 * config.checkpoint_minutes:
-            save(training.checkpoint, training.parameters, training.optimizers, state)
+        state |= {"shard": state["shard"] + 1, "seconds": time.time() - started}
+        state["loss"] = means[0].item()
+        late = time.time() - saved > 60 * config.checkpoint_minutes
+        if late or state["tokens"] >= config.tokens:
+            checkpoint.save(training.path, training.parameters, training.optimizers, state)
             saved = time.time()
             bar.write("{:.2f}M tokens, {:.0f} minutes, loss {:.4f}, reading {:.4f}".format(
                 state["tokens"] / 1e6, state["seconds"] / 60, *means))  # fmt: skip
-        if done:
-            break
     bar.close()
 
 
@@ -220,11 +211,8 @@ def step(config: Config, training: Training, batch: tuple[Tensor, ...]) -> tuple
             group["lr"] = peak * factor
     loss, reading = losses_of(model, reader, *(x.to(model.device) for x in batch))
     if frozen:  # the probes learn to read, but the blocks are not asked to help them
-        probes = list(reader.parameters())
-        gradients = torch.autograd.grad(reading, probes, retain_graph=True)
+        reading.backward(retain_graph=True, inputs=list(reader.parameters()))
         loss.backward()
-        for probe, gradient in zip(probes, gradients):
-            probe.grad = gradient
     else:
         (loss + config.reading_weight * reading).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -239,18 +227,17 @@ def step(config: Config, training: Training, batch: tuple[Tensor, ...]) -> tuple
 def losses_of(
     model: GPT, reader: Reader, ids: Tensor, loss_weights: Tensor, binding_targets: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """ids and loss_weights (B, T), binding_targets (B, T, 3) -> the weighted cross-entropy of what
-    is to be predicted (nats per token), and the reading loss (nats per target).
+    """ids, loss_weights (B, T), binding_targets (B, T, 3) -> weighted cross-entropy (nats per
+    token), reading loss (nats per target).
     """
+    predicted = loss_weights > 0
+    next_predicted = predicted[:, 1:]
     with autocast(ids.device):
-        predicted = loss_weights > 0
-        next_predicted = predicted[:, 1:]
         states = model.hidden(ids[:, :-1])[next_predicted]  # (N, D): before each of those tokens
         losses = F.cross_entropy(model.logits(states), ids[:, 1:][next_predicted], reduction="none")
         weights = loss_weights[:, 1:][next_predicted]  # (N,)
         loss = (losses * weights).sum() / weights.sum()
-        reading = reader.loss(model, ids[:, :-1], predicted[:, :-1], binding_targets[:, :-1])
-        return loss, reading
+        return loss, reader.loss(model, ids[:, :-1], predicted[:, :-1], binding_targets[:, :-1])
 
 
 def learning_rate(progress: float, warmup: float, decay: float) -> float:
@@ -263,65 +250,32 @@ def learning_rate(progress: float, warmup: float, decay: float) -> float:
 
 
 def shards(config: Config, first: int, env_names: tuple[str, ...]) -> Iterator[list[Document]]:
-    """The documents of shard `first` and all after it. On a GPU two processes prepare them; a CPU's
-    cores are needed for the training itself.
-    """
-    jobs = (
-        ShardJob(env_names, config.out, config.seed, number, config.oracle_share, config.drills)
-        for number in range(first, 10**9)
-    )
-    workers = nullcontext() if pick_device().type == "cpu" else get_context("spawn").Pool(2)
-    with workers as pool:
-        yield from map_ahead(pool, shard_documents, jobs) if pool else map(shard_documents, jobs)
-
-
-def map_ahead(pool: Pool, function: Callable, jobs: Iterator[ShardJob], depth: int = 3) -> Iterator:
-    """pool.imap that stays only `depth` jobs ahead of the reader."""
-    pending = [pool.apply_async(function, (job,)) for job in islice(jobs, depth)]
-    while pending:
-        yield pending.pop(0).get()
-        pending += [pool.apply_async(function, (job,)) for job in islice(jobs, 1)]
-
-
-CARD = """# The base model
-
-{million:.1f}M parameters, bfloat16; {config.layers} layers of width {config.width}, {config.heads}
-query and {config.kv_heads} key-value heads, {vocab} tokens.
-
-- Made by `python -m retro.pretrain {flags}`
-- Finished {date}: {state[steps]} steps, {tokens:.1f}M tokens with padding, {hours:.1f} hours
-- Loss: {state[loss]:.3f} nats per token of what players, reflectors and answers write (last steps)
-- Text: demonstrations in {names}, up to four trials in a row by players of mixed skill, and
-  neutral questions about each trial
-- Reflections in it: {config.oracle_share:.0%} the oracle's, the rest vague or wrong in one of four
-  ways (`demonstrations.py` of each environment)
-- SHA-256 of model.safetensors: `{hash}`
-
-Skills, measured before any reinforcement on {n} tasks a split (`retro/pretrain/skills.py` says
-how; actor at temperature {temperature}):
-
-{table}
-"""
+    """From shard `first` on. Beside a GPU two processes prepare them, three shards ahead."""
+    shard = partial(shard_documents, env_names, config.out, config.seed, config.oracle_share,
+                    config.drills)  # fmt: skip
+    if pick_device().type == "cpu":
+        yield from map(shard, count(first))
+        return
+    with get_context("spawn").Pool(2) as pool:
+        pending = [pool.apply_async(shard, (first + ahead,)) for ahead in range(3)]
+        for number in count(first + 3):
+            yield pending.pop(0).get()
+            pending.append(pool.apply_async(shard, (number,)))
 
 
 def write_card(out: Path, config: Config, state: dict, n: int = 200) -> None:
     """CARD.md: what the checkpoint is, how it was made, what it can do."""
     lm = LanguageModel(GPT.from_pretrained(out, pick_device()), own_tokenizer(out))
-    rows = {
-        f"{name}, {split}": measure_skills(env, lm, split, n, 1, TEMPERATURE)
-        for name, env in envs.make_all(config.envs).items()
-        for split in ("seen", "unseen")
-    }
-    columns = list(next(iter(rows.values())))
-    lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    lines += [
-        f"| {row} | {' | '.join(f'{skills[c]:.3f}' for c in columns)} |"
-        for row, skills in rows.items()
-    ]
+    rows: list[tuple[str, dict]] = [
+        (f"{name}, {split}", measure_skills(env, lm, split, n, 1, TEMPERATURE))
+        for name, env in envs.make_all(config.envs).items() for split in ("seen", "unseen")
+    ]  # fmt: skip
+    lines = [f"| | {' | '.join(rows[0][1])} |", "|---" * (len(rows[0][1]) + 1) + "|"]
+    for row, skills in rows:
+        lines += [f"| {row} | {' | '.join(f'{skill:.3f}' for skill in skills.values())} |"]
     changed = {k: v for k, v in asdict(config).items() if v != getattr(Config(), k)}
-    card = CARD.format(
-        million=sum(p.numel() for p in lm.model.parameters()) / 1e6,
-        vocab=lm.tokenizer.vocab_size,
+    card = Path(__file__).with_name("card.txt").read_text().format(
+        million=sum(p.numel() for p in lm.model.parameters()) / 1e6, vocab=lm.tokenizer.vocab_size,
         flags=" ".join(f"{option_of(k)} {v}" for k, v in changed.items() if k != "out"),
         date=time.strftime("%Y-%m-%d"), names=config.envs.replace(",", ", "), state=state,
         tokens=state["tokens"] / 1e6, hours=state["seconds"] / 3600, config=config, n=n,

@@ -10,26 +10,22 @@ import regex  # tiktoken brings it along
 from retro.tokenizer import EOS, PATTERN, Tokenizer
 
 
-def train(
-    texts: Iterable[str],
-    vocab_size: int,
-    special_tokens: tuple[str, ...] = (EOS,),
-    start: Tokenizer | None = None,
-) -> Tokenizer:
-    """Learn `vocab_size` tokens: 256 bytes, merges, and the special ones, which get the last ids.
+def train(texts: Iterable[str], vocab_size: int, start: Tokenizer | None = None) -> Tokenizer:
+    """Learn `vocab_size` tokens: 256 bytes, merges, and the end of a text, which gets the last id.
 
     Each merge takes the most frequent pair (ties: the smallest ids). Fewer tokens come out when the
     text has no pair left that occurs twice. With `start`, its tokens keep their ids and the merges
     go on from there: it grows.
     """
-    if vocab_size < 256 + len(special_tokens):
-        raise ValueError(f"vocab_size is {vocab_size}, at least {256 + len(special_tokens)} needed")
-    pre_tokens: Counter[str] = Counter()
-    for text in texts:
-        pre_tokens.update(regex.findall(PATTERN, text))
+    if vocab_size < 257:
+        raise ValueError(f"vocab_size is {vocab_size}, at least 257 needed")
+    pre_tokens = Counter(word for text in texts for word in regex.findall(PATTERN, text))
     # each distinct pre-token once
     words = [start.encode(word) if start else list(word.encode()) for word in pre_tokens]
     counts = list(pre_tokens.values())
+    tokens = [bytes([byte]) for byte in range(256)]
+    if start:
+        tokens = sorted(start.ranks, key=start.ranks.__getitem__)
 
     pair_counts: Counter[tuple[int, int]] = Counter()
     holders = defaultdict(set)  # pair -> indices of the words that hold it, or once did
@@ -39,49 +35,37 @@ def train(
             holders[pair].add(index)
     queue = [(-count, pair) for pair, count in pair_counts.items()]
     heapq.heapify(queue)
-
-    tokens = [bytes([byte]) for byte in range(256)]
-    if start:
-        tokens = sorted(start.ranks, key=start.ranks.__getitem__)
-    while len(tokens) < vocab_size - len(special_tokens) and queue:
+    while len(tokens) < vocab_size - 1 and queue:
         count, pair = heapq.heappop(queue)
         if -count != pair_counts[pair]:
             continue  # the count has changed since; its newer entry is in the queue
         if -count < 2:
             break
-        new = len(tokens)
         tokens.append(tokens[pair[0]] + tokens[pair[1]])
-        changed = set()
+        changed: set[tuple[int, int]] = set()
         for index in holders.pop(pair):
-            merged = merge(words[index], pair, new)
-            for old_pair in pairwise(words[index]):
+            old, words[index] = words[index], merge(words[index], pair, len(tokens) - 1)
+            for old_pair in pairwise(old):
                 pair_counts[old_pair] -= counts[index]
-                changed.add(old_pair)
-            for new_pair in pairwise(merged):
+            for new_pair in pairwise(words[index]):
                 pair_counts[new_pair] += counts[index]
                 holders[new_pair].add(index)
-                changed.add(new_pair)
-            words[index] = merged
+            changed.update(pairwise(old), pairwise(words[index]))
         for changed_pair in changed:
             heapq.heappush(queue, (-pair_counts[changed_pair], changed_pair))
 
-    ranks = {token: rank for rank, token in enumerate(tokens)}
-    special = {name: len(ranks) + i for i, name in enumerate(special_tokens)}
-    return Tokenizer(ranks, special)
+    return Tokenizer({token: rank for rank, token in enumerate(tokens)}, {EOS: len(tokens)})
 
 
 def merge(word: list[int], pair: tuple[int, int], new: int) -> list[int]:
-    """Replace each occurrence of `pair`, from the left: merge([1, 2, 1, 2, 2], (1, 2), 9).
+    """Replace each occurrence of `pair`, from the left.
 
     >>> merge([1, 2, 1, 2, 2], (1, 2), 9)
     [9, 9, 2]
     """
     merged, i = [], 0
     while i < len(word):
-        if tuple(word[i : i + 2]) == pair:
-            merged.append(new)
-            i += 2
-        else:
-            merged.append(word[i])
-            i += 1
+        found = tuple(word[i : i + 2]) == pair
+        merged.append(new if found else word[i])
+        i += 2 if found else 1
     return merged

@@ -1,10 +1,9 @@
 """The pretraining corpus: the environments' demonstrations as token ids, with what they teach.
 
-Read before: retro/prompts.py (the prompts that actor and reflector will meet) and envs/
-(demonstrations). A document is one demonstration in these prompts. What players, reflectors and
-answers write is to be predicted; what the environment writes is not, since most of it can't be. The
-mention of a name carries a second target, for the reading loss (reader.py): the name that it is
-bound to, as `mug 1` is to `drawer 2`.
+Read before: retro/prompts.py. A document is one demonstration in these prompts. What players,
+reflectors and answers write is to be predicted; what the environment writes is not, since most of
+it can't be. The mention of a name carries a second target, for the reading loss (reader.py): the
+name that it is bound to, as `mug 1` is to `drawer 2`.
 """
 
 import random
@@ -16,11 +15,9 @@ from typing import NamedTuple
 import torch
 
 import envs
-from envs import Environment
 from envs.demonstrations import Demonstration
 from retro import prompts
-from retro.tokenizer import Tokenizer
-from retro.tokenizer import load as load_tokenizer
+from retro.tokenizer import Tokenizer, load
 
 DOCUMENTS = 112  # in a shard, a function of (seed, number) alone: a run can resume anywhere
 ENV_WEIGHTS = {"household": 5}  # of the documents, where it is not 1: the errands are short
@@ -35,28 +32,12 @@ class Document(NamedTuple):
     # bound to, and 1 at its first mention, 2 at a later one; or UNBOUND
 
 
-class ShardJob(NamedTuple):
-    """What a shard is made from."""
-
-    env_names: tuple[str, ...]
-    tokenizer_folder: str
-    seed: int
-    number: int
-    oracle_share: float
-    drills: float
-
-
-def weighted_texts(demonstration: Demonstration, rng: random.Random) -> list[tuple[str, int]]:
-    """One demonstration as (text, loss weight) pairs, in reading order.
-
-    The reflection and the questions follow the transcript in random order, so that each of them
-    also comes right after it.
-    """
-    d = demonstration
+def weighted_texts(d: Demonstration, rng: random.Random) -> list[tuple[str, int]]:
+    """Pairs (text, loss weight), as they are read; reflection and questions end it in any order."""
     texts = [(prompts.opening(d.observation, d.reflections), 0)]
     for i, (action, reply) in enumerate(d.steps):
-        texts += [(f"{prompts.ACT} {action}\n", 0 if i in d.slips else ACTION_WEIGHT)]
-        texts += [(prompts.turn(reply)[1:], 0)]
+        weight = 0 if i in d.slips else ACTION_WEIGHT
+        texts += [(f"{prompts.ACT} {action}\n", weight), (prompts.turn(reply)[1:], 0)]
     requests = [(prompts.question(q), f" {a}") for q, a in d.questions]
     if d.reflection is not None:
         requests.append((prompts.reflection_request(d.progress), f" {d.reflection}"))
@@ -68,40 +49,31 @@ def weighted_texts(demonstration: Demonstration, rng: random.Random) -> list[tup
     return texts
 
 
-def to_document(
-    texts: list[tuple[str, int]], env: Environment, tokenizer: Tokenizer
-) -> Document:
+def to_document(texts: list[tuple[str, int]], env: envs.Environment,
+                tokenizer: Tokenizer) -> Document:  # fmt: skip
     """Weighted texts as a document, ended by the end-of-text id."""
-    ids, loss_weights = [], []
-    for text, weight in texts:
-        text_ids = tokenizer.encode(text)
-        ids += text_ids
-        loss_weights += [weight] * len(text_ids)
+    encoded = [(tokenizer.encode(text), weight) for text, weight in texts]
+    ids = [i for text_ids, _ in encoded for i in text_ids]
+    loss_weights = [weight for text_ids, weight in encoded for _ in text_ids]
     targets = [UNBOUND] * (len(ids) + 1)
     whole, starts = tokenizer.encoding.decode_with_offsets(ids)
     for _, end, name, later in env.bindings(whole):
         last, name_ids = bisect_left(starts, end) - 1, tokenizer.encode(f" {name}")
-        targets[last] = (name_ids[0], name_ids[-1], 1 + later)
-        targets[last + 1] = targets[last]  # and on the token after a mention
+        target = (name_ids[0], name_ids[-1], 1 + later)
+        targets[last : last + 2] = [target, target]  # on a mention's last token and the one after
     return Document(ids + [tokenizer.eos], loss_weights + [1], targets)
 
 
-def drill_share(number: int, first: float) -> float:
-    """Share of drills among the turns of shard `number`: most at first, a quarter later."""
-    return max(0.25, first - number / 400)
-
-
-def shard_documents(job: ShardJob) -> list[Document]:
-    """The documents of one shard."""
-    tokenizer, documents = load_tokenizer(job.tokenizer_folder), []
-    rng = random.Random(f"shard {job.seed} {job.number}")
-    weights = {name: ENV_WEIGHTS.get(name, 1) for name in job.env_names}
+def shard_documents(env_names: tuple[str, ...], tokenizer_folder: str, seed: int,
+                    oracle_share: float, drills: float, number: int) -> list[Document]:  # fmt: skip
+    """The documents of shard `number`. `drills`: their share at first; later it is a quarter."""
+    tokenizer, documents = load(tokenizer_folder), []
+    rng = random.Random(f"shard {seed} {number}")
+    weights = {name: ENV_WEIGHTS.get(name, 1) for name in env_names}
+    drill_share = max(0.25, drills - number / 400)
     for name, weight in weights.items():
         env = envs.make(name)
-        demonstrations = env.demonstrations(
-            "train", f"{job.seed}/{job.number}", job.oracle_share,
-            drill_share(job.number, job.drills),
-        )  # fmt: skip
+        demonstrations = env.demonstrations("train", f"{seed}/{number}", oracle_share, drill_share)
         for d in islice(demonstrations, DOCUMENTS * weight // sum(weights.values())):
             documents.append(to_document(weighted_texts(d, rng), env, tokenizer))
     return documents
@@ -110,22 +82,19 @@ def shard_documents(job: ShardJob) -> list[Document]:
 def batches(
     documents: list[Document], batch_tokens: int, context: int, rng: random.Random
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Documents as batches: ids (B, T), loss_weights (B, T), binding_targets (B, T, 3). They are
-    sorted by length first, so that padding is small; longer ones than `context` are left out.
+    """ids (B, T), loss_weights (B, T), binding_targets (B, T, 3) of documents of similar length;
+    those longer than `context` are left out.
     """
-    documents = sorted((d for d in documents if len(d.ids) <= context), key=lambda d: len(d.ids))
-    groups: list[list[Document]] = []
-    group: list[Document] = []
-    for d in documents:
-        if group and _padded_length(d) * (len(group) + 1) > batch_tokens:
-            groups.append(group)
-            group = []
-        group.append(d)
-    groups.append(group)
+    groups: list[list[Document]] = [[]]
+    for d in sorted(documents, key=lambda d: len(d.ids)):
+        if len(d.ids) > context:
+            break
+        if groups[-1] and _padded_length(d) * (len(groups[-1]) + 1) > batch_tokens:
+            groups.append([])
+        groups[-1].append(d)
     rng.shuffle(groups)
     for group in groups:
-        longest = _padded_length(group[-1])
-        padding = [longest - len(d.ids) for d in group]
+        padding = [_padded_length(group[-1]) - len(d.ids) for d in group]
         yield (
             torch.tensor([d.ids + [0] * n for d, n in zip(group, padding)]),
             torch.tensor([d.loss_weights + [0] * n for d, n in zip(group, padding)]),

@@ -1,22 +1,19 @@
 """The first weights of the base: a GPT that can already copy.
 
-Read before: retro/model.py. To act and to reflect is mostly to copy: a name of two tokens from the
-room's first lines, a place from a plan. The circuit for copying has two heads in different blocks
-(Olsson et al. 2022, "In-context Learning and Induction Heads"). One head writes beside each token
-which token came before it. A later head looks for positions whose token before is the one that is
-read now. Neither head pays without the other, so a small model finds the circuit late: ours had not
-found it after 15 million tokens (`docs/experiments.md`, section 8). So the circuit is written into
-the first weights, as a mimetic initialisation does (Trockman & Kolter 2023), and then trained like
-all other weights.
+To act and to reflect is mostly to copy: a name of two tokens from the room's first lines, a place
+from a plan. The circuit for copying has two heads in different blocks (Olsson et al. 2022,
+"In-context Learning and Induction Heads"). One head writes beside each token which token came
+before it. A later head looks for positions whose token before is the one that is read now. Neither
+head pays without the other, so a small model finds the circuit late: ours had not found it after 15
+million tokens (`docs/experiments.md`, section 8). So the circuit is written into the first weights,
+as a mimetic initialisation does (Trockman & Kolter 2023), and then trained like all other weights.
 
-The residual stream (D wide) starts in three parts, in a random basis:
+The residual stream (D wide; E is the width of a head) starts in three parts, in a random basis:
 
     1            a constant, the same for each token, for heads that attend by position.
                  With tied embeddings it moves all logits equally, so it changes no probability
     E            the token before this one: empty in the embeddings, block 0 fills it
     D - 1 - E    the token itself
-
-Shapes: D width, E width of a head, V vocabulary.
 """
 
 import math
@@ -45,10 +42,9 @@ def head_start(model: GPT, generator: torch.Generator) -> None:
     config = model.config
     attentions: list[Any] = [block.self_attn for block in model.model.layers]
     D, E, heads = config.hidden_size, config.head_dim, config.num_attention_heads
-    if heads < 3 or config.num_key_value_heads != heads:
-        raise ValueError(
-            f"heads {heads}, kv_heads {config.num_key_value_heads}: must be equal, and at least 3"
-        )
+    kv_heads = config.num_key_value_heads
+    if heads < 3 or kv_heads != heads:
+        raise ValueError(f"heads {heads}, kv_heads {kv_heads}: must be equal, and at least 3")
     basis = torch.linalg.qr(torch.randn(D, D, generator=generator)).Q.T  # orthonormal rows
     constant, before, itself = basis[0], basis[1 : 1 + E], basis[1 + E :]
     identity = itself[:E]  # the part of a token by which it is recognised

@@ -1,8 +1,7 @@
 """Muon (Jordan et al. 2024): for matrices, momentum whose singular values are all made about one.
 
-Changed from PyTorch's own Muon, which multiplies in bfloat16 only: this one multiplies in the dtype
-that `autocast` chooses. On a processor that must emulate bfloat16 a step of the base took 3.8
-seconds with PyTorch's, .15 with this one.
+Changed from PyTorch's own Muon, which multiplies in bfloat16 only: this one uses the dtype that
+`autocast` chooses. Where bfloat16 is emulated, a step took 3.8 seconds with PyTorch's, .15 here.
 """
 
 from collections.abc import Iterable
@@ -12,16 +11,16 @@ from torch import Tensor
 
 from retro.run.device import autocast
 
+MOMENTUM = 0.95
+
 
 class Muon(torch.optim.Optimizer):
-    """Decoupled weight decay, Nesterov momentum. A tall matrix moves (rows / columns)^(1/2) times
-    further than a square one. ValueError on a parameter that is no matrix.
+    """Decoupled weight decay, Nesterov momentum; a tall matrix moves (rows / columns)^(1/2) times
+    further than a square one.
     """
 
-    def __init__(
-        self, params: Iterable[Tensor], lr: float, weight_decay: float, momentum: float = 0.95
-    ):
-        super().__init__(params, dict(lr=lr, weight_decay=weight_decay, momentum=momentum))
+    def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float):
+        super().__init__(params, dict(lr=lr, weight_decay=weight_decay))
         for p in (p for group in self.param_groups for p in group["params"]):
             if p.dim() != 2:
                 raise ValueError(f"Muon is for matrices, not for {p.dim()} dimensions")
@@ -29,16 +28,13 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # it takes no closure
         for group in self.param_groups:
-            lr, momentum = group["lr"], group["momentum"]
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(p)
-                mean = state["momentum_buffer"]
-                mean.lerp_(p.grad, 1 - momentum)
-                update = orthogonal(p.grad.lerp(mean, momentum))
+            lr = group["lr"]
+            for p in (p for p in group["params"] if p.grad is not None):
+                if not self.state[p]:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+                mean = self.state[p]["momentum_buffer"]
+                mean.lerp_(p.grad, 1 - MOMENTUM)
+                update = orthogonal(p.grad.lerp(mean, MOMENTUM))
                 p.mul_(1 - lr * group["weight_decay"])
                 p.add_(update, alpha=-lr * max(1, p.shape[0] / p.shape[1]) ** 0.5)
 
@@ -46,9 +42,8 @@ class Muon(torch.optim.Optimizer):
 def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
     """(M, N) -> about U V^T of its singular value decomposition, by Newton-Schulz iterations.
 
-    Each iteration maps every singular value s to 3.4445 s - 4.775 s^3 + 2.0315 s^5. Small values
-    grow fast and end between .5 and 1.5, which is near enough to 1, and far cheaper than the
-    decomposition.
+    Each one maps every singular value s to 3.4445 s - 4.775 s^3 + 2.0315 s^5. Small values grow
+    fast and end between .5 and 1.5: near enough to 1, and far cheaper than the decomposition.
     """
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
@@ -56,7 +51,6 @@ def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
     with autocast(x.device):
         for _ in range(steps):
             square = x @ x.T
-            x = torch.addmm(
-                x, torch.addmm(square, square, square, beta=-4.775, alpha=2.0315), x, beta=3.4445
-            )
+            factor = torch.addmm(square, square, square, beta=-4.775, alpha=2.0315)
+            x = torch.addmm(x, factor, x, beta=3.4445)
     return (x.T if tall else x).to(matrix.dtype)

@@ -1,11 +1,9 @@
 """The reading loss: what inner states must know. Only for pretraining; it is not shipped.
 
-Read before: retro/model.py, corpus.py (the targets). Where a name is mentioned, the states there
-must tell the name that it is bound to (`mug 1` to `drawer 2`, `shelf 1` to its neighbour). Every
-state must tell the token before its own. Each is the first of two steps: to find a place by a
-thing, to copy a name. Neither step pays without the other, so next-token prediction alone learnt
-them late or not at all (`docs/experiments.md`, sections 6 to 8).
-
+Where a name is mentioned, the states there must tell the name that it is bound to (`mug 1` to
+`drawer 2`, `shelf 1` to its neighbour). Every state must tell the token before its own. Each is the
+first of two steps: to find a place by a thing, to copy a name. Neither step pays without the other,
+so next-token prediction alone learnt them late or not at all (`docs/experiments.md`, 6 to 8).
 Shapes: B documents, T tokens, D width, N states that are asked.
 """
 
@@ -23,9 +21,8 @@ class Reader(nn.Module):
     """Three linear probes on inner states, which answer through the model's own output matrix.
 
     0, after the first block: the token before this one. What follows it here followed it before.
-    1, after an early block, at the first mention of a name (`mug 1` in the list of what is in
-       `drawer 2`), and 2, after the last block but one, at a later mention: the name that it is
-       bound to.
+    1, after an early block, at a name's first mention (`mug 1` in the list of what is in
+       `drawer 2`), 2, after the last block but one, at a later mention: the name it is bound to.
     """
 
     def __init__(self, model: GPT):
@@ -44,14 +41,12 @@ class Reader(nn.Module):
         and 1 or 2 for its probe, or 0 where a token is bound to nothing -> nats per target.
         """
         questions = [(predicted[:, 1:], ids[:, :-1], self.states[0][:, 1:])]  # where, target, state
-        for i in (1, 2):
-            where = binding_targets[..., 2] == i
-            questions.append((where, binding_targets[..., :2], self.states[i]))
+        names, asked = binding_targets[..., :2], binding_targets[..., 2]
+        questions += [(asked == i, names, self.states[i]) for i in (1, 2)]
         total = torch.zeros((), device=ids.device)
         for probe, (where, targets, states) in zip(self.probes, questions):
             answers = probe(model.model.norm(states[where])).view(-1, states.shape[-1])  # (N, D)
-            losses = F.cross_entropy(
-                model.logits(answers), targets[where].flatten(), reduction="sum"
-            )
+            right = targets[where].flatten()
+            losses = F.cross_entropy(model.logits(answers), right, reduction="sum")
             total = total + losses / max(len(answers), 1)  # without a mention: 0, not NaN
         return total / 3

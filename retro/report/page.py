@@ -24,8 +24,7 @@ from retro.policy import Policy
 from retro.ppo import gae, token_rewards
 from retro.reflect import REFLECTION_TOKENS, Reflection, rate, reflection_prompt
 from retro.report.terminal import visible
-from retro.run.files import read_bytes, read_json, read_tensors, write_atomically
-from retro.run.json_lines import JsonLines
+from retro.run.files import JsonLines, read_bytes, read_json, read_tensors, write_atomically
 from retro.trial import Trajectory
 
 EPISODES = 40  # tasks of an environment on the page, at most

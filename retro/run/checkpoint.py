@@ -1,8 +1,5 @@
 """Checkpoints of a run in progress: weights, optimiser moments and counters in one safetensors
-file.
-
-Read before: files.py. A checkpoint is written whole or not at all: a run that was killed at any
-moment finds the last one complete.
+file, which is written whole or not at all.
 """
 
 import json
@@ -10,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch.optim import Optimizer
 
 from retro.run.files import read_tensors, write_tensors
 
 
-def save(
-    path: str | Path, weights: Mapping[str, torch.Tensor],
-    optimizers: Sequence[torch.optim.Optimizer], state: dict,
-) -> None:  # fmt: skip
+def save(path: str | Path, weights: Mapping[str, torch.Tensor], optimizers: Sequence[Optimizer],
+         state: dict) -> None:  # fmt: skip
     """`state` is anything JSON can hold."""
     tensors = {f"weight.{name}": tensor for name, tensor in weights.items()}
     for i, optimizer in enumerate(optimizers):
@@ -29,35 +25,26 @@ def save(
 
 
 @torch.no_grad()
-def load(
-    path: str | Path, weights: Mapping[str, torch.Tensor],
-    optimizers: Sequence[torch.optim.Optimizer],
-) -> dict:  # fmt: skip
+def load(path: str | Path, weights: Mapping[str, torch.Tensor],
+         optimizers: Sequence[Optimizer]) -> dict:  # fmt: skip
     """Put back what `save` wrote, in place, and return its state; ValueError if it does not fit."""
     tensors = read_tensors(path)
-    stored = {
-        name[len("weight.") :]: t for name, t in tensors.items() if name.startswith("weight.")
-    }
-    if "state" not in tensors or {n: t.shape for n, t in stored.items()} != {
-        n: t.shape for n, t in weights.items()
-    }:
+    stored = {n.removeprefix("weight."): t for n, t in tensors.items() if n.startswith("weight.")}
+    shapes, wanted = ({n: t.shape for n, t in each.items()} for each in (stored, weights))
+    if "state" not in tensors or shapes != wanted:
         raise ValueError(f"{path}: is not a checkpoint of this run's model")
     try:
         state = json.loads(bytes(tensors["state"].tolist()))
-        moments = [name.split(".") for name in tensors if name.startswith("optimizer.")]
-        whole = isinstance(state, dict) and all(len(m) == 4 and m[2].isdecimal() for m in moments)
     except (TypeError, ValueError, RecursionError):
-        whole = False
-    if not whole:
+        state = None
+    moments = [name.split(".") for name in tensors if name.startswith("optimizer.")]
+    if not isinstance(state, dict) or not all(len(m) == 4 and m[2].isdecimal() for m in moments):
         raise ValueError(f"{path}: its state cannot be read")
     for name, tensor in weights.items():
         tensor.copy_(stored[name])
     for i, optimizer in enumerate(optimizers):
-        own = optimizer.state_dict()
-        own["state"] = {}
-        for name, value in tensors.items():
-            if name.startswith(f"optimizer.{i}."):
-                _, _, j, key = name.split(".")
-                own["state"].setdefault(int(j), {})[key] = value
+        own: dict = {**optimizer.state_dict(), "state": {}}
+        for _, _, j, key in (m for m in moments if m[1] == str(i)):
+            own["state"].setdefault(int(j), {})[key] = tensors[f"optimizer.{i}.{j}.{key}"]
         optimizer.load_state_dict(own)
     return state

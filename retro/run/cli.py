@@ -1,8 +1,6 @@
 """The command line of every script: options made from a config dataclass, errors as one line.
 
-A script's settings are one frozen dataclass. `option` gives a field its default, its line of help,
-its group and its bounds; `parse` turns the dataclass into a parser and what was typed into the
-dataclass. Read a script's `Config` first (train.py). Only argparse is used.
+`option` describes a field of the dataclass, `parse` turns what was typed into the dataclass.
 """
 
 import argparse
@@ -10,24 +8,17 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import Field, field, fields
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, get_args, get_origin
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from retro.run.device import keep_memory
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-Config = TypeVar("Config", bound="DataclassInstance")  # a script's dataclass of settings
+Config = TypeVar("Config", bound=Any)  # a script's dataclass of settings
 METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT"}
 
 
-def option(
-    default: Any, help: str, group: str, *, low: float | None = None, high: float | None = None,
-    above: float | None = None,
-) -> Any:  # fmt: skip
-    """A field of a Config. `help`: what the option does, and its unit; `group`: the heading that
-    it stands under. A value lies in [low, high], or with `above` in (above, high].
-    """
+def option(default: Any, help: str, group: str, *, low: float | None = None,
+           high: float | None = None, above: float | None = None) -> Any:  # fmt: skip
+    """A field of a Config; `group` is its heading, its value in [low, high], or (above, high]."""
     bounds = {"low": low, "high": high, "above": above}
     return field(default=default, metadata={"help": help, "group": group, "bounds": bounds})
 
@@ -38,7 +29,7 @@ def option_of(name: str) -> str:
 
 
 def allowed(low: float | None, high: float | None, above: float | None) -> str:
-    """The bounds in words, "" without any.
+    """The bounds in words.
 
     >>> allowed(0, 1, None), allowed(1, None, None), allowed(None, 1, 0), allowed(None, None, None)
     ('between 0 and 1', 'at least 1', 'above 0 and at most 1', '')
@@ -51,33 +42,21 @@ def allowed(low: float | None, high: float | None, above: float | None) -> str:
 
 def within(value: float, low: float | None, high: float | None, above: float | None) -> bool:
     """Whether a value keeps its bounds; NaN and infinity never do."""
-    return (
-        math.isfinite(value)
-        and (low is None or value >= low)
-        and (high is None or value <= high)
-        and (above is None or value > above)
-    )
+    kept = (low is None or value >= low) and (high is None or value <= high)
+    return math.isfinite(value) and kept and (above is None or value > above)
 
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """One line, without argparse's list of all options."""
-        sys.exit(_print_error(message, 2))
+        fail(message)  # without argparse's list of all options
 
 
-def parse(
-    config_class: type[Config],
-    doc: str,
-    defaults: Callable[[argparse.Namespace], dict] = lambda given: {},
-    argv: Sequence[str] | None = None,
-) -> Config:
-    """Each field becomes an option with its own default, or with that of `defaults`, which sees
-    what was given. A wrong option ends the program with exit status 2.
-    """
-    parser = Parser(
-        usage="%(prog)s [options]", description=doc, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+def parse(config_class: type[Config], doc: str,
+          defaults: Callable[[argparse.Namespace], dict] = lambda given: {},
+          argv: Sequence[str] | None = None) -> Config:  # fmt: skip
+    """What was typed, as a Config. `defaults`, from what was given, replace the fields' own."""
+    parser = Parser(usage="%(prog)s [options]", description=doc, allow_abbrev=False,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     own = config_class.__annotations__
     own_first = sorted(fields(config_class), key=lambda one: one.name not in own)
     names = dict.fromkeys(one.metadata["group"] for one in own_first)
@@ -96,12 +75,11 @@ def parse(
 
 def add_option(group: Any, one: Field) -> None:
     """The option of a field: its type, its choices, and its help with range and default."""
+    kind: dict[str, Any] = {"type": one.type, "metavar": METAVARS.get(one.type)}
     if one.type is bool:
-        kind: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
+        kind = {"action": argparse.BooleanOptionalAction}
     elif get_origin(one.type) is Literal:
         kind = {"choices": get_args(one.type)}
-    else:
-        kind = {"type": one.type, "metavar": METAVARS[one.type]}
     action = group.add_argument(option_of(one.name), default=one.default, **kind)
     shown = ("on" if one.default else "off") if one.type is bool else one.default
     notes = [allowed(**one.metadata["bounds"]), f"default: {'none' if shown == '' else shown}"]
@@ -115,13 +93,14 @@ def run_script(main: Callable[[Config], None], config: Config) -> None:
     try:
         main(config)
     except (ValueError, OSError) as error:
-        sys.exit(_print_error(error, 2))
+        fail(error)
     except FloatingPointError as error:
-        sys.exit(_print_error(f"training broke down: {error}; the last checkpoint is whole", 1))
+        fail(f"training broke down: {error}; the last checkpoint is whole", 1)
     except KeyboardInterrupt:
-        sys.exit(_print_error("interrupted; --resume goes on from the last checkpoint", 130))
+        fail("interrupted; --resume goes on from the last checkpoint", 130)
 
 
-def _print_error(message: object, status: int) -> int:
+def fail(message: object, status: int = 2) -> NoReturn:
+    """End the program with one line on stderr."""
     print(f"error: {message}", file=sys.stderr)
-    return status
+    sys.exit(status)

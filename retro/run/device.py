@@ -1,10 +1,9 @@
-"""Where the tensors are: the device, its numbers, its memory.
-
-One memory policy for all scripts: a process keeps what it has freed, to use it again, and gives it
-back where a script says so.
+"""The device, its numbers, random ones too, and its memory: a process keeps what it has freed, to
+use it again, and gives it back where a script says so.
 """
 
 import ctypes
+import hashlib
 import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -20,11 +19,15 @@ def pick_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def keep_memory() -> None:
-    """Have glibc keep what is freed. Call it before the first product of matrices.
+def seeded(*names: object, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator named by its purpose: a resumed run draws what an unbroken run draws."""
+    digest = hashlib.sha256(repr(names).encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:6], "big"))
 
-    Otherwise every large tensor would be a new mapping, whose pages the system has to clear
-    (docs/experiments.md, section 35).
+
+def keep_memory() -> None:
+    """Have glibc keep what is freed. Call it before the first product of matrices. Otherwise every
+    large tensor is a new mapping, whose pages the system clears (docs/experiments.md, section 35).
     """
     # oneDNN keeps a kernel for each shape it has met, by default 1024 of them: a gigabyte at last
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")

@@ -62,12 +62,9 @@ def read_json(path: str | Path) -> dict:
     return value
 
 
-def read_tensors(
-    path: str | Path, device: torch.device | None = None, dtype: torch.dtype | None = None
-) -> dict[str, torch.Tensor]:
-    """All tensors of a safetensors file; nothing is unpickled. Float tensors get `dtype`, when it
-    is given. ValueError when the file is broken.
-    """
+def read_tensors(path: str | Path, device: torch.device | None = None,
+                 dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:  # fmt: skip
+    """All tensors of a safetensors file, float ones as `dtype`; ValueError when it is broken."""
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file, expected a safetensors file")
     tensors = {}
@@ -82,3 +79,42 @@ def read_tensors(
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: is not a whole safetensors file ({error})") from error
     return tensors
+
+
+class JsonLines:
+    """A file of JSON objects, one a line, each with at least `fields`. An append is on disk when it
+    returns; after a crash `truncate` drops what a checkpoint does not count, cut lines included.
+    """
+
+    def __init__(self, path: str | Path, fields: tuple[str, ...] = ()):
+        self.path, self.fields = Path(path), fields
+
+    def append(self, rows: list[dict]) -> None:
+        for row in rows:
+            assert not set(self.fields) - set(row), f"fields {tuple(row)}, expected {self.fields}"
+        with named(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def truncate(self, rows: int) -> None:
+        """Keep the first `rows` lines; a missing file becomes an empty one."""
+        with self.path.open("ab+") as file:
+            file.seek(0)
+            file.truncate(sum(len(file.readline()) for _ in range(rows)))
+
+    def __iter__(self) -> Iterator[dict]:
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise ValueError(f"{self.path}:{number}: not JSON ({error})") from error
+                if not isinstance(row, dict) or set(self.fields) - set(row):
+                    wanted = ", ".join(self.fields)
+                    raise ValueError(f"{self.path}:{number}: must have the fields {wanted}")
+                yield row
+
+    def __len__(self) -> int:
+        with self.path.open("rb") as file:
+            return sum(1 for _ in file)

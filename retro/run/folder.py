@@ -1,7 +1,5 @@
 """A training run on disk: config, checkpoint, metrics, replay buffer; it may be killed and resumed.
 
-Read before: files.py, checkpoint.py.
-
 config.json         the settings, the seed among them
 versions.json       what it ran on: git revision, packages; one more entry if a resumed run differs
 lock                held while a process runs here; holds the process's id
@@ -11,8 +9,7 @@ replay.jsonl        D_RL: every rated reflection
 failed.jsonl        the failed trajectories that PPO reflects on
 sft/, adapter/      the adapter after imitation and after PPO, in PEFT's format
 reward/             the reward model of an offline run: its adapter, its head
-results.json        success by retry for every method, a report for each environment; results.png if
-                    matplotlib is there
+results.json, .png  success by retry of every method; the picture if matplotlib is there
 """
 
 import json
@@ -29,9 +26,8 @@ from typing import Any, TextIO
 import torch
 
 from retro.run import checkpoint
-from retro.run.files import named, read_json, write_json
-from retro.run.json_lines import JsonLines
-from retro.run.processes import ALONE, Processes
+from retro.run.files import JsonLines, named, read_json, write_json
+from retro.run.processes import Processes
 
 try:
     import fcntl
@@ -43,15 +39,13 @@ FREE = ("run_dir", "resume")  # settings that a resumed run may change
 
 
 class RunFolder:
-    """Opens the folder: a new one, or with `config.resume` one that was interrupted. Of several
-    processes one writes.
-
-    `state` holds the counters that say how far the run is. `save` writes them with the weights;
-    what the files hold beyond that is dropped when the run is resumed.
+    """A new folder, or with `config.resume` one of an interrupted run; of several processes one
+    writes. `state` says how far the run is. `save` writes it with the weights; what the files hold
+    beyond that is dropped when the run is resumed.
     """
 
     def __init__(self, config: Any, weights: Mapping[str, torch.Tensor],
-                 optimizer: torch.optim.Optimizer, processes: Processes = ALONE):  # fmt: skip
+                 optimizer: torch.optim.Optimizer, processes: Processes):  # fmt: skip
         self.path, self.processes = Path(config.run_dir), processes
         self.weights, self.optimizer = weights, optimizer
         names = ("metrics", "replay", "failed")
@@ -67,50 +61,44 @@ class RunFolder:
                 file.truncate(self.state["lines"][name])
         processes.barrier()
 
+    def open(self, config: Any) -> None:
+        """Make the folder, or check that it is the one to resume and that no process is in it."""
+        path, started = self.path, self.path / "config.json"
+        settings = json.loads(json.dumps(asdict(config)))
+        if config.resume and not started.exists():
+            raise ValueError(f"{path}: no run to resume here")
+        path.mkdir(parents=True, exist_ok=True)
+        self.lock = lock(path)
+        if started.exists() and not config.resume:
+            either = "--resume continues it, --run-dir names another"
+            raise ValueError(f"{path}: holds a run already; {either}")
+        if config.resume:
+            old = read_json(started)
+            for key, now in settings.items():
+                if key not in FREE and now != (was := old.get(key)):
+                    changed = f"another {key}: {was!r}, now {now!r}"
+                    raise ValueError(f"{path}: was started with {changed}")
+            for scratch in path.rglob("*.tmp"):  # of a write that a kill cut short
+                scratch.unlink()
+        else:
+            write_json(started, settings)
+        note_versions(path / "versions.json", self.processes.world)
+
     def append(self, name: str, rows: list[dict]) -> None:
         """Rows to one of the files; the same rows are given in all processes."""
         if self.processes.is_main:
             self.files[name].append(rows)
 
-    def open(self, config: Any) -> None:
-        """Make the folder, or check that it is the one to resume and that no process is in it."""
-        path = self.path
-        settings = json.loads(json.dumps(asdict(config)))
-        if config.resume and not (path / "config.json").exists():
-            raise ValueError(f"{path}: no run to resume here")
-        path.mkdir(parents=True, exist_ok=True)
-        self.lock = lock(path)
-        if (path / "config.json").exists():
-            if not config.resume:
-                raise ValueError(
-                    f"{path}: holds a run already; --resume continues it, --run-dir names another"
-                )
-            old = read_json(path / "config.json")
-            changed = [key for key in settings if key not in FREE and settings[key] != old.get(key)]
-            if changed:
-                raise ValueError(
-                    f"{path}: was started with another {changed[0]}: {old.get(changed[0])!r}, "
-                    f"now {settings[changed[0]]!r}"
-                )
-            for scratch in path.rglob("*.tmp"):  # of a write that a kill cut short
-                scratch.unlink()
-        else:
-            write_json(path / "config.json", settings)
-        note_versions(path / "versions.json", self.processes.world)
-
     def save(self, **state: Any) -> None:
         """Checkpoint: the weights, the optimiser, `state` and the number of lines in each file."""
         self.state |= state
-        if not self.processes.is_main:
-            return
-        self.state["lines"] = {name: len(file) for name, file in self.files.items()}
-        checkpoint.save(self.path / "checkpoint", self.weights, [self.optimizer], self.state)
+        if self.processes.is_main:
+            self.state["lines"] = {name: len(file) for name, file in self.files.items()}
+            checkpoint.save(self.path / "checkpoint", self.weights, [self.optimizer], self.state)
 
 
 def lock(folder: Path) -> TextIO:
-    """The folder's file `lock`, held until this process ends, however it ends; ValueError if
-    another process holds it.
-    """
+    """The folder's lock, held until this process ends; ValueError if another process holds it."""
     file = (folder / "lock").open("a+")
     try:
         if fcntl:
@@ -134,19 +122,20 @@ def versions(processes: int) -> dict[str, str | int | None]:
         revision = subprocess.run(command, cwd=root, capture_output=True, text=True).stdout.strip()
     except FileNotFoundError:  # no git
         revision = ""
-    here: dict[str, str | int | None] = {"git": revision or None}
-    here |= {"python": platform.python_version(), "machine": platform.machine()}
-    here |= {"processes": processes, "threads": torch.get_num_threads()}
+    here = {"git": revision or None, "python": platform.python_version(),
+            "machine": platform.machine(), "processes": processes,
+            "threads": torch.get_num_threads()}  # fmt: skip
     return here | {name: metadata.version(name) for name in PACKAGES}
 
 
 def note_versions(path: Path, processes: int) -> None:
     """Add the present versions if they are new to the run; print a note if they differ."""
     runs, now = read_json(path)["runs"] if path.exists() else [], versions(processes)
-    if runs and runs[-1] != now:
+    if runs and runs[-1] == now:
+        return
+    if runs:
         old = runs[-1]
         changed = [f"{k} {old.get(k)} (now {now[k]})" for k in now if now[k] != old.get(k)]
         print(f"note: {path.parent} was run on {', '.join(changed)}: its numbers may differ from "
               "those of an uninterrupted run", file=sys.stderr)  # fmt: skip
-    if not runs or runs[-1] != now:
-        write_json(path, {"runs": [*runs, now]})
+    write_json(path, {"runs": [*runs, now]})

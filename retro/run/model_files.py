@@ -1,47 +1,35 @@
-"""A model's folder in Hugging Face's layout: config.json, and the weights in safetensors files.
+"""Folders of models in Hugging Face's layout and of LoRA adapters in PEFT's: JSON and safetensors.
 
 Two families of models: `llama` (Llama 2 and 3, SmolLM2) and `qwen2` (Qwen2.5), which adds biases to
 queries, keys and values. A file that asks for something else is refused: the error names the file,
-the setting and what is allowed. Settings are plain dicts here; `retro/model.py` makes its GPTConfig
-of them and says what each of them means.
+the setting and what is allowed. Settings are plain dicts here, which `retro/model.py` explains.
 """
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from retro.run.files import read_json, read_tensors, write_json
+from retro.run.files import read_json, read_tensors, write_json, write_tensors
 
 KINDS: dict[str, type] = {  # of the settings of a GPTConfig, but for rope_scaling
     "vocab_size": int, "hidden_size": int, "intermediate_size": int, "num_hidden_layers": int,
     "num_attention_heads": int, "num_key_value_heads": int, "max_position_embeddings": int,
     "rope_theta": float, "rms_norm_eps": float, "tie_word_embeddings": bool, "head_dim": int,
-    "qkv_bias": bool,
-}  # fmt: skip
-REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
-            "num_attention_heads", "num_key_value_heads")  # fmt: skip
-
+    "qkv_bias": bool}  # fmt: skip
+REQUIRED = list(KINDS)[:6]
 # several times the largest models there are: a file can't ask for all the memory
 LARGEST_INT = {"num_hidden_layers": 500, "head_dim": 1024}  # of any other 2^24
 LARGEST_FLOAT = 1e12
 LARGEST_ANGLES = 1 << 26  # max_position_embeddings * head_dim
-
-DEFAULTS = {  # of Hugging Face's LlamaConfig and Qwen2Config, where a GPTConfig's differ
-    "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "tie_word_embeddings": False,
-}  # fmt: skip
-DEMANDS = {  # the only value of a setting that this model can do
-    "hidden_act": "silu",
-    "attention_bias": False,
-    "mlp_bias": False,
-    "use_sliding_window": False,
-    "quantization_config": None,
-}
-ROPE_NUMBERS: dict[str, list[str]] = {  # the numbers of each way to scale rotary positions
-    "default": [],
-    "linear": ["factor"],
-    "llama3": ["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"],
-}
+MAX_RANK = 4096  # of an adapter
+ADAPTER_WEIGHTS, ADAPTER_SETTINGS = "adapter_model.safetensors", "adapter_config.json"
+# Hugging Face's defaults where a GPTConfig's differ; the only value of a setting that this model,
+# or an adapter of it, can have; the numbers of each way to scale rotary positions
+TABLES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_suffix(".json").read_text())
 
 
 def read_config(path: str | Path) -> dict:
@@ -50,18 +38,17 @@ def read_config(path: str | Path) -> dict:
     family = found.get("model_type")
     if family not in ("llama", "qwen2"):
         raise ValueError(f"{path}: model_type is {family!r}, this model takes only llama, qwen2")
-    for key, allowed in DEMANDS.items():
+    for key, allowed in TABLES["demands"].items():
         if found.get(key) not in (None, allowed):
             raise ValueError(f"{path}: {key} is {found[key]!r}, this model takes only {allowed!r}")
     rope = found.get("rope_parameters") or found.get("rope_scaling")
-    settings = {**DEFAULTS, **found, "rope_scaling": rope, "qkv_bias": family == "qwen2"}
+    settings = {**TABLES["defaults"], **found, "rope_scaling": rope, "qkv_bias": family == "qwen2"}
     if settings.get("num_key_value_heads") is None:
         settings["num_key_value_heads"] = settings.get("num_attention_heads")
     if isinstance(rope, dict) and "rope_theta" in rope:
         settings["rope_theta"] = rope["rope_theta"]
-    settings = {name: settings[name] for name in (*KINDS, "rope_scaling") if name in settings}
     try:
-        return check_settings(settings)
+        return check_settings({k: v for k, v in settings.items() if k in (*KINDS, "rope_scaling")})
     except (TypeError, ValueError) as error:  # TypeError: a list where a word was expected
         raise ValueError(f"{path}: {error}") from error
 
@@ -82,80 +69,67 @@ def check_settings(settings: dict) -> dict:
     if missing := [name for name in REQUIRED if name not in settings]:
         raise ValueError(f"missing the setting {missing[0]!r}")
     for name, kind in KINDS.items():
-        if name not in settings or (name == "head_dim" and settings[name] is None):
+        value: Any = settings.get(name)
+        if name not in settings or (name == "head_dim" and value is None):
             continue
-        value = settings[name]
         most = LARGEST_FLOAT if kind is float else LARGEST_INT.get(name, 1 << 24)
         allowed = (int, float) if kind is float else (kind,)
         if type(value) not in allowed or (kind is not bool and not 0 < value <= most):
-            raise ValueError(
-                f"{name} is {value!r}, expected a positive {kind.__name__} up to {most:g}"
-            )
+            wanted = f"a positive {kind.__name__} up to {most:g}"
+            raise ValueError(f"{name} is {value!r}, expected {wanted}")
+    multiples = {"num_attention_heads": "num_key_value_heads"}
     if settings.get("head_dim") is None:
-        _check_divides(settings, "hidden_size", "num_attention_heads")
+        multiples = {"hidden_size": "num_attention_heads"} | multiples
         settings["head_dim"] = settings["hidden_size"] // settings["num_attention_heads"]
-    _check_divides(settings, "num_attention_heads", "num_key_value_heads")
-    head_dim, positions = settings["head_dim"], settings.get("max_position_embeddings", 1)
+    for name, part in multiples.items():
+        if (here := settings[name]) % settings[part]:
+            raise ValueError(f"{name} {here} is not a multiple of {part} {settings[part]}")
+    head_dim, positions = settings["head_dim"], settings["max_position_embeddings"]
     if head_dim * positions > LARGEST_ANGLES:
-        raise ValueError(
-            f"max_position_embeddings {positions} of head_dim {head_dim}: the table of positions "
-            "would be too large"
-        )
+        sizes = f"max_position_embeddings {positions} of head_dim {head_dim}"
+        raise ValueError(f"{sizes}: the table of positions would be too large")
     if head_dim % 2:
         raise ValueError(f"head_dim {head_dim} is odd; rotary positions need it even")
-    settings["rope_scaling"] = check_rope_scaling(settings.get("rope_scaling"))
+    settings["rope_scaling"] = check_rope_scaling(settings["rope_scaling"])
     return settings
-
-
-def _check_divides(settings: dict, whole: str, part: str) -> None:
-    if settings[whole] % settings[part]:
-        raise ValueError(f"{whole} {settings[whole]} is not a multiple of {part} {settings[part]}")
 
 
 def check_rope_scaling(settings: Any) -> dict | None:
     """`rope_scaling` or `rope_parameters` of a config.json; None = no scaling."""
-    settings = settings or {}
+    settings, numbers_of = settings or {}, TABLES["rope_numbers"]
     if not isinstance(settings, dict):
         raise ValueError(f"rope_scaling is {settings!r}, expected an object")
     kind = settings.get("rope_type", settings.get("type", "default"))
-    if kind not in ROPE_NUMBERS:
-        raise ValueError(f"rope_type is {kind!r}, this model takes only {', '.join(ROPE_NUMBERS)}")
-    if settings.get("partial_rotary_factor", 1) != 1:
-        part = settings["partial_rotary_factor"]
+    if kind not in numbers_of:
+        raise ValueError(f"rope_type is {kind!r}, this model takes only {', '.join(numbers_of)}")
+    if (part := settings.get("partial_rotary_factor", 1)) != 1:
         raise ValueError(f"partial_rotary_factor is {part!r}, this model turns whole heads")
-    for key in ROPE_NUMBERS[kind]:
-        value: Any = settings.get(key)
+    numbers: dict[str, Any] = {key: settings.get(key) for key in numbers_of[kind]}
+    for key, value in numbers.items():
         if type(value) not in (int, float) or not 0 < value < LARGEST_FLOAT:
             raise ValueError(f"rope_type {kind}: {key} is {value!r}, expected a positive number")
-    if kind == "llama3" and settings["low_freq_factor"] >= settings["high_freq_factor"]:
+    if kind == "llama3" and numbers["low_freq_factor"] >= numbers["high_freq_factor"]:
         raise ValueError("rope_type llama3: low_freq_factor is not below high_freq_factor")
-    numbers = {key: settings[key] for key in ROPE_NUMBERS[kind]}
     return {"rope_type": kind, **numbers} if numbers else None
 
 
-def read_checkpoint(
-    folder: str | Path, device: torch.device | None = None, dtype: torch.dtype | None = None
-) -> dict[str, torch.Tensor]:
+def read_checkpoint(folder: str | Path, device: torch.device | None = None,
+                    dtype: torch.dtype | None = None) -> dict[str, Tensor]:  # fmt: skip
     """model.safetensors, or the shards that model.safetensors.index.json names."""
     path = Path(folder) / "model.safetensors"
-    index = path.with_name(path.name + ".index.json")
-    if path.exists() or not index.exists():
-        files = [path]
-    else:
+    index, files = path.with_name(path.name + ".index.json"), [path]
+    if index.exists() and not path.exists():
         shard_of = read_json(index).get("weight_map")
         if not isinstance(shard_of, dict) or not all(isinstance(f, str) for f in shard_of.values()):
             raise ValueError(f"{index}: weight_map is not an object of tensors and their files")
         files = [path.with_name(Path(name).name) for name in sorted(set(shard_of.values()))]
-    tensors: dict[str, torch.Tensor] = {}
-    for file in files:
-        tensors |= read_tensors(file, device, dtype)
-    # a table that old Llama checkpoints store and every program computes
-    return {n: t for n, t in tensors.items() if not n.endswith("rotary_emb.inv_freq")}
+    # left out: a table that old Llama checkpoints store and every program computes
+    parts = (read_tensors(file, device, dtype).items() for file in files)
+    return {n: t for part in parts for n, t in part if not n.endswith("rotary_emb.inv_freq")}
 
 
-def check_tensors(
-    path: str | Path, tensors: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]
-) -> None:
+def check_tensors(path: str | Path, tensors: Mapping[str, Tensor],
+                  wanted: Mapping[str, Tensor]) -> None:  # fmt: skip
     """ValueError on the first tensor read from `path` that is missing, foreign or does not fit."""
     for name in sorted(wanted.keys() | tensors.keys()):
         if name not in tensors:
@@ -166,3 +140,45 @@ def check_tensors(
         if here != there or not tensors[name].is_floating_point():
             kind = f"{there} {tensors[name].dtype}"
             raise ValueError(f"{path}: {name} is {kind}, the model takes {here} of a float type")
+
+
+def peft_name(name: str) -> str:
+    return f"base_model.model.{name}.weight"
+
+
+def write_adapter(folder: str | Path, state: Mapping[str, Tensor], rank: int, alpha: float,
+                  targets: Sequence[str]) -> None:  # fmt: skip
+    tensors = {peft_name(name): weight for name, weight in state.items()}
+    write_tensors(Path(folder) / ADAPTER_WEIGHTS, tensors)
+    sizes = {"r": rank, "lora_alpha": alpha, "target_modules": list(targets)}
+    write_json(Path(folder) / ADAPTER_SETTINGS, TABLES["adapter_written"] | sizes)
+
+
+def read_adapter(
+    folder: str | Path, known_targets: Sequence[str]
+) -> tuple[int, float, list[str], dict[str, Tensor]]:
+    """(r, alpha, targets, tensors); ValueError if it is anything else than plain LoRA."""
+    path = Path(folder) / ADAPTER_SETTINGS
+    settings = read_json(path)
+    for key, allowed in TABLES["adapter_demands"].items():
+        if settings.get(key, allowed) != allowed:
+            raise ValueError(f"{path}: {key} is {settings[key]!r}, only {allowed!r} is known here")
+    asked: list[Any] = [settings.get(k) for k in ("r", "lora_alpha", "target_modules")]
+    rank, alpha, targets = asked
+    numbers = type(rank) is int and type(alpha) in (int, float) and abs(alpha) < 1e6
+    if not numbers or not 1 <= rank <= MAX_RANK:
+        wanted = f"numbers, r in 1..{MAX_RANK}"
+        raise ValueError(f"{path}: r is {rank!r}, lora_alpha {alpha!r}, expected {wanted}")
+    if not isinstance(targets, list) or not targets or any(t not in known_targets for t in targets):
+        raise ValueError(f"{path}: target_modules is {targets!r}, expected some of {known_targets}")
+    return rank, alpha, targets, read_tensors(Path(folder) / ADAPTER_WEIGHTS)
+
+
+@torch.no_grad()
+def copy_adapter(folder: str | Path, tensors: Mapping[str, Tensor],
+                 state: Mapping[str, Tensor]) -> None:  # fmt: skip
+    """Put the tensors of a folder into an adapter's weights; ValueError where they do not fit."""
+    wanted = {peft_name(name): weight for name, weight in state.items()}
+    check_tensors(Path(folder) / ADAPTER_WEIGHTS, tensors, wanted)
+    for name, weight in wanted.items():
+        weight.copy_(tensors[name])

@@ -4,9 +4,8 @@
     torchrun --nproc-per-node=2 train.py        on GPUs, one each; gloo between CPUs, nccl there
 
 The processes exchange only sums (`all_reduce`). So every rank takes the step that one process would
-take with the batches of all ranks joined: means are over all tokens, and gradients are added up,
-not averaged. The weights start equal (same seed, same base) and stay equal. Left out: sharded
-weights; only the adapter is trained, and it is small.
+take with all ranks' batches joined: means are over all tokens, gradients are added up, not
+averaged. The weights start equal (same seed, same base) and stay equal. Left out: sharded weights.
 """
 
 import os
@@ -24,6 +23,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from retro.run.device import pick_device
+
+MAX_PROCESSES = 4  # that `launch` starts; more were not tried
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,13 @@ class Processes:
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum of all ranks' tensors, the same on each, without gradient."""
-        if self.world == 1:
-            return tensor
-        tensor = tensor.detach().clone()
-        dist.all_reduce(tensor)
+        if self.world > 1:
+            tensor = tensor.detach().clone()
+            dist.all_reduce(tensor)
         return tensor
 
     def shard(self, rows: list) -> list:
-        """This rank's rows, as many as any other rank has. The last len(rows) % world rows are
-        left out.
-        """
+        """This rank's rows, as many as any other's; the last len(rows) % world are left out."""
         return rows[: len(rows) // self.world * self.world][self.rank :: self.world]
 
     def all_gather(self, rows: list) -> list:
@@ -67,8 +65,7 @@ class Processes:
 
     def barrier(self) -> None:
         """Wait until all have come here, say for a file that one of them writes."""
-        if self.world > 1:
-            self.all_gather([])
+        self.all_gather([])
 
     def leave(self) -> None:
         if self.world > 1:
@@ -76,18 +73,15 @@ class Processes:
 
 
 ALONE = Processes()
-MAX_PROCESSES = 4  # that `launch` starts; more were not tried
 
 
 @contextmanager
 def launch(*counts: int) -> Iterator[int]:
-    """Inside, this script is run by several processes, as if torchrun had started them. There are
-    as many as PyTorch has threads here (OMP_NUM_THREADS), at most MAX_PROCESSES, and so many that
-    each of the `counts` can be divided among them. The others end with this process, however it
-    ends. Yields their number.
-
-    Several processes run on Linux without a GPU; elsewhere there is one. A trial's steps are small:
-    two processes with a thread each do more than one process with two threads.
+    """Inside, several processes run this script, as if torchrun had started them; yields their
+    number. There are as many as PyTorch has threads here (OMP_NUM_THREADS), at most MAX_PROCESSES,
+    and each of the `counts` can be divided among them. The others end with this process, however it
+    ends. Only one without Linux or with a GPU. A trial's steps are small: two processes with a
+    thread each do more than one process with two threads.
     """
     if "RETRO_LAUNCHED" in os.environ:  # one of the others ends when the pipe from the first closes
         threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
@@ -101,15 +95,15 @@ def launch(*counts: int) -> Iterator[int]:
     torch.set_num_threads(threads // size)
     with socket.socket() as probe:  # a free port
         probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    os.environ |= dict(MASTER_ADDR="localhost", MASTER_PORT=str(port), WORLD_SIZE=str(size))
-    os.environ |= dict(RANK="0", LOCAL_RANK="0", GLOO_SOCKET_IFNAME="lo")
+        port = str(probe.getsockname()[1])
+    os.environ |= dict(MASTER_ADDR="localhost", MASTER_PORT=port, WORLD_SIZE=str(size),
+                       RANK="0", LOCAL_RANK="0", GLOO_SOCKET_IFNAME="lo")  # fmt: skip
     command, others = [sys.executable, *sys.argv], []
     with TemporaryFile() as errors:
         for rank in map(str, range(1, size)):
-            own = dict(RANK=rank, LOCAL_RANK=rank, RETRO_LAUNCHED="1")
-            environment = os.environ | own | dict(OMP_NUM_THREADS=str(threads // size))
-            others.append(Popen(command, -1, None, PIPE, DEVNULL, errors, env=environment))
+            own = os.environ | dict(RANK=rank, LOCAL_RANK=rank, RETRO_LAUNCHED="1",
+                                    OMP_NUM_THREADS=str(threads // size))  # fmt: skip
+            others.append(Popen(command, -1, None, PIPE, DEVNULL, errors, env=own))
         try:
             yield size
         except RuntimeError as error:
@@ -125,10 +119,7 @@ def launch(*counts: int) -> Iterator[int]:
 
 
 def join(device: torch.device) -> Processes:
-    """Meet the other processes that torchrun or `launch` started; without, a single rank.
-
-    On GPUs each rank of a machine takes its own. ValueError if there are fewer than ranks.
-    """
+    """Meet the other processes that started; ValueError if a machine has more ranks than GPUs."""
     if "WORLD_SIZE" not in os.environ:
         return ALONE
     if device.type == "cuda":
@@ -136,9 +127,9 @@ def join(device: torch.device) -> Processes:
         if local >= gpus:
             raise ValueError(f"rank {local} of this machine has no GPU: there are {gpus}")
         torch.cuda.set_device(local)
-    # A module that optimizers import later keeps the process group of that moment as a default
-    # argument. Imported before there is a group it keeps none, and `leave` can end the group's
-    # threads: a thread that outlives Python aborts the process.
+    # Optimizers import this module later: it keeps the process group of that moment as a default
+    # argument. Imported before, it keeps none, and `leave` can end the group's threads: a thread
+    # that outlives Python aborts the process.
     from torch import _dynamo  # noqa: F401
 
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
