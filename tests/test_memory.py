@@ -3,7 +3,7 @@
 import pytest
 
 from retro.memory import FIELDS, Rated, read_buffer, recall, replay_buffer
-from retro.run.json_lines import JsonLines
+from retro.run.files import JsonLines
 
 
 def row(i):
