@@ -39,11 +39,13 @@ own files), `observer` (what a trial's text tells), `demonstrations`, `engine` (
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from random import Random
 from types import ModuleType
 from typing import Any
+
+from envs.tasks import draw_tasks
 
 # the name of an environment -> the name of its class in the module envs.<name>, or the class itself
 CLASSES: dict[str, Any] = {"household": "Household", "hotpot": "Hotpot", "shop": "Shop"}
@@ -69,21 +71,42 @@ class Environment:
     """What all environments share."""
 
     name: str
-    observer: ModuleType  # this and the next one: a class without them defines what asks them
+    observer: ModuleType  # this and the next two: a class without them defines what asks them
     demonstrators: ModuleType
+    generate_task: Callable[[Random, str, str], dict]
     answer: tuple  # the last one that `step` or `reset` gave, with all five parts
+
+    def __init__(self, max_steps: int | None = None):
+        self.max_steps = max_steps  # None: each task's own limit
 
     def fresh(self) -> "Environment":
         """A copy that `reset` makes independent: it must not change what the copies share."""
         return copy.copy(self)
 
     def tasks(self, split: str, n: int, seed: int) -> list[dict]:
-        raise NotImplementedError
+        return draw_tasks(self.name, self.generate_task, split, n, seed)
 
     def reset(self, task: dict, seed: int | None = None) -> tuple[str, dict]:
-        raise NotImplementedError
+        """Start a task. Nothing in the three games is random: `seed` has no effect."""
+        self.limit = task["max_steps"] if self.max_steps is None else self.max_steps
+        self.n_steps, observation = 0, self._start(task)
+        self.answer = (observation, 0.0, False, False, self.info())
+        return observation, self.info()
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict]:
+        if not (self.answer[2] or self.answer[3]):
+            observation, reward, terminated = self._act(action)
+            self.n_steps += 1
+            truncated = not terminated and self.n_steps >= self.limit
+            self.answer = (observation, reward, terminated, truncated, self.info())
+        return self.answer
+
+    def _start(self, task: dict) -> str:
+        """For `reset`: set the game up -> its first observation."""
+        raise NotImplementedError
+
+    def _act(self, action: str) -> tuple[str, float, bool]:
+        """For `step`: (observation, reward, terminated)."""
         raise NotImplementedError
 
     def admissible_actions(self) -> list[str]:

@@ -19,7 +19,6 @@ import envs.household.observer as observer
 from envs import Environment
 from envs.household.tasks import generate_task, kind
 from envs.observer import Step
-from envs.tasks import draw_tasks
 
 ROOM = "You are in the middle of a room. Looking quickly around you, you see"
 # The forms of all commands. ALFWorld >= 0.4 says `move` for `put`: understood, never listed.
@@ -60,17 +59,10 @@ class Household(Environment):
 
     name = "household"
     observer, demonstrators = observer, demonstrations
+    generate_task = staticmethod(generate_task)
 
-    def __init__(self, max_steps: int | None = None):
-        self.max_steps = max_steps
-
-    def tasks(self, split: str, n: int, seed: int) -> list[dict]:
-        return draw_tasks(self.name, generate_task, split, n, seed)
-
-    def reset(self, task: dict, seed: int | None = None) -> tuple[str, dict]:
-        """Start a task -> (observation, info). Nothing here is random: `seed` has no effect."""
+    def _start(self, task: dict) -> str:
         self.task, self.goal = task, task["goal"]
-        self.limit = task["max_steps"] if self.max_steps is None else self.max_steps
         self.receptacles, self.objects = task["receptacles"], task["objects"]
         self.types = {r: x.get("type") or kind(r) for r, x in self.receptacles.items()}
         objects = self.objects.items()
@@ -81,7 +73,6 @@ class Household(Environment):
         self.opened = {r for r, x in self.receptacles.items() if x["open"]}
         self.loc: int | None = task["start"]
         self.held: str | None = None
-
         self.wanted = [o for o in self.objects if kind(o) == self.goal["object"]]
         self.targets = [r for r in self.receptacles if self.types[r] == self.goal["target"]]
         self.copies = 2 if self.goal["kind"] == "pick_two_obj_and_place" else 1
@@ -90,27 +81,18 @@ class Household(Environment):
         if self.goal.get("sliced"):
             self.needed.add("sliced")
         self.n_stages = self.copies * (2 + len(self.needed))
-        self.n_steps, self.best = 0, self._stages()
-        room = f"{ROOM} {listing([*self.receptacles])}.\n\nYour task is to: {self.goal['text']}"
-        self.answer = (room, 0, False, False, self._info())
-        return room, self._info()
+        self.best = self._stages()
+        return f"{ROOM} {listing([*self.receptacles])}.\n\nYour task is to: {self.goal['text']}"
 
-    def step(self, action: str) -> tuple[str, int, bool, bool, dict]:
-        """One command, any string -> (observation, reward, terminated, truncated, info)."""
-        _, _, terminated, truncated, _ = self.answer
-        if terminated or truncated:
-            return self.answer
+    def _act(self, action: str) -> tuple[str, float, bool]:
         command, observation = action.strip(), "Nothing happens."
         verb = command.partition(" ")[0]
         match = _PATTERNS[verb].fullmatch(command) if verb in _PATTERNS else None
         if match and match.groups() in self._allowed(verb):
             observation = self._perform(verb, *match.groups())
             self.best = max(self.best, self._stages())
-        self.n_steps += 1
         won = self.best == self.n_stages
-        truncated = not won and self.n_steps >= self.limit
-        self.answer = (observation, int(won), won, truncated, self._info())
-        return self.answer
+        return observation, int(won), won
 
     def glance(self, rng: Random) -> list[Step]:
         """Every receptacle, opened, in random order."""
@@ -223,5 +205,5 @@ class Household(Environment):
         under_way = 1 + len(self.needed & self.states[self.held]) if held else 0
         return placed * self.n_stages // self.copies + under_way
 
-    def _info(self) -> dict:
+    def info(self) -> dict:
         return {"success": self.best == self.n_stages, "progress": self.best / self.n_stages}
