@@ -1,16 +1,15 @@
-"""The environments, and the contract that they share. Nothing needs to be read before this file.
+"""The environments, and the contract that they share.
 
     env = envs.make("household")                            # or "hotpot", "shop"
     task = env.tasks("train", n=1, seed=0)[0]               # or household.load_game(path), ...
     observation, info = env.reset(task)
-    observation, reward, terminated, truncated, info = env.step("go to drawer 1")
+    observation, reward, terminated, truncated, info = env.step("go to drawer 1")  # as Gymnasium
 
 tasks(split, n, seed): n tasks, JSON-able dicts with `env`, `id`, `max_steps`. Splits are `train`,
     `seen` (new tasks, known names) and `unseen` (names that training never met). The same
     arguments give the same tasks.
 reset(task, seed=None): the first observation, which states the task, and info.
-step(action): any string is legal, and none raises. One that makes no sense is answered ("Nothing
-    happens." in the household) and counts as a step. Results stand in Gymnasium's order.
+step(action): any string is legal, and none raises. One that makes no sense counts as a step.
 reward: the benchmark's own: what the step added to the trial's score, in [0, 1].
 terminated, truncated: the task has ended; its step limit (`max_steps`) is reached. After either,
     `step` changes nothing and gives its last answer again.
@@ -19,8 +18,8 @@ info: `success`, bool, the benchmark's own measure; `progress`, partial credit o
 admissible_actions(): sorted list of the actions that would be accepted now.
 name, fresh(): the name in `make`; another environment of the same kind, to run beside it.
 
-The next methods serve reflection and pretraining. `observation` is the first one of a trial,
-`steps` are the (action, observation) pairs after it.
+For reflection and pretraining (`observation` is a trial's first, `steps` are the (action,
+observation) pairs after it):
 
 oracle_reflection(observation, steps): what a perfect observer writes of a failed trial, from its
     text alone.
@@ -128,9 +127,8 @@ class Environment:
     def questions(self, observation: str, steps: list, rng: Random) -> list[tuple[str, str]]:
         return self.demonstrators.questions(observation, steps, rng, n=4)
 
-    def demonstrations(
-        self, split: str, seed: int | str, oracle_share: float, drill_share: float = 0.0
-    ) -> Iterator:
+    def demonstrations(self, split: str, seed: int | str, oracle_share: float,
+                       drill_share: float = 0.0) -> Iterator:  # fmt: skip
         return self.demonstrators.demonstrations(self, split, seed, oracle_share, drill_share)
 
     def bindings(self, text: str) -> list[tuple[str, int, str, bool]]:

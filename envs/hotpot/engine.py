@@ -1,5 +1,4 @@
 """HotPotQA as a text game (Yang et al., EMNLP 2018). Read `envs/__init__.py` first.
-
 The actions are those of ReAct's agent (Yao et al., ICLR 2023), which searched Wikipedia. Changed:
 only the question's own paragraphs can be searched, as in HotpotQA's distractor setting.
 """
@@ -25,7 +24,7 @@ MAX_STEPS = 7  # of a real question
 
 
 class Hotpot(Environment):
-    """The environment; the contract is in `envs/__init__.py`.
+    """The contract is in `envs/__init__.py`.
 
     Task          `item`: an item of HotpotQA's own JSON.
     Actions       Search[title], Lookup[word], Finish[answer], think[anything]. Upper and lower
@@ -34,7 +33,6 @@ class Hotpot(Environment):
                   sentence with the word in the paragraph found last. "OK." to a thought.
     Reward        at Finish the answer's token F1, else 0. Success: its exact match.
     Progress      that F1, or if larger, 1/4 for each gold paragraph found, at most 1/2.
-    The end       terminated by Finish; truncated after `max_steps` actions (None: the task's own).
     """
 
     name = "hotpot"
@@ -85,7 +83,6 @@ class Hotpot(Environment):
         return [(command("search", t), " ".join(text)) for t, text in self.item["context"]]
 
     def _search(self, words: str) -> str:
-        """The paragraph of this title, or the nearest titles."""
         self.looked_up, self.n_looked, wanted = "", 0, words.casefold()
         if wanted in self.titles:
             self.found.add(self.titles[wanted])
@@ -100,7 +97,6 @@ class Hotpot(Environment):
         return f"Could not find {words}. Similar: {', '.join(self.titles[t] for t in nearest)}."
 
     def _lookup(self, word: str) -> str:
-        """The next sentence that holds the word."""
         hits = [s for s in self.page if word.casefold() in s.casefold()]
         self.looked_up, self.n_looked = word, self.n_looked * (word == self.looked_up) + 1
         if self.n_looked > len(hits):

@@ -1,8 +1,6 @@
-"""ALFWorld's text game in plain Python: one room, things in receptacles, one errand. Read
-`envs/__init__.py` first.
-
-Written from the PDDL domain and the grammar in every ALFWorld game file (Shridhar et al., ICLR
-2021); it answers letter for letter as the real engine does. Rules that common sense does not tell:
+"""ALFWorld's text game in plain Python. Read `envs/__init__.py` first. Written from the PDDL domain
+and the grammar in every ALFWorld game file (Shridhar et al., ICLR 2021); it answers letter for
+letter as the real engine does. Rules that common sense does not tell:
 
   - only the held object (one at a time) can be examined, cleaned, heated, cooled;
   - `heat` and `cool` work at a closed appliance, `use` and `slice` reach into closed receptacles;
@@ -31,8 +29,7 @@ _REPLIES = {  # verb -> the grammar's sentence, where it does not depend on what
     "close": "You close the {}.", "take": "You pick up the {} from the {}.",
     "put": "You put the {} in/on the {}.", "move": "You move the {} to the {}.",
     "use": "You turn on the {}.", "slice": "You sliced the {} with the {}.",
-    **{verb: f"You {verb} the {{}} using the {{}}." for verb in ("clean", "heat", "cool")},
-}  # fmt: skip
+    **{x: f"You {x} the {{}} using the {{}}." for x in ("clean", "heat", "cool")}}  # fmt: skip
 # verb -> the state it gives, the state it ends. "on" is the PDDL's isToggled: never taken back.
 EFFECTS = {"use": ("on", ""), "clean": ("clean", ""), "heat": ("hot", "cool"),
            "cool": ("cool", "hot"), "slice": ("sliced", "")}  # fmt: skip
@@ -47,14 +44,13 @@ def listing(names: list[str], article: str = "a ") -> str:
 
 
 class Household(Environment):
-    """The environment; the contract is in `envs/__init__.py`, a task's schema in `load_game`.
+    """The contract is in `envs/__init__.py`, a task's schema in `load_game`.
 
     Actions       the forms of ACTIONS, exactly: case and inner spaces count, outer ones do not.
     Reward        1 at the step after which the goal holds, else 0.
     Progress      the largest share of the errand's stages done at once so far. Each object that is
                   asked for must be held, treated (if asked for) and placed; under a lamp the
                   stages are held and lit.
-    The end       when the goal holds, or after `max_steps` actions (None: the task's own limit).
     """
 
     name = "household"
@@ -78,8 +74,7 @@ class Household(Environment):
         self.copies = 2 if self.goal["kind"] == "pick_two_obj_and_place" else 1
         treatment = self.goal["kind"].split("_")[1]  # pick_heat_then_place_in_recep: heat
         self.needed = {EFFECTS[treatment][0]} if treatment in APPLIANCES else set()
-        if self.goal.get("sliced"):
-            self.needed.add("sliced")
+        self.needed |= {"sliced"} if self.goal.get("sliced") else set()
         self.n_stages = self.copies * (2 + len(self.needed))
         self.best = self._stages()
         return f"{ROOM} {listing([*self.receptacles])}.\n\nYour task is to: {self.goal['text']}"
@@ -182,8 +177,8 @@ class Household(Environment):
     def _looks(self, o: str) -> str:
         state = self.states[o]
         if "isreceptacle" in state:
-            inside = listing(self.objects[o].get("holds", []))
-            return f"This is a normal {o}. In it, you see {inside}."
+            holds = self.objects[o].get("holds", [])
+            return f"This is a normal {o}. In it, you see {listing(holds)}."
         looks = " and ".join(word for word in ("hot", "cool", "clean") if word in state)
         if "sliced" in state:
             looks = f"{looks} sliced".lstrip()

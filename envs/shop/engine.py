@@ -54,14 +54,14 @@ def rank(query: str, documents: list[Counter], k1: float = 0.9, b: float = 0.4) 
 
 
 class Shop(Environment):
-    """The environment; the contract is in `envs/__init__.py`.
+    """The contract is in `envs/__init__.py`.
 
     Task          `products` (as `envs.shop.files.product` makes them), `goal`, `instruction`.
     Actions       `search[words]` on the first page; `click[button]`, `think[text]` on any.
     Observations  the page that an action leads to; "Invalid action!" to all that leads nowhere.
     Reward        the score at the purchase (`purchase_reward`), else 0. Success: score 1.
     Progress      that score. Before it 0, or OPENED once a product that could score 1 was opened.
-    The end       terminated by `click[Buy Now]`; truncated after `max_steps` actions.
+    The end       by `click[Buy Now]`.
     """
 
     name = "shop"
