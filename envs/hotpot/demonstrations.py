@@ -33,9 +33,7 @@ SKILLS = {  # skill -> share of the players
 }
 
 
-class Player:
-    """Chooses actions for one trial; the contract is `envs.demonstrations.Player`."""
-
+class Player:  # of one trial; the contract is `envs.demonstrations.Player`
     def __init__(self, observation: str, reflections: list[str], rng: random.Random):
         self.notes, self.rng = Notes(observation), rng
         self.read = self.notes.read
@@ -46,7 +44,6 @@ class Player:
         self.foresight = rng.random() < 0.1  # searches "Quietverse (film)" at once
 
     def slip(self) -> str:
-        """An action that leads nowhere: a name from elsewhere, a known one, a word, a thought."""
         foreign = Namer(self.rng, unseen=False)(self.rng.choice(("work", "artist", "town")))
         known = self.rng.choice([name for _, name in self.notes.facts] or [foreign])
         searches = [command("search", name) for name in (foreign, known)]

@@ -25,7 +25,6 @@ MAX_STEPS = 7  # of a real question
 
 class Hotpot(Environment):
     """The contract is in `envs/__init__.py`.
-
     Task          `item`: an item of HotpotQA's own JSON.
     Actions       Search[title], Lookup[word], Finish[answer], think[anything]. Upper and lower
                   case are the same in verbs, titles and words; blanks at the brackets are ignored.

@@ -56,9 +56,7 @@ def parse_goal(text: str) -> Goal:
     return Goal((("artist", match[1]),), places, kinds) if match else Goal((), (), ())
 
 
-class Notes:
-    """Facts of one trial so far. Feed it the first observation, then each (action, observation)."""
-
+class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader`
     def __init__(self, observation: str):
         self.goal = parse_goal(observation)
         self.facts: dict[Entity, dict[str, str]] = {}  # in the order of reading

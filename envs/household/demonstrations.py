@@ -35,9 +35,7 @@ SKILLS = {  # skill -> share of the players
 }
 
 
-class Player:
-    """Chooses actions for one trial; the contract is `envs.demonstrations.Player`."""
-
+class Player:  # of one trial; the contract is `envs.demonstrations.Player`
     def __init__(self, observation: str, reflections: list[str], rng: Random):
         self.notes, self.rng = Notes(observation), rng
         self.skill = rng.choices([*SKILLS], [*SKILLS.values()])[0]
@@ -49,7 +47,6 @@ class Player:
         self.read = self.notes.read
 
     def slip(self) -> str:
-        """An action that leads nowhere: a place or a thing that is not there, the wrong place."""
         notes, rng = self.notes, self.rng
         place = rng.choice(notes.places)
         foreign = "".join(name_parts(rng, rooms.PLACE_HEADS, rooms.PLACE_TAILS, unseen=False))
@@ -144,8 +141,8 @@ class Player:
 
 
 def flawed_reflection(observation: str, steps: list[Step], rng: Random) -> str:
-    """A plausible reflection that is vague or wrong, as people and models write them. A wrong one
-    names another place or another thing, leaves a step out, or searches again where the trial did.
+    """A plausible one, vague or wrong: it names another place or thing, leaves a step out, or
+    searches again where the trial did.
     """
     notes = read_trial(Notes(observation), steps)
     goal, seen = notes.goal, list(notes.contents)
@@ -274,9 +271,7 @@ ROLES = Roles(Player, oracle_reflection, flawed_reflection, _asked)
 
 def demonstrations(env: Environment, split: str, seed: int | str, oracle_share: float,
                    drill_share: float = 0.0) -> Iterator[Demonstration]:  # fmt: skip
-    """Endless: `drill_share` of the turns are a drill, the others a task's trials, then errands,
-    drills and reports.
-    """
+    """Endless: in `drill_share` of the turns a drill, else trials, errands, drills and reports."""
     rng = Random(f"demonstrations {split} {seed}")
 
     def task(name: str, shares: dict[str, float], hurry: bool = True) -> dict:

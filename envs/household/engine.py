@@ -45,7 +45,6 @@ def listing(names: list[str], article: str = "a ") -> str:
 
 class Household(Environment):
     """The contract is in `envs/__init__.py`, a task's schema in `load_game`.
-
     Actions       the forms of ACTIONS, exactly: case and inner spaces count, outer ones do not.
     Reward        1 at the step after which the goal holds, else 0.
     Progress      the largest share of the errand's stages done at once so far. Each object that is

@@ -49,9 +49,7 @@ def parse_goal(observation: str) -> Goal:
     raise ValueError(f"no known goal in {text[:80]!r}")
 
 
-class Notes:
-    """Facts of one trial so far. Feed it the first observation, then each (action, observation)."""
-
+class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader`
     def __init__(self, observation: str):
         self.goal = parse_goal(observation)
         room = observation.split("Your task is to: ")[0]

@@ -33,9 +33,7 @@ SKILLS = {  # skill -> share of the players
 }
 
 
-class Player:
-    """Chooses actions for one trial; the contract is `envs.demonstrations.Player`."""
-
+class Player:  # of one trial; the contract is `envs.demonstrations.Player`
     def __init__(self, observation: str, reflections: list[str], rng: random.Random):
         self.notes, self.rng = Notes(observation), rng
         chances = rng.choices([*SKILLS], [*SKILLS.values()])[0]
@@ -52,7 +50,6 @@ class Player:
             self.plan.pop(0)  # done, or refused: on to the next clause
 
     def slip(self) -> str:
-        """An action that leads nowhere: a button that is not there, a useless page."""
         foreign = "".join(name_parts(self.rng, ASIN_HEADS, ASIN_TAILS, unseen=False))
         value = self.rng.choice(COLORS + SIZES)
         return f"click[{self.rng.choice([foreign, foreign, value, 'Description', 'Next >'])}]"

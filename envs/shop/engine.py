@@ -55,7 +55,6 @@ def rank(query: str, documents: list[Counter], k1: float = 0.9, b: float = 0.4) 
 
 class Shop(Environment):
     """The contract is in `envs/__init__.py`.
-
     Task          `products` (as `envs.shop.files.product` makes them), `goal`, `instruction`.
     Actions       `search[words]` on the first page; `click[button]`, `think[text]` on any.
     Observations  the page that an action leads to; "Invalid action!" to all that leads nowhere.

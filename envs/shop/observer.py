@@ -13,9 +13,7 @@ OPTIONS = re.compile(r"^[a-z][^\[\]\n]* (?=\[)", re.MULTILINE)  # an option grou
 VALUE = re.compile(r"\[\[?([^\[\]]+)\]\]?")
 
 
-class Notes:
-    """Facts of one trial so far. Feed it the first observation, then each (action, observation)."""
-
+class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader`
     def __init__(self, observation: str):
         lines = [line.strip() for line in observation.splitlines()]
         self.instruction = lines[2] if len(lines) > 2 else ""
