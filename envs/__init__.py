@@ -115,7 +115,7 @@ class Environment:
         raise NotImplementedError
 
     def info(self) -> dict:
-        """The info of the last answer."""
+        """The info of the last answer; where `_act` plays, it is told from the game's state."""
         return self.answer[-1]
 
     def oracle_reflection(self, observation: str, steps: list[tuple[str, str]]) -> str:
