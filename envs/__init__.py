@@ -1,16 +1,15 @@
-"""The environments, and the contract that they share. Nothing needs to be read before this file.
+"""The environments, and the contract that they share.
 
     env = envs.make("household")                            # or "hotpot", "shop"
     task = env.tasks("train", n=1, seed=0)[0]               # or household.load_game(path), ...
     observation, info = env.reset(task)
-    observation, reward, terminated, truncated, info = env.step("go to drawer 1")
+    observation, reward, terminated, truncated, info = env.step("go to drawer 1")  # as Gymnasium
 
 tasks(split, n, seed): n tasks, JSON-able dicts with `env`, `id`, `max_steps`. Splits are `train`,
     `seen` (new tasks, known names) and `unseen` (names that training never met). The same
     arguments give the same tasks.
 reset(task, seed=None): the first observation, which states the task, and info.
-step(action): any string is legal, and none raises. One that makes no sense is answered ("Nothing
-    happens." in the household) and counts as a step. Results stand in Gymnasium's order.
+step(action): any string is legal, and none raises. One that makes no sense counts as a step.
 reward: the benchmark's own: what the step added to the trial's score, in [0, 1].
 terminated, truncated: the task has ended; its step limit (`max_steps`) is reached. After either,
     `step` changes nothing and gives its last answer again.
@@ -19,8 +18,8 @@ info: `success`, bool, the benchmark's own measure; `progress`, partial credit o
 admissible_actions(): sorted list of the actions that would be accepted now.
 name, fresh(): the name in `make`; another environment of the same kind, to run beside it.
 
-The next methods serve reflection and pretraining. `observation` is the first one of a trial,
-`steps` are the (action, observation) pairs after it.
+For reflection and pretraining (`observation` is a trial's first, `steps` are the (action,
+observation) pairs after it):
 
 oracle_reflection(observation, steps): what a perfect observer writes of a failed trial, from its
     text alone.
@@ -39,11 +38,13 @@ own files), `observer` (what a trial's text tells), `demonstrations`, `engine` (
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from random import Random
 from types import ModuleType
 from typing import Any
+
+from envs.tasks import draw_tasks
 
 # the name of an environment -> the name of its class in the module envs.<name>, or the class itself
 CLASSES: dict[str, Any] = {"household": "Household", "hotpot": "Hotpot", "shop": "Shop"}
@@ -69,21 +70,42 @@ class Environment:
     """What all environments share."""
 
     name: str
-    observer: ModuleType  # this and the next one: a class without them defines what asks them
+    observer: ModuleType  # this and the next two: a class without them defines what asks them
     demonstrators: ModuleType
+    generate_task: Callable[[Random, str, str], dict]
     answer: tuple  # the last one that `step` or `reset` gave, with all five parts
+
+    def __init__(self, max_steps: int | None = None):
+        self.max_steps = max_steps  # None: each task's own limit
 
     def fresh(self) -> "Environment":
         """A copy that `reset` makes independent: it must not change what the copies share."""
         return copy.copy(self)
 
     def tasks(self, split: str, n: int, seed: int) -> list[dict]:
-        raise NotImplementedError
+        return draw_tasks(self.name, self.generate_task, split, n, seed)
 
     def reset(self, task: dict, seed: int | None = None) -> tuple[str, dict]:
-        raise NotImplementedError
+        """Start a task. Nothing in the three games is random: `seed` has no effect."""
+        self.limit = task["max_steps"] if self.max_steps is None else self.max_steps
+        self.n_steps, observation = 0, self._start(task)
+        self.answer = (observation, 0.0, False, False, self.info())
+        return observation, self.info()
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict]:
+        if not (self.answer[2] or self.answer[3]):
+            observation, reward, terminated = self._act(action)
+            self.n_steps += 1
+            truncated = not terminated and self.n_steps >= self.limit
+            self.answer = (observation, reward, terminated, truncated, self.info())
+        return self.answer
+
+    def _start(self, task: dict) -> str:
+        """For `reset`: set the game up -> its first observation."""
+        raise NotImplementedError
+
+    def _act(self, action: str) -> tuple[str, float, bool]:
+        """For `step`: (observation, reward, terminated)."""
         raise NotImplementedError
 
     def admissible_actions(self) -> list[str]:
@@ -93,7 +115,7 @@ class Environment:
         raise NotImplementedError
 
     def info(self) -> dict:
-        """The info of the last answer."""
+        """The info of the last answer; where `_act` plays, it is told from the game's state."""
         return self.answer[-1]
 
     def oracle_reflection(self, observation: str, steps: list[tuple[str, str]]) -> str:
@@ -105,9 +127,8 @@ class Environment:
     def questions(self, observation: str, steps: list, rng: Random) -> list[tuple[str, str]]:
         return self.demonstrators.questions(observation, steps, rng, n=4)
 
-    def demonstrations(
-        self, split: str, seed: int | str, oracle_share: float, drill_share: float = 0.0
-    ) -> Iterator:
+    def demonstrations(self, split: str, seed: int | str, oracle_share: float,
+                       drill_share: float = 0.0) -> Iterator:  # fmt: skip
         return self.demonstrators.demonstrations(self, split, seed, oracle_share, drill_share)
 
     def bindings(self, text: str) -> list[tuple[str, int, str, bool]]:

@@ -2,8 +2,7 @@
 reflector. The method itself never uses them. Read `envs/__init__.py` and `envs/observer.py` first.
 
 A demonstration is one trial of a player. After a failed trial comes a reflection, right, wrong or
-vague, which the player of the next trial of the same task reads. Questions about the trial stand
-beside it with their answers; they exercise reading, not reflecting.
+vague, which the player of the task's next trial reads. Questions exercise reading.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,11 +19,9 @@ NEXT_SLIP = 0.5  # the chance right after a slip; then the same action often com
 Pair = tuple[str, str]  # a question with its answer
 
 
-class Demonstration(NamedTuple):
-    """One trial as text: what was known before it, what happened, what was said about it."""
-
+class Demonstration(NamedTuple):  # one trial as text
     observation: str
-    reflections: list[str]
+    reflections: list[str]  # known before it
     steps: list[Step]
     slips: set[int]  # which steps the model reads but does not learn to do
     success: bool
@@ -40,9 +37,7 @@ class Player(Reader, Protocol):
     def slip(self) -> str: ...  # one that leads nowhere, as the slips of a language model do
 
 
-class Roles(NamedTuple):
-    """Who makes an environment's demonstrations; `observation` is a trial's first one."""
-
+class Roles(NamedTuple):  # who makes demonstrations; `observation` is a trial's first one
     player: Callable[[str, list[str], Random], Player]  # (observation, reflections, rng)
     oracle: Callable[[str, list[Step]], str]  # (observation, steps) -> reflection
     flawed: Callable[[str, list[Step], Random], str]  # plausible, but vague or wrong
@@ -55,9 +50,8 @@ class Roles(NamedTuple):
         return self.flawed(observation, steps, rng)
 
 
-def demonstrate(
-    env: Environment, task: dict, roles: Roles, rng: Random, oracle_share: float
-) -> Iterator[Demonstration]:
+def demonstrate(env: Environment, task: dict, roles: Roles, rng: Random,
+                oracle_share: float) -> Iterator[Demonstration]:  # fmt: skip
     """Trials of one task until one succeeds; `oracle_share` of the reflections are the oracle's."""
     reflections: list[str] = []
     for _ in range(TRIALS):
@@ -73,9 +67,8 @@ def demonstrate(
         reflections.append(said)
 
 
-def play(
-    env: Environment, player: Player, rng: Random, slip_share: float
-) -> tuple[list[Step], set[int]]:
+def play(env: Environment, player: Player, rng: Random,
+         slip_share: float) -> tuple[list[Step], set[int]]:  # fmt: skip
     """Play a trial that was just reset to its end -> its steps, and which of them were slips."""
     steps, slips, over = list[Step](), set[int](), False
     while not over:
@@ -101,9 +94,8 @@ def latest_plan(reflections: list[str], parse_plan: Callable[[str], list]) -> li
     return next(filter(None, map(parse_plan, reversed(reflections))), [])
 
 
-def ask(
-    n: int, topics: Sequence[str], rng: Random, question: Callable[[str], Pair | None]
-) -> list[Pair]:
+def ask(n: int, topics: Sequence[str], rng: Random,
+        question: Callable[[str], Pair | None]) -> list[Pair]:  # fmt: skip
     """Up to n questions, each once, on topics drawn at random; None: a trial gives no occasion."""
     asked = [question(rng.choice(topics)) for _ in range(n)]
     return list(dict.fromkeys(pair for pair in asked if pair))

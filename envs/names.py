@@ -1,10 +1,7 @@
-"""Made-up names: a head and a tail. One pair in four is kept for `unseen` tasks.
-
-No training text has the names of `unseen` tasks, yet it has their heads and tails. A language model
-cannot recall such a name; it can read and copy it, if each token of the name belongs to one part.
-That fails where the tokenizer joins a head's last letter and a tail's first letter ("Raven" +
-"thorn" becomes R-ave-nt-horn), since they often stand together in other words. Such pairs of parts
-are left out.
+"""Made-up names: a head and a tail. One pair in four is kept for `unseen` tasks: training texts
+have its parts, not the name. A language model cannot recall the name; it can read and copy it, if
+each token belongs to one part. Pairs whose letters the tokenizer joins ("Raven" + "thorn" becomes
+R-ave-nt-horn) are left out.
 """
 
 import re
@@ -28,8 +25,5 @@ def name_parts(rng: Random, heads: list[str], tails: list[str], unseen: bool) ->
 def cutter(heads: list[str], tails: list[str]) -> re.Pattern:
     """A pattern that finds such names. `cutter(heads, tails).sub(CUT, text)` puts a line's end
     inside each name, so that a tokenizer learns the parts and not the names.
-
-    >>> cutter(["silk"], ["band"]).sub(CUT, "a silkband 1")
-    'a silk\\nband 1'
     """
     return re.compile(rf"\b({'|'.join(heads)})({'|'.join(tails)})\b")

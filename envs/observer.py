@@ -17,15 +17,12 @@ class Reader(Protocol):
 
 
 def read_trial(notes: SomeNotes, steps: Iterable[Step]) -> SomeNotes:
-    """The notes after all steps of a trial."""
     for step in steps:
         notes.read(*step)
     return notes
 
 
 def carried_out(plan: list, steps: list[Step], carries_out: Callable[[str, Any], bool]) -> bool:
-    """True if the actions carry out each clause of the plan, in the plan's order. Other actions may
-    stand between. `carries_out(action, clause)` judges one action.
-    """
+    """True if `carries_out(action, clause)` for each clause, in order; others may stand between."""
     actions = iter([action for action, _ in steps])
     return all(any(carries_out(action, clause) for action in actions) for clause in plan)

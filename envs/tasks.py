@@ -13,9 +13,8 @@ def check_split(split: str) -> None:
         raise ValueError(f"split {split!r}: must be train, seen or unseen")
 
 
-def draw_tasks(
-    env: str, generate: Callable[[Random, str, str], dict], split: str, n: int, seed: int
-) -> list[dict]:
+def draw_tasks(env: str, generate: Callable[[Random, str, str], dict], split: str, n: int,
+               seed: int) -> list[dict]:  # fmt: skip
     """n tasks of a split, by `generate(rng, split, task id)`; ValueError for an unknown split."""
     check_split(split)
     rng = Random(f"{env} {split} {seed}")

@@ -1,9 +1,7 @@
 """HotPotQA demonstrations: players, flawed reflections, questions and drills, for pretraining only.
-Read `envs/demonstrations.py` and `envs/hotpot/observer.py` first.
-
-A player acts on what it has read (Notes), nothing more. It carries out the plan of the latest
-reflection that has one. If the plan leads to a paragraph, it goes on from there with care. Without
-a plan it follows the question's chain, title by title, with the lapses that its skill allows.
+Read `envs/demonstrations.py` and `envs/hotpot/observer.py` first. A player carries out the plan of
+the latest reflection that has one; from the paragraph it leads to, it goes on with care. Without a
+plan it follows the question's chain, with lapses.
 """
 
 import random
@@ -20,10 +18,7 @@ from envs.names import CUT, cutter
 from envs.observer import Step, read_trial
 
 
-# ---- Players.
-class Skill(NamedTuple):
-    """Chances of a lapse, each where it can occur."""
-
+class Skill(NamedTuple):  # chances of a lapse, each where it can occur
     relation: float = 0.0  # takes the other fact of a paragraph: the composer for the director
     sense: float = 0.0  # takes the other sense of a name
     early: float = 0.0  # answers with a name on the way
@@ -38,9 +33,7 @@ SKILLS = {  # skill -> share of the players
 }
 
 
-class Player:
-    """Chooses actions for one trial; the contract is `envs.demonstrations.Player`."""
-
+class Player:  # of one trial; the contract is `envs.demonstrations.Player`
     def __init__(self, observation: str, reflections: list[str], rng: random.Random):
         self.notes, self.rng = Notes(observation), rng
         self.read = self.notes.read
@@ -51,14 +44,12 @@ class Player:
         self.foresight = rng.random() < 0.1  # searches "Quietverse (film)" at once
 
     def slip(self) -> str:
-        """An action that leads nowhere: a name from elsewhere, a known one, a word, a thought."""
         foreign = Namer(self.rng, unseen=False)(self.rng.choice(("work", "artist", "town")))
         known = self.rng.choice([name for _, name in self.notes.facts] or [foreign])
-        actions = [command("search", foreign), command("search", known), self._idle()]
-        return self.rng.choice(actions)
+        searches = [command("search", name) for name in (foreign, known)]
+        return self.rng.choice([*searches, self._idle()])
 
     def act(self) -> str:
-        """The next action."""
         while self.plan:
             if action := self._follow(*self.plan[0]):
                 return action
@@ -128,7 +119,6 @@ class Player:
         return command("finish", name)  # at a loss
 
     def _compare(self) -> str:
-        """One step of a comparison."""
         unread, answers = self.notes.unread(), self.notes.goal.answers
         guesses = len(unread) <= 1 and self.rng.random() < self.skill.guess / 2
         if not unread and not guesses:
@@ -198,15 +188,13 @@ QUESTIONS: dict[str, Callable[[Notes, random.Random], Pair | None]] = {
         "Which titles were not found?", ", ".join(notes.missing) or "none"),
     "given": lambda notes, _: ("What was answered?", notes.given or "nothing"),
     "start": lambda notes, _: None if not notes.goal.starts else (
-        "What does the task name?", ", ".join(name for _, name in notes.goal.starts)),
-}  # fmt: skip
+        "What does the task name?", ", ".join(name for _, name in notes.goal.starts))}  # fmt: skip
 TOPICS = tuple(QUESTIONS)
 DRILLED = ("fact", "fact", "hops", "reverse")  # in a drill
 
 
 def questions(observation: str, steps: list[Step], rng: random.Random, n: int,
               topics: Sequence[str] = TOPICS) -> list[Pair]:  # fmt: skip
-    """Up to n (question, answer) pairs about a trial, which its text answers."""
     notes = read_trial(Notes(observation), steps)
     return ask(n, topics, rng, lambda topic: QUESTIONS[topic](notes, rng))
 
@@ -249,11 +237,9 @@ def bindings(text: str) -> list[tuple[str, int, str, bool]]:
 
 
 def cut_names(text: str) -> str:
-    """Text with a line's end inside each made-up name, so that a tokenizer learns its parts."""
     return cutter(*(sum(parts, []) for parts in zip(*NAMES.values()))).sub(CUT, text)
 
 
-# ---- Demonstrations.
 def _asked(observation: str, steps: list[Step], rng: random.Random, n: int = 8,
            topics: Sequence[str] = TOPICS) -> list[Pair]:  # fmt: skip
     return [everything(observation, steps, rng), *questions(observation, steps, rng, n, topics)]

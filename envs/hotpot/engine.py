@@ -1,5 +1,4 @@
 """HotPotQA as a text game (Yang et al., EMNLP 2018). Read `envs/__init__.py` first.
-
 The actions are those of ReAct's agent (Yao et al., ICLR 2023), which searched Wikipedia. Changed:
 only the question's own paragraphs can be searched, as in HotpotQA's distractor setting.
 """
@@ -18,7 +17,6 @@ from envs.hotpot.files import load_items
 from envs.hotpot.observer import command, one_line, parse_action
 from envs.hotpot.tasks import generate_task
 from envs.observer import Step
-from envs.tasks import draw_tasks
 
 SENTENCES = 5  # of a paragraph that a search shows, as ReAct does
 SIMILAR = 4  # titles offered when there is no such paragraph
@@ -26,8 +24,7 @@ MAX_STEPS = 7  # of a real question
 
 
 class Hotpot(Environment):
-    """The environment; the contract is in `envs/__init__.py`.
-
+    """The contract is in `envs/__init__.py`.
     Task          `item`: an item of HotpotQA's own JSON.
     Actions       Search[title], Lookup[word], Finish[answer], think[anything]. Upper and lower
                   case are the same in verbs, titles and words; blanks at the brackets are ignored.
@@ -35,59 +32,45 @@ class Hotpot(Environment):
                   sentence with the word in the paragraph found last. "OK." to a thought.
     Reward        at Finish the answer's token F1, else 0. Success: its exact match.
     Progress      that F1, or if larger, 1/4 for each gold paragraph found, at most 1/2.
-    The end       terminated by Finish; truncated after `max_steps` actions (None: the task's own).
     """
 
     name = "hotpot"
     observer, demonstrators = observer, demonstrations
+    generate_task = staticmethod(generate_task)
 
     def __init__(self, data: str | Path | None = None, max_steps: int | None = None):
         """`data`: a file of HotpotQA's; tasks then come from it, not from the generator."""
-        self.data, self.max_steps = data, max_steps
+        super().__init__(max_steps)
+        self.data = data
 
     def tasks(self, split: str, n: int, seed: int) -> list[dict]:
         """n generated tasks of a split; with `data`, at most n of its questions, of any split."""
         if self.data is None:
-            return draw_tasks(self.name, generate_task, split, n, seed)
+            return super().tasks(split, n, seed)
         items = load_items(self.data)
         random.Random(f"hotpot {seed}").shuffle(items)
         return [dict(env=self.name, id=i["_id"], max_steps=MAX_STEPS, item=i) for i in items[:n]]
 
-    def reset(self, task: dict, seed: int | None = None) -> tuple[str, dict]:
-        """Start a task -> (observation, info). Nothing here is random: `seed` has no effect."""
+    def _start(self, task: dict) -> str:
         self.item = task["item"]
-        self.limit = task["max_steps"] if self.max_steps is None else self.max_steps
         self.paragraphs = {title: [*map(one_line, text)] for title, text in self.item["context"]}
         self.titles = {one_line(title).casefold(): title for title in self.paragraphs}
         self.gold = {title for title, _ in self.item["supporting_facts"]}
         self.found: set[str] = set()
         self.page: list[str] = []  # sentences of the paragraph found last
         self.looked_up, self.n_looked = "", 0
-        self.n_steps, self.success, self.f1 = 0, False, 0.0
-        observation = f"Answer by searching: {one_line(self.item['question'])}"
-        self.answer = (observation, 0.0, False, False, self._info())
-        return observation, self.info()
+        self.success, self.f1 = False, 0.0
+        return f"Answer by searching: {one_line(self.item['question'])}"
 
-    def step(self, action: str) -> tuple[str, float, bool, bool, dict]:
-        """One action, any string -> (observation, reward, terminated, truncated, info)."""
-        if self.answer[2] or self.answer[3]:
-            return self.answer
+    def _act(self, action: str) -> tuple[str, float, bool]:
         verb, words = parse_action(action)
-        reward, terminated = 0.0, verb == "finish"
-        if verb == "search":
-            observation = self._search(words)
-        elif verb == "lookup":
-            observation = self._lookup(words)
-        elif terminated:
+        if verb == "finish":
             self.success = exact_match(words, self.item["answer"])
-            reward = self.f1 = f1_score(words, self.item["answer"])
-            observation = f"Answer is {'CORRECT' if self.success else 'INCORRECT'}."
-        else:
-            observation = "OK." if verb == "think" else "Invalid action."
-        self.n_steps += 1
-        truncated = not terminated and self.n_steps >= self.limit
-        self.answer = (observation, reward, terminated, truncated, self._info())
-        return self.answer
+            self.f1 = f1_score(words, self.item["answer"])
+            return f"Answer is {'CORRECT' if self.success else 'INCORRECT'}.", self.f1, True
+        if verb in ("search", "lookup"):
+            return self._search(words) if verb == "search" else self._lookup(words), 0.0, False
+        return "OK." if verb == "think" else "Invalid action.", 0.0, False
 
     def admissible_actions(self) -> list[str]:
         """Sorted: a search of each title, a Finish with each title, with yes and with no."""
@@ -99,7 +82,6 @@ class Hotpot(Environment):
         return [(command("search", t), " ".join(text)) for t, text in self.item["context"]]
 
     def _search(self, words: str) -> str:
-        """The paragraph of this title, or the nearest titles."""
         self.looked_up, self.n_looked, wanted = "", 0, words.casefold()
         if wanted in self.titles:
             self.found.add(self.titles[wanted])
@@ -114,14 +96,13 @@ class Hotpot(Environment):
         return f"Could not find {words}. Similar: {', '.join(self.titles[t] for t in nearest)}."
 
     def _lookup(self, word: str) -> str:
-        """The next sentence that holds the word."""
         hits = [s for s in self.page if word.casefold() in s.casefold()]
         self.looked_up, self.n_looked = word, self.n_looked * (word == self.looked_up) + 1
         if self.n_looked > len(hits):
             return "No more results."
         return f"(Result {self.n_looked} / {len(hits)}) {hits[self.n_looked - 1]}"
 
-    def _info(self) -> dict:
+    def info(self) -> dict:
         read = min(0.25 * len(self.found & self.gold), 0.5)
         return {"success": self.success, "progress": max(self.f1, read)}
 

@@ -1,9 +1,6 @@
-"""What a reader of a HotPotQA trial knows, and the plans that it can write. Read
-`envs/observer.py` first.
-
-Players, the oracle and the reading questions use `Notes`, so none can state what the text did not
-show. A reflection is one line: what went wrong, then `Plan: ` and clauses that the next trial can
-carry out: `search Quietverse (film)`, `finish Greyton`.
+"""What a reader of a HotPotQA trial knows (Notes), and the plans that it can write. Read
+`envs/observer.py` first. A reflection is one line: what went wrong, then `Plan: ` and clauses, such
+as `search Quietverse (film), finish Greyton`.
 """
 
 import re
@@ -30,18 +27,12 @@ def one_line(text: str) -> str:
 
 
 def parse_action(action: str) -> tuple[str, str]:
-    """The verb and what stands in its brackets; ("", "") if it is no action.
-    >>> parse_action("Search[ Silk Road ]")
-    ('search', 'Silk Road')
-    """
+    """Verb (lower case) and what stands in its brackets; ("", "") if it is no action."""
     match = _ACTION.fullmatch(action.strip())
     return (match[1].lower(), one_line(match[2])) if match else ("", "")
 
 
-# ---- Notes.
-class Goal(NamedTuple):
-    """What is asked: facts along a chain from one start, or one fact of two starts compared."""
-
+class Goal(NamedTuple):  # facts along a chain from one start, or one fact of two starts compared
     starts: tuple[Entity, ...]  # empty if the question is not of a made-up world
     relations: tuple[str, ...]  # in the order of reading
     kinds: tuple[str, ...]  # of the paragraphs with these relations
@@ -65,9 +56,7 @@ def parse_goal(text: str) -> Goal:
     return Goal((("artist", match[1]),), places, kinds) if match else Goal((), (), ())
 
 
-class Notes:
-    """Facts of one trial so far. Feed it the first observation, then each (action, observation)."""
-
+class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader`
     def __init__(self, observation: str):
         self.goal = parse_goal(observation)
         self.facts: dict[Entity, dict[str, str]] = {}  # in the order of reading
@@ -77,7 +66,6 @@ class Notes:
         self.given: str | None = None  # the answer that ended the trial
 
     def read(self, action: str, reply: str) -> None:
-        """Take in one step."""
         verb, words = parse_action(action)
         if verb == "finish":
             self.given = words
@@ -130,12 +118,8 @@ class Notes:
         return "I had no step left" if self.given is None else f"I answered {self.given}"
 
 
-# ---- Plans.
 def parse_plan(reflection: str) -> Plan:
-    """Clauses of the plan.
-    >>> parse_plan("I had no step left. Plan: search Oakhill (town), finish Greyton.")
-    [('search', 'Oakhill (town)'), ('finish', 'Greyton')]
-    """
+    """Clauses of the plan: (verb, words)."""
     clause = r"(?:^|, )(search|finish) (.+?)(?=, (?:search|finish) |\.?$)"
     return re.findall(clause, reflection.partition("Plan: ")[2])
 
@@ -146,21 +130,16 @@ def command(verb: str, words: str) -> str:
 
 
 def follows(reflection: str, steps: list[Step]) -> bool:
-    """True if the actions carry out every clause of the reflection's plan, in order."""
     return carried_out(parse_plan(reflection), steps, lambda action, c: parse_action(action) == c)
 
 
-# ---- The oracle.
 def write_reflection(cause: str, plan: Plan) -> str:
     return f"{cause} Plan: {', '.join(f'{verb} {words}' for verb, words in plan)}."
 
 
 def oracle_reflection(observation: str, steps: list[Step]) -> str:
-    """What a perfect observer of this failed trial writes, from what its text showed. Of a real
-    question it knows only which titles were offered.
-    """
     notes = read_trial(Notes(observation), steps)
-    if not notes.goal.starts:
+    if not notes.goal.starts:  # of a real question only the titles offered are known
         title = next((t for t in notes.offered if t not in notes.searched), "the topic")
         return write_reflection("I did not find the answer.", [("search", title)])
     return write_reflection(*(_comparison if notes.goal.answers else _chain)(notes))

@@ -6,19 +6,18 @@ for the plain name then offers "Quietverse (film)" and "Quietverse (novel)". Tha
 step, and such a task mostly has no step to spare: a player must know what to search for.
 """
 
-import json
 import random
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from envs.names import name_parts
+from envs.tasks import read_json
 
 # in paragraphs {x} is the subject, {a} and {b} are its facts; in questions {s} is the start
-WORDS: dict[str, Any] = json.loads((Path(__file__).parent / "words.json").read_text())
+WORDS = read_json(Path(__file__).with_name("words.json"))
 NAMES = WORDS["names"]  # kind -> heads, tails
 RELATIONS = WORDS["facts"]  # kind -> the two facts of its paragraph
 WORKS = ("film", "novel", "song")
-
 COMPARED = 0.15  # share of the tasks that compare
 FROM_ARTIST = 0.1  # share of the chains that start at an artist, not at a work
 TWO_SENSES = 0.6  # share of the chains in which a name has two senses
@@ -26,9 +25,7 @@ LONG = 0.35  # share of the chains from a work that have three facts
 HURRIED = 0.85  # share of the tasks with such names that leave no time for the detour
 
 
-class Entity(NamedTuple):
-    """What a paragraph is about, with its facts."""
-
+class Entity(NamedTuple):  # what a paragraph is about
     kind: str
     name: str
     facts: dict[str, str]  # relation -> value

@@ -1,9 +1,7 @@
 """Household demonstrations: players, flawed reflections, questions, drills; for pretraining only.
-Read `envs/demonstrations.py` and `envs/household/observer.py` first.
-
-A player acts on what it has read (Notes), nothing more. It carries out the plan of the latest
-reflection that has one, then goes on in its own way: it searches place by place, likely places
-first, and does what the goal asks, with the lapses that its skill allows.
+Read `envs/demonstrations.py` and `envs/household/observer.py` first. A player carries out the plan
+of the latest reflection that has one, then searches place by place, likely places first, with
+lapses.
 """
 
 import re
@@ -17,7 +15,7 @@ import envs.household.tasks as rooms
 from envs import Environment
 from envs.demonstrations import Demonstration, Pair, Roles
 from envs.household.observer import MAX_LISTED, Notes, oracle_reflection
-from envs.household.tasks import APPLIANCE, kind, likely_first
+from envs.household.tasks import APPLIANCE, kind, likely_first, number
 from envs.names import CUT, name_parts
 from envs.observer import Step, read_trial
 
@@ -30,20 +28,17 @@ class Skill(NamedTuple):  # chances of a lapse, each where it can occur
     idle: float  # looks around, takes stock
 
 
-SKILL_SHARES = (0.4, 0.35, 0.25)
-SKILLS = (
-    Skill(revisit=0.0, overlook=0.05, leave_closed=0.02, forget=0.02, idle=0.0),
-    Skill(revisit=0.05, overlook=0.30, leave_closed=0.15, forget=0.25, idle=0.02),
-    Skill(revisit=0.15, overlook=0.60, leave_closed=0.40, forget=0.50, idle=0.04),
-)
+SKILLS = {  # skill -> share of the players
+    Skill(revisit=0.0, overlook=0.05, leave_closed=0.02, forget=0.02, idle=0.0): 0.4,
+    Skill(revisit=0.05, overlook=0.30, leave_closed=0.15, forget=0.25, idle=0.02): 0.35,
+    Skill(revisit=0.15, overlook=0.60, leave_closed=0.40, forget=0.50, idle=0.04): 0.25,
+}
 
 
-class Player:
-    """Chooses actions for one trial; the contract is `envs.demonstrations.Player`."""
-
+class Player:  # of one trial; the contract is `envs.demonstrations.Player`
     def __init__(self, observation: str, reflections: list[str], rng: Random):
         self.notes, self.rng = Notes(observation), rng
-        self.skill = rng.choices(SKILLS, SKILL_SHARES)[0]
+        self.skill = rng.choices([*SKILLS], [*SKILLS.values()])[0]
         self.plan = shared.latest_plan(reflections, observer.parse_plan)
         self.given_up: set[str] = set()  # things overlooked, places left closed
         self.noticed: set[str] = set()
@@ -52,7 +47,6 @@ class Player:
         self.read = self.notes.read
 
     def slip(self) -> str:
-        """An action that leads nowhere: a place or a thing that is not there, the wrong place."""
         notes, rng = self.notes, self.rng
         place = rng.choice(notes.places)
         foreign = "".join(name_parts(rng, rooms.PLACE_HEADS, rooms.PLACE_TAILS, unseen=False))
@@ -104,7 +98,7 @@ class Player:
         notes, goal, thing = self.notes, self.notes.goal, self.notes.held
         if thing is None:
             wanted = [t for t in notes.known(goal.object) if self._notices(t)]
-            lie = [(t, p) for t in wanted if not notes.delivered(t) and (p := notes.where(t))]
+            lie = [(t, p[0]) for t in wanted if not notes.delivered(t) and (p := notes.where(t))]
             return self._reach(lie[0][1], "take {} from {}".format(*lie[0])) if lie else ""
         if kind(thing) != goal.object:  # a wrong thing in hand: put it back
             place = notes.home.get(thing, notes.places[0])
@@ -147,8 +141,8 @@ class Player:
 
 
 def flawed_reflection(observation: str, steps: list[Step], rng: Random) -> str:
-    """A plausible reflection that is vague or wrong, as people and models write them. A wrong one
-    names another place or another thing, leaves a step out, or searches again where the trial did.
+    """A plausible one, vague or wrong: it names another place or thing, leaves a step out, or
+    searches again where the trial did.
     """
     notes = read_trial(Notes(observation), steps)
     goal, seen = notes.goal, list(notes.contents)
@@ -172,14 +166,12 @@ def flawed_reflection(observation: str, steps: list[Step], rng: Random) -> str:
 
 # Topics of questions; none is about how to do better. Harder topics come more often.
 TOPICS = "home wanted each type inside searched last goal place".split()
-WALKED = ("wanted each each each type inside searched searched searched visited visited visited"
-          " last").split()  # after an errand or a report  # fmt: skip
+# after an errand or a report
+WALKED = "wanted each each each type inside searched searched searched visited visited visited last"
 
 
-def questions(
-    observation: str, steps: list[Step], rng: Random, n: int, topics: Sequence[str] = TOPICS
-) -> list[Pair]:
-    """Up to n (question, answer) pairs about a trial, which its text answers."""
+def questions(observation: str, steps: list[Step], rng: Random, n: int,
+              topics: Sequence[str] = TOPICS) -> list[Pair]:  # fmt: skip
     notes = read_trial(Notes(observation), steps)
     return shared.ask(n, topics, rng, lambda topic: _question(topic, notes, rng))
 
@@ -221,7 +213,8 @@ def _question(topic: str, notes: Notes, rng: Random) -> Pair | None:
 
 def _homes(notes: Notes, type_: str, n: int) -> str:
     """The first n things of a type and where they were at first."""
-    return ", ".join(f"{t} in {notes.home[t]}" for t in notes.numbered(type_)[:n]) or "not seen"
+    things = sorted(notes.known(type_), key=number)[:n]
+    return ", ".join(f"{t} in {notes.home[t]}" for t in things) or "not seen"
 
 
 def everything(observation: str, steps: list[Step], rng: Random) -> Pair:
@@ -276,12 +269,9 @@ def _asked(observation: str, steps: list[Step], rng: Random) -> list[Pair]:
 ROLES = Roles(Player, oracle_reflection, flawed_reflection, _asked)
 
 
-def demonstrations(
-    env: Environment, split: str, seed: int | str, oracle_share: float, drill_share: float = 0.0
-) -> Iterator[Demonstration]:
-    """Endless demonstrations; `oracle_share` of the reflections are the oracle's. `drill_share` of
-    the turns go to one drill, the others to a task's trials, then errands, drills and reports.
-    """
+def demonstrations(env: Environment, split: str, seed: int | str, oracle_share: float,
+                   drill_share: float = 0.0) -> Iterator[Demonstration]:  # fmt: skip
+    """Endless: in `drill_share` of the turns a drill, else trials, errands, drills and reports."""
     rng = Random(f"demonstrations {split} {seed}")
 
     def task(name: str, shares: dict[str, float], hurry: bool = True) -> dict:
@@ -311,8 +301,8 @@ def _drill(env: Environment, task: dict, rng: Random) -> Demonstration:
 
 
 def _errand(env: Environment, task: dict, rng: Random) -> Demonstration:
-    """The moments that decide a trial: a few steps of a good player. It has a right plan, or starts
-    after a walk, mostly to where the wanted thing is. The model does not learn the walk.
+    """A few steps of a good player. It has a right plan, or starts after a walk, mostly to where
+    the wanted thing is. The model does not learn the walk.
     """
     observation, _ = env.reset(task)
     reflections, walk, steps, moves = list[str](), list[str](), list[Step](), 3
@@ -320,7 +310,7 @@ def _errand(env: Environment, task: dict, rng: Random) -> Demonstration:
         reflections, moves = [oracle_reflection(observation, env.glance(rng))], 7
         env.reset(task)
     player = Player(observation, reflections, rng)
-    player.skill = SKILLS[0]
+    player.skill = next(iter(SKILLS))
     if not reflections:
         places, wanted = list(task["receptacles"]), player.notes.goal.object
         inside = {p for o, x in task["objects"].items() if kind(o) == wanted for p in x["in"]}
@@ -332,7 +322,7 @@ def _errand(env: Environment, task: dict, rng: Random) -> Demonstration:
     for _ in range(moves):
         if shared.perform(env, player, player.act(), steps):
             break
-    asked, shown = questions(observation, steps, rng, 2, WALKED), set(range(len(walk)))
+    asked, shown = questions(observation, steps, rng, 2, WALKED.split()), set(range(len(walk)))
     return Demonstration(observation, reflections, steps, shown, True, 1.0, None, asked)
 
 
@@ -349,6 +339,6 @@ def _report(env: Environment, task: dict, rng: Random, oracle_share: float) -> D
         if over:
             break
     reflection = ROLES.reflect(observation, steps, rng, oracle_share)
-    asked = questions(observation, steps, rng, 6, WALKED)
+    asked = questions(observation, steps, rng, 6, WALKED.split())
     shown, progress = set(range(len(steps))), env.info()["progress"]
     return Demonstration(observation, [], steps, shown, False, progress, reflection, asked)

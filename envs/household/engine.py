@@ -1,8 +1,6 @@
-"""ALFWorld's text game in plain Python: one room, things in receptacles, one errand. Read
-`envs/__init__.py` first.
-
-Written from the PDDL domain and the grammar in every ALFWorld game file (Shridhar et al., ICLR
-2021); it answers letter for letter as the real engine does. Rules that common sense does not tell:
+"""ALFWorld's text game in plain Python. Read `envs/__init__.py` first. Written from the PDDL domain
+and the grammar in every ALFWorld game file (Shridhar et al., ICLR 2021); it answers letter for
+letter as the real engine does. Rules that common sense does not tell:
 
   - only the held object (one at a time) can be examined, cleaned, heated, cooled;
   - `heat` and `cool` work at a closed appliance, `use` and `slice` reach into closed receptacles;
@@ -19,7 +17,6 @@ import envs.household.observer as observer
 from envs import Environment
 from envs.household.tasks import generate_task, kind
 from envs.observer import Step
-from envs.tasks import draw_tasks
 
 ROOM = "You are in the middle of a room. Looking quickly around you, you see"
 # The forms of all commands. ALFWorld >= 0.4 says `move` for `put`: understood, never listed.
@@ -32,8 +29,7 @@ _REPLIES = {  # verb -> the grammar's sentence, where it does not depend on what
     "close": "You close the {}.", "take": "You pick up the {} from the {}.",
     "put": "You put the {} in/on the {}.", "move": "You move the {} to the {}.",
     "use": "You turn on the {}.", "slice": "You sliced the {} with the {}.",
-    **{verb: f"You {verb} the {{}} using the {{}}." for verb in ("clean", "heat", "cool")},
-}  # fmt: skip
+    **{x: f"You {x} the {{}} using the {{}}." for x in ("clean", "heat", "cool")}}  # fmt: skip
 # verb -> the state it gives, the state it ends. "on" is the PDDL's isToggled: never taken back.
 EFFECTS = {"use": ("on", ""), "clean": ("clean", ""), "heat": ("hot", "cool"),
            "cool": ("cool", "hot"), "slice": ("sliced", "")}  # fmt: skip
@@ -48,29 +44,20 @@ def listing(names: list[str], article: str = "a ") -> str:
 
 
 class Household(Environment):
-    """The environment; the contract is in `envs/__init__.py`, a task's schema in `load_game`.
-
+    """The contract is in `envs/__init__.py`, a task's schema in `load_game`.
     Actions       the forms of ACTIONS, exactly: case and inner spaces count, outer ones do not.
     Reward        1 at the step after which the goal holds, else 0.
     Progress      the largest share of the errand's stages done at once so far. Each object that is
                   asked for must be held, treated (if asked for) and placed; under a lamp the
                   stages are held and lit.
-    The end       when the goal holds, or after `max_steps` actions (None: the task's own limit).
     """
 
     name = "household"
     observer, demonstrators = observer, demonstrations
+    generate_task = staticmethod(generate_task)
 
-    def __init__(self, max_steps: int | None = None):
-        self.max_steps = max_steps
-
-    def tasks(self, split: str, n: int, seed: int) -> list[dict]:
-        return draw_tasks(self.name, generate_task, split, n, seed)
-
-    def reset(self, task: dict, seed: int | None = None) -> tuple[str, dict]:
-        """Start a task -> (observation, info). Nothing here is random: `seed` has no effect."""
+    def _start(self, task: dict) -> str:
         self.task, self.goal = task, task["goal"]
-        self.limit = task["max_steps"] if self.max_steps is None else self.max_steps
         self.receptacles, self.objects = task["receptacles"], task["objects"]
         self.types = {r: x.get("type") or kind(r) for r, x in self.receptacles.items()}
         objects = self.objects.items()
@@ -81,36 +68,25 @@ class Household(Environment):
         self.opened = {r for r, x in self.receptacles.items() if x["open"]}
         self.loc: int | None = task["start"]
         self.held: str | None = None
-
         self.wanted = [o for o in self.objects if kind(o) == self.goal["object"]]
         self.targets = [r for r in self.receptacles if self.types[r] == self.goal["target"]]
         self.copies = 2 if self.goal["kind"] == "pick_two_obj_and_place" else 1
         treatment = self.goal["kind"].split("_")[1]  # pick_heat_then_place_in_recep: heat
         self.needed = {EFFECTS[treatment][0]} if treatment in APPLIANCES else set()
-        if self.goal.get("sliced"):
-            self.needed.add("sliced")
+        self.needed |= {"sliced"} if self.goal.get("sliced") else set()
         self.n_stages = self.copies * (2 + len(self.needed))
-        self.n_steps, self.best = 0, self._stages()
-        room = f"{ROOM} {listing([*self.receptacles])}.\n\nYour task is to: {self.goal['text']}"
-        self.answer = (room, 0, False, False, self._info())
-        return room, self._info()
+        self.best = self._stages()
+        return f"{ROOM} {listing([*self.receptacles])}.\n\nYour task is to: {self.goal['text']}"
 
-    def step(self, action: str) -> tuple[str, int, bool, bool, dict]:
-        """One command, any string -> (observation, reward, terminated, truncated, info)."""
-        _, _, terminated, truncated, _ = self.answer
-        if terminated or truncated:
-            return self.answer
+    def _act(self, action: str) -> tuple[str, float, bool]:
         command, observation = action.strip(), "Nothing happens."
         verb = command.partition(" ")[0]
         match = _PATTERNS[verb].fullmatch(command) if verb in _PATTERNS else None
         if match and match.groups() in self._allowed(verb):
             observation = self._perform(verb, *match.groups())
             self.best = max(self.best, self._stages())
-        self.n_steps += 1
         won = self.best == self.n_stages
-        truncated = not won and self.n_steps >= self.limit
-        self.answer = (observation, int(won), won, truncated, self._info())
-        return self.answer
+        return observation, int(won), won
 
     def glance(self, rng: Random) -> list[Step]:
         """Every receptacle, opened, in random order."""
@@ -200,8 +176,8 @@ class Household(Environment):
     def _looks(self, o: str) -> str:
         state = self.states[o]
         if "isreceptacle" in state:
-            inside = listing(self.objects[o].get("holds", []))
-            return f"This is a normal {o}. In it, you see {inside}."
+            holds = self.objects[o].get("holds", [])
+            return f"This is a normal {o}. In it, you see {listing(holds)}."
         looks = " and ".join(word for word in ("hot", "cool", "clean") if word in state)
         if "sliced" in state:
             looks = f"{looks} sliced".lstrip()
@@ -223,5 +199,5 @@ class Household(Environment):
         under_way = 1 + len(self.needed & self.states[self.held]) if held else 0
         return placed * self.n_stages // self.copies + under_way
 
-    def _info(self) -> dict:
+    def info(self) -> dict:
         return {"success": self.best == self.n_stages, "progress": self.best / self.n_stages}

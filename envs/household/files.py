@@ -21,8 +21,7 @@ _TASK_LINE = re.compile(r'"Your task is to: ((?:[^"\\]|\\.)*)"')
 _TRAITS = {  # predicate of one object -> trait
     **{x: x for x in "pickupable cleanable heatable coolable toggleable sliceable".split()},
     "isreceptacleobject": "isreceptacle", "isclean": "clean", "ishot": "hot", "iscool": "cool",
-    "issliced": "sliced", "istoggled": "on",
-}  # fmt: skip
+    "issliced": "sliced", "istoggled": "on"}  # fmt: skip
 _PAIRS = """atlocation receptacleatlocation objectatlocation receptacletype objecttype cancontain
 inreceptacle inreceptacleobject""".split()
 # arguments of each predicate that is read; as in the engine, all PDDL is lower-cased
@@ -78,7 +77,6 @@ def _task(game: Any, task_id: str) -> dict:
     task_line = _TASK_LINE.search(grammar)
     if "(:domain alfred)" not in head or not goal or not task_line:
         raise ValueError("not an ALFWorld game: no PDDL problem of domain alfred, or no task line")
-
     facts: Facts = defaultdict(set)
     for predicate, text in _ATOM.findall(init):
         args = tuple(text.split())
@@ -103,8 +101,7 @@ def _task(game: Any, task_id: str) -> dict:
         "goal": {**_goal(goal), "text": json.loads(f'"{task_line[1]}"')},
         "receptacles": receptacles, "objects": objects,
         "accepts": {t: sorted(o for r, o in pairs if r == t and o in things) for t in places},
-        "start": start[0] if start else None,
-    }  # fmt: skip
+        "start": start[0] if start else None}  # fmt: skip
 
 
 def _names(ids: set[str]) -> dict[str, str]:

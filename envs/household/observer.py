@@ -1,9 +1,6 @@
-"""What a reader of a household trial knows, and the plans that it can write. Read
-`envs/observer.py` first.
-
-Players, the oracle and the reading questions know only Notes, so none of them can state what the
-text did not show. A reflection is one line: what went wrong, then `Plan: ` and clauses, such as
-`take mug 1 from drawer 2`, `use desklamp 1 on desk 2`, `search drawer 3, drawer 4`.
+"""What a reader of a household trial knows (Notes), and the plans that it can write. Read
+`envs/observer.py` first. A reflection is one line: what went wrong, then `Plan: ` and clauses, such
+as `take mug 1 from drawer 2`, `use desklamp 1 on desk 2`, `search drawer 3, drawer 4`.
 """
 
 import re
@@ -52,9 +49,7 @@ def parse_goal(observation: str) -> Goal:
     raise ValueError(f"no known goal in {text[:80]!r}")
 
 
-class Notes:
-    """Facts of one trial so far. Feed it the first observation, then each (action, observation)."""
-
+class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader`
     def __init__(self, observation: str):
         self.goal = parse_goal(observation)
         room = observation.split("Your task is to: ")[0]
@@ -95,9 +90,9 @@ class Notes:
             self.contents[place], self.views[place] = things, match[0]
             self.home |= {thing: place for thing in things if thing not in self.home}
 
-    def where(self, thing: str) -> str | None:
-        """The place where the thing is now, as far as known."""
-        return next((place for place, things in self.contents.items() if thing in things), None)
+    def where(self, thing: str) -> list[str]:
+        """Where the thing is now, as far as known; it may lie in two places."""
+        return [place for place, things in self.contents.items() if thing in things]
 
     def unsearched(self) -> list[str]:
         """Places whose inside was never seen, in the room's order from the player's place on."""
@@ -109,14 +104,9 @@ class Notes:
         """Things of a type in the order in which they were first seen."""
         return [thing for thing in self.home if kind(thing) == type_]
 
-    def numbered(self, type_: str) -> list[str]:
-        """Things of a type in the order of their numbers."""
-        return sorted(self.known(type_), key=number)
-
     def delivered(self, thing: str) -> bool:
         """True if the thing lies in a target receptacle now, treated if the goal wants that."""
-        places = [place for place, things in self.contents.items() if thing in things]
-        return self.goal.target in map(kind, places) and self.is_treated(thing)
+        return self.goal.target in map(kind, self.where(thing)) and self.is_treated(thing)
 
     def is_treated(self, thing: str) -> bool:
         """True if the thing is as the goal wants it, or if the goal asks for no treatment."""
@@ -156,12 +146,10 @@ def command(clause: tuple[str, ...]) -> str:
 
 
 def follows(reflection: str, steps: list[Step]) -> bool:
-    """True if the actions carry out every clause of the reflection's plan, in order."""
     return carried_out(parse_plan(reflection), steps, lambda action, c: action == command(c))
 
 
 def oracle_reflection(observation: str, steps: list[Step]) -> str:
-    """What a perfect observer of this failed trial writes, from the trial's text alone."""
     return write_reflection(read_trial(Notes(observation), steps))
 
 
@@ -172,13 +160,12 @@ def write_reflection(notes: Notes, moved: dict[str, str] | None = None, skip: bo
     """
     goal, home = notes.goal, notes.home | (moved or {})
     light, target = goal.treatment == "light", notes.place(goal.target) or f"{goal.target} 1"
-    things, needed = notes.numbered(goal.object) or list(moved or {}), goal.number
+    things, needed = notes.known(goal.object) or list(moved or {}), goal.number
     if goal.treatment is None:  # what lies there from the start is done
         left = [t for t in things if kind(home[t]) != goal.target]
         needed -= len(things) - len(left)
         things = left
-    things = things[: max(needed, 1)]
-
+    things = sorted(things, key=number)[: max(needed, 1)]
     plan: list[tuple[str, ...]] = []
     for thing in things[:1] if skip else things:
         plan.append(("take", thing, home[thing]))
@@ -187,7 +174,7 @@ def write_reflection(notes: Notes, moved: dict[str, str] | None = None, skip: bo
             plan.append((goal.treatment, thing, notes.place(appliance) or f"{appliance} 1"))
         if not light:
             plan.append(("put", thing, target))
-    lamps = notes.numbered(goal.target) if light else []
+    lamps = sorted(notes.known(goal.target), key=number) if light else []
     plan += [("use", lamp, home[lamp]) for lamp in lamps[:1]]
     if not plan or (len(things) < needed and not skip) or (light and not lamps):
         unsearched = notes.unsearched() or [p for p in notes.places if p != notes.at]

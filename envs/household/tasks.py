@@ -1,5 +1,4 @@
 """Rooms and tasks for the household, from a seed: endless, no download. Read `envs/tasks.py` first.
-
 Rooms are drawn from `furniture.json`, which counts what stands and lies where in ALFWorld's rooms.
 `train` and `seen` mix the first three of WORLDS. `unseen` tasks are all renamed, with names that no
 training text contains. In a renamed room things lie anywhere, so only reading tells where.
@@ -74,14 +73,11 @@ def generate_task(rng: Random, split: str, name: str, world: str = "", hurry: bo
     _, obj, target = rng.choice(goals)
     types = [*counts, *objects]
     new = _renaming(rng, split, types) if drawn.renamed else {t: t for t in types}
-
     slots = [(t, i) for t in counts for i in range(counts[t], 0, -1)]
     locs = rng.sample(range(1, len(slots) + 8), len(slots))
     openable = {t: rng.random() < OPENABLE.get(t, 0) for t in counts}
-    receptacles = {
-        f"{new[t]} {i}": {"loc": loc, "openable": openable[t], "open": False}
-        for (t, i), loc in zip(slots, locs)
-    }
+    receptacles = {f"{new[t]} {i}": {"loc": loc, "openable": openable[t], "open": False}
+                   for (t, i), loc in zip(slots, locs)}  # fmt: skip
     things = {}
     for t, places in objects.items():
         traits = [trait for trait in TRAITS if t in TRAITS[trait]]
@@ -95,8 +91,7 @@ def generate_task(rng: Random, split: str, name: str, world: str = "", hurry: bo
         "goal": {"kind": errand, "object": new[obj], "target": new[target], "text": text},
         "receptacles": _listed(receptacles), "objects": _listed(things),
         "accepts": {new[t]: [new[o] for o in objects if o in ACCEPTS[t]] for t in counts},
-        "start": None,
-    }  # fmt: skip
+        "start": None}  # fmt: skip
 
 
 def _listed(named: dict[str, dict]) -> dict[str, dict]:

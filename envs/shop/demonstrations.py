@@ -1,9 +1,7 @@
 """Shop demonstrations: players, flawed reflections, questions and drills, for pretraining only.
-Read `envs/demonstrations.py` and `envs/shop/observer.py` first.
-
-A player acts on what it has read (Notes), nothing more. It carries out the plan of the latest
-reflection that has one, to the letter. Then it goes its own way: it searches, opens a hit (mostly
-the first), chooses options and buys, with the lapses that its skill allows.
+Read `envs/demonstrations.py` and `envs/shop/observer.py` first. A player carries out the plan of
+the latest reflection that has one, to the letter. Then it goes its own way: it searches, opens a
+hit (mostly the first), chooses options and buys, with lapses.
 """
 
 import random
@@ -20,10 +18,7 @@ from envs.shop.observer import Notes, command, oracle_reflection, parse_plan, pu
 from envs.shop.tasks import ASIN_HEADS, ASIN_TAILS, COLORS, SIZES, WORDS, generate_task
 
 
-# ---- Players.
-class Skill(NamedTuple):
-    """Chances, each for one trial; a player's `traits` are what was drawn: true or false."""
-
+class Skill(NamedTuple):  # chances, each for one trial; `traits` are what a player drew
     minds_price: float  # passes over what is dearer than the limit
     checks: float  # reads the features before buying
     notices: float  # turns back where an option is missing
@@ -38,9 +33,7 @@ SKILLS = {  # skill -> share of the players
 }
 
 
-class Player:
-    """Chooses actions for one trial; the contract is `envs.demonstrations.Player`."""
-
+class Player:  # of one trial; the contract is `envs.demonstrations.Player`
     def __init__(self, observation: str, reflections: list[str], rng: random.Random):
         self.notes, self.rng = Notes(observation), rng
         chances = rng.choices([*SKILLS], [*SKILLS.values()])[0]
@@ -52,19 +45,16 @@ class Player:
         self.last: str | None = None
 
     def read(self, action: str, reply: str) -> None:
-        """Take in one step."""
         self.notes.read(action, reply)
         if self.plan and action == self.last == command(self.plan[0]):
             self.plan.pop(0)  # done, or refused: on to the next clause
 
     def slip(self) -> str:
-        """An action that leads nowhere: a button that is not there, a useless page."""
         foreign = "".join(name_parts(self.rng, ASIN_HEADS, ASIN_TAILS, unseen=False))
         value = self.rng.choice(COLORS + SIZES)
         return f"click[{self.rng.choice([foreign, foreign, value, 'Description', 'Next >'])}]"
 
     def act(self) -> str:
-        """The next action."""
         self.last = self._follow(self.plan[0]) if self.plan else self._own_way()
         return self.last
 
@@ -199,7 +189,6 @@ DRILLED = "cost brand maker kind kind cheap cheap cheap cheap option option valu
 
 def questions(observation: str, steps: list[Step], rng: random.Random, n: int,
               topics: Sequence[str] = TOPICS) -> list[Pair]:  # fmt: skip
-    """Up to n (question, answer) pairs about a trial, which its text answers."""
     notes = read_trial(Notes(observation), steps)
     seen = list(notes.titles)
     if not seen:
@@ -244,11 +233,9 @@ def bindings(text: str) -> list[tuple[str, int, str, bool]]:
 
 
 def cut_names(text: str) -> str:
-    """Text with a line's end inside each brand, so that a tokenizer learns its parts."""
     return cutter(*WORDS["brands"]).sub(CUT, text)
 
 
-# ---- Demonstrations.
 def _asked(observation: str, steps: list[Step], rng: random.Random, n: int = 8,
            topics: Sequence[str] = ASKED) -> list[Pair]:  # fmt: skip
     return [everything(observation, steps, rng), *questions(observation, steps, rng, n, topics)]

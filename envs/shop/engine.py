@@ -20,7 +20,6 @@ from envs import Environment
 from envs.observer import Step
 from envs.shop.files import load, split_tasks
 from envs.shop.tasks import WORDS, generate_task
-from envs.tasks import draw_tasks
 
 PER_PAGE, FOUND = 3, 50  # results on a page, results of a search
 INVALID = "Invalid action!"
@@ -55,18 +54,18 @@ def rank(query: str, documents: list[Counter], k1: float = 0.9, b: float = 0.4) 
 
 
 class Shop(Environment):
-    """The environment; the contract is in `envs/__init__.py`.
-
+    """The contract is in `envs/__init__.py`.
     Task          `products` (as `envs.shop.files.product` makes them), `goal`, `instruction`.
     Actions       `search[words]` on the first page; `click[button]`, `think[text]` on any.
     Observations  the page that an action leads to; "Invalid action!" to all that leads nowhere.
     Reward        the score at the purchase (`purchase_reward`), else 0. Success: score 1.
     Progress      that score. Before it 0, or OPENED once a product that could score 1 was opened.
-    The end       terminated by `click[Buy Now]`; truncated after `max_steps` actions.
+    The end       by `click[Buy Now]`.
     """
 
     name = "shop"
     observer, demonstrators = observer, demonstrations
+    generate_task = staticmethod(generate_task)
 
     def __init__(self, products: str | Path | None = None, goals: str | Path | None = None,
                  max_steps: int | None = None, attributes: str | Path | None = None):  # fmt: skip
@@ -75,38 +74,28 @@ class Shop(Environment):
             raise ValueError("goals and attributes are those of products: name their file too")
         self.loaded = None if products is None else load(products, goals, attributes)
         self.indexed: tuple[list | None, list[Counter]] = (None, [])  # products, words of each
-        self.max_steps = max_steps
+        super().__init__(max_steps)
 
     def tasks(self, split: str, n: int, seed: int) -> list[dict]:
         """n tasks of a split, generated or from the files."""
-        if self.loaded is not None:
-            return split_tasks(self.loaded, split, n, seed)
-        return draw_tasks(self.name, generate_task, split, n, seed)
+        if self.loaded is None:
+            return super().tasks(split, n, seed)
+        return split_tasks(self.loaded, split, n, seed)
 
-    def reset(self, task: dict, seed: int | None = None) -> tuple[str, dict]:
-        """Start a task -> (observation, info). Nothing here is random: `seed` has no effect."""
+    def _start(self, task: dict) -> str:
         self.task = task
-        self.limit = task["max_steps"] if self.max_steps is None else self.max_steps
         self.page, self.number = "start", 1  # start, results, item or one of SUBPAGES
         self.results: list[dict] = []
         self.item: dict = {}  # the open one, on its page and its sub-pages
         self.options: dict[str, str] = {}  # group -> value chosen
         self.score: float | None = None
-        self.n_steps, self.best = 0, 0.0
-        self.answer = (self._view(), 0.0, False, False, self._info())
-        return self.answer[0], self.answer[-1]
+        self.best = 0.0
+        return self._view()
 
-    def step(self, action: str) -> tuple[str, float, bool, bool, dict]:
-        """One action, any string -> (observation, reward, terminated, truncated, info)."""
-        if self.answer[2] or self.answer[3]:
-            return self.answer
+    def _act(self, action: str) -> tuple[str, float, bool]:
         match = _ACTION.fullmatch(action.strip())
         observation = getattr(self, f"_{match[1]}")(match[2]) if match else INVALID
-        self.n_steps += 1
-        over = self.score is not None
-        truncated = not over and self.n_steps >= self.limit
-        self.answer = (observation, self.score or 0.0, over, truncated, self._info())
-        return self.answer
+        return observation, self.score or 0.0, self.score is not None
 
     def admissible_actions(self) -> list[str]:
         """Every click that leads somewhere, and on the first page a search for each title."""
@@ -210,7 +199,7 @@ class Shop(Environment):
             lines += item["BulletPoints" if self.page == "Features" else "Reviews"]
         return "\n".join(line for line in lines if line)
 
-    def _info(self) -> dict:
+    def info(self) -> dict:
         score = self.score
         return {"success": score == 1.0, "progress": self.best if score is None else score}
 

@@ -1,9 +1,6 @@
-"""What a reader of a shopping trial knows, and the plans that it can write. Read
-`envs/observer.py` first.
-
-Players, the oracle and the reading questions use `Notes`, so none can state what the text did not
-show. A reflection is one line: what went wrong, then `Plan: ` and clauses that the next trial can
-carry out: `open BAK73, choose red, choose small, buy`, or `search velvet lamp`.
+"""What a reader of a shopping trial knows (Notes), and the plans that it can write. Read
+`envs/observer.py` first. A reflection is one line: what went wrong, then `Plan: ` and clauses, such
+as `open BAK73, choose red, choose small, buy`, or `search velvet lamp`.
 """
 
 import re
@@ -16,9 +13,7 @@ OPTIONS = re.compile(r"^[a-z][^\[\]\n]* (?=\[)", re.MULTILINE)  # an option grou
 VALUE = re.compile(r"\[\[?([^\[\]]+)\]\]?")
 
 
-class Notes:
-    """Facts of one trial so far. Feed it the first observation, then each (action, observation)."""
-
+class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader`
     def __init__(self, observation: str):
         lines = [line.strip() for line in observation.splitlines()]
         self.instruction = lines[2] if len(lines) > 2 else ""
@@ -41,7 +36,6 @@ class Notes:
         self.score: float | None = None
 
     def read(self, action: str, observation: str) -> None:
-        """Take in one step."""
         text = "\n".join(line.strip() for line in observation.splitlines())
         button = action.strip().removeprefix("click[").removesuffix("]")
         if text == "Invalid action!":
@@ -103,12 +97,8 @@ class Notes:
         return self.score > full - 0.01
 
 
-# ---- Plans.
 def parse_plan(reflection: str) -> list[tuple[str, str]]:
-    """Clauses of the plan: (verb, what); ("buy", "") for buying.
-    >>> parse_plan("I chose blue. Plan: open BAK73, choose red, buy.")
-    [('open', 'BAK73'), ('choose', 'red'), ('buy', '')]
-    """
+    """Clauses of the plan: (verb, what); ("buy", "") for buying."""
     plan = []
     for clause in reflection.partition("Plan: ")[2].removesuffix(".").split(", "):
         verb, _, what = clause.partition(" ")
@@ -123,7 +113,6 @@ def write_plan(plan: list[tuple[str, str]]) -> str:
 
 
 def purchase(asin: str, values: list[str]) -> list[tuple[str, str]]:
-    """The plan of a purchase."""
     return [("open", asin), *(("choose", value) for value in values), ("buy", "")]
 
 
@@ -136,13 +125,10 @@ def command(clause: tuple[str, str]) -> str:
 
 
 def follows(reflection: str, steps: list[Step]) -> bool:
-    """True if the actions carry out every clause of the reflection's plan, in order."""
     return carried_out(parse_plan(reflection), steps, lambda action, c: action == command(c))
 
 
-# ---- The oracle.
 def oracle_reflection(observation: str, steps: list[Step]) -> str:
-    """What a perfect observer of this failed trial writes, from what its text showed."""
     notes = read_trial(Notes(observation), steps)
     best = right_product(notes)
     plan = purchase(best, notes.wanted(best)) if best else [("search", notes.kind)]

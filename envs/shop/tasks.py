@@ -1,22 +1,19 @@
 """Catalogues and instructions for the shop, from a seed: endless, no download. Read `envs/tasks.py`
-and `product` in `envs/shop/files.py` first.
-
-In a small catalogue one product fits. Two or three products of the kind asked for come first in
-the results, then others that share a word with it. In a little more than half of the tasks the
-first hit is a trap: it lacks an option or an attribute, or costs too much.
+and `product` in `envs/shop/files.py` first. In a small catalogue one product fits. Two or three of
+the kind asked for come first in the results, then others that share a word with it. In a little
+more than half of the tasks the first hit is a trap: it lacks something, or costs too much.
 """
 
-import json
 import random
 from pathlib import Path
-from typing import Any
 
 from envs.names import name_parts
 from envs.shop.files import product
+from envs.tasks import read_json
 
 MAX_STEPS = 8  # a purchase takes 5 steps: a player can leave one wrong page, not two
 TRAPS = {None: 0.45, "option": 0.2, "attribute": 0.2, "price": 0.15}  # share of the tasks
-WORDS: dict[str, Any] = json.loads((Path(__file__).parent / "words.json").read_text())
+WORDS = read_json(Path(__file__).with_name("words.json"))
 COLORS, SIZES, ATTRIBUTES = WORDS["colors"], WORDS["sizes"], WORDS["attributes"]
 ASIN_HEADS, ASIN_TAILS = WORDS["asin heads"], [str(n) for n in range(10, 98)]
 KIND_HEADS, KIND_TAILS = WORDS["kinds"]
@@ -44,8 +41,8 @@ def generate_task(rng: random.Random, split: str, task_id: str) -> dict:
     products = [product(row, row["Attributes"]) for row in raw]
     target = products[lacks.index([])]
     goal = {key: target[key] for key in ("asin", "category", "query", "product_category", "name")}
-    options = {"color": color, "size": size}
-    goal |= {"attributes": [attribute], "goal_options": options, "price_upper": float(limit)}
+    goal |= {"attributes": [attribute], "goal_options": {"color": color, "size": size},
+             "price_upper": float(limit)}  # fmt: skip
     wanted = f"{attribute} {kind} in color {color} and size {size}"
     instruction = f"find one {wanted}, and price lower than {limit:.2f} dollars"
     return dict(env="shop", id=f"shop-{task_id}", max_steps=MAX_STEPS, products=products, goal=goal,
