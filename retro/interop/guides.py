@@ -54,9 +54,7 @@ def guide_of(opening: str, names: Sequence[str]) -> Guide:
 
 
 def completion_prompt(guide: Guide | None, opening: str, turns: Sequence[Turn]) -> str:
-    """The prompt for a plain completion: the model goes on after the last `>`. Without a guide it
-    is only the transcript, which our own base reads.
-    """
+    """The prompt for a plain completion, without a guide only the transcript: our base reads it."""
     return (lead(guide, think=True) if guide else "") + opening + _lines(turns) + prompts.ACT
 
 

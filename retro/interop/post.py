@@ -1,9 +1,7 @@
 """One JSON request over HTTP that ends in a value or in one clear line, whatever the server does.
-
-Tried again, with exponential back-off or after the server's Retry-After: no connection, timeouts,
-408, 409, 425, 429, 5xx, and a 200 whose body is cut off, is not JSON or is not what was asked for.
-Refused at once, with the server's own words: every other status, redirects (they would carry the
-key to another host), an answer above MAX_BODY. No message shows the key.
+Tried again, after a back-off or the server's Retry-After: no connection, timeouts, statuses that
+pass, and a 200 whose body is cut off or not what was asked for. Refused at once: other statuses,
+redirects (they would carry the key to another host), a long answer. No message shows the key.
 """
 
 import http.client

@@ -1,9 +1,8 @@
 """A run as one page to look at: success by retry, learning curves, episodes with shaded tokens.
 
-The page is one file that needs no network: report.html with its style, its scripts and the data.
-All text of environments and models is data: JSON in a script element, in which no "<" is left. The
-scripts show it by textContent only. The page's security policy runs no other script.
-Read before: retro/reflect.py, retro/ppo.py. Shapes: B reflections, R response tokens.
+One file without network: report.html, style, scripts, data. All text of environments and models is
+data: JSON in a script element, no "<" in it, shown by textContent only; a security policy runs no
+other script. Read before: retro/reflect.py, retro/ppo.py. Shapes: B reflections, R tokens.
 """
 
 import base64
