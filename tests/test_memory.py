@@ -1,9 +1,9 @@
 """The memories: JSON lines that survive a crash, lines of D_RL, the newest reflections."""
 
 import pytest
-from retro.run.json_lines import JsonLines
 
 from retro.memory import FIELDS, Rated, read_buffer, recall, replay_buffer
+from retro.run.files import JsonLines
 
 
 def row(i):

@@ -104,10 +104,9 @@ def reflection_writer(client: Client, temperature: float, generator: torch.Gener
 
 
 def read_reply(reply: str) -> tuple[str, str]:
-    """(thought, action) of a reply, each one printable line, "" where there is none.
-
-    The action is the first line after `Action:` or `>`, else the first line that is neither a
-    thought nor a code fence. Where the model makes up an observation, reading ends.
+    """(thought, action) of a reply, each one printable line or "". The action is the first line
+    after `Action:` or `>`, else the first that is no thought or code fence. Reading ends where the
+    model makes up an observation.
 
     >>> read_reply("Thought: A mug is in there.\\nAction: open cabinet 1\\nObservation: You see")
     ('A mug is in there', 'open cabinet 1')

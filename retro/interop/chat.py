@@ -21,9 +21,7 @@ def template_of(tokenizer: TokenizerLike) -> str | None:
 
 
 def chat_prompt(tokenizer: TokenizerLike, messages: Sequence[tuple[str, str]]) -> list[int]:
-    """Ids of (role, text) messages and of the head of the assistant's answer. Roles are system,
-    user and assistant. ValueError if the model is not a chat model.
-    """
+    """Ids of (role, text) messages and of the answer's head; ValueError if it is no chat model."""
     if template_of(tokenizer) is None:
         raise ValueError(f"the tokenizer has no chat template: its end token is {tokenizer.eos}")
     ids = [] if tokenizer.bos is None else [tokenizer.bos]

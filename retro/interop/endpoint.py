@@ -36,10 +36,9 @@ class Budget:
     def request(self) -> None:
         """Count a request about to be sent; ValueError if the budget has none left."""
         with self.lock:
-            spent = {"--max-requests": (self.requests, self.max_requests),
-                     "--max-tokens": (self.tokens, self.max_tokens)}  # fmt: skip
-            for option, (amount, limit) in spent.items():
-                if limit and amount >= limit:
+            for option, spent, limit in (("--max-requests", self.requests, self.max_requests),
+                                         ("--max-tokens", self.tokens, self.max_tokens)):
+                if limit and spent >= limit:
                     raise ValueError(f"budget spent: {option} {limit} ({self}); what was answered "
                                      "is kept, the same command goes on from there")  # fmt: skip
             self.requests += 1
@@ -49,9 +48,7 @@ class Budget:
 
 
 class Client:
-    """`ask(prompts) -> texts`, several requests at a time. A prompt is a string, or with the chat
-    API a list of {"role", "content"}.
-    """
+    """`ask(prompts) -> texts`. A prompt is a string, for chat a list of {"role", "content"}."""
 
     def __init__(self, base_url: str, model: str, api: str = "chat", *, cache: str, budget: Budget,
                  concurrency: int = 8, timeout: float = 60.0, tries: int = 6):  # fmt: skip

@@ -31,8 +31,7 @@ LETTERS = dict.fromkeys(_OTHERS, "\uffff") | {256 + n: chr(b) for n, b in enumer
 
 class HFTokenizer:
     """str <-> token ids, as retro.tokenizer.Tokenizer, from a pretrained model's files. `ranks`:
-    token bytes -> id. `special_tokens`: name -> id, all added ones; each ends an answer. `bos`: None
-    if the model wants none.
+    token bytes -> id. `special_tokens`: name -> id, of all added ones; each ends an answer.
     """
 
     def __init__(self, folder: str | Path):

@@ -1,5 +1,5 @@
-"""Which models act and reflect: the options that say so, and the models opened from them. Read
-before: retro/actor.py (an actor in this process), api_actor.py (an actor behind an endpoint).
+"""Which models act and reflect: their options, and the models opened from them. Read before:
+retro/actor.py (an actor in this process), api_actor.py (an actor behind an endpoint).
 """
 
 from collections.abc import Sequence
@@ -55,9 +55,7 @@ class RoleOptions:
 
 
 def run_settings(run_dir: str) -> dict[str, Any]:
-    """The settings that a run of train.py was started with; without a run (""), or where an older
-    config.json does not say, train.py's own defaults of the models.
-    """
+    """The settings that a run was started with; where none says, train.py's own of the models."""
     given = read_json(Path(run_dir) / "config.json") if run_dir else {}
     return asdict(RoleOptions()) | asdict(ActorOptions()) | given
 
@@ -81,9 +79,8 @@ def open_model(folder: str, device: torch.device, bfloat16: bool) -> LanguageMod
 def open_actor(options: ActorOptions, names: Sequence[str], base: str,
                loaded: dict[str, LanguageModel], temperature: float, generator: torch.Generator,
                memory: int, budget: Budget) -> LMActor | APIActor:  # fmt: skip
-    """The actor of the options, by default the model in the folder `base`. `loaded`, by folder, are
-    in memory already: two roles can share one. `names`: of the environments that are played; a
-    pretrained model is told their rules, with an example, as far as `guides.py` has them.
+    """The actor of the options, by default the model in `base`. `loaded`: folder -> in memory
+    already. `names`: of the environments; a pretrained model is told their rules from `guides.py`.
     """
     if options.actor == "openai":
         client = open_client(options, options.actor_model, budget)

@@ -53,9 +53,8 @@ def post_json(url: str, body: dict, read: Callable[[Any], T], *, key: str = "",
               sleep: Callable[[float], bool | None] = time.sleep) -> T:  # fmt: skip
     """read(what the server answered to `body`); Refused when no try can help, or all have failed.
 
-    read: raises ValueError on a wrong answer. timeout: seconds until a try's answer begins, and as
-    many again until it ends. before: called ahead of every try, may raise. sleep: waits so many
-    seconds; true if it was woken, and then no further try follows.
+    read: raises ValueError on a wrong answer. timeout: seconds until a try's answer begins, and
+    again until it ends. before: called ahead of each try. sleep: true if woken: no further try.
     """
     headers = {"Content-Type": "application/json", "User-Agent": "retroformer"}
     headers |= {"Authorization": f"Bearer {key}"} if key else {}

@@ -158,7 +158,6 @@ def start(config: Config, tokenizer: Tokenizer, base_tokenizer: Tokenizer | None
 
 
 def optimizers(model: GPT, reader: Reader, config: Config) -> list[Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for the rest."""
     matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "layers" in n]
     rest = [p for n, p in model.named_parameters() if p.dim() != 2 or "layers" not in n]
     groups = [{"params": rest}, {"params": list(reader.parameters())}]
@@ -180,10 +179,8 @@ def train(config: Config, training: Training, env_names: tuple[str, ...]) -> Non
             bar.update(batch[0].numel())
             if state["steps"] % 20 == 0:
                 bar.set_postfix_str("loss {:.3f}, reading {:.3f} nats".format(*means))
-        state |= {"shard": state["shard"] + 1, "seconds": time.time() - started}
-        state["loss"] = means[0].item()
-        late = time.time() - saved > 60 * config.checkpoint_minutes
-        if late or state["tokens"] >= config.tokens:
+        state |= dict(shard=state["shard"] + 1, seconds=time.time() - started, loss=means[0].item())
+        if state["tokens"] >= config.tokens or time.time() - saved > 60 * config.checkpoint_minutes:
             checkpoint.save(training.path, training.parameters, training.optimizers, state)
             saved = time.time()
             bar.write("{:.2f}M tokens, {:.0f} minutes, loss {:.4f}, reading {:.4f}".format(
@@ -252,13 +249,12 @@ def shards(config: Config, first: int, env_names: tuple[str, ...]) -> Iterator[l
 def write_card(out: Path, config: Config, state: dict, n: int = 200) -> None:
     """CARD.md: what the checkpoint is, how it was made, what it can do."""
     lm = LanguageModel(GPT.from_pretrained(out, pick_device()), own_tokenizer(out))
-    rows: list[tuple[str, dict]] = [
-        (f"{name}, {split}", measure_skills(env, lm, split, n, 1, TEMPERATURE))
-        for name, env in envs.make_all(config.envs).items() for split in ("seen", "unseen")
-    ]  # fmt: skip
-    lines = [f"| | {' | '.join(rows[0][1])} |", "|---" * (len(rows[0][1]) + 1) + "|"]
-    for row, skills in rows:
-        lines += [f"| {row} | {' | '.join(f'{skill:.3f}' for skill in skills.values())} |"]
+    lines: list[str] = []
+    for name, env in envs.make_all(config.envs).items():
+        for split in ("seen", "unseen"):
+            skills = measure_skills(env, lm, split, n, 1, TEMPERATURE)
+            lines = lines or [f"| | {' | '.join(skills)} |", "|---" * (len(skills) + 1) + "|"]
+            lines += [f"| {name}, {split} | {' | '.join(f'{s:.3f}' for s in skills.values())} |"]
     changed = {k: v for k, v in asdict(config).items() if v != getattr(Config(), k)}
     card = Path(__file__).with_name("card.txt").read_text().format(
         million=sum(p.numel() for p in lm.model.parameters()) / 1e6, vocab=lm.tokenizer.vocab_size,

@@ -80,9 +80,7 @@ def shard_documents(env_names: tuple[str, ...], tokenizer_folder: str, seed: int
 
 def batches(documents: list[Document], batch_tokens: int, context: int,
             rng: random.Random) -> Iterator[tuple[torch.Tensor, ...]]:  # fmt: skip
-    """ids (B, T), loss_weights (B, T), binding_targets (B, T, 3) of documents of similar length;
-    those longer than `context` are left out.
-    """
+    """ids, loss_weights (B, T), binding_targets (B, T, 3); no document longer than `context`."""
     groups: list[list[Document]] = [[]]
     for d in sorted(documents, key=lambda d: len(d.ids)):
         if len(d.ids) > context:

@@ -15,9 +15,7 @@ MOMENTUM = 0.95
 
 
 class Muon(torch.optim.Optimizer):
-    """Decoupled weight decay, Nesterov momentum; a tall matrix moves (rows / columns)^(1/2) times
-    further than a square one.
-    """
+    """Decoupled weight decay, Nesterov momentum; tall matrices move sqrt(rows / columns) as far."""
 
     def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float):
         super().__init__(params, dict(lr=lr, weight_decay=weight_decay))

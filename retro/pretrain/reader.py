@@ -18,9 +18,8 @@ from retro.model import GPT
 class Reader(nn.Module):
     """Three linear probes on inner states, which answer through the model's own output matrix.
 
-    0, after the first block: the token before this one. What follows it here followed it before.
-    1, after an early block, at a name's first mention (`mug 1` in the list of what is in
-       `drawer 2`), 2, after the last block but one, at a later mention: the name it is bound to.
+    0, after the first block: the token before this one. The name that a name is bound to:
+    1, after an early block, at its first mention; 2, after the last block but one, at a later one.
     """
 
     def __init__(self, model: GPT):

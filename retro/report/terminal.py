@@ -58,7 +58,6 @@ class Screen:
         print(f"\n{self.paint('── ' + visible(text) + ' ' + rule, 'bold')}\n", flush=True)
 
     def wait(self, steps: float = 1.0) -> None:
-        """Time to read what was printed last."""
         if self.delay:
             time.sleep(steps * self.delay)
 

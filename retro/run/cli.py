@@ -39,17 +39,14 @@ def allowed(low: float | None, high: float | None, above: float | None) -> str:
     return " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        fail(message)  # without argparse's list of all options
-
-
 def parse(config_class: type[Config], doc: str,
           defaults: Callable[[argparse.Namespace], dict] = lambda given: {},
           argv: Sequence[str] | None = None) -> Config:  # fmt: skip
     """What was typed, as a Config. `defaults`, from what was given, replace the fields' own."""
-    parser = Parser(usage="%(prog)s [options]", description=doc, allow_abbrev=False,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(usage="%(prog)s [options]", description=doc,
+                                     allow_abbrev=False, formatter_class=raw)  # fmt: skip
+    parser.error = fail  # type: ignore[method-assign]  # without argparse's list of all options
     own = config_class.__annotations__
     own_first = sorted(fields(config_class), key=lambda one: one.name not in own)
     names = dict.fromkeys(one.metadata["group"] for one in own_first)

@@ -173,7 +173,8 @@ def read_adapter(folder: str | Path, known_targets: Sequence[str]
     for key, allowed in ADAPTER_DEMANDS.items():
         if settings.get(key, allowed) != allowed:
             raise ValueError(f"{path}: {key} is {settings[key]!r}, only {allowed!r} is known here")
-    rank, alpha, targets = (settings.get(k) for k in ("r", "lora_alpha", "target_modules"))
+    asked: list[Any] = [settings.get(k) for k in ("r", "lora_alpha", "target_modules")]
+    rank, alpha, targets = asked
     numbers = type(rank) is int and type(alpha) in (int, float) and abs(alpha) < 1e6
     if not numbers or not 1 <= rank <= MAX_RANK:
         wanted = f"numbers, r in 1..{MAX_RANK}"
