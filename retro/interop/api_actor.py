@@ -134,11 +134,7 @@ def read_reply(reply: str) -> tuple[str, str]:
 
 
 def read_reflection(reply: str) -> str:
-    """A reflection as one printable line, without its label and code fences.
-
-    >>> read_reflection("**Reflection:** I was slow.\\n\\nPlan: open box 1.")
-    'I was slow. Plan: open box 1.'
-    """
+    """A reflection as one printable line, without code fences and its label: **Reflection:**."""
     lines = _REASONING.sub("", reply)[:REPLY_CHARACTERS].splitlines()
     text = " ".join(line for line in lines if not _FENCE.fullmatch(line))
     if (label := _LABEL.match(text)) and label[1].lower() == "reflection":

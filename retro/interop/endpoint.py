@@ -1,7 +1,6 @@
-"""A language model behind an OpenAI-compatible endpoint: prompts in, texts out.
-
-Each answer is kept on disk, one file a request, so a repeated run costs nothing. The key, from
-OPENAI_API_KEY, goes into the request's header and nowhere else. Read before: post.py (one request).
+"""A language model behind an OpenAI-compatible endpoint: prompts in, texts out. Each answer is kept
+on disk, one file a request: a repeated run costs nothing. The key, from OPENAI_API_KEY, goes into
+the request's header and nowhere else. Read before: post.py (one request).
 """
 
 import hashlib

@@ -55,13 +55,12 @@ class RoleOptions:
 
 
 def run_settings(run_dir: str) -> dict[str, Any]:
-    """The settings that a run was started with; where none says, train.py's own of the models."""
+    """The settings a run was started with; train.py's own without one, or where it has none."""
     given = read_json(Path(run_dir) / "config.json") if run_dir else {}
     return asdict(RoleOptions()) | asdict(ActorOptions()) | given
 
 
 def open_client(options: ActorOptions, model: str, budget: Budget) -> Client:
-    """A client of the endpoint in the options; ValueError on a wrong one."""
     return Client(options.base_url, model, options.api, cache=options.answers, budget=budget,
                   concurrency=options.concurrency, timeout=options.timeout)  # fmt: skip
 

@@ -140,11 +140,7 @@ def _status(error: urllib.error.HTTPError, timeout: float) -> Exception:
 
 
 def retry_after(text: str) -> float | None:
-    """Seconds that a Retry-After header asks for: a whole number or a date; None if it is neither.
-
-    >>> retry_after("7"), retry_after("soon"), retry_after("Wed, 21 Oct 2015 07:28:00 GMT")
-    (7.0, None, 0.0)
-    """
+    """Seconds that a Retry-After header asks for: a whole number or a date; None if neither."""
     if re.fullmatch("[0-9]{1,9}", text.strip()):
         return float(text.strip())
     try:
@@ -154,11 +150,7 @@ def retry_after(text: str) -> float | None:
 
 
 def one_printable_line(text: str, limit: int = 300) -> str:
-    """One printable line of at most `limit` characters, whatever a server or a model wrote.
-
-    >>> one_printable_line("\\x1b[31mred\\x1b[0m\\r\\n alert\\x07\\ud800 ")
-    'red alert'
-    """
+    """One printable line of at most `limit` characters, whatever a server or a model wrote."""
     line = " ".join(_ESCAPES.sub("", text[: 20 * limit]).split())
     return "".join(c for c in line if c.isprintable())[:limit].strip()
 

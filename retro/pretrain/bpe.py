@@ -54,11 +54,7 @@ def train(texts: Iterable[str], vocab_size: int, start: Tokenizer | None = None)
 
 
 def merge(word: list[int], pair: tuple[int, int], new: int) -> list[int]:
-    """Replace each occurrence of `pair`, from the left.
-
-    >>> merge([1, 2, 1, 2, 2], (1, 2), 9)
-    [9, 9, 2]
-    """
+    """Replace each occurrence of `pair`, from the left: [1, 2, 1, 2, 2] -> [9, 9, 2] with 9."""
     merged, i = [], 0
     while i < len(word):
         found = tuple(word[i : i + 2]) == pair

@@ -69,8 +69,8 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         self.lock = lock(path)
         if started.exists() and not config.resume:
-            raise ValueError(f"{path}: holds a run already; --resume continues it, --run-dir names "
-                             "another")  # fmt: skip
+            either = "--resume continues it, --run-dir names another"
+            raise ValueError(f"{path}: holds a run already; {either}")
         if config.resume:
             old = read_json(started)
             for key, now in settings.items():

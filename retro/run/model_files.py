@@ -1,8 +1,7 @@
 """Folders of models in Hugging Face's layout and of LoRA adapters in PEFT's: JSON and safetensors.
-
 Two families of models: `llama` (Llama 2 and 3, SmolLM2) and `qwen2` (Qwen2.5), which adds biases to
-queries, keys and values. A file that asks for something else is refused: the error names the file,
-the setting and what is allowed. Settings are plain dicts here, which `retro/model.py` explains.
+queries, keys and values. Anything else is refused: the error names the file, the setting and what
+is allowed. Settings are plain dicts here, which `retro/model.py` explains.
 """
 
 from collections.abc import Mapping, Sequence
