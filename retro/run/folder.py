@@ -69,13 +69,13 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         self.lock = lock(path)
         if started.exists() and not config.resume:
-            either = "--resume continues it, --run-dir names another"
-            raise ValueError(f"{path}: holds a run already; {either}")
+            raise ValueError(f"{path}: holds a run already; --resume continues it, --run-dir names "
+                             "another")  # fmt: skip
         if config.resume:
             old = read_json(started)
-            for key, now in settings.items():
-                if key not in FREE and now != (was := old.get(key)):
-                    raise ValueError(f"{path}: started with another {key}: {was!r}, now {now!r}")
+            for k, now in settings.items():
+                if k not in FREE and now != (was := old.get(k)):
+                    raise ValueError(f"{path}: was started with another {k}: {was!r}, now {now!r}")
             for scratch in path.rglob("*.tmp"):  # of a write that a kill cut short
                 scratch.unlink()
         else:
