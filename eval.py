@@ -9,9 +9,8 @@
     python eval.py --run-dir runs/joint --reflector FOLDER         another reflector, as it comes
     python eval.py --run-dir runs/joint --actor openai --base-url URL --actor-model NAME
 
-Methods: react, last_attempt, reflexion, sft, retroformer (of an offline run: retroformer_offline),
-and the controls shuffled and oracle (retro/evaluate.py says what each is). All start from the same
-first trials.
+Methods, from the same first trials: react, last_attempt, reflexion, sft, retroformer (of an offline
+run: retroformer_offline), the controls shuffled and oracle (retro/evaluate.py says what each is).
 """
 
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from envs.household import find_games, load_game
 from retro.evaluate import UNTRAINED, Chains, Evaluation, Reflector, evaluate, methods_of, report
 from retro.interop.api_actor import reflection_writer
 from retro.interop.endpoint import Budget
-from retro.interop.open import API, ActorOptions, open_actor, open_client, open_model
+from retro.interop.open import ActorOptions, api_option, models, open_actor, open_client, open_model
 from retro.report.page import write_page
 from retro.report.tables import table
 from retro.reward import RewardModel
@@ -33,32 +32,30 @@ from retro.run.cli import option, parse, run_script
 from retro.run.device import pick_device, seeded
 from retro.run.files import read_json, write_atomically, write_json
 
+data_option, evaluation = (partial(option, group=g) for g in ("data", "evaluation"))
+
 
 @dataclass(frozen=True)
 class Config(ActorOptions):
     run_dir: str = option("runs/joint", "folder of a finished run of train.py", "run")
     seed: int = option(1, "number from which tasks and samples follow", "run", low=0)
 
-    env: str = option("", "environments, comma-separated; none: that of the files below, or the "
-                      "run's", "data")  # fmt: skip
-    split: str = option("unseen", "split of generated tasks: train, seen or unseen", "data")
-    tasks: int = option(100, "tasks of each environment", "data", low=1)
-    games: str = option("", "household: folder of ALFWorld's game.tw-pddl files", "data")
-    data: str = option("", "hotpot: a file of HotpotQA", "data")
-    products: str = option("", "shop: WebShop's file of products; needs --goals", "data")
-    goals: str = option("", "shop: WebShop's file of instructions; needs --products", "data")
+    env: str = data_option("", "environments, comma-separated; none: of the files, or the run's")
+    split: str = data_option("unseen", "split of generated tasks: train, seen or unseen")
+    tasks: int = data_option(100, "tasks of each environment", low=1)
+    games: str = data_option("", "household: folder of ALFWorld's game.tw-pddl files")
+    data: str = data_option("", "hotpot: a file of HotpotQA")
+    products: str = data_option("", "shop: WebShop's file of products; needs --goals")
+    goals: str = data_option("", "shop: WebShop's file of instructions; needs --products")
 
-    reflector: str = option("", "folder of a model in place of the run's reflector, without an "
-                            "adapter; `openai`: the one behind --base-url writes for reflexion",
-                            "models")  # fmt: skip
-    reflector_model: str = option("", "the reflector's name there; none: the actor's", API)
+    reflector: str = models("", "folder of a model in place of the run's reflector, no adapter; "
+                            "`openai`: that behind --base-url writes for reflexion")  # fmt: skip
+    reflector_model: str = api_option("", "the reflector's name there; none: the actor's")
 
-    methods: str = option("", "methods, comma-separated; none: all", "evaluation")
-    retries: int = option(2, "retries after the first trial", "evaluation", low=0)
-    temperature: float = option(1.0, "sampling temperature of the reflector; 0 = greedy",
-                                "evaluation", low=0)  # fmt: skip
-    best_of: int = option(1, "offline runs: reflections sampled, to pick the reward model's best",
-                          "evaluation", low=1)  # fmt: skip
+    methods: str = evaluation("", "methods, comma-separated; none: all")
+    retries: int = evaluation(2, "retries after the first trial", low=0)
+    temperature: float = evaluation(1.0, "temperature of the reflector; 0 = greedy", low=0)
+    best_of: int = evaluation(1, "offline: best of so many, by the reward model", low=1)
 
     json: str = option("", "file for the results; of several environments a list", "output")
     report: str = option("", "file for a page: success, learning curves, episodes", "output")
@@ -115,9 +112,8 @@ def main(config: Config) -> None:
 def chosen_methods(config: Config, mode: str, of_the_run: bool) -> tuple[str, ...]:
     """The methods to compare. `of_the_run`: the reflector is the one that the run has trained."""
     known = methods_of(mode)
-    methods = known if of_the_run else UNTRAINED
-    if config.methods:
-        methods = tuple(config.methods.split(","))
+    default = known if of_the_run else UNTRAINED
+    methods = tuple(config.methods.split(",")) if config.methods else default
     if unknown := [name for name in methods if name not in known]:
         raise ValueError(f"--methods {unknown[0]!r}: must be among {','.join(known)}")
     if config.best_of > 1 and (mode != "offline" or config.temperature == 0):

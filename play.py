@@ -121,9 +121,7 @@ def tell_end(screen: Screen, trajectory: Trajectory, last: Trajectory | None) ->
 
 
 class Aloud:
-    """Who plays a trial that is shown as it happens: an actor, or without one you. Each action is
-    then a line that you type, and `?` lists what `env` would accept.
-    """
+    """Who plays a trial shown as it happens: an actor, or without one you, who type the actions."""
 
     def __init__(self, actor: Actor | None, screen: Screen, env: Any = None):
         self.actor, self.screen, self.env = actor, screen, env

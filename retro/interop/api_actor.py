@@ -77,30 +77,24 @@ class APISession:
         return [self.last[row][1] for row in rows]
 
     def observe(self, rows: Sequence[int], observations: Sequence[str]) -> None:
-        """What the environment answered to the last actions."""
         for row, observation in zip(rows, observations):
             self.turns[row].append(Turn(*self.last[row], observation))
 
     def _ask(self, rows: list[int]) -> list[str | None]:
-        actor, chat = self.actor, self.actor.client.api == "chat"
-        asked: list[str | list[dict]] = []
+        actor, chat, asked = self.actor, self.actor.client.api == "chat", []
+        prompt: Callable = guides.chat_messages if chat else guides.completion_prompt
         for row in rows:
-            opening, turns = self.openings[row], self.turns[row]
-            guide = guides.guide_of(opening, actor.names) if actor.examples else None
-            asked.append(guides.chat_messages(guide, opening, turns) if guide and chat else
-                         guides.completion_prompt(guide, opening, turns))  # fmt: skip
+            guide = guides.guide_of(self.openings[row], actor.names) if actor.examples else None
+            asked.append(prompt(guide, self.openings[row], self.turns[row]))
         seeds, stop = [self.seeds[row] for row in rows], "\nObservation:" if chat else "\n"
         return actor.client.ask(asked, actor.reply_tokens, actor.temperature, seeds, stop)
 
 
 def reflection_writer(client: Client, temperature: float, generator: torch.Generator) -> Callable:
-    """A writer for retro/evaluate.py: what the model behind `client` writes on each trial. None if
-    it writes nothing or the trial is too long for it.
-    """
+    """A writer for retro/evaluate.py; None where the trial is too long or nothing is written."""
 
-    def write(trajectories: Sequence[Trajectory]) -> list[str | None]:
-        query = guides.reflection_query
-        asked = [query(t.text(), t.episode_return, client.api) for t in trajectories]
+    def write(trials: Sequence[Trajectory]) -> list[str | None]:
+        asked = [guides.reflection_query(t.text(), t.episode_return, client.api) for t in trials]
         seeds = _seeds(generator, len(asked), temperature)
         stop = "" if client.api == "chat" else "\n"
         answers = client.ask(asked, REFLECTION_REPLY_TOKENS, temperature, seeds, stop)
@@ -110,10 +104,9 @@ def reflection_writer(client: Client, temperature: float, generator: torch.Gener
 
 
 def read_reply(reply: str) -> tuple[str, str]:
-    """(thought, action) of a reply, each one printable line, "" where there is none.
-
-    The action is the first line after `Action:` or `>`, else the first line that is neither a
-    thought nor a code fence. Where the model makes up an observation, reading ends.
+    """(thought, action) of a reply, each one printable line or "". The action is the first line
+    after `Action:` or `>`, else the first that is no thought or code fence. Reading ends where the
+    model makes up an observation.
 
     >>> read_reply("Thought: A mug is in there.\\nAction: open cabinet 1\\nObservation: You see")
     ('A mug is in there', 'open cabinet 1')
@@ -141,11 +134,7 @@ def read_reply(reply: str) -> tuple[str, str]:
 
 
 def read_reflection(reply: str) -> str:
-    """A reflection as one printable line, without its label and code fences.
-
-    >>> read_reflection("**Reflection:** I was slow.\\n\\nPlan: open box 1.")
-    'I was slow. Plan: open box 1.'
-    """
+    """A reflection as one printable line, without code fences and its label: **Reflection:**."""
     lines = _REASONING.sub("", reply)[:REPLY_CHARACTERS].splitlines()
     text = " ".join(line for line in lines if not _FENCE.fullmatch(line))
     if (label := _LABEL.match(text)) and label[1].lower() == "reflection":

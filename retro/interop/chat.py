@@ -3,10 +3,9 @@
     ChatML (SmolLM2, Qwen2.5)    <|im_start|>user\\nTEXT<|im_end|>\\n ... <|im_start|>assistant\\n
     Llama 3     <|begin_of_text|><|start_header_id|>user<|end_header_id|>\\n\\nTEXT<|eot_id|> ...
 
-The special tokens tell which template a model has. A model is a chat model if its end token is the
-token that ends a turn; a base model of the same vocabulary has another end token. Special tokens
-are put by hand, so a text that spells one cannot end its turn. Left out: tools, and the system
-message that some files add by themselves; give one. Read before: hf_tokenizer.py.
+A chat model's end token is the one that ends a turn; a base model of the same vocabulary has
+another. Special tokens are put by hand, so a text that spells one cannot end its turn. Left out:
+tools, and the system message that some files add. Read before: hf_tokenizer.py.
 """
 
 from collections.abc import Sequence
@@ -22,9 +21,7 @@ def template_of(tokenizer: TokenizerLike) -> str | None:
 
 
 def chat_prompt(tokenizer: TokenizerLike, messages: Sequence[tuple[str, str]]) -> list[int]:
-    """Ids of (role, text) messages and of the head of the assistant's answer. Roles are system,
-    user and assistant. ValueError if the model is not a chat model.
-    """
+    """Ids of (role, text) messages and of the answer's head; ValueError if it is no chat model."""
     if template_of(tokenizer) is None:
         raise ValueError(f"the tokenizer has no chat template: its end token is {tokenizer.eos}")
     ids = [] if tokenizer.bos is None else [tokenizer.bos]
@@ -34,9 +31,8 @@ def chat_prompt(tokenizer: TokenizerLike, messages: Sequence[tuple[str, str]]) -
 
 
 def chat_frame(tokenizer: TokenizerLike, system: str) -> ChatFrame | None:
-    """What stands around a user's text, so that a long text can be cut to fit between: before +
-    encode(text) + after is the chat_prompt of both messages, for a text without white space at its
-    ends. None for a model that continues plain text.
+    """What stands around a user's text: before + encode(text) + after is the chat_prompt of both
+    messages, for a text without white space at its ends. None for a model of plain text.
     """
     if template_of(tokenizer) is None:
         return None

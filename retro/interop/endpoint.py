@@ -1,7 +1,6 @@
-"""A language model behind an OpenAI-compatible endpoint: prompts in, texts out.
-
-Each answer is kept on disk, one file a request, so a repeated run costs nothing. The key, from
-OPENAI_API_KEY, goes into the request's header and nowhere else. Read before: post.py (one request).
+"""A language model behind an OpenAI-compatible endpoint: prompts in, texts out. Each answer is kept
+on disk, one file a request: a repeated run costs nothing. The key, from OPENAI_API_KEY, goes into
+the request's header and nowhere else. Read before: post.py (one request).
 """
 
 import hashlib
@@ -24,8 +23,8 @@ TOO_LONG = re.compile(r"context.?(length|size|window)|(prompt|input) is too long
 
 
 class Budget:
-    """What all clients that share it may spend and have spent; 0 is no limit. It is checked before
-    each request, so requests under way may take `tokens` above its limit. Each try counts.
+    """What all clients that share it may spend (0: no limit) and have spent. Checked before each
+    try: requests under way may take `tokens` above its limit.
     """
 
     def __init__(self, max_requests: int = 0, max_tokens: int = 0):
@@ -36,10 +35,9 @@ class Budget:
     def request(self) -> None:
         """Count a request about to be sent; ValueError if the budget has none left."""
         with self.lock:
-            spent = {"--max-requests": (self.requests, self.max_requests),
-                     "--max-tokens": (self.tokens, self.max_tokens)}  # fmt: skip
-            for option, (amount, limit) in spent.items():
-                if limit and amount >= limit:
+            for option, spent, limit in (("--max-requests", self.requests, self.max_requests),
+                                         ("--max-tokens", self.tokens, self.max_tokens)):
+                if limit and spent >= limit:
                     raise ValueError(f"budget spent: {option} {limit} ({self}); what was answered "
                                      "is kept, the same command goes on from there")  # fmt: skip
             self.requests += 1
@@ -49,9 +47,7 @@ class Budget:
 
 
 class Client:
-    """`ask(prompts) -> texts`, several requests at a time. A prompt is a string, or with the chat
-    API a list of {"role", "content"}.
-    """
+    """`ask(prompts) -> texts`. A prompt is a string, for chat a list of {"role", "content"}."""
 
     def __init__(self, base_url: str, model: str, api: str = "chat", *, cache: str, budget: Budget,
                  concurrency: int = 8, timeout: float = 60.0, tries: int = 6):  # fmt: skip
@@ -69,10 +65,9 @@ class Client:
 
     def ask(self, prompts: Sequence, max_tokens: int, temperature: float,
             seeds: Sequence[int | None], stop: str = "") -> list[str | None]:  # fmt: skip
-        """The model's text on each prompt; None where the prompt is longer than its context.
-
-        With another seed the same prompt is another request, another sample. Refused or "budget
-        spent" (both are ValueErrors of one line) end it. All answers so far are kept.
+        """The model's text on each prompt; None where the prompt is longer than its context. With
+        another seed a prompt is another request. ValueError (Refused, "budget spent") ends it, and
+        all answers so far are kept.
         """
         bodies, order = {}, []
         for prompt, seed in zip(prompts, seeds, strict=True):
@@ -107,7 +102,6 @@ class Client:
         return [answers[path] for path in order]
 
     def _fetch(self, path: Path, body: dict, woken: threading.Event) -> str | None:
-        """Ask the endpoint, count, keep."""
         sent = {k: v for k, v in body.items() if k not in self._refused}
         if "max_tokens" not in sent:
             sent["max_completion_tokens"] = body["max_tokens"]
@@ -158,11 +152,7 @@ def _kept(path: Path) -> str | None:
 
 
 def endpoint_url(base_url: str, path: str) -> str:
-    """`base_url` with the API's path after its own; ValueError if it is no HTTP address.
-
-    >>> endpoint_url("http://127.0.0.1:8000/v1/", "/completions")
-    'http://127.0.0.1:8000/v1/completions'
-    """
+    """`base_url` with the API's path after its own; ValueError if it is no HTTP address."""
     form = "must be http://HOST/v1 or https://HOST/v1"
     try:
         parts = urlsplit(base_url)

@@ -3,9 +3,8 @@
     python -m retro.interop.export --run-dir runs/mine --out mine
     python -m retro.interop.export --run-dir runs/mine --out mine --merge
 
-The first writes mine/base, the model that the run started from, with a tokenizer.json where it had
-none, and mine/adapter, which goes on top with peft.PeftModel.from_pretrained. The second writes one
-model, W + (alpha / r) B A.
+The first writes mine/base, the run's base with a tokenizer.json, and mine/adapter, which
+peft.PeftModel.from_pretrained puts on top. The second writes one model, W + (alpha / r) B A.
 """
 
 import shutil
@@ -19,6 +18,7 @@ from retro.lora import load_adapter, lora_layers
 from retro.model import GPT
 from retro.run.cli import option, parse, run_script
 from retro.run.files import read_json, write_json, write_tensors
+from retro.run.model_files import ADAPTER_SETTINGS, ADAPTER_WEIGHTS
 from retro.tokenizer import EOS, load
 
 
@@ -47,11 +47,10 @@ def main(config: Config) -> None:
         for path in [base / "config.json", *weights]:
             shutil.copyfile(path, out / "base" / path.name)
         copy_tokenizer(base, out / "base")
-        peft = read_json(run / "adapter/adapter_config.json")
+        peft = read_json(run / "adapter" / ADAPTER_SETTINGS)
         peft |= {"base_model_name_or_path": str(out / "base")}
-        write_json(out / "adapter/adapter_config.json", peft)
-        adapter = "adapter/adapter_model.safetensors"
-        shutil.copyfile(run / adapter, out / adapter)
+        write_json(out / "adapter" / ADAPTER_SETTINGS, peft)
+        shutil.copyfile(run / "adapter" / ADAPTER_WEIGHTS, out / "adapter" / ADAPTER_WEIGHTS)
     if not settings.get("adapt_prompt", True):
         print("note: trained with the adapter off on the prompt; transformers and PEFT put it on")
         print("      all tokens, so what it writes there differs (--adapt-prompt trains it so)")

@@ -1,9 +1,8 @@
 """Guides for a language model that was not trained here: rules and a worked example for each
-environment, in ReAct's manner (Yao et al., ICLR 2023). They stand in texts/*.txt, in sections
-between lines of `----`. All examples were made up for this project.
-
-Read before: retro/prompts.py. A turn is (thought, action, answer): lines after `>` in a plain
-completion, where a thought is `> think: ...`; in a chat `Thought: ...` and `Action: ...`.
+environment, in ReAct's manner (Yao et al., ICLR 2023), made up for this project. They stand in
+texts/*.txt, in sections between lines of `----`. A turn is (thought, action, answer): `> think:
+...` and `> ...` in a plain completion, in a chat `Thought: ...` and `Action: ...`.
+Read before: retro/prompts.py.
 """
 
 import re
@@ -54,9 +53,7 @@ def guide_of(opening: str, names: Sequence[str]) -> Guide:
 
 
 def completion_prompt(guide: Guide | None, opening: str, turns: Sequence[Turn]) -> str:
-    """The prompt for a plain completion: the model goes on after the last `>`. Without a guide it
-    is only the transcript, which our own base reads.
-    """
+    """The prompt for a plain completion, without a guide only the transcript: our base reads it."""
     return (lead(guide, think=True) if guide else "") + opening + _lines(turns) + prompts.ACT
 
 

@@ -6,8 +6,7 @@
     added tokens            -> special tokens (put by hand) and plain ones (found in any text)
     bytes without a token   -> dropped, or the unknown token, as Hugging Face's `tokenizers` does
 
-Left out, and refused by name: sentencepiece and unigram, several splits in a row, a prefix space.
-Read before: retro/tokenizer.py.
+Refused: sentencepiece, unigram, several splits, a prefix space. Read before: retro/tokenizer.py.
 """
 
 from itertools import pairwise
@@ -25,17 +24,14 @@ Form = Literal["NFC", "NFD", "NFKC", "NFKD"]  # of Unicode, that text is brought
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 # every digit alone, GPT-2's pattern between them: a digit is an edge there, like the text's end
 DIGITS_GPT2 = r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
-# GPT-2's alphabet, letter -> the character of its byte. A printable byte stands for itself, the
-# n-th other byte is U+0100 + n. A character outside the alphabet becomes U+FFFF.
+# GPT-2's alphabet: a printable byte stands for itself, the n-th other is U+0100 + n, none U+FFFF
 _OTHERS = [*range(0x21), *range(0x7F, 0xA1), 0xAD]
 LETTERS = dict.fromkeys(_OTHERS, "\uffff") | {256 + n: chr(b) for n, b in enumerate(_OTHERS)}
 
 
 class HFTokenizer:
-    """str <-> token ids, as retro.tokenizer.Tokenizer, from the files of a pretrained model.
-
-    `ranks`: token bytes -> id. `special_tokens`: name -> id, all added ones, each of which ends an
-    answer. `eos` ends a document. `bos` opens every sequence, None if the model wants none.
+    """str <-> token ids, as retro.tokenizer.Tokenizer, from a pretrained model's files. `ranks`:
+    token bytes -> id. `special_tokens`: name -> id, of all added ones; each ends an answer.
     """
 
     def __init__(self, folder: str | Path):
@@ -175,7 +171,6 @@ def read_pattern(pre_tokenizer: dict | None) -> str:
 
 
 def read_normalizer(normalizer: dict | None) -> Form | None:
-    """NFC and the like, or None."""
     if not normalizer:
         return None
     steps = normalizer["normalizers"] if normalizer["type"] == "Sequence" else [normalizer]
@@ -186,8 +181,8 @@ def read_normalizer(normalizer: dict | None) -> Form | None:
 
 
 def as_tokenizer_json(ranks: dict[bytes, int], pattern: str, special: dict[str, int]) -> dict:
-    """The way back: the tokenizer.json of tiktoken ranks. A token's merge is the last step of its
-    own encoding. A token that no merges reach is still found when it is a whole pre-token.
+    """tokenizer.json of tiktoken ranks. A token's merge is the last step of its own encoding; one
+    that no merges reach is still found when it is a whole pre-token.
     """
     letter = {ord(own): chr(code) for code, own in LETTERS.items() if own != "\uffff"}
     words = {token: token.decode("latin-1").translate(letter) for token in ranks}

@@ -1,9 +1,10 @@
-"""Which models act and reflect: the options that say so, and the models opened from them. Read
-before: retro/actor.py (an actor in this process), api_actor.py (an actor behind an endpoint).
+"""Which models act and reflect: their options, and the models opened from them. Read before:
+retro/actor.py (an actor in this process), api_actor.py (an actor behind an endpoint).
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from retro.run.cli import option
 from retro.run.files import read_json
 from retro.tokenizer import Tokenizer, load
 
-API = "models behind an API"  # the heading of these options
+models, api_option = (partial(option, group=g) for g in ("models", "models behind an API"))
 TOLD_TOKENS = 32  # of an action of a pretrained model: its tokens are shorter than ours
 
 
@@ -29,44 +30,37 @@ TOLD_TOKENS = 32  # of an action of a pretrained model: its tokens are shorter t
 class ActorOptions:
     """Who plays: options of train.py and eval.py alike."""
 
-    actor: str = option("", "folder of the model that acts; `openai`: the one behind --base-url; "
-                        "none: the base", "models")  # fmt: skip
-    base_url: str = option("https://api.openai.com/v1", "an OpenAI-compatible endpoint", API)
-    actor_model: str = option("", "the actor's name there; the key is in OPENAI_API_KEY", API)
-    api: Literal["chat", "completions"] = option("chat", "the endpoint's way of asking", API)
-    examples: bool = option(True, "tell rules and an example first; off for a base of ours", API)
-    answers: str = option("runs/answers", "folder of answers, each paid for once", API)
-    concurrency: int = option(8, "requests at a time", API, low=1)
-    timeout: float = option(60.0, "seconds that a request may take", API, above=0)
-    max_requests: int = option(0, "requests that may be sent, tries counted; 0 = any", API, low=0)
-    max_tokens: int = option(0, "tokens of prompts and answers to spend; 0 = any", API, low=0)
-    bfloat16: bool = option(False, "weights of --actor and --reflector in bfloat16", "models")
+    actor: str = models("", "folder of the actor; `openai`: behind --base-url; none: the base")
+    base_url: str = api_option("https://api.openai.com/v1", "an OpenAI-compatible endpoint")
+    actor_model: str = api_option("", "the actor's name there; the key is in OPENAI_API_KEY")
+    api: Literal["chat", "completions"] = api_option("chat", "the endpoint's way of asking")
+    examples: bool = api_option(True, "tell rules and an example first; off for a base of ours")
+    answers: str = api_option("runs/answers", "folder of answers, each paid for once")
+    concurrency: int = api_option(8, "requests at a time", low=1)
+    timeout: float = api_option(60.0, "seconds that a request may take", above=0)
+    max_requests: int = api_option(0, "requests that may be sent, tries counted; 0 = any", low=0)
+    max_tokens: int = api_option(0, "tokens of prompts and answers to spend; 0 = any", low=0)
+    bfloat16: bool = models(False, "weights of --actor and --reflector in bfloat16")
 
 
 @dataclass(frozen=True)
 class RoleOptions:
     """The two roles of a run: options of train.py, whose defaults play.py needs too."""
 
-    base: str = option("assets", "folder of the base model: actor and reflector", "models")
-    reflector: str = option("", "folder of another model for the reflector; none: base", "models")
-    actor_temperature: float = option(TEMPERATURE, "sampling temperature of the actor; 0 = greedy",
-                                      "models", low=0)  # fmt: skip
-    memory: int = option(MEMORY, "reflections that the actor reads, the newest; 0 = none (control)",
-                         "models", low=0)  # fmt: skip
-    adapt_prompt: bool = option(False, "adapter on the prompt's tokens too: the paper's way, "
-                                "slower", "adapter")  # fmt: skip
+    base: str = models("assets", "folder of the base model: actor and reflector")
+    reflector: str = models("", "folder of another model for the reflector; none: base")
+    actor_temperature: float = models(TEMPERATURE, "sampling temperature; 0 = greedy", low=0)
+    memory: int = models(MEMORY, "newest reflections that the actor reads; 0 = none", low=0)
+    adapt_prompt: bool = option(False, "adapter on the prompt too (paper's way, slower)", "adapter")
 
 
 def run_settings(run_dir: str) -> dict[str, Any]:
-    """The settings that a run of train.py was started with; without a run (""), or where an older
-    config.json does not say, train.py's own defaults of the models.
-    """
+    """The settings a run was started with; train.py's own without one, or where it has none."""
     given = read_json(Path(run_dir) / "config.json") if run_dir else {}
     return asdict(RoleOptions()) | asdict(ActorOptions()) | given
 
 
 def open_client(options: ActorOptions, model: str, budget: Budget) -> Client:
-    """A client of the endpoint in the options; ValueError on a wrong one."""
     return Client(options.base_url, model, options.api, cache=options.answers, budget=budget,
                   concurrency=options.concurrency, timeout=options.timeout)  # fmt: skip
 
@@ -84,9 +78,8 @@ def open_model(folder: str, device: torch.device, bfloat16: bool) -> LanguageMod
 def open_actor(options: ActorOptions, names: Sequence[str], base: str,
                loaded: dict[str, LanguageModel], temperature: float, generator: torch.Generator,
                memory: int, budget: Budget) -> LMActor | APIActor:  # fmt: skip
-    """The actor of the options, by default the model in the folder `base`. `loaded`, by folder, are
-    in memory already: two roles can share one. `names`: of the environments that are played; a
-    pretrained model is told their rules, with an example, as far as `guides.py` has them.
+    """The actor of the options, by default the model in `base`. `loaded`: folder -> in memory
+    already. `names`: of the environments; a pretrained model is told their rules from `guides.py`.
     """
     if options.actor == "openai":
         client = open_client(options, options.actor_model, budget)

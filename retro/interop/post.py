@@ -1,9 +1,7 @@
 """One JSON request over HTTP that ends in a value or in one clear line, whatever the server does.
-
-Tried again, with exponential back-off or after the server's Retry-After: no connection, timeouts,
-408, 409, 425, 429, 5xx, and a 200 whose body is cut off, is not JSON or is not what was asked for.
-Refused at once, with the server's own words: every other status, redirects (they would carry the
-key to another host), an answer above MAX_BODY. No message shows the key.
+Tried again, after a back-off or the server's Retry-After: no connection, timeouts, statuses that
+pass, and a 200 whose body is cut off or not what was asked for. Refused at once: other statuses,
+redirects (they would carry the key to another host), a long answer. No message shows the key.
 """
 
 import http.client
@@ -55,9 +53,8 @@ def post_json(url: str, body: dict, read: Callable[[Any], T], *, key: str = "",
               sleep: Callable[[float], bool | None] = time.sleep) -> T:  # fmt: skip
     """read(what the server answered to `body`); Refused when no try can help, or all have failed.
 
-    read: raises ValueError on a wrong answer. timeout: seconds until a try's answer begins, and as
-    many again until it ends. before: called ahead of every try, may raise. sleep: waits so many
-    seconds; true if it was woken, and then no further try follows.
+    read: raises ValueError on a wrong answer. timeout: seconds until a try's answer begins, and
+    again until it ends. before: called ahead of each try. sleep: true if woken: no further try.
     """
     headers = {"Content-Type": "application/json", "User-Agent": "retroformer"}
     headers |= {"Authorization": f"Bearer {key}"} if key else {}
@@ -143,11 +140,7 @@ def _status(error: urllib.error.HTTPError, timeout: float) -> Exception:
 
 
 def retry_after(text: str) -> float | None:
-    """Seconds that a Retry-After header asks for: a whole number or a date; None if it is neither.
-
-    >>> retry_after("7"), retry_after("soon"), retry_after("Wed, 21 Oct 2015 07:28:00 GMT")
-    (7.0, None, 0.0)
-    """
+    """Seconds that a Retry-After header asks for: a whole number or a date; None if neither."""
     if re.fullmatch("[0-9]{1,9}", text.strip()):
         return float(text.strip())
     try:
@@ -157,11 +150,7 @@ def retry_after(text: str) -> float | None:
 
 
 def one_printable_line(text: str, limit: int = 300) -> str:
-    """One printable line of at most `limit` characters, whatever a server or a model wrote.
-
-    >>> one_printable_line("\\x1b[31mred\\x1b[0m\\r\\n alert\\x07\\ud800 ")
-    'red alert'
-    """
+    """One printable line of at most `limit` characters, whatever a server or a model wrote."""
     line = " ".join(_ESCAPES.sub("", text[: 20 * limit]).split())
     return "".join(c for c in line if c.isprintable())[:limit].strip()
 

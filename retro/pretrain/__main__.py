@@ -3,13 +3,10 @@
     python -m retro.pretrain --out DIR        hours on a laptop CPU; goes on where it stopped
     ... --out DIR --start assets --envs a,b   from another base, whose vocabulary grows
 
-The corpus has the role that web text has for a large model: trials in a row by players of mixed
-skill, reflections of mixed quality between them, and neutral questions about what happened.
-Afterwards the model can act, can follow a reflection and can write one. Whether what it writes is
-right is left to chance (`oracle_share`), and to Retroformer.
-
-Read before: retro/model.py, corpus.py. Without two aids it takes tens of millions of tokens: first
-weights that can copy (first_weights.py), and a second loss, on reading (reader.py).
+The corpus is trials by players of mixed skill, reflections of mixed quality between them, and
+questions about what happened. Afterwards the model can act, follow a reflection and write one,
+right or wrong by chance (`oracle_share`). Read before: retro/model.py, corpus.py. Two aids save
+tens of millions of tokens: first weights that copy (first_weights.py), a reading loss (reader.py).
 """
 
 import hashlib
@@ -45,6 +42,8 @@ from retro.run.device import autocast, pick_device
 from retro.run.files import write_atomically
 from retro.tokenizer import Tokenizer, load
 
+data, sizes, optimisation = (partial(option, group=g) for g in ("data", "model", "optimisation"))
+
 
 @dataclass(frozen=True)
 class Config:
@@ -53,42 +52,34 @@ class Config:
     seed: int = option(0, "number from which every random draw follows", "run", low=0)
     checkpoint_minutes: float = option(3.0, "minutes between two checkpoints", "run", low=0)
 
-    envs: str = option("household,hotpot,shop", "environments, comma-separated", "data")
-    tokens: float = option(47e6, "length of the run, in tokens seen", "data", low=1)
-    batch_tokens: int = option(4096, "tokens of one step, padding included", "data", low=1)
-    oracle_share: float = option(0.3, "share of right ones among the corpus's reflections", "data",
-                                 low=0, high=1)  # fmt: skip
-    drills: float = option(0.8, "share of drills in the corpus at first; later a quarter", "data",
-                           low=0, high=1)  # fmt: skip
+    envs: str = data("household,hotpot,shop", "environments, comma-separated")
+    tokens: float = data(47e6, "length of the run, in tokens seen", low=1)
+    batch_tokens: int = data(4096, "tokens of one step, padding included", low=1)
+    oracle_share: float = data(0.3, "share of right ones among the reflections", low=0, high=1)
+    drills: float = data(0.8, "share of drills at first; later a quarter", low=0, high=1)
 
-    vocab_size: int = option(2560, "tokens of the vocabulary", "model", low=1)
-    width: int = option(192, "width of the residual stream", "model", low=1)
-    layers: int = option(5, "transformer blocks", "model", low=1)
-    heads: int = option(3, "query heads of a block", "model", low=1)
-    kv_heads: int = option(3, "key-value heads of a block", "model", low=1)
-    mlp_width: int = option(384, "inner width of the MLP", "model", low=1)
-    context: int = option(2560, "tokens; longer documents are left out", "model", low=1)
+    vocab_size: int = sizes(2560, "tokens of the vocabulary", low=1)
+    width: int = sizes(192, "width of the residual stream", low=1)
+    layers: int = sizes(5, "transformer blocks", low=1)
+    heads: int = sizes(3, "query heads of a block", low=1)
+    kv_heads: int = sizes(3, "key-value heads of a block", low=1)
+    mlp_width: int = sizes(384, "inner width of the MLP", low=1)
+    context: int = sizes(2560, "tokens; longer documents are left out", low=1)
     # mostly slow rotations: like must find like across a whole trial
-    rope_theta: float = option(1e6, "base of the rotary angles", "model", above=0)
+    rope_theta: float = sizes(1e6, "base of the rotary angles", above=0)
 
     # at 0.01 the noise hides the signal
-    muon_lr: float = option(0.004, "learning rate of the matrices inside the blocks",
-                            "optimisation", above=0)  # fmt: skip
+    muon_lr: float = optimisation(0.004, "learning rate of the blocks' matrices", above=0)
     # without it they grow until attention saturates
-    muon_decay: float = option(0.2, "weight decay of the matrices inside the blocks",
-                               "optimisation", low=0)  # fmt: skip
-    adam_lr: float = option(1e-3, "learning rate of embeddings and norms", "optimisation", above=0)
-    warmup: float = option(0.01, "share of the run in which the rates rise", "optimisation", low=0,
-                           high=1)  # fmt: skip
-    decay: float = option(0.7, "share of the run, its end, in which they fall to 0", "optimisation",
-                          above=0, high=1)  # fmt: skip
-    reading_weight: float = option(2.0, "weight of the reading loss beside that of the next token",
-                                   "optimisation", low=0)  # fmt: skip
+    muon_decay: float = optimisation(0.2, "weight decay of the blocks' matrices", low=0)
+    adam_lr: float = optimisation(1e-3, "learning rate of embeddings and norms", above=0)
+    warmup: float = optimisation(0.01, "share of the run in which rates rise", low=0, high=1)
+    decay: float = optimisation(0.7, "share, at the end, in which they fall to 0", above=0, high=1)
+    reading_weight: float = optimisation(2.0, "of the reading loss beside the next token's", low=0)
 
 
 FREE = ("out", "tokens", "decay", "checkpoint_minutes")  # settings that a resumed run may change
-FROZEN_STEPS = 200  # first steps in which the matrices of a given base stay as they are: untrained
-# probes and tokens would wipe out what the base can do
+FROZEN_STEPS = 200  # of a given base's matrices: untrained probes and tokens would wipe them out
 TOKENIZER_DOCUMENTS = 3000  # of each environment, for training the tokenizer
 
 
@@ -146,9 +137,9 @@ def start(config: Config, tokenizer: Tokenizer, base_tokenizer: Tokenizer | None
     if base_tokenizer:
         model = grow_vocabulary(GPT.from_pretrained(config.start), base_tokenizer, tokenizer)
     else:
-        shape = (config.width, config.mlp_width, config.layers, config.heads, config.kv_heads)
-        sizes = GPTConfig(tokenizer.vocab_size, *shape, config.context, config.rope_theta)
-        model = GPT(sizes, generator)
+        shape = (config.width, config.mlp_width, config.layers, config.heads, config.kv_heads,
+                 config.context, config.rope_theta)  # fmt: skip
+        model = GPT(GPTConfig(tokenizer.vocab_size, *shape), generator)
         head_start(model, generator)
     model = model.to(device)
     reader = Reader(model).to(device)
@@ -167,7 +158,6 @@ def start(config: Config, tokenizer: Tokenizer, base_tokenizer: Tokenizer | None
 
 
 def optimizers(model: GPT, reader: Reader, config: Config) -> list[Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for the rest."""
     matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "layers" in n]
     rest = [p for n, p in model.named_parameters() if p.dim() != 2 or "layers" not in n]
     groups = [{"params": rest}, {"params": list(reader.parameters())}]
@@ -189,10 +179,8 @@ def train(config: Config, training: Training, env_names: tuple[str, ...]) -> Non
             bar.update(batch[0].numel())
             if state["steps"] % 20 == 0:
                 bar.set_postfix_str("loss {:.3f}, reading {:.3f} nats".format(*means))
-        state |= {"shard": state["shard"] + 1, "seconds": time.time() - started}
-        state["loss"] = means[0].item()
-        late = time.time() - saved > 60 * config.checkpoint_minutes
-        if late or state["tokens"] >= config.tokens:
+        state |= dict(shard=state["shard"] + 1, seconds=time.time() - started, loss=means[0].item())
+        if state["tokens"] >= config.tokens or time.time() - saved > 60 * config.checkpoint_minutes:
             checkpoint.save(training.path, training.parameters, training.optimizers, state)
             saved = time.time()
             bar.write("{:.2f}M tokens, {:.0f} minutes, loss {:.4f}, reading {:.4f}".format(
@@ -224,12 +212,9 @@ def step(config: Config, training: Training, batch: tuple[Tensor, ...]) -> tuple
     return loss.detach(), reading.detach()
 
 
-def losses_of(
-    model: GPT, reader: Reader, ids: Tensor, loss_weights: Tensor, binding_targets: Tensor
-) -> tuple[Tensor, Tensor]:
-    """ids, loss_weights (B, T), binding_targets (B, T, 3) -> weighted cross-entropy (nats per
-    token), reading loss (nats per target).
-    """
+def losses_of(model: GPT, reader: Reader, ids: Tensor, loss_weights: Tensor,
+              binding_targets: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(B, T), (B, T), (B, T, 3) -> cross-entropy (nats per token), reading loss (nats a target)."""
     predicted = loss_weights > 0
     next_predicted = predicted[:, 1:]
     with autocast(ids.device):
@@ -242,11 +227,9 @@ def losses_of(
 
 def learning_rate(progress: float, warmup: float, decay: float) -> float:
     """Factor on the peak rate at `progress` in [0, 1] of the run: up, flat, down to zero."""
-    if progress < warmup:  # 1. linear warm-up
+    if progress < warmup:
         return progress / warmup
-    if progress < 1 - decay:  # 2. flat
-        return 1.0
-    return max(0.0, (1 - progress) / decay)  # 3. linear decay
+    return 1.0 if progress < 1 - decay else max(0.0, (1 - progress) / decay)
 
 
 def shards(config: Config, first: int, env_names: tuple[str, ...]) -> Iterator[list[Document]]:
@@ -266,13 +249,12 @@ def shards(config: Config, first: int, env_names: tuple[str, ...]) -> Iterator[l
 def write_card(out: Path, config: Config, state: dict, n: int = 200) -> None:
     """CARD.md: what the checkpoint is, how it was made, what it can do."""
     lm = LanguageModel(GPT.from_pretrained(out, pick_device()), own_tokenizer(out))
-    rows: list[tuple[str, dict]] = [
-        (f"{name}, {split}", measure_skills(env, lm, split, n, 1, TEMPERATURE))
-        for name, env in envs.make_all(config.envs).items() for split in ("seen", "unseen")
-    ]  # fmt: skip
-    lines = [f"| | {' | '.join(rows[0][1])} |", "|---" * (len(rows[0][1]) + 1) + "|"]
-    for row, skills in rows:
-        lines += [f"| {row} | {' | '.join(f'{skill:.3f}' for skill in skills.values())} |"]
+    lines: list[str] = []
+    for name, env in envs.make_all(config.envs).items():
+        for split in ("seen", "unseen"):
+            skills = measure_skills(env, lm, split, n, 1, TEMPERATURE)
+            lines = lines or [f"| | {' | '.join(skills)} |", "|---" * (len(skills) + 1) + "|"]
+            lines += [f"| {name}, {split} | {' | '.join(f'{s:.3f}' for s in skills.values())} |"]
     changed = {k: v for k, v in asdict(config).items() if v != getattr(Config(), k)}
     card = Path(__file__).with_name("card.txt").read_text().format(
         million=sum(p.numel() for p in lm.model.parameters()) / 1e6, vocab=lm.tokenizer.vocab_size,

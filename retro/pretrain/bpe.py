@@ -12,20 +12,16 @@ from retro.tokenizer import EOS, PATTERN, Tokenizer
 
 def train(texts: Iterable[str], vocab_size: int, start: Tokenizer | None = None) -> Tokenizer:
     """Learn `vocab_size` tokens: 256 bytes, merges, and the end of a text, which gets the last id.
-
-    Each merge takes the most frequent pair (ties: the smallest ids). Fewer tokens come out when the
-    text has no pair left that occurs twice. With `start`, its tokens keep their ids and the merges
-    go on from there: it grows.
+    Each merge takes the most frequent pair that occurs twice (ties: the smallest ids). The tokens
+    of `start` keep their ids: it grows.
     """
     if vocab_size < 257:
         raise ValueError(f"vocab_size is {vocab_size}, at least 257 needed")
     pre_tokens = Counter(word for text in texts for word in regex.findall(PATTERN, text))
-    # each distinct pre-token once
     words = [start.encode(word) if start else list(word.encode()) for word in pre_tokens]
     counts = list(pre_tokens.values())
-    tokens = [bytes([byte]) for byte in range(256)]
-    if start:
-        tokens = sorted(start.ranks, key=start.ranks.__getitem__)
+    ranks = start.ranks if start else {bytes([byte]): byte for byte in range(256)}
+    tokens = sorted(ranks, key=ranks.__getitem__)
 
     pair_counts: Counter[tuple[int, int]] = Counter()
     holders = defaultdict(set)  # pair -> indices of the words that hold it, or once did
@@ -58,11 +54,7 @@ def train(texts: Iterable[str], vocab_size: int, start: Tokenizer | None = None)
 
 
 def merge(word: list[int], pair: tuple[int, int], new: int) -> list[int]:
-    """Replace each occurrence of `pair`, from the left.
-
-    >>> merge([1, 2, 1, 2, 2], (1, 2), 9)
-    [9, 9, 2]
-    """
+    """Replace each occurrence of `pair`, from the left: [1, 2, 1, 2, 2] -> [9, 9, 2] with 9."""
     merged, i = [], 0
     while i < len(word):
         found = tuple(word[i : i + 2]) == pair

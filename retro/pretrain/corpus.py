@@ -1,9 +1,8 @@
 """The pretraining corpus: the environments' demonstrations as token ids, with what they teach.
 
-Read before: retro/prompts.py. A document is one demonstration in these prompts. What players,
-reflectors and answers write is to be predicted; what the environment writes is not, since most of
-it can't be. The mention of a name carries a second target, for the reading loss (reader.py): the
-name that it is bound to, as `mug 1` is to `drawer 2`.
+A document is one demonstration in prompts.py's prompts (read it before). What players and
+reflectors write is to be predicted, what the environment writes is not: most of it can't be. The
+mention of a name has a second target (reader.py), the name it is bound to: `mug 1` to `drawer 2`.
 """
 
 import random
@@ -79,12 +78,9 @@ def shard_documents(env_names: tuple[str, ...], tokenizer_folder: str, seed: int
     return documents
 
 
-def batches(
-    documents: list[Document], batch_tokens: int, context: int, rng: random.Random
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """ids (B, T), loss_weights (B, T), binding_targets (B, T, 3) of documents of similar length;
-    those longer than `context` are left out.
-    """
+def batches(documents: list[Document], batch_tokens: int, context: int,
+            rng: random.Random) -> Iterator[tuple[torch.Tensor, ...]]:  # fmt: skip
+    """ids, loss_weights (B, T), binding_targets (B, T, 3); no document longer than `context`."""
     groups: list[list[Document]] = [[]]
     for d in sorted(documents, key=lambda d: len(d.ids)):
         if len(d.ids) > context:
@@ -95,11 +91,9 @@ def batches(
     rng.shuffle(groups)
     for group in groups:
         padding = [_padded_length(group[-1]) - len(d.ids) for d in group]
-        yield (
-            torch.tensor([d.ids + [0] * n for d, n in zip(group, padding)]),
-            torch.tensor([d.loss_weights + [0] * n for d, n in zip(group, padding)]),
-            torch.tensor([d.binding_targets + [UNBOUND] * n for d, n in zip(group, padding)]),
-        )
+        rows = [(d.ids + [0] * n, d.loss_weights + [0] * n, d.binding_targets + [UNBOUND] * n)
+                for d, n in zip(group, padding)]  # fmt: skip
+        yield tuple(map(torch.tensor, zip(*rows)))
 
 
 def _padded_length(document: Document) -> int:

@@ -1,17 +1,13 @@
 """The first weights of the base: a GPT that can already copy.
 
-To act and to reflect is mostly to copy: a name of two tokens from the room's first lines, a place
-from a plan. The circuit for copying has two heads in different blocks (Olsson et al. 2022,
-"In-context Learning and Induction Heads"). One head writes beside each token which token came
-before it. A later head looks for positions whose token before is the one that is read now. Neither
-head pays without the other, so a small model finds the circuit late: ours had not found it after 15
-million tokens (`docs/experiments.md`, section 8). So the circuit is written into the first weights,
+The circuit for copying has two heads (Olsson et al. 2022, "In-context Learning and Induction
+Heads"). One writes beside each token which token came before it. A later one looks for positions
+whose token before is the one that is read now. Neither pays without the other: ours was not found
+after 15 million tokens (`docs/experiments.md`, section 8). So it is written into the first weights,
 as a mimetic initialisation does (Trockman & Kolter 2023), and then trained like all other weights.
-
 The residual stream (D wide; E is the width of a head) starts in three parts, in a random basis:
 
-    1            a constant, the same for each token, for heads that attend by position.
-                 With tied embeddings it moves all logits equally, so it changes no probability
+    1            a constant, for heads that attend by position; it moves all tied logits equally
     E            the token before this one: empty in the embeddings, block 0 fills it
     D - 1 - E    the token itself
 """
@@ -85,9 +81,7 @@ def head_start(model: GPT, generator: torch.Generator) -> None:
 
 @torch.no_grad()
 def grow_vocabulary(base: GPT, old: Tokenizer, new: Tokenizer) -> GPT:
-    """The base with a larger vocabulary: `new` is `old` trained further. A new token starts as the
-    mean of the tokens that spelled it before; all other weights stay.
-    """
+    """`base` with the vocabulary `new`: a new token starts as the mean of those that spelled it."""
     model = GPT(replace(base.config, vocab_size=new.vocab_size))
     weights = {name: w.float() for name, w in base.state_dict().items()}
     embed = weights.pop("model.embed_tokens.weight")

@@ -15,9 +15,7 @@ MOMENTUM = 0.95
 
 
 class Muon(torch.optim.Optimizer):
-    """Decoupled weight decay, Nesterov momentum; a tall matrix moves (rows / columns)^(1/2) times
-    further than a square one.
-    """
+    """Decoupled weight decay, Nesterov momentum; tall matrices move sqrt(rows / columns) as far."""
 
     def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float):
         super().__init__(params, dict(lr=lr, weight_decay=weight_decay))
@@ -40,10 +38,8 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
-    """(M, N) -> about U V^T of its singular value decomposition, by Newton-Schulz iterations.
-
-    Each one maps every singular value s to 3.4445 s - 4.775 s^3 + 2.0315 s^5. Small values grow
-    fast and end between .5 and 1.5: near enough to 1, and far cheaper than the decomposition.
+    """(M, N) -> about U V^T of its singular value decomposition, by Newton-Schulz iterations: each
+    maps a singular value s to 3.4445 s - 4.775 s^3 + 2.0315 s^5, at last between .5 and 1.5.
     """
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix

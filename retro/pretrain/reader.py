@@ -1,9 +1,7 @@
-"""The reading loss: what inner states must know. Only for pretraining; it is not shipped.
-
-Where a name is mentioned, the states there must tell the name that it is bound to (`mug 1` to
-`drawer 2`, `shelf 1` to its neighbour). Every state must tell the token before its own. Each is the
-first of two steps: to find a place by a thing, to copy a name. Neither step pays without the other,
-so next-token prediction alone learnt them late or not at all (`docs/experiments.md`, 6 to 8).
+"""The reading loss, for pretraining only. Where a name is mentioned, the states there must tell the
+name that it is bound to (`mug 1` to `drawer 2`). Every state must tell the token before its own.
+Each is the first of two steps of which neither pays alone: the next token alone taught them late
+or not at all (`docs/experiments.md`, 6 to 8).
 Shapes: B documents, T tokens, D width, N states that are asked.
 """
 
@@ -20,9 +18,8 @@ from retro.model import GPT
 class Reader(nn.Module):
     """Three linear probes on inner states, which answer through the model's own output matrix.
 
-    0, after the first block: the token before this one. What follows it here followed it before.
-    1, after an early block, at a name's first mention (`mug 1` in the list of what is in
-       `drawer 2`), 2, after the last block but one, at a later mention: the name it is bound to.
+    0, after the first block: the token before this one. The name that a name is bound to:
+    1, after an early block, at its first mention; 2, after the last block but one, at a later one.
     """
 
     def __init__(self, model: GPT):

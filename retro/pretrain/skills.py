@@ -5,8 +5,7 @@
     reading     share of neutral questions about its own trials answered to the letter
     writing     share of sampled reflections that are well-formed
 
-Following and reading should be .9 or better on `unseen` tasks. Below that a reflector can't be
-taught: it would have to learn to read first.
+Below .9 of following or reading on `unseen` tasks, a reflector would have to learn to read first.
 """
 
 import random

@@ -1,9 +1,8 @@
 """A run as one page to look at: success by retry, learning curves, episodes with shaded tokens.
 
-The page is one file that needs no network: report.html with its style, its scripts and the data.
-All text of environments and models is data: JSON in a script element, in which no "<" is left. The
-scripts show it by textContent only. The page's security policy runs no other script.
-Read before: retro/reflect.py, retro/ppo.py. Shapes: B reflections, R response tokens.
+One file without network: report.html, style, scripts, data. All text of environments and models is
+data: JSON in a script element, no "<" in it, shown by textContent only; a security policy runs no
+other script. Read before: retro/reflect.py, retro/ppo.py. Shapes: B reflections, R tokens.
 """
 
 import base64
@@ -114,13 +113,12 @@ def trained_policy(run_dir: Path, lm: LanguageModel, adapt_prompt: bool) -> Poli
 
 def weigh(policy: Policy, written: Sequence[tuple[Trajectory, Trajectory, str]], kl_coef: float,
           gamma: float, gae_lambda: float) -> list[list[list] | None]:  # fmt: skip
-    """What the trained policy and critic make of each token of some reflections, whoever wrote
-    them. written: (the failed trial, the trial after it, the reflection between them).
+    """What the trained policy and critic make of each token of reflections, whoever wrote them.
+    written: (the failed trial, the trial after it, the reflection between them).
 
-    -> for each reflection a list of [token, advantage (rating, not whitened), value (the critic's
-    guess before the token), log-probability (nats), log-probability of the base: their difference
-    is the token's part of the KL], or None if the reflection is longer than the reflector writes.
-    These trials are new, so their baseline is 0. The text is tokenised again, line end included.
+    -> for each a list of [token, advantage (rating, baseline 0, not whitened), value (before the
+    token), log-probability (nats), the base's], or None if it is longer than the reflector writes.
+    The text is tokenised again, line end included.
     """
     lm = policy.lm
     asked = [Reflection(reflection_prompt(before, lm), lm.answer_ids(lm.as_answer(text)), [], text)

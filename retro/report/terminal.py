@@ -13,11 +13,7 @@ STYLES = dict(dim="2", bold="1", task="36", act="1;33", mind="35", good="1;32", 
 
 
 def visible(text: str) -> str:
-    """`text` with a visible sign for each character that does not print; line ends stay.
-
-    >>> visible(chr(27) + "[2J" + chr(0x202E) + "x" + chr(10))
-    '␛[2J<U+202E>x\\n'
-    """
+    """`text` with a sign (␛, <U+202E>) for each character that does not print; line ends stay."""
     return "".join(c if c == "\n" or c.isprintable() else _picture(c) for c in text)
 
 
@@ -58,7 +54,6 @@ class Screen:
         print(f"\n{self.paint('── ' + visible(text) + ' ' + rule, 'bold')}\n", flush=True)
 
     def wait(self, steps: float = 1.0) -> None:
-        """Time to read what was printed last."""
         if self.delay:
             time.sleep(steps * self.delay)
 

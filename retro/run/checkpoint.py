@@ -1,6 +1,4 @@
-"""Checkpoints of a run in progress: weights, optimiser moments and counters in one safetensors
-file, which is written whole or not at all.
-"""
+"""Checkpoints of a run: weights, optimiser moments and counters in one safetensors file."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,10 +1,8 @@
-"""The command line of every script: options made from a config dataclass, errors as one line.
-
-`option` describes a field of the dataclass, `parse` turns what was typed into the dataclass.
-"""
+"""The command line of every script: options made from a config dataclass, errors as one line."""
 
 import argparse
 import math
+import operator
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import Field, field, fields
@@ -13,6 +11,7 @@ from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 from retro.run.device import keep_memory
 
 Config = TypeVar("Config", bound=Any)  # a script's dataclass of settings
+COMPARISONS = {"low": operator.ge, "high": operator.le, "above": operator.gt}
 METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT"}
 
 
@@ -40,23 +39,14 @@ def allowed(low: float | None, high: float | None, above: float | None) -> str:
     return " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
 
 
-def within(value: float, low: float | None, high: float | None, above: float | None) -> bool:
-    """Whether a value keeps its bounds; NaN and infinity never do."""
-    kept = (low is None or value >= low) and (high is None or value <= high)
-    return math.isfinite(value) and kept and (above is None or value > above)
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        fail(message)  # without argparse's list of all options
-
-
 def parse(config_class: type[Config], doc: str,
           defaults: Callable[[argparse.Namespace], dict] = lambda given: {},
           argv: Sequence[str] | None = None) -> Config:  # fmt: skip
     """What was typed, as a Config. `defaults`, from what was given, replace the fields' own."""
-    parser = Parser(usage="%(prog)s [options]", description=doc, allow_abbrev=False,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(usage="%(prog)s [options]", description=doc,
+                                     allow_abbrev=False, formatter_class=raw)  # fmt: skip
+    parser.error = fail  # type: ignore[method-assign]  # without argparse's list of all options
     own = config_class.__annotations__
     own_first = sorted(fields(config_class), key=lambda one: one.name not in own)
     names = dict.fromkeys(one.metadata["group"] for one in own_first)
@@ -67,7 +57,9 @@ def parse(config_class: type[Config], doc: str,
     config = parser.parse_args(argv)
     for one in own_first:
         value, bounds = getattr(config, one.name), one.metadata["bounds"]
-        if isinstance(value, (int, float)) and not within(value, **bounds):
+        kept = (compare(value, bounds[side]) for side, compare in COMPARISONS.items()
+                if bounds[side] is not None)  # fmt: skip
+        if isinstance(value, (int, float)) and not (math.isfinite(value) and all(kept)):
             must = allowed(**bounds) or "a finite number"
             parser.error(f"{option_of(one.name)} is {value}: must be {must}")
     return config_class(**vars(config))

@@ -1,6 +1,4 @@
-"""The device, its numbers, random ones too, and its memory: a process keeps what it has freed, to
-use it again, and gives it back where a script says so.
-"""
+"""The device, its random numbers, its memory, and the dtype in which it multiplies."""
 
 import ctypes
 import hashlib
@@ -26,8 +24,8 @@ def seeded(*names: object, device: torch.device | str = "cpu") -> torch.Generato
 
 
 def keep_memory() -> None:
-    """Have glibc keep what is freed. Call it before the first product of matrices. Otherwise every
-    large tensor is a new mapping, whose pages the system clears (docs/experiments.md, section 35).
+    """Have glibc keep what is freed, from before the first matrix product on. Otherwise each large
+    tensor is a new mapping, whose pages the system clears (docs/experiments.md, section 35).
     """
     # oneDNN keeps a kernel for each shape it has met, by default 1024 of them: a gigabyte at last
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")

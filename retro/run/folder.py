@@ -4,9 +4,8 @@ config.json         the settings, the seed among them
 versions.json       what it ran on: git revision, packages; one more entry if a resumed run differs
 lock                held while a process runs here; holds the process's id
 checkpoint          adapter, value head, optimiser, counters: replaced after each unit of work
-metrics.jsonl       one line an update; docs/glossary.md says what each is
+metrics.jsonl       one line an update (docs/glossary.md); failed.jsonl: trials that PPO reflects on
 replay.jsonl        D_RL: every rated reflection
-failed.jsonl        the failed trajectories that PPO reflects on
 sft/, adapter/      the adapter after imitation and after PPO, in PEFT's format
 reward/             the reward model of an offline run: its adapter, its head
 results.json, .png  success by retry of every method; the picture if matplotlib is there
@@ -18,6 +17,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -40,8 +40,7 @@ FREE = ("run_dir", "resume")  # settings that a resumed run may change
 
 class RunFolder:
     """A new folder, or with `config.resume` one of an interrupted run; of several processes one
-    writes. `state` says how far the run is. `save` writes it with the weights; what the files hold
-    beyond that is dropped when the run is resumed.
+    writes. `state`: how far the run is. What the files hold beyond it is dropped on resuming.
     """
 
     def __init__(self, config: Any, weights: Mapping[str, torch.Tensor],
@@ -70,14 +69,13 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         self.lock = lock(path)
         if started.exists() and not config.resume:
-            either = "--resume continues it, --run-dir names another"
-            raise ValueError(f"{path}: holds a run already; {either}")
+            raise ValueError(f"{path}: holds a run already; --resume continues it, --run-dir names "
+                             "another")  # fmt: skip
         if config.resume:
             old = read_json(started)
-            for key, now in settings.items():
-                if key not in FREE and now != (was := old.get(key)):
-                    changed = f"another {key}: {was!r}, now {now!r}"
-                    raise ValueError(f"{path}: was started with {changed}")
+            for k, now in settings.items():
+                if k not in FREE and now != (was := old.get(k)):
+                    raise ValueError(f"{path}: was started with another {k}: {was!r}, now {now!r}")
             for scratch in path.rglob("*.tmp"):  # of a write that a kill cut short
                 scratch.unlink()
         else:
@@ -85,7 +83,7 @@ class RunFolder:
         note_versions(path / "versions.json", self.processes.world)
 
     def append(self, name: str, rows: list[dict]) -> None:
-        """Rows to one of the files; the same rows are given in all processes."""
+        """Rows, the same in all processes, to one of the files."""
         if self.processes.is_main:
             self.files[name].append(rows)
 
@@ -117,11 +115,10 @@ def lock(folder: Path) -> TextIO:
 def versions(processes: int) -> dict[str, str | int | None]:
     """What a run's numbers depend on beside its settings. Without a repository `git` is None."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
+    revision = ""
+    with suppress(FileNotFoundError):  # no git
         root = Path(__file__).parent.parent.parent
         revision = subprocess.run(command, cwd=root, capture_output=True, text=True).stdout.strip()
-    except FileNotFoundError:  # no git
-        revision = ""
     here = {"git": revision or None, "python": platform.python_version(),
             "machine": platform.machine(), "processes": processes,
             "threads": torch.get_num_threads()}  # fmt: skip
@@ -131,11 +128,10 @@ def versions(processes: int) -> dict[str, str | int | None]:
 def note_versions(path: Path, processes: int) -> None:
     """Add the present versions if they are new to the run; print a note if they differ."""
     runs, now = read_json(path)["runs"] if path.exists() else [], versions(processes)
-    if runs and runs[-1] == now:
-        return
-    if runs:
-        old = runs[-1]
-        changed = [f"{k} {old.get(k)} (now {now[k]})" for k in now if now[k] != old.get(k)]
+    old = runs[-1] if runs else now
+    changed = [f"{k} {old.get(k)} (now {now[k]})" for k in now if now[k] != old.get(k)]
+    if changed:
         print(f"note: {path.parent} was run on {', '.join(changed)}: its numbers may differ from "
               "those of an uninterrupted run", file=sys.stderr)  # fmt: skip
-    write_json(path, {"runs": [*runs, now]})
+    if changed or not runs:
+        write_json(path, {"runs": [*runs, now]})

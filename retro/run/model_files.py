@@ -1,11 +1,9 @@
 """Folders of models in Hugging Face's layout and of LoRA adapters in PEFT's: JSON and safetensors.
-
 Two families of models: `llama` (Llama 2 and 3, SmolLM2) and `qwen2` (Qwen2.5), which adds biases to
-queries, keys and values. A file that asks for something else is refused: the error names the file,
-the setting and what is allowed. Settings are plain dicts here, which `retro/model.py` explains.
+queries, keys and values. Anything else is refused: the error names the file, the setting and what
+is allowed. Settings are plain dicts here, which `retro/model.py` explains.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,9 +25,21 @@ LARGEST_FLOAT = 1e12
 LARGEST_ANGLES = 1 << 26  # max_position_embeddings * head_dim
 MAX_RANK = 4096  # of an adapter
 ADAPTER_WEIGHTS, ADAPTER_SETTINGS = "adapter_model.safetensors", "adapter_config.json"
-# Hugging Face's defaults where a GPTConfig's differ; the only value of a setting that this model,
-# or an adapter of it, can have; the numbers of each way to scale rotary positions
-TABLES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_suffix(".json").read_text())
+# Hugging Face's, where a GPTConfig's differ
+DEFAULTS = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "tie_word_embeddings": False}
+# the only value that a setting can have, of the model and of an adapter
+DEMANDS = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False,
+           "use_sliding_window": False, "quantization_config": None}  # fmt: skip
+LLAMA3 = ["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]
+ROPE_NUMBERS: dict[Any, list[str]] = {"default": [], "linear": ["factor"], "llama3": LLAMA3}
+ADAPTER = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "lora_dropout": 0.0, "bias": "none",
+           "inference_mode": True}  # fmt: skip
+ADAPTER_DEMANDS: dict[str, Any] = {
+    "peft_type": "LORA", "bias": "none", "rank_pattern": {}, "alpha_pattern": {},
+    **dict.fromkeys(("use_rslora", "use_dora", "fan_in_fan_out", "lora_bias"), False),
+    **dict.fromkeys(("modules_to_save", "layers_to_transform", "layer_replication"), None),
+    **dict.fromkeys(("exclude_modules", "target_parameters", "trainable_token_indices"), None),
+    "alora_invocation_tokens": None}  # fmt: skip
 
 
 def read_config(path: str | Path) -> dict:
@@ -38,11 +48,11 @@ def read_config(path: str | Path) -> dict:
     family = found.get("model_type")
     if family not in ("llama", "qwen2"):
         raise ValueError(f"{path}: model_type is {family!r}, this model takes only llama, qwen2")
-    for key, allowed in TABLES["demands"].items():
+    for key, allowed in DEMANDS.items():
         if found.get(key) not in (None, allowed):
             raise ValueError(f"{path}: {key} is {found[key]!r}, this model takes only {allowed!r}")
     rope = found.get("rope_parameters") or found.get("rope_scaling")
-    settings = {**TABLES["defaults"], **found, "rope_scaling": rope, "qkv_bias": family == "qwen2"}
+    settings = {**DEFAULTS, **found, "rope_scaling": rope, "qkv_bias": family == "qwen2"}
     if settings.get("num_key_value_heads") is None:
         settings["num_key_value_heads"] = settings.get("num_attention_heads")
     if isinstance(rope, dict) and "rope_theta" in rope:
@@ -96,15 +106,15 @@ def check_settings(settings: dict) -> dict:
 
 def check_rope_scaling(settings: Any) -> dict | None:
     """`rope_scaling` or `rope_parameters` of a config.json; None = no scaling."""
-    settings, numbers_of = settings or {}, TABLES["rope_numbers"]
+    settings = settings or {}
     if not isinstance(settings, dict):
         raise ValueError(f"rope_scaling is {settings!r}, expected an object")
     kind = settings.get("rope_type", settings.get("type", "default"))
-    if kind not in numbers_of:
-        raise ValueError(f"rope_type is {kind!r}, this model takes only {', '.join(numbers_of)}")
+    if kind not in ROPE_NUMBERS:
+        raise ValueError(f"rope_type is {kind!r}, this model takes only {', '.join(ROPE_NUMBERS)}")
     if (part := settings.get("partial_rotary_factor", 1)) != 1:
         raise ValueError(f"partial_rotary_factor is {part!r}, this model turns whole heads")
-    numbers: dict[str, Any] = {key: settings.get(key) for key in numbers_of[kind]}
+    numbers: dict[str, Any] = {key: settings.get(key) for key in ROPE_NUMBERS[kind]}
     for key, value in numbers.items():
         if type(value) not in (int, float) or not 0 < value < LARGEST_FLOAT:
             raise ValueError(f"rope_type {kind}: {key} is {value!r}, expected a positive number")
@@ -151,16 +161,15 @@ def write_adapter(folder: str | Path, state: Mapping[str, Tensor], rank: int, al
     tensors = {peft_name(name): weight for name, weight in state.items()}
     write_tensors(Path(folder) / ADAPTER_WEIGHTS, tensors)
     sizes = {"r": rank, "lora_alpha": alpha, "target_modules": list(targets)}
-    write_json(Path(folder) / ADAPTER_SETTINGS, TABLES["adapter_written"] | sizes)
+    write_json(Path(folder) / ADAPTER_SETTINGS, ADAPTER | sizes)
 
 
-def read_adapter(
-    folder: str | Path, known_targets: Sequence[str]
-) -> tuple[int, float, list[str], dict[str, Tensor]]:
+def read_adapter(folder: str | Path, known_targets: Sequence[str]
+                 ) -> tuple[int, float, list[str], dict[str, Tensor]]:  # fmt: skip
     """(r, alpha, targets, tensors); ValueError if it is anything else than plain LoRA."""
     path = Path(folder) / ADAPTER_SETTINGS
     settings = read_json(path)
-    for key, allowed in TABLES["adapter_demands"].items():
+    for key, allowed in ADAPTER_DEMANDS.items():
         if settings.get(key, allowed) != allowed:
             raise ValueError(f"{path}: {key} is {settings[key]!r}, only {allowed!r} is known here")
     asked: list[Any] = [settings.get(k) for k in ("r", "lora_alpha", "target_modules")]

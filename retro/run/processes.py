@@ -3,9 +3,8 @@
     python train.py                             on a CPU: one for each core, up to four (`launch`)
     torchrun --nproc-per-node=2 train.py        on GPUs, one each; gloo between CPUs, nccl there
 
-The processes exchange only sums (`all_reduce`). So every rank takes the step that one process would
-take with all ranks' batches joined: means are over all tokens, gradients are added up, not
-averaged. The weights start equal (same seed, same base) and stay equal. Left out: sharded weights.
+Every rank takes the step that one process would take with all batches joined: means are over all
+tokens, gradients are sums. The weights start equal and stay so. Left out: sharded weights.
 """
 
 import os
@@ -29,9 +28,7 @@ MAX_PROCESSES = 4  # that `launch` starts; more were not tried
 
 @dataclass(frozen=True)
 class Processes:
-    """Who takes part: `rank` in 0 .. world-1 is this process."""
-
-    rank: int = 0
+    rank: int = 0  # of this process, in 0 .. world-1
     world: int = 1
 
     @property
@@ -40,7 +37,6 @@ class Processes:
         return self.rank == 0
 
     def print0(self, *words: object) -> None:
-        """print, in one process only."""
         if self.is_main:
             print(*words)
 
@@ -78,10 +74,9 @@ ALONE = Processes()
 @contextmanager
 def launch(*counts: int) -> Iterator[int]:
     """Inside, several processes run this script, as if torchrun had started them; yields their
-    number. There are as many as PyTorch has threads here (OMP_NUM_THREADS), at most MAX_PROCESSES,
-    and each of the `counts` can be divided among them. The others end with this process, however it
-    ends. Only one without Linux or with a GPU. A trial's steps are small: two processes with a
-    thread each do more than one process with two threads.
+    number: PyTorch's threads here (OMP_NUM_THREADS), at most MAX_PROCESSES, and a divisor of all
+    `counts`; 1 without Linux or with a GPU. The others end with this process, however it ends.
+    A trial's steps are small: two processes do more than one with two threads.
     """
     if "RETRO_LAUNCHED" in os.environ:  # one of the others ends when the pipe from the first closes
         threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
@@ -127,9 +122,8 @@ def join(device: torch.device) -> Processes:
         if local >= gpus:
             raise ValueError(f"rank {local} of this machine has no GPU: there are {gpus}")
         torch.cuda.set_device(local)
-    # Optimizers import this module later: it keeps the process group of that moment as a default
-    # argument. Imported before, it keeps none, and `leave` can end the group's threads: a thread
-    # that outlives Python aborts the process.
+    # Imported later (by optimizers) it would keep the process group as a default argument: `leave`
+    # could not end the group's threads, and a thread that outlives Python aborts the process.
     from torch import _dynamo  # noqa: F401
 
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
