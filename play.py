@@ -48,7 +48,7 @@ class Config:
 
 def main(config: Config) -> None:
     env, tasks = choose(config)
-    env.fresh = lambda: env  # type: ignore[method-assign]  # no copy: `?` asks it what can be done
+    watched = Watched(env)
 
     # 1. the two roles, as in train.py
     settings, device = run_settings(config.run_dir), pick_device()
@@ -61,7 +61,7 @@ def main(config: Config) -> None:
 
     def trial(task: dict, number: int, memory: list[str], player: Any) -> Trajectory:
         actor.generator = seeded(config.seed, "play", number, device=device)
-        return run_trials({env.name: env}, [task], player, [memory])[0]
+        return run_trials({env.name: watched}, [task], player, [memory])[0]
 
     # 2. a task: one with something to reflect on, if there is a choice
     task = tasks[0]
@@ -70,7 +70,7 @@ def main(config: Config) -> None:
 
     # 3. trial, reflection, retry
     screen, last, memory = Screen(config.delay), None, list[str]()
-    player = Aloud(None if config.you == "actor" else actor, screen, env)
+    player = Aloud(None if config.you == "actor" else actor, screen, watched)
     generator = seeded(config.seed, "play", "reflector", device=device)
     trained = "after training" if config.run_dir else "untrained"
     whose = "you" if config.you == "reflector" else trained
@@ -118,6 +118,20 @@ def tell_end(screen: Screen, trajectory: Trajectory, last: Trajectory | None) ->
     print()
     screen.say(end, "good" if trajectory.success else "bad")
     screen.wait(3)
+
+
+class Watched(envs.Environment):
+    """An environment that keeps hold of the trial it started last: what can be done there now?"""
+
+    def __init__(self, env: envs.Environment):
+        self.env = self.playing = env
+
+    def fresh(self) -> envs.Environment:
+        self.playing = self.env.fresh()
+        return self.playing
+
+    def admissible_actions(self) -> list[str]:
+        return self.playing.admissible_actions()
 
 
 class Aloud:
