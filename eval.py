@@ -34,7 +34,6 @@ from retro.run.files import read_json, write_atomically, write_json
 
 data_option, evaluation = (partial(option, group=g) for g in ("data", "evaluation"))
 
-
 @dataclass(frozen=True)
 class Config(ActorOptions):
     run_dir: str = option("runs/joint", "folder of a finished run of train.py", "run")
@@ -60,7 +59,6 @@ class Config(ActorOptions):
     json: str = option("", "file for the results; of several environments a list", "output")
     report: str = option("", "file for a page: success, learning curves, episodes", "output")
     transcripts: str = option("", "file for the episodes as text", "output")
-
 
 def main(config: Config) -> None:
     run_dir, device = Path(config.run_dir), pick_device()
@@ -108,7 +106,6 @@ def main(config: Config) -> None:
     if config.transcripts:
         write_atomically(config.transcripts, "\n".join(map(episodes, played)).encode())
 
-
 def chosen_methods(config: Config, mode: str, of_the_run: bool) -> tuple[str, ...]:
     """The methods to compare. `of_the_run`: the reflector is the one that the run has trained."""
     known = methods_of(mode)
@@ -123,14 +120,12 @@ def chosen_methods(config: Config, mode: str, of_the_run: bool) -> tuple[str, ..
         raise ValueError("--report: shows what the run's own reflector thinks, not --reflector's")
     return methods
 
-
 def tasks_of(config: Config, name: str, env: envs.Environment) -> tuple[list[dict], str]:
     """The tasks of one environment, and where they come from."""
     if name == "household" and config.games:
         return [load_game(path) for path in find_games(config.games)], "games"
     split = config.data or config.products or config.split
     return env.tasks(config.split, config.tasks, config.seed), split
-
 
 def open_environments(config: Config, trained_on: str) -> dict[str, envs.Environment]:
     """The environments to evaluate, by name, those that files are given for on those files."""
@@ -146,7 +141,6 @@ def open_environments(config: Config, trained_on: str) -> dict[str, envs.Environ
     read = {name: files[name] for name in given if name != "household"}  # whose games are tasks
     return {name: envs.make(name, **read.get(name, {})) for name in names}
 
-
 def episodes(chains: dict[str, Chains]) -> str:
     """All trials as text to read: every trial, its outcome, the reflection after it."""
     parts = []
@@ -156,7 +150,6 @@ def episodes(chains: dict[str, Chains]) -> str:
             parts.append(f"=== {method} | {t.env} {t.task_id} | trial {number} ===\n{t.text()}\n"
                          f"--- {outcome} after {len(t.steps)} steps\n")  # fmt: skip
     return "\n".join(parts)
-
 
 if __name__ == "__main__":
     run_script(main, parse(Config, __doc__))

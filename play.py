@@ -34,7 +34,6 @@ FILES = {"household": ("game.tw-pddl",), "hotpot": ("data",), "shop": ("products
 NAMED = "; ".join(f"{env} {','.join(files)}" for env, files in FILES.items())
 CANDIDATES = 20  # tasks among which to find one that the actor fails at first
 
-
 @dataclass(frozen=True)
 class Config:
     run_dir: str = option("", "folder of a run of train.py; none: an untrained reflector", "run")
@@ -44,7 +43,6 @@ class Config:
     retries: int = option(2, "retries after the first trial", "trial", low=0)
     delay: float = option(0.5, "seconds that a step is shown", "trial", low=0, high=60)
     you: Literal["", "actor", "reflector"] = option("", "which of the two you are", "trial")
-
 
 def main(config: Config) -> None:
     env, tasks = choose(config)
@@ -97,7 +95,6 @@ def main(config: Config) -> None:
             memory.append(text)
         last = trajectory
 
-
 def choose(config: Config) -> tuple[envs.Environment, list[dict]]:
     """The environment and the tasks to choose from: generated ones, or a game file's own."""
     files, expected = config.game.split(",") if config.game else [], FILES.get(config.env, ())
@@ -108,7 +105,6 @@ def choose(config: Config) -> tuple[envs.Environment, list[dict]]:
     env = envs.make(config.env, **dict(zip(expected, files)))
     return env, env.tasks("unseen", CANDIDATES, config.seed)
 
-
 def tell_end(screen: Screen, trajectory: Trajectory, last: Trajectory | None) -> None:
     """How a trial ended, and what the reflection before it was worth."""
     end = "SOLVED" if trajectory.success else f"FAILED, score {trajectory.episode_return:.2f}"
@@ -118,7 +114,6 @@ def tell_end(screen: Screen, trajectory: Trajectory, last: Trajectory | None) ->
     print()
     screen.say(end, "good" if trajectory.success else "bad")
     screen.wait(3)
-
 
 class Watched(envs.Environment):
     """An environment that keeps hold of the trial it started last: what can be done there now?"""
@@ -132,7 +127,6 @@ class Watched(envs.Environment):
 
     def admissible_actions(self) -> list[str]:
         return self.playing.admissible_actions()
-
 
 class Aloud:
     """Who plays a trial shown as it happens: an actor, or without one you, who type the actions."""
@@ -168,7 +162,6 @@ class Aloud:
         self.screen.say(texts[0])
         self.screen.wait()
 
-
 def interruptible(config: Config) -> None:
     """main, which Ctrl-C, Ctrl-D and a reader that has gone away end politely."""
     try:
@@ -177,7 +170,6 @@ def interruptible(config: Config) -> None:
         print("\nGoodbye.")
     except BrokenPipeError:  # `play.py | head`: nothing more can be said
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
 
 if __name__ == "__main__":
     with contextlib.suppress(ImportError):  # not on every system

@@ -61,7 +61,6 @@ from retro.trial import Actor
 HEADINGS = "data", "adapter", "reward model (offline)", "PPO", "evaluation"
 data, adapter, reward_model, ppo, evaluation = (partial(option, group=g) for g in HEADINGS)
 
-
 @dataclass(frozen=True)
 class Config(RoleOptions, ActorOptions):
     run_dir: str = option("runs/joint", "folder where everything is written", "run")
@@ -123,13 +122,11 @@ class Config(RoleOptions, ActorOptions):
     retries: int = evaluation(2, "retries after the first trial", low=0)
     temperature: float = evaluation(1.0, "of the reflector's sampling; in training it is 1", low=0)
 
-
 # Offline runs have other defaults. A reward model wants many trials. Late updates, and reflections
 # far from those that it was fitted to, learn its errors.
 OFFLINE = {"train_tasks": 1024, "collect_rounds": 1, "updates": 12, "kl_coef": 0.06,
            "batch_reflections": 96, "minibatch": 32}  # fmt: skip
 CHUNK = 192  # tasks collected between two checkpoints
-
 
 def main(config: Config) -> None:
     started = time.time()
@@ -148,7 +145,6 @@ def main(config: Config) -> None:
     if config.actor == "openai":
         print0(training.budget)
     training.processes.leave()
-
 
 @dataclass
 class Training:
@@ -197,7 +193,6 @@ class Training:
         tasks = [env.tasks("train", n, seed) for env in self.environments.values()]
         return [task for turn in zip(*tasks) for task in turn]
 
-
 def set_up(config: Config) -> Training:
     """1. The two roles: one frozen base, one adapter (offline a second one, the reward model's)."""
     device = pick_device()
@@ -238,7 +233,6 @@ def set_up(config: Config) -> Training:
         given,
     )  # fmt: skip
 
-
 def check_gaps(training: Training) -> None:
     """2. Is there a gap? Oracle reflections must help the actor, or there is nothing to learn."""
     config, run, processes = training.config, training.run, training.processes
@@ -251,7 +245,6 @@ def check_gaps(training: Training) -> None:
             run.save(gap=gaps)
         processes.print0("the gap in {}: success {:.2f} at first; after one retry {:.2f} without\n"
                          "    reflection, {:.2f} with the oracle's".format(name, *gaps[name]))
-
 
 def collect_ratings(training: Training) -> tuple[list[FailedTrial], list[Rated]]:
     """3. What the untrained reflector's reflections are worth. The rated ones are empty where a
@@ -279,7 +272,6 @@ def collect_ratings(training: Training) -> tuple[list[FailedTrial], list[Rated]]
         raise SystemExit("no first trial failed: there is nothing to reflect on")
     return failed, ratings
 
-
 def recorded(training: Training) -> tuple[list[FailedTrial], list[Rated]]:
     """3. The same from a file of rated reflections: every distinct prompt is reflected on."""
     run, processes, lm = training.run, training.processes, training.lm
@@ -293,7 +285,6 @@ def recorded(training: Training) -> tuple[list[FailedTrial], list[Rated]]:
         distinct.setdefault((row.env, tuple(row.prompt_ids)), row)
     return [FailedTrial.recorded(row, lm) for row in distinct.values()], ratings
 
-
 def stored_ratings(training: Training) -> list[Rated]:
     """What a run that was interrupted has collected, as far as it is still to be learnt from."""
     run = training.run
@@ -301,7 +292,6 @@ def stored_ratings(training: Training) -> list[Rated]:
         return []
     rows = replay_buffer(run.path / "replay.jsonl")
     return [Rated.from_row(row, training.lm) for row in rows]
-
 
 def imitate(training: Training, ratings: list[Rated]) -> None:
     """4. Supervised fine-tuning on what worked."""
@@ -327,7 +317,6 @@ def imitate(training: Training, ratings: list[Rated]) -> None:
     training.optimizer.state.clear()  # PPO starts with fresh moments
     run.save(sft_loss=losses)
 
-
 def fit_reward_model(training: Training, reward: RewardModel, ratings: list[Rated]) -> None:
     """5. Offline: the reward model, fitted to the ratings."""
     config, run = training.config, training.run
@@ -347,7 +336,6 @@ def fit_reward_model(training: Training, reward: RewardModel, ratings: list[Rate
         run.save(reward=fitted)
     if training.processes.is_main:
         print_reward(run.state["reward"])
-
 
 def learn_by_ppo(training: Training, trials: list[FailedTrial]) -> None:
     """6. PPO: reflect, find out what the reflections are worth, learn from the difference."""
@@ -387,7 +375,6 @@ def learn_by_ppo(training: Training, trials: list[FailedTrial]) -> None:
         save_adapter(training.lm.model, run.path / "adapter")
     processes.barrier()
 
-
 def one_update(
     training: Training, number: int, drawn: list[FailedTrial], judge: Arena | RewardModel,
     kl_coef: float, baselines: Baselines,
@@ -413,7 +400,6 @@ def one_update(
     release_memory()
     return stats
 
-
 def compare_methods(training: Training) -> None:
     """7. Evaluation, on tasks with names that no training saw; eval.py has the other controls."""
     config, processes, run = training.config, training.processes, training.run
@@ -435,7 +421,6 @@ def compare_methods(training: Training) -> None:
     if processes.is_main and reports:
         write_json(run.path / "results.json", reports)
         draw_picture(reports, run.path / "results.png")
-
 
 if __name__ == "__main__":
     offline_defaults = " ".join(f"{option_of(name)} {value}" for name, value in OFFLINE.items())

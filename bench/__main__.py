@@ -29,7 +29,6 @@ COMPARISONS = {  # name -> (module, the packages it compares with)
     "growth": ("growth", ()),
 }
 
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__, allow_abbrev=False,
@@ -65,7 +64,6 @@ def main() -> None:
         print(f"    {time.time() - started:.0f} s", file=sys.stderr)
         if args.json:  # after each comparison: a broken run keeps what it has
             write_json(args.json, {"machine": machine(), "rows": [row.to_json() for row in rows]})
-
 
 if __name__ == "__main__":
     main()

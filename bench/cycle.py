@@ -25,7 +25,6 @@ from retro.trial import run_in_batches
 
 PHASES = ("first_trials", "reflect", "retry", "update")
 
-
 def run(name: str, repeats: int, quick: bool) -> Iterator[Row]:
     """Row `name`, rated reflections per second, and the seconds of each phase for one of them."""
     check(name)
@@ -40,7 +39,6 @@ def run(name: str, repeats: int, quick: bool) -> Iterator[Row]:
     yield Row(name, 1 / sum(mine), "transformers+peft+trl", 1 / sum(other), "reflections/s")
     for phase, a, b in zip(PHASES, mine, other):
         yield Row(f"{name}_{phase}", a, "transformers+peft+trl", b, "s/reflection")
-
 
 def cycle(env, tasks, side) -> list[float]:
     """Seconds of each phase for one rated reflection."""
@@ -59,11 +57,9 @@ def cycle(env, tasks, side) -> list[float]:
     clock.append(now())
     return [(end - start) / len(failed) for start, end in zip(clock, clock[1:])]
 
-
 def now() -> float:
     synchronise()
     return time.perf_counter()
-
 
 class Ours:
     def __init__(self):
@@ -81,7 +77,6 @@ class Ours:
     def learn(self, reflections, ratings) -> None:
         update.our_update((self.policy, self.optimizer), update.MINIBATCH, reflections, ratings,
                           caches=self.caches)  # fmt: skip
-
 
 class Theirs:
     def __init__(self):
@@ -107,7 +102,6 @@ class Theirs:
         config.batch_size, minibatch = len(reflections), min(update.MINIBATCH, len(reflections))
         config.mini_batch_size = config.backward_batch_size = minibatch
         update.trl_step(self.trainer, reflections, ratings)
-
 
 class PeersActor:
     """transformers as what plays: an actor as `retro/actor.py` describes it, its own session."""
@@ -141,7 +135,6 @@ class PeersActor:
     def observe(self, rows, observations) -> None:
         for row, observation in zip(rows, observations):
             self.texts[row] += prompts.turn(observation)
-
 
 def check(name: str) -> None:
     """Greedy and in float32, both actors play the same trials."""

@@ -13,7 +13,6 @@ from envs.household import Household, load_game
 
 WELCOME = "-= Welcome to TextWorld, ALFRED! =-\n\n"
 
-
 def run(name: str, repeats: int, quick: bool) -> Iterator[Row]:
     """Rows `name`, steps without the resets, and `household_reset`, loading the game included.
 
@@ -39,14 +38,12 @@ def run(name: str, repeats: int, quick: bool) -> Iterator[Row]:
     yield Row(name, 1 / step, "alfworld", 1 / other_step, "steps/s")
     yield Row("household_reset", reset, "alfworld", other_reset, "s")
 
-
 def timed(side, path, actions) -> tuple[float, float, list[str]]:
     """(seconds of the reset, seconds of a step, all that was said)."""
     said = []
     reset = seconds(lambda: said.append(side.reset(path)))
     steps = seconds(lambda: said.extend([side.step(action) for action in actions]))
     return reset, steps / len(actions), said
-
 
 class Ours:
     def reset(self, path) -> str:
@@ -55,7 +52,6 @@ class Ours:
 
     def step(self, action: str) -> str:
         return self.env.step(action)[0]
-
 
 class Theirs:
     def reset(self, path) -> str:

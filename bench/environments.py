@@ -9,7 +9,6 @@ from bench.timing import Row, in_turn
 
 EPISODES = 40
 
-
 def run(name: str, repeats: int, quick: bool) -> Iterator[Row]:
     """Rows `<environment>_env_steps`: admissible actions, drawn beforehand, are played again."""
     for kind in available():
@@ -27,10 +26,8 @@ def run(name: str, repeats: int, quick: bool) -> Iterator[Row]:
         steps = sum(len(actions) for _, actions in played)
         yield Row(f"{kind}_env_steps", steps / time_taken, "", None, "steps/s")
 
-
 def available() -> list[str]:
     return [kind for kind in envs.CLASSES if find_spec(f"envs.{kind}")]
-
 
 def random_actions(env, task: dict) -> list[str]:
     """Until the end; deterministic."""

@@ -11,7 +11,6 @@ from retro.run.device import pick_device
 
 NEW = 48  # tokens
 
-
 def run(name: str, repeats: int, quick: bool) -> Iterator[Row]:
     """Rows `name` (float32) and, where train.py would use it, `name`_bf16 (bfloat16 weights on both
     sides).

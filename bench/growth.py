@@ -32,7 +32,6 @@ SMALL = {"batch": (2, 4), "context": (128, 256), "width": (192, 384)}
 STEPS = 12  # of a trial: short, so that the largest batch ends in a minute or two
 RESPONSE = 32  # tokens
 
-
 def run(name: str, repeats: int, quick: bool) -> Iterator[Row]:
     """Rows `cycle_batch_N` (s for N trials), `update_context_N`, `update_width_N` (s), and the peak
     memory of each (MB)."""
@@ -44,7 +43,6 @@ def run(name: str, repeats: int, quick: bool) -> Iterator[Row]:
             label = f"{'cycle' if kind == 'batch' else 'update'}_{kind}_{size}"
             yield Row(label, time, "", None, "s")
             yield Row(f"{label}_memory", megabytes, "", None, "MB")
-
 
 def measure(kind: str, size: int) -> tuple[float, float]:
     """(seconds, peak MB) of one point, in this process."""
@@ -70,7 +68,6 @@ def measure(kind: str, size: int) -> tuple[float, float]:
         peak = torch.cuda.max_memory_allocated() / 2**20
     return time, peak
 
-
 def wider(model: GPT, width: int) -> GPT:
     """A random model of another width, with an adapter: only its cost is looked at."""
     old = model.config
@@ -81,7 +78,6 @@ def wider(model: GPT, width: int) -> GPT:
     model = GPT(config, torch.Generator().manual_seed(0)).to(pick_device())
     add_lora(model, peers.RANK, peers.ALPHA, seeded("bench", device=pick_device()))
     return model
-
 
 if __name__ == "__main__":
     print(json.dumps(measure(sys.argv[1], int(sys.argv[2]))))

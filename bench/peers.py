@@ -20,7 +20,6 @@ from retro.trial import run_in_batches
 BASE = Path(__file__).parent.parent / "assets"
 RANK, ALPHA = 4, 8.0  # as in train.py
 
-
 def ours(adapter: bool = False, dtype=torch.float32) -> GPT:
     """The shipped base; the adapter, if any, is random, not zero: so that it shows in the numbers.
     """
@@ -32,11 +31,9 @@ def ours(adapter: bool = False, dtype=torch.float32) -> GPT:
                 weight.normal_(std=0.02, generator=seeded("bench B", device=weight.device))
     return model
 
-
 def ours_lm(adapter: bool = False) -> LanguageModel:
     """The same with its tokenizer."""
     return LanguageModel(ours(adapter), load_tokenizer(BASE))
-
 
 def theirs(adapter_of: GPT | None = None, dtype=torch.float32, trainable: bool = False):
     """transformers' Llama with our files; with our adapter in peft's hands."""
@@ -52,12 +49,10 @@ def theirs(adapter_of: GPT | None = None, dtype=torch.float32, trainable: bool =
         save_adapter(adapter_of, folder)
         return PeftModel.from_pretrained(model, folder, is_trainable=trainable)
 
-
 def fast_dtype() -> torch.dtype:
     """What `autocast` computes in: bfloat16 where the machine has products in it, else float32."""
     plain = isinstance(autocast(pick_device()), nullcontext)
     return torch.float32 if plain else torch.bfloat16
-
 
 def prompts(n: int, shortest: int = 50, longest: int = 300) -> list[list[int]]:
     """n beginnings of household trials, of mixed length (tokens)."""
@@ -67,14 +62,12 @@ def prompts(n: int, shortest: int = 50, longest: int = 300) -> list[list[int]]:
     starts = [rng.randrange(len(ids) - longest) for _ in range(n)]
     return [ids[start : start + rng.randint(shortest, longest)] for start in starts]
 
-
 def left_padded(rows: list[list[int]], device):
     """Ragged ids as the peers want them: input_ids and attention_mask (B, S), padding first."""
     width = max(map(len, rows))
     ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=device)
     seen = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
     return {"input_ids": ids, "attention_mask": seen}
-
 
 @cache
 def trials(n: int) -> list:

@@ -15,7 +15,6 @@ from tests.smollm2 import convert, find_gguf
 TEXT = "In the middle of a room stands a desk, and on the desk lies a book about the sea. "
 NEW = 24  # tokens
 
-
 def run(name: str, repeats: int, quick: bool) -> Iterator[Row]:
     """Float32: rows `name`_forward (logits of a batch), `name`_generate and `name`_load."""
     from transformers import LlamaForCausalLM

@@ -11,7 +11,6 @@ from retro.run.device import autocast, pick_device
 
 ROWS, LENGTH = 8, 512  # 4096 tokens a step, as in retro/pretrain.py
 
-
 def run(name: str, repeats: int, quick: bool) -> Iterator[Row]:
     """Row `name`, float32 weights, products in bfloat16 where train.py does that; then its share of
     the machine's peak, in GFLOP/s.
@@ -50,7 +49,6 @@ def run(name: str, repeats: int, quick: bool) -> Iterator[Row]:
     yield Row(f"{name}_flops", flops(model, LENGTH) * tokens / times[0] / 1e9,
               "peak of a matrix product", peak(device) / 1e9, "GFLOP/s")  # fmt: skip
 
-
 def flops(model, length: int) -> float:
     """Of one token, forward and backward: 6 a weight in a product, and attention's two products,
     of which the causal half counts.
@@ -59,7 +57,6 @@ def flops(model, length: int) -> float:
     weights = sum(p.numel() for n, p in model.named_parameters() if p.dim() == 2)  # head included
     attention = config.num_hidden_layers * 2 * config.hidden_size * length / 2
     return 6 * (weights + attention)
-
 
 def peak(device, size: int = 2048) -> float:
     """FLOP/s of the best of several large products, in the dtype of the training."""

@@ -12,7 +12,6 @@ import torch
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "alfworld", "textworld")
 
-
 @dataclass(frozen=True)
 class Row:
     """One line of the table. `theirs` is None where nothing is compared; `ratio` is then too."""
@@ -33,7 +32,6 @@ class Row:
     def to_json(self) -> dict:
         return asdict(self) | {"ratio": self.ratio}
 
-
 def seconds(run: Callable[[], object]) -> float:
     gc.collect()
     synchronise()
@@ -42,11 +40,9 @@ def seconds(run: Callable[[], object]) -> float:
     synchronise()
     return time.perf_counter() - started
 
-
 def synchronise() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
 
 def in_turn(*sides: Callable[[], object], repeats: int, warm_up=True) -> list[float]:
     """Median seconds of each side: one warm-up each, then A B A B ..., so that a machine whose
@@ -57,13 +53,11 @@ def in_turn(*sides: Callable[[], object], repeats: int, warm_up=True) -> list[fl
     times = [[seconds(side) for side in sides] for _ in range(repeats)]
     return [median(column) for column in zip(*times)]
 
-
 def same(what: str, ours, theirs, tolerance: float) -> None:
     """ValueError if the two sides' numbers (tensors of one shape) differ by more."""
     gap = (ours.float() - theirs.float()).abs().max().item()
     if not gap <= tolerance:
         raise ValueError(f"{what}: ours and theirs differ by {gap:.2g}, more than {tolerance:.2g}")
-
 
 def installed() -> Iterator[tuple[str, str]]:
     for package in PACKAGES:
@@ -71,7 +65,6 @@ def installed() -> Iterator[tuple[str, str]]:
             yield package, version(package)
         except PackageNotFoundError:
             continue
-
 
 def machine() -> dict:
     processor = platform.processor() or platform.machine()

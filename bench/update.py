@@ -23,7 +23,6 @@ from retro.tokenizer import load as load_tokenizer
 
 MINIBATCH, EPOCHS, LR, KL = 32, 2, 1e-3, 0.02  # as in train.py, whose minibatches are of 16
 
-
 def run(name: str, repeats: int, quick: bool) -> Iterator[Row]:
     n, minibatch = (8, 4) if quick else (128, MINIBATCH)
     reflections = written(n)
@@ -41,7 +40,6 @@ def run(name: str, repeats: int, quick: bool) -> Iterator[Row]:
     for side, time in zip(sides, mine):
         yield Row(side, n / time, "trl", n / other, "reflections/s")
 
-
 def written(n: int) -> list[Reflection]:
     """n reflections, with the oracle's words, on trials of the shipped actor."""
     import envs
@@ -52,18 +50,14 @@ def written(n: int) -> list[Reflection]:
         found.append(Reflection(reflection_prompt(trial, lm), lm.answer_ids(text), [], text))
     return found
 
-
 ADAMW = partial(torch.optim.AdamW, lr=LR, weight_decay=0.0)
-
 
 def our_policy(adapt_prompt: bool, optimizer=ADAMW):
     policy = Policy(peers.ours_lm(True), adapt_prompt)
     return policy, optimizer(trained(policy))
 
-
 def trained(policy: Policy) -> list:
     return [*lora_parameters(policy.lm.model), *policy.parameters()]
-
 
 def our_update(policy_and_optimizer, minibatch, reflections, ratings, epochs=EPOCHS,
                caches=None) -> dict:
@@ -76,7 +70,6 @@ def our_update(policy_and_optimizer, minibatch, reflections, ratings, epochs=EPO
     )  # fmt: skip
     evaluate = partial(policy, batch)
     return ppo_update(evaluate, optimizer, rated, config, kl_coef=KL, generator=seeded("bench"))
-
 
 def trl_trainer(adapter_of, n: int, minibatch: int, epochs: int, optimizer=ADAMW, mixed=True):
     """trl's PPOTrainer on the same base and adapter, its critic at zero like ours."""
@@ -105,7 +98,6 @@ def trl_trainer(adapter_of, n: int, minibatch: int, epochs: int, optimizer=ADAMW
     AcceleratorState._reset_state()  # it would keep the precision of an earlier trainer
     return PPOTrainer(config, model, None, tokenizer, optimizer=optimizer(weights))
 
-
 def trl_step(trainer, reflections, ratings) -> dict:
     device = trainer.current_device
     return trainer.step(
@@ -113,7 +105,6 @@ def trl_step(trainer, reflections, ratings) -> dict:
         [torch.tensor(r.response_ids, device=device) for r in reflections],
         list(ratings.to(device)),
     )
-
 
 def check(name: str, reflections, ratings) -> None:
     """In float32: the same KL, the same loss of the critic, and one gradient step moves the adapter

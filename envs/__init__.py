@@ -49,7 +49,6 @@ from envs.tasks import draw_tasks
 # the name of an environment -> the name of its class in the module envs.<name>, or the class itself
 CLASSES: dict[str, Any] = {"household": "Household", "hotpot": "Hotpot", "shop": "Shop"}
 
-
 def make(name: str, **kwargs: Any) -> "Environment":
     """The environment `name`; ValueError if there is none. Its module is imported only now."""
     if name not in CLASSES:
@@ -57,14 +56,12 @@ def make(name: str, **kwargs: Any) -> "Environment":
     one = CLASSES[name]
     return (one if isinstance(one, type) else getattr(import_module(f"envs.{name}"), one))(**kwargs)
 
-
 def make_all(names: str) -> dict[str, "Environment"]:
     """The environments of a list such as "household,shop", by name and in the list's order."""
     listed = names.split(",")
     if len(set(listed)) < len(listed):
         raise ValueError(f"environments {names!r}: one is named twice")
     return {name: make(name) for name in listed}
-
 
 class Environment:
     """What all environments share."""

@@ -18,7 +18,6 @@ SLIPS = (0.0, 0.0, 0.06, 0.15)  # chance that an action of a trial slips; all eq
 NEXT_SLIP = 0.5  # the chance right after a slip; then the same action often comes again
 Pair = tuple[str, str]  # a question with its answer
 
-
 class Demonstration(NamedTuple):  # one trial as text
     observation: str
     reflections: list[str]  # known before it
@@ -29,13 +28,11 @@ class Demonstration(NamedTuple):  # one trial as text
     reflection: str | None  # None after a success
     questions: list[Pair]
 
-
 class Player(Reader, Protocol):
     """Plays one trial by what it has read, nothing more."""
 
     def act(self) -> str: ...  # the next action
     def slip(self) -> str: ...  # one that leads nowhere, as the slips of a language model do
-
 
 class Roles(NamedTuple):  # who makes demonstrations; `observation` is a trial's first one
     player: Callable[[str, list[str], Random], Player]  # (observation, reflections, rng)
@@ -48,7 +45,6 @@ class Roles(NamedTuple):  # who makes demonstrations; `observation` is a trial's
         if rng.random() < share:
             return self.oracle(observation, steps)
         return self.flawed(observation, steps, rng)
-
 
 def demonstrate(env: Environment, task: dict, roles: Roles, rng: Random,
                 oracle_share: float) -> Iterator[Demonstration]:  # fmt: skip
@@ -66,7 +62,6 @@ def demonstrate(env: Environment, task: dict, roles: Roles, rng: Random,
             return
         reflections.append(said)
 
-
 def play(env: Environment, player: Player, rng: Random,
          slip_share: float) -> tuple[list[Step], set[int]]:  # fmt: skip
     """Play a trial that was just reset to its end -> its steps, and which of them were slips."""
@@ -80,7 +75,6 @@ def play(env: Environment, player: Player, rng: Random,
         over = perform(env, player, action, steps)
     return steps, slips
 
-
 def perform(env: Environment, player: Player, action: str, steps: list[Step]) -> bool:
     """One step of a trial, added to `steps`; the player takes in the answer. True if it is over."""
     reply, _, terminated, truncated, _ = env.step(action)
@@ -88,18 +82,15 @@ def perform(env: Environment, player: Player, action: str, steps: list[Step]) ->
     steps.append((action, reply))
     return terminated or truncated
 
-
 def latest_plan(reflections: list[str], parse_plan: Callable[[str], list]) -> list:
     """The plan of the latest reflection that has one, else an empty plan."""
     return next(filter(None, map(parse_plan, reversed(reflections))), [])
-
 
 def ask(n: int, topics: Sequence[str], rng: Random,
         question: Callable[[str], Pair | None]) -> list[Pair]:  # fmt: skip
     """Up to n questions, each once, on topics drawn at random; None: a trial gives no occasion."""
     asked = [question(rng.choice(topics)) for _ in range(n)]
     return list(dict.fromkeys(pair for pair in asked if pair))
-
 
 def drill(views: list[Step], questions: list[Pair]) -> Demonstration:
     """Questions on what is seen at a glance (`Environment.glance`), without a trial."""

@@ -13,14 +13,12 @@ JOINED = set("""ch ck dg dl en er et ev fl ft gt kn ld lf lk ll lm lo lp ly mm m
 th to tt""".split())  # fmt: skip
 CUT = r"\1\n\2"
 
-
 def name_parts(rng: Random, heads: list[str], tails: list[str], unseen: bool) -> tuple[str, str]:
     """Head and tail of a made-up name: a pair kept for `unseen` tasks, or another pair."""
     while True:
         h, t = rng.randrange(len(heads)), rng.randrange(len(tails))
         if ((h + t) % 4 == 0) == unseen and heads[h][-1] + tails[t][0] not in JOINED:
             return heads[h], tails[t]
-
 
 def cutter(heads: list[str], tails: list[str]) -> re.Pattern:
     """A pattern that finds such names. `cutter(heads, tails).sub(CUT, text)` puts a line's end

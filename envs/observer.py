@@ -9,18 +9,15 @@ from typing import Any, Protocol, TypeVar
 Step = tuple[str, str]  # (action, observation)
 SomeNotes = TypeVar("SomeNotes", bound="Reader")
 
-
 class Reader(Protocol):
     """Notes of a trial: made from its first observation, then fed with its steps."""
 
     def read(self, action: str, reply: str) -> None: ...
 
-
 def read_trial(notes: SomeNotes, steps: Iterable[Step]) -> SomeNotes:
     for step in steps:
         notes.read(*step)
     return notes
-
 
 def carried_out(plan: list, steps: list[Step], carries_out: Callable[[str, Any], bool]) -> bool:
     """True if `carries_out(action, clause)` for each clause, in order; others may stand between."""

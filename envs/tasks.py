@@ -7,11 +7,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-
 def check_split(split: str) -> None:
     if split not in ("train", "seen", "unseen"):
         raise ValueError(f"split {split!r}: must be train, seen or unseen")
-
 
 def draw_tasks(env: str, generate: Callable[[Random, str, str], dict], split: str, n: int,
                seed: int) -> list[dict]:  # fmt: skip
@@ -19,7 +17,6 @@ def draw_tasks(env: str, generate: Callable[[Random, str, str], dict], split: st
     check_split(split)
     rng = Random(f"{env} {split} {seed}")
     return [generate(rng, split, f"{split}-{seed}-{i}") for i in range(n)]
-
 
 def read_json(path: str | os.PathLike) -> Any:
     """The content of a JSON file; if there is none, ValueError with path and reason in one line."""

@@ -19,7 +19,6 @@ from retro.model import GPT
 ACTION_TOKENS = 16  # a longer action is cut off
 TEMPERATURE = 0.3  # of its sampling; hotter, a plain second draw does half of a reflection's work
 
-
 class LMActor:
     """A frozen language model. If the model carries an adapter, it is off while the model acts.
 
@@ -39,7 +38,6 @@ class LMActor:
 
     def start(self, openings: Sequence[str]) -> "LMSession":
         return LMSession(self, openings)
-
 
 class LMSession:
     """Trials in lock step on one KV cache. Each turn appends an observation and samples an action.

@@ -41,15 +41,12 @@ Chains = list[list[Trajectory]]  # each task's trials: the first one, then the r
 UNTRAINED = ("react", "last_attempt", "reflexion", "oracle")  # need no adapter
 LONG = ("last_attempt", "shuffled")  # nearly a third of the time, since most retries fail
 
-
 def methods_of(mode: str) -> tuple[str, ...]:
     """The methods that a run of `mode` can be compared by."""
     trained = "retroformer_offline" if mode == "offline" else "retroformer"
     return ("react", "last_attempt", "reflexion", "sft", trained, "shuffled", "oracle")
 
-
 # ---- writers
-
 
 @dataclass(frozen=True)
 class Reflector:
@@ -84,7 +81,6 @@ class Reflector:
     def writer(self, adapter: str | None, generator: torch.Generator, best_of: int = 1) -> Writer:
         return lambda trajectories: self.write(trajectories, adapter, generator, best_of)
 
-
 def last_attempt(trajectories: Sequence[Trajectory], lm: LanguageModel) -> list[str]:
     """What was done and answered, on one line; of a text that fills more than half of the model's
     context the end.
@@ -92,7 +88,6 @@ def last_attempt(trajectories: Sequence[Trajectory], lm: LanguageModel) -> list[
     room, tokenizer = lm.context // 2, lm.tokenizer
     texts = (prompts.transcript("", [], t.exchanges) for t in trajectories)
     return [tokenizer.decode(tokenizer.encode(prompts.one_line(text))[-room:]) for text in texts]
-
 
 def shuffled(writer: Writer) -> Writer:
     """The writer's reflections, each handed to the next task. A task that is alone gets one that
@@ -110,9 +105,7 @@ def shuffled(writer: Writer) -> Writer:
 
     return write
 
-
 # ---- the comparison
-
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -178,7 +171,6 @@ class Evaluation:
         }
         return writers[method]
 
-
 def evaluate(
     evaluation: Evaluation,
     methods: Sequence[str],
@@ -197,16 +189,13 @@ def evaluate(
         first = [chain[0] for chain in chains[method]]
     return chains
 
-
 def measure_gap(evaluation: Evaluation, reflector: Reflector) -> list[float]:
     """Success at trial 0, after a retry without reflection, after one with the oracle's."""
     chains = evaluate(evaluation, ("react", "oracle"), reflector)
     none, told = summary(chains["react"], 1), summary(chains["oracle"], 1)
     return [*none["success_by_retry"], told["success_by_retry"][1]]
 
-
 # ---- the figures
-
 
 def wilson(successes: int, n: int, z: float = 1.959964) -> list[float]:
     """95 % interval of a share (Wilson 1927).
@@ -220,7 +209,6 @@ def wilson(successes: int, n: int, z: float = 1.959964) -> list[float]:
     centre, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     low, high = ((centre + sign * spread) / (1 + z * z / n) for sign in (-1, 1))
     return [0.0 if successes == 0 else low, 1.0 if successes == n else high]
-
 
 def summary(chains: Sequence[Sequence[Trajectory]], retries: int) -> dict:
     """Success by retry 0..N: cumulative, with intervals; given that all before failed; mean return.
@@ -245,7 +233,6 @@ def summary(chains: Sequence[Sequence[Trajectory]], retries: int) -> dict:
         "conditional_by_retry": [w / r if r else None for w, r in zip(won, reached)],
         "mean_return_by_retry": returns,
     }
-
 
 def report(env: str, split: str, seed: int, chains: dict[str, Chains], retries: int) -> dict:
     """What results.json and `eval.py --json` hold of an environment."""

@@ -28,7 +28,6 @@ from torch import Tensor
 
 GROWTH = 64  # positions; each growth copies the cache
 
-
 class KVCache:
     def __init__(self, shape: tuple[int, int, int, int, int], limit: int,
                  device: torch.device | None = None, dtype: torch.dtype | None = None):  # fmt: skip
@@ -109,7 +108,6 @@ class KVCache:
         self.longest = int(self.lengths.max()) if n else 0
         return order
 
-
 def causal_bias(queries: Tensor, keys: Tensor, dtype: torch.dtype) -> Tensor:
     """What is added to scores: 0 where a token attends to a key, -inf where the key's position is
     above the token's own. queries (B, S) and keys (J,) or (B, J) are positions -> (B, S, J).
@@ -121,7 +119,6 @@ def causal_bias(queries: Tensor, keys: Tensor, dtype: torch.dtype) -> Tensor:
     later = keys.unsqueeze(-2) > queries.unsqueeze(-1)  # (B, S, J)
     return torch.zeros_like(later, dtype=dtype).masked_fill_(later, -math.inf)
 
-
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """softmax(q k^T / sqrt(E) + bias) v: q (B, H, S, E), k and v (B, K, J, E) -> (B, H, S, E).
     `bias` (B, 1, S, J); None = causal.
@@ -130,7 +127,6 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=bias, is_causal=bias is None, enable_gqa=q.shape[1] != k.shape[1]
     )
-
 
 class Causal:
     """S new tokens in each row attend to one another. They are at `positions`, (S,)."""
@@ -146,7 +142,6 @@ class Causal:
         """
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # heads first
         return attention(q, k, v, None).transpose(1, 2)
-
 
 class Appended(Causal):
     """The tokens take the positions from cache.lengths on, (B, S), and are written to the cache.
@@ -176,7 +171,6 @@ class Appended(Causal):
     def over_cache(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The new tokens' queries (B, H, S, E) and the cache's k and v (B, K, J, E)."""
         return attention(q, k, v, self.bias)
-
 
 class AfterPrefix(Causal):
     """The same positions, but the cache is only read. Written out, since PyTorch's function would

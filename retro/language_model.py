@@ -41,9 +41,7 @@ from retro.run.device import autocast
 
 PREFILL_TOKENS = 8192  # of prompts that are read, answered and learnt from together, with padding
 
-
 # ---- sampling
-
 
 @dataclass(frozen=True)
 class Generation:
@@ -55,7 +53,6 @@ class Generation:
     @property
     def pending(self) -> list[list[int]]:
         return [ids[-1:] for ids in self.response_ids]
-
 
 @torch.no_grad()
 def generate(
@@ -117,7 +114,6 @@ def generate(
     response_ids = [row[:n] for row, n in zip(tokens.tolist(), lengths, strict=True)]
     return Generation(response_ids, logprobs[:, :R], response_mask[:, :R], cache)
 
-
 def sample(
     logits: Tensor, temperature: float, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -132,16 +128,13 @@ def sample(
     token = torch.searchsorted(up_to, u * up_to[:, -1:])  # (B, 1)
     return token[:, 0], p.gather(1, token)[:, 0].log()
 
-
 def pad(rows: list[list[int]], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """Ragged ids -> right-padded (B, S) with zeros, and counts (B,)."""
     counts = torch.tensor([len(row) for row in rows])
     ids = pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True)
     return ids.to(device), counts.to(device)
 
-
 # ---- the seam
-
 
 class TokenizerLike(Protocol):
     """What the method asks of a tokenizer, ours (`tokenizer.py`) or a pretrained model's."""
@@ -157,14 +150,12 @@ class TokenizerLike(Protocol):
     def encode(self, text: str) -> list[int]: ...
     def decode(self, ids: list[int]) -> str: ...
 
-
 @dataclass(frozen=True)
 class ChatFrame:
     """The ids around a user's text that make an instruction-tuned model answer it."""
 
     before: tuple[int, ...]  # the instruction, then the head of the user's turn
     after: tuple[int, ...]  # the end of the user's turn, then the head of the answer
-
 
 @dataclass(frozen=True)
 class PromptCache:
@@ -173,7 +164,6 @@ class PromptCache:
     rows: list[int]  # which prompts
     slots: Tensor  # (b,) the cache's row of each
     cache: KVCache
-
 
 class LanguageModel:
     """`frame` is None for a model that continues plain text. Adapters are added by name; without

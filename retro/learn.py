@@ -27,7 +27,6 @@ from retro.reward import RewardModel
 from retro.run.processes import ALONE, Processes
 from retro.trial import Actor, Environments, Trajectory, run_in_batches
 
-
 @dataclass(frozen=True)
 class FailedTrial:
     """What is reflected on: x, built and tokenised once."""
@@ -66,7 +65,6 @@ class FailedTrial:
             rated.env, rated.task_id, rated.trial, with_room(text, lm), len(text)
         )
 
-
 class Arena:
     """Where trials are played: environments by name, their tasks, the actor, the kind of rating."""
 
@@ -86,7 +84,6 @@ class Arena:
         tasks = [self.tasks[t.env, t.task_id] for t in before]
         trials = run_in_batches(self.environments, tasks, self.actor, memories)
         return trials, [rate(t, after, self.rating) for t, after in zip(before, trials)]
-
 
 @dataclass(frozen=True)
 class Rollout:
@@ -112,7 +109,6 @@ class Rollout:
             ))  # fmt: skip
         return rows
 
-
 def collect(
     arena: Arena, tasks: Sequence[dict], rounds: int, each: int, lm: LanguageModel
 ) -> Iterator[tuple[list[FailedTrial], Rollout]]:
@@ -132,7 +128,6 @@ def collect(
         yield failed, Rollout(asked, reflections, ratings, trials, each)
         trials = trials[::each]
 
-
 def draw(
     failed: Mapping[str, Sequence[FailedTrial]], update: int, n: int, seed: int
 ) -> list[FailedTrial]:
@@ -151,7 +146,6 @@ def draw(
             drawn += [own[i] for i in order[offset:]]
         rows += sorted(drawn[:share], key=lambda f: f.length)
     return rows
-
 
 def rollout(
     policy: Policy, failed: Sequence[FailedTrial], group: int, judge: Arena | RewardModel,
@@ -177,7 +171,6 @@ def rollout(
         trials, ratings = judge.retry(rows, reflections)
     return Rollout(rows, reflections, ratings, trials, group, caches, time.time() - clock)
 
-
 class Baselines:
     """Each failed trial's running mean of its reflections' ratings, which is subtracted from a
     rating before the critic sees it. It knows only the past, so it adds no bias. `step`: weight of
@@ -194,7 +187,6 @@ class Baselines:
         for key, rating in zip(keys, ratings):
             mean = self.means.get(key, 0.0)
             self.means[key] = mean + self.step * (rating - mean)
-
 
 def update(
     policy: Policy, optimizer: torch.optim.Optimizer, played: Rollout, config: PPOConfig,
@@ -220,7 +212,6 @@ def update(
     seconds = {"rollout_seconds": played.seconds, "learn_seconds": time.time() - clock}
     return metrics | seconds | stats
 
-
 def rollout_metrics(played: Rollout, baselines: Baselines, processes: Processes) -> dict:
     """What the reflections of all processes were worth, and what they look like. The baselines take
     up their ratings.
@@ -244,7 +235,6 @@ def rollout_metrics(played: Rollout, baselines: Baselines, processes: Processes)
         "distinct": len(set(texts)) / len(texts),
         "tokens": sum(tokens) / len(tokens),
     }
-
 
 def check_health(stats: dict, max_kl: float, min_well_formed: float) -> None:
     """Stop a run that has collapsed, in words."""

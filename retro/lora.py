@@ -26,7 +26,6 @@ from retro.run.model_files import copy_adapter, read_adapter, write_adapter
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 REFLECTOR = "reflector"  # the adapter that is meant where none is named
 
-
 class Adapter(nn.Module):
     """A and B of one linear layer, float32 whatever the layer's weight is."""
 
@@ -45,7 +44,6 @@ class Adapter(nn.Module):
     @property
     def scale(self) -> float:
         return self.alpha / self.rank
-
 
 class LoRALinear(nn.Module):
     """Takes the place of an nn.Linear and keeps its `weight` and `bias`, now frozen. Of its
@@ -82,7 +80,6 @@ class LoRALinear(nn.Module):
         change = adapter.lora_B @ adapter.lora_A * adapter.scale  # (out, in)
         return (self.weight + change).to(self.weight.dtype)
 
-
 def add_lora(
     model: nn.Module, rank: int, alpha: float, generator: torch.Generator | None = None,
     targets: Sequence[str] = TARGETS, name: str = REFLECTOR,
@@ -109,16 +106,13 @@ def add_lora(
                 setattr(module, key, child)
             child.adapters[name] = Adapter(child, rank, alpha, generator)
 
-
 def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
     """(path, layer) of every layer with an adapter, in the model's order."""
     return ((path, m) for path, m in model.named_modules() if isinstance(m, LoRALinear))
 
-
 def adapter_names(model: nn.Module) -> list[str]:
     """In the order in which they were added."""
     return list(dict.fromkeys(name for _, layer in lora_layers(model) for name in layer.adapters))
-
 
 @contextmanager
 def using(model: nn.Module, name: str | None) -> Iterator[None]:
@@ -133,7 +127,6 @@ def using(model: nn.Module, name: str | None) -> Iterator[None]:
         for layer, active in before.items():
             layer.active = active
 
-
 def adapter_state(model: nn.Module, name: str = REFLECTOR) -> dict[str, nn.Parameter]:
     """The adapter's weights themselves, "<layer>.lora_A" and "<layer>.lora_B", in the model's
     order.
@@ -144,11 +137,9 @@ def adapter_state(model: nn.Module, name: str = REFLECTOR) -> dict[str, nn.Param
         for key, weight in part.named_parameters()
     }
 
-
 def lora_parameters(model: nn.Module, name: str = REFLECTOR) -> list[nn.Parameter]:
     """All A and B of an adapter: what an optimiser trains."""
     return list(adapter_state(model, name).values())
-
 
 def save_adapter(model: nn.Module, folder: str | Path, name: str = REFLECTOR) -> None:
     """Write adapter_model.safetensors and adapter_config.json, each atomically; PEFT loads them."""
@@ -158,7 +149,6 @@ def save_adapter(model: nn.Module, folder: str | Path, name: str = REFLECTOR) ->
     adapter = next(iter(own.values()))
     targets = {path.rsplit(".", 1)[-1] for path in own}
     write_adapter(folder, adapter_state(model, name), adapter.rank, adapter.alpha, sorted(targets))
-
 
 def load_adapter(model: nn.Module, folder: str | Path, name: str = REFLECTOR) -> None:
     """Read an adapter into the model, adding one of the file's rank when it has none of that name.
@@ -171,7 +161,6 @@ def load_adapter(model: nn.Module, folder: str | Path, name: str = REFLECTOR) ->
     copy_adapter(folder, tensors, adapter_state(model, name))
     for _, adapter in _parts(model, name):
         adapter.alpha = alpha
-
 
 def _parts(model: nn.Module, name: str) -> Iterator[tuple[str, Adapter]]:
     """(path of the layer, its part of the adapter)."""

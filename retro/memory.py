@@ -28,7 +28,6 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "return": NUMBER, "next_return": NUMBER, "rating": NUMBER,
 }  # fmt: skip
 
-
 def recall(reflections: Sequence[str], n: int) -> tuple[str, ...]:
     """The newest n reflections, oldest first.
 
@@ -36,7 +35,6 @@ def recall(reflections: Sequence[str], n: int) -> tuple[str, ...]:
     (('b', 'c'), ('a',), ())
     """
     return tuple(reflections[max(len(reflections) - n, 0) :])
-
 
 @dataclass(frozen=True)
 class Rated:
@@ -76,16 +74,13 @@ class Rated:
             row["return"], row["next_return"], row["rating"],
         )  # fmt: skip
 
-
 def stored_response(text: str, lm: LanguageModel) -> list[int]:
     """The ids of a response as it is learnt from the replay buffer."""
     return lm.answer_ids(text)[: lm.context // 2]
 
-
 def replay_buffer(path: str | Path) -> JsonLines:
     """The file of D_RL in a run's folder."""
     return JsonLines(path, tuple(FIELDS))
-
 
 def read_buffer(
     path: str | Path, rating_range: tuple[float, float], lm: LanguageModel

@@ -38,7 +38,6 @@ from retro.run.model_files import (
     write_config,
 )
 
-
 @dataclass(frozen=True)
 class GPTConfig:
     """The sizes of a GPT. ValueError, from `check_settings`, on a wrong one."""
@@ -61,10 +60,8 @@ class GPTConfig:
         for name, value in check_settings(vars(self)).items():
             object.__setattr__(self, name, value)
 
-
 # Rotary positions (Su et al. 2021, arXiv 2104.09864): a query or key at position p is turned by p
 # times a frequency, pair by pair, so a product of the two knows only how far apart they are.
-
 
 def rope_frequencies(head_dim: int, theta: float, scaling: dict | None = None) -> Tensor:
     """Radians a position, of each pair e: theta^(-2e / E), scaled. (E/2,) float32.
@@ -85,7 +82,6 @@ def rope_frequencies(head_dim: int, theta: float, scaling: dict | None = None) -
     share = ((turns - low) / (high - low)).clamp(0, 1)
     return (1 - share) * slowed + share * as_trained
 
-
 def rope_angles(config: GPTConfig) -> Tensor:
     """angle[p, e] = p * frequency[e]: (2 P, E/2) float32.
 
@@ -96,11 +92,9 @@ def rope_angles(config: GPTConfig) -> Tensor:
     positions = torch.arange(2 * config.max_position_embeddings, device="cpu")
     return torch.outer(positions.float(), frequencies)
 
-
 def both_halves(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     """(..., E/2) each -> what `rotate` takes: (cos, cos) and (-sin, sin), (..., E) each."""
     return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
-
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn each pair (x[e], x[e + E/2]) by its position's angle.
@@ -109,7 +103,6 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """
     swapped = x.roll(x.shape[-1] // 2, dims=-1)  # (x[e + E/2], x[e])
     return torch.addcmul(x * cos.to(x.dtype), swapped, sin.to(x.dtype))
-
 
 class RMSNorm(nn.Module):
     def __init__(self, width: int, eps: float):
@@ -120,9 +113,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
-
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v -> (B, S, H, E): `Causal.attend`
-
 
 class Attention(nn.Module):
     def __init__(self, config: GPTConfig):
@@ -143,7 +134,6 @@ class Attention(nn.Module):
         v = self.v_proj(x).unflatten(-1, heads)  # (B, S, K, E)
         return self.o_proj(attend(q, k, v).flatten(-2))  # (B, S, D)
 
-
 class MLP(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -153,7 +143,6 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-
 
 class Block(nn.Module):
     def __init__(self, config: GPTConfig):
@@ -167,7 +156,6 @@ class Block(nn.Module):
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, attend)
         return x + self.mlp(self.post_attention_layernorm(x))
 
-
 class Trunk(nn.Module):
     """All but the head; `model` in the names of Hugging Face's weights."""
 
@@ -177,7 +165,6 @@ class Trunk(nn.Module):
         self.embed_tokens = nn.Embedding.from_pretrained(embedding, freeze=False)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-
 
 class GPT(nn.Module):
     cos: Tensor  # (2 P, E/2)

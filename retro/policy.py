@@ -27,7 +27,6 @@ READ_TOGETHER = 512  # responses whose prompts are in memory at a time, of thous
 BLOCK_ROWS = 8  # neighbours in a minibatch that were read together, where there are as many
 EVALUATED_ROWS = 64  # rows of a forward pass without gradient
 
-
 class Response(Protocol):
     """What is learnt from: a `reflect.Reflection` or a `memory.Rated`."""
 
@@ -35,7 +34,6 @@ class Response(Protocol):
     def prompt_ids(self) -> list[int]: ...
     @property
     def response_ids(self) -> list[int]: ...
-
 
 class ResponseBatch:
     """Stored responses, ready for any number of passes over them. With the last reference to the
@@ -144,7 +142,6 @@ class ResponseBatch:
         with self.lm.frozen():
             return torch.cat([self.logprobs(part) for part in self.parts()])
 
-
 class Policy(nn.Module):
     """M_r: the language model with its adapter, and a value head for the critic. values[i, t] is
     the critic's guess before token t.
@@ -178,7 +175,6 @@ class Policy(nn.Module):
         own = [self(batch, part) for part in batch.parts()]
         logprobs, _, values = map(torch.cat, zip(*own))
         return logprobs, batch.reference_logprobs(), values
-
 
 def minibatches(
     lm: LanguageModel, responses: Sequence[Response], size: int, generator: torch.Generator

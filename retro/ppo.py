@@ -33,11 +33,9 @@ from torch import Tensor
 
 AllReduce = Callable[[Tensor], Tensor]
 
-
 def identity(tensor: Tensor) -> Tensor:
     """The all_reduce of a single process."""
     return tensor
-
 
 @dataclass(frozen=True)
 class PPOConfig:
@@ -53,7 +51,6 @@ class PPOConfig:
     max_grad_norm: float
     target_kl: float | None  # nats per token, see ppo_update; None = never stop early
     advantage: Literal["gae", "group"] = "gae"
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -77,11 +74,9 @@ class Batch:
         assert self.ratings.shape == shape[:1], f"ratings is not (B,) = ({shape[0]},)"
         assert not (chosen[:, 1:] & ~chosen[:, :-1]).any(), "response_mask: ones, then zeros"
 
-
 def clear_padding(tensor: Tensor, response_mask: Tensor) -> Tensor:
     """Set padding and its gradient to 0 (a product would not do: 0 * NaN is NaN)."""
     return torch.where(response_mask.bool(), tensor, torch.zeros_like(tensor))
-
 
 def masked_mean(tensor: Tensor, response_mask: Tensor,
                 all_reduce: AllReduce = identity) -> Tensor:
@@ -90,12 +85,10 @@ def masked_mean(tensor: Tensor, response_mask: Tensor,
     numerator, tokens = all_reduce(sums)
     return numerator / tokens.clamp(min=1)
 
-
 def token_share(response_mask: Tensor, all_reduce: AllReduce = identity) -> Tensor:
     """This process's part of all chosen tokens. all_reduce(share * mean) is the mean over all."""
     tokens = response_mask.sum()
     return tokens / all_reduce(tokens).clamp(min=1)
-
 
 def backward(loss: Tensor, parameters: list[Tensor], all_reduce: AllReduce = identity) -> None:
     """Give each parameter the gradient of the sum of all processes' losses, in one exchange."""
@@ -104,7 +97,6 @@ def backward(loss: Tensor, parameters: list[Tensor], all_reduce: AllReduce = ide
     sums = all_reduce(torch.cat([g.flatten() for g in gradients]))
     for gradient, summed in zip(gradients, sums.split([g.numel() for g in gradients])):
         gradient.copy_(summed.view_as(gradient))
-
 
 def token_rewards(ratings: Tensor, logprobs: Tensor, ref_logprobs: Tensor, response_mask: Tensor,
                   kl_coef: float) -> Tensor:
@@ -119,7 +111,6 @@ def token_rewards(ratings: Tensor, logprobs: Tensor, ref_logprobs: Tensor, respo
     is_last = chosen & ~F.pad(chosen[:, 1:], (0, 1))  # (B, R) the token after it is not chosen
     log_ratios = clear_padding(logprobs - ref_logprobs, response_mask)  # (B, R)
     return clear_padding(ratings[:, None].expand_as(logprobs), is_last) - kl_coef * log_ratios
-
 
 def gae(rewards: Tensor, values: Tensor, response_mask: Tensor, gamma: float,
         gae_lambda: float) -> tuple[Tensor, Tensor]:
@@ -139,7 +130,6 @@ def gae(rewards: Tensor, values: Tensor, response_mask: Tensor, gamma: float,
         advantages[:, t] = advantage
     return advantages, advantages + values
 
-
 def group_advantages(rewards: Tensor, groups: Tensor, response_mask: Tensor) -> Tensor:
     """Advantage without a critic: a response's score minus the mean score of its group's others.
 
@@ -158,14 +148,12 @@ def group_advantages(rewards: Tensor, groups: Tensor, response_mask: Tensor) -> 
     advantages = (n * scores - same @ scores) / (n - 1).clamp(min=1)  # (B,)
     return clear_padding(advantages[:, None].expand_as(rewards), response_mask)
 
-
 def whiten(advantages: Tensor, response_mask: Tensor, all_reduce: AllReduce = identity) -> Tensor:
     """Shift to mean 0 and scale to variance 1 over the chosen tokens. (B, R) -> (B, R)."""
     mean = masked_mean(advantages, response_mask, all_reduce)
     centred = clear_padding(advantages - mean, response_mask)
     variance = masked_mean(centred**2, response_mask, all_reduce)
     return centred * torch.rsqrt(variance + 1e-8)
-
 
 def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, response_mask: Tensor,
                 clip_coef: float) -> Tensor:
@@ -181,7 +169,6 @@ def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, resp
     objective = masked_mean(torch.min(ratio * advantages, clipped * advantages), response_mask)
     return -objective  # the optimizer minimises
 
-
 def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, response_mask: Tensor,
                clip_coef: float) -> Tensor:
     """Half the squared error of the critic, clipped or not, whichever is worse; mean over tokens.
@@ -196,14 +183,12 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, response_mas
     error = torch.max((values - returns) ** 2, (clipped - returns) ** 2)
     return 0.5 * masked_mean(error, response_mask)
 
-
 def sequence_kl(logprobs: Tensor, ref_logprobs: Tensor, response_mask: Tensor) -> Tensor:
     """KL(pi || pi_ref) in nats per response: mean over responses of sum_t logprob - ref_logprob.
 
     Unbiased where pi wrote the responses; an estimate from few of them may be negative.
     """
     return clear_padding(logprobs - ref_logprobs, response_mask).sum(1).mean()
-
 
 def approx_kl(logprobs: Tensor, old_logprobs: Tensor, response_mask: Tensor) -> Tensor:
     """KL(pi_old || pi) in nats per token: mean of (ratio - 1) - log(ratio), never negative.
@@ -212,7 +197,6 @@ def approx_kl(logprobs: Tensor, old_logprobs: Tensor, response_mask: Tensor) -> 
     """
     log_ratios = clear_padding(logprobs - old_logprobs, response_mask)  # (B, R)
     return masked_mean(torch.expm1(log_ratios) - log_ratios, response_mask)
-
 
 def explained_variance(values: Tensor, returns: Tensor, response_mask: Tensor,
                        all_reduce: AllReduce = identity) -> float:
@@ -224,7 +208,6 @@ def explained_variance(values: Tensor, returns: Tensor, response_mask: Tensor,
 
     whole = variance(returns)
     return 1 - variance(returns - values) / whole if whole > 0 else 0.0
-
 
 class KLController:
     """Keeps kl_coef: fixed where target is None, else steered to hold the KL near the target.
@@ -246,7 +229,6 @@ class KLController:
             error = min(max((kl - self.target) / self.target, -0.2), 0.2)
             self.kl_coef *= 1 + responses / self.horizon * error
         return self.kl_coef
-
 
 def ppo_update(policy: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
                optimizer: torch.optim.Optimizer, batch: Batch, config: PPOConfig, *,
@@ -327,7 +309,6 @@ def ppo_update(policy: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
         "first_ratio_error": first_ratio_error,
     }
 
-
 def estimate_advantages(batch: Batch, config: PPOConfig, kl_coef: float,
                         all_reduce: AllReduce) -> tuple[Tensor, Tensor | None]:
     """Advantages (B, R), and the critic's targets (B, R): None where the group replaces it."""
@@ -345,7 +326,6 @@ def estimate_advantages(batch: Batch, config: PPOConfig, kl_coef: float,
     if all_reduce(spoilt.sum()) > 0:  # in all processes, so that all of them stop
         raise FloatingPointError("NaN or inf in ratings, logprobs or values: no step taken")
     return advantages, returns
-
 
 def reference_metrics(batch: Batch, returns: Tensor | None,
                       all_reduce: AllReduce) -> dict[str, float]:

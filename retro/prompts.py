@@ -15,16 +15,13 @@ REFLECT = "\nReflection:"  # a reflection follows, after a space
 CHAT_REFLECT = " In one line: why did it fail, and what is the plan for the next attempt?"
 ASK, ANSWER = "\nQuestion:", "\nAnswer:"
 
-
 def opening(observation: str, reflections: Iterable[str]) -> str:
     """What a trial starts from: the first observation and the long-term memory, oldest first."""
     return observation + "".join(f"{REFLECT} {one_line(text)}" for text in reflections)
 
-
 def turn(observation: str) -> str:
     """What the actor reads after an action."""
     return f"\n{observation}"
-
 
 def transcript(
     observation: str, reflections: Iterable[str], steps: Iterable[tuple[str, str]]
@@ -40,23 +37,19 @@ def transcript(
     acts = "".join(f"{ACT} {one_line(action)}{turn(reply)}" for action, reply in steps)
     return opening(observation, reflections) + acts
 
-
 def reflection_request(episode_return: float, chat: bool = False) -> str:
     """What turns a transcript into the reflector's prompt; G in [0, 1] is what the critic sees of
     it. A chat model is asked, any other goes on writing.
     """
     return f"\nFailed, score {episode_return:.2f}.{CHAT_REFLECT if chat else REFLECT}"
 
-
 def question(text: str) -> str:
     """A question about the transcript before it."""
     return f"{ASK} {text}{ANSWER}"
 
-
 def one_line(text: str) -> str:
     """Text without line breaks: whatever a model or a user wrote stays one line of the prompt."""
     return " ".join(text.split())
-
 
 def well_formed(reflection: str) -> bool:
     """True if a reflection has the form asked for: a cause, `Plan: `, a word or more, a full stop.

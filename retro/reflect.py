@@ -22,7 +22,6 @@ from retro.trial import Trajectory
 REFLECTION_TOKENS = 64  # a longer reflection is cut off
 RANGES = {"delta": (-1.0, 1.0), "next": (0.0, 1.0), "success": (0.0, 1.0)}  # of `rate`, by kind
 
-
 @dataclass(frozen=True)
 class Reflection:
     """One sample of M_r. `response_ids` ends with a line end unless it was cut off."""
@@ -32,7 +31,6 @@ class Reflection:
     logprobs: list[float]  # nats, of each response token, under the policy that wrote it
     text: str
 
-
 def reflection_prompt(trajectory: Trajectory, lm: LanguageModel) -> list[int]:
     """x as ids. A transcript that leaves no room for the answer loses its middle, not its task or
     its end.
@@ -41,11 +39,9 @@ def reflection_prompt(trajectory: Trajectory, lm: LanguageModel) -> list[int]:
     start = prompts.opening(trajectory.observation, trajectory.reflections)
     return with_room(trajectory.text() + request, lm, start)
 
-
 def with_room(text: str, lm: LanguageModel, start: str = "") -> list[int]:
     """The ids of a prompt that leaves room for a reflection; see `LanguageModel.fit`."""
     return lm.fit(text, lm.context - REFLECTION_TOKENS, start)
-
 
 def reflect(
     lm: LanguageModel,
@@ -78,7 +74,6 @@ def reflect(
             text = prompts.one_line(lm.text(ids))
             reflections[i] = Reflection(prompts_[i], ids, logprobs[j][: len(ids)], text)
     return [reflections[i] for i in range(len(prompts_))]
-
 
 def rate(trajectory: Trajectory, next_trajectory: Trajectory, kind: str = "delta") -> float:
     """The rating of the reflection between two trials, in RANGES[kind]: the change in episode

@@ -43,7 +43,6 @@ ADAPTER = "reward"  # its name on the language model
 
 R = TypeVar("R", bound=Response)
 
-
 @dataclass(frozen=True)
 class FitConfig:
     """How r_theta is fitted."""
@@ -52,7 +51,6 @@ class FitConfig:
     lr: float  # at the first step; falls to zero, linearly
     minibatch_size: int
     max_grad_norm: float
-
 
 class RewardModel(nn.Module):
     """r_theta. Its weights are the adapter "reward" on the language model, a bias and a scale."""
@@ -116,7 +114,6 @@ class RewardModel(nn.Module):
     def _head(self) -> dict[str, Tensor]:
         return {"bias": self.bias.data, "scale": self.scale.data, "range": self.range}
 
-
 def fit(
     reward: RewardModel,
     responses: Sequence[Response],
@@ -154,7 +151,6 @@ def fit(
         for name, rows in unseen.items()
     }  # fmt: skip
     return {"loss": means, "learnt_from": len(learnt), "held_out": held}
-
 
 def fit_epochs(
     reward: RewardModel, responses: Sequence[Response], ratings: Sequence[float],
@@ -197,14 +193,12 @@ def fit_epochs(
         means.append(sum(losses) / len(losses))
     return means
 
-
 def pair_loss(log_ratios: Tensor, ratings: Tensor, prompts: Tensor) -> Tensor:
     """Mean of -log sigmoid(d_i - d_j) over the pairs of one prompt with rating i above rating j
     (Ouyang et al. 2022, eq. 1); 0 without such pairs. (b,) each; prompts: equal ids, equal prompts.
     """
     above = (prompts[:, None] == prompts) & (ratings[:, None] > ratings)  # (b, b) [i, j]
     return (F.softplus(log_ratios - log_ratios[:, None]) * above).sum() / above.sum().clamp(min=1)
-
 
 def quality(
     scores: Sequence[float], ratings: Sequence[float], prompts: Sequence, low: float, high: float

@@ -13,7 +13,6 @@ import torch
 from retro.policy import Policy, Response
 from retro.ppo import AllReduce, backward, identity, masked_mean, token_share
 
-
 def sft_update(
     policy: Policy,
     optimizer: torch.optim.Optimizer,

@@ -25,7 +25,6 @@ PATTERN = r" ?\p{L}+(?: \p{N}{1,2}(?!\p{N}))?| ?\p{N}{1,3}|\n| ?>| ?[^\s\p{L}\p{
 EOS = "<|eos|>"
 SAMPLE = "It's 12 o'clock;\n\n  go to (drawer 1)!\tÉ漢 "
 
-
 class Tokenizer:
     """str <-> token ids; ids 0..255 need not be the bytes, but each byte has an id."""
 
@@ -59,7 +58,6 @@ class Tokenizer:
         settings = {"pattern": self.pattern, "special_tokens": self.special_tokens}
         write_json(Path(folder) / "tokenizer_config.json", settings)
 
-
 def check_pattern(pattern: str) -> None:
     """ValueError if it is no regular expression, or cuts an empty pre-token out of common text:
     tiktoken breaks down on one.
@@ -70,7 +68,6 @@ def check_pattern(pattern: str) -> None:
         raise ValueError(f"pattern {pattern!r} does not compile ({error})") from error
     if "" in pieces:
         raise ValueError(f"pattern {pattern!r} matches an empty text")
-
 
 def encode_ordinary(
     encoding: tiktoken.Encoding, text: str, names: Set[str] = frozenset()
@@ -84,7 +81,6 @@ def encode_ordinary(
         if type(error).__name__ == "PanicException":
             raise ValueError(f"the tokenizer's pattern fails on {text[:40]!r}") from error
         raise
-
 
 def load(folder: str | Path) -> Any:
     """The tokenizer saved in `folder`; ValueError when its files are missing or wrong.

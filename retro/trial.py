@@ -18,13 +18,11 @@ from retro.memory import recall
 
 Environments = Mapping[str, Environment]  # by name
 
-
 @dataclass(frozen=True)
 class Step:
     action: str
     observation: str
     reward: float  # the environment's own
-
 
 @dataclass(frozen=True)
 class Trajectory:
@@ -57,7 +55,6 @@ class Trajectory:
         steps = tuple(Step(**step) for step in row["steps"])
         return Trajectory(**row | {"steps": steps, "reflections": tuple(row["reflections"])})
 
-
 class Session(Protocol):
     """An actor's trials in lock step; rows are the trials that still run."""
 
@@ -66,7 +63,6 @@ class Session(Protocol):
 
     def observe(self, rows: Sequence[int], observations: Sequence[str]) -> None:
         """What the environment answered to it."""
-
 
 class Actor(Protocol):
     """Who plays: a language model (`actor.py`), or one behind an API (`retro/interop`)."""
@@ -77,7 +73,6 @@ class Actor(Protocol):
 
     def start(self, openings: Sequence[str]) -> Session:
         """A trial begins with each of these texts."""
-
 
 def run_in_batches(
     environments: Environments, tasks: Sequence[dict], actor: Actor,
@@ -93,7 +88,6 @@ def run_in_batches(
         )
         done.update(zip(batch, trials))
     return [done[i] for i in range(len(tasks))]
-
 
 def run_trials(
     environments: Environments, tasks: Sequence[dict], actor: Actor,

@@ -25,10 +25,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # small tensors; and two threads collapse w
 torch.set_num_threads(1)
 ASSETS = Path(__file__).parent.parent / "assets"
 
-
 def pytest_addoption(parser):
     parser.addoption("--all", action="store_true", help="run the tests marked slow as well")
-
 
 def pytest_collection_modifyitems(config, items):
     """Leaves out the slow tests, unless all are asked for."""
@@ -36,7 +34,6 @@ def pytest_collection_modifyitems(config, items):
         slow = [item for item in items if item.get_closest_marker("slow")]
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if item not in set(slow)]
-
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory) -> Path:
@@ -54,7 +51,6 @@ def tiny_base(tmp_path_factory) -> Path:
     model.save_pretrained(folder)
     return folder
 
-
 @pytest.fixture(scope="session")
 def tiny_chat(tiny_base, tmp_path_factory) -> Path:
     """A random chat model as a Hugging Face folder: ChatML, another width than the base."""
@@ -68,18 +64,15 @@ def tiny_chat(tiny_base, tmp_path_factory) -> Path:
     model.save_pretrained(folder)
     return folder
 
-
 @pytest.fixture
 def tiny_lm(tiny_base):
     """That base as a LanguageModel, a new one for each test."""
     return open_model(str(tiny_base), torch.device("cpu"), False)
 
-
 @pytest.fixture(scope="session")
 def shipped():
     """The base in assets/ as a LanguageModel; whoever adds an adapter takes one of their own."""
     return open_model(str(ASSETS), torch.device("cpu"), False)
-
 
 @pytest.fixture(scope="session")
 def url():
@@ -92,7 +85,6 @@ def url():
     server.terminate()
     server.wait()
     server.stdout.close()
-
 
 @pytest.fixture
 def key(monkeypatch):

@@ -11,7 +11,6 @@ from envs.names import CUT, cutter, name_parts
 
 HEADS, TAILS = (("ba de fi go ku la me ni po ru sa te".split()) for _ in range(2))
 
-
 class Guess(Environment):
     name = "guess"
 
@@ -72,7 +71,6 @@ class Guess(Environment):
     def cut_names(self, text: str) -> str:
         return cutter(HEADS, TAILS).sub(CUT, text)
 
-
 class Player:
     """Says what the last reflection names, then any word."""
 
@@ -88,7 +86,6 @@ class Player:
 
     def read(self, action: str, reply: str) -> None:
         pass
-
 
 def _words(observation: str) -> list[str]:
     return observation.partition(": ")[2].rstrip(".").split(", ")

@@ -25,7 +25,6 @@ VALUES = st.recursive(
 )  # fmt: skip
 DEEP = (b"[" * 100_000, b'{"a":' * 50_000, b'[{"_id":' * 50_000, b"9" * 5000, b"", b"\xff\xfe")
 
-
 def damage(draw, value):
     """`value` with one place in it replaced, doubled or left out."""
     if isinstance(value, dict) and value and draw(st.integers(0, 14)):
@@ -41,13 +40,11 @@ def damage(draw, value):
         return damage_text(draw, value)
     return draw(VALUES)
 
-
 def damage_text(draw, text):
     """Text or bytes with a piece of it left out, doubled or put elsewhere, or another put in."""
     a, b, c = sorted(draw(st.integers(0, len(text))) for _ in range(3))
     kinds = st.binary(max_size=9) if isinstance(text, bytes) else st.text(max_size=9)
     return text[:a] + draw(st.sampled_from([text[b:c], draw(kinds), text[a:b] * 2])) + text[b:]
-
 
 @st.composite
 def broken(draw, *values):
@@ -62,7 +59,6 @@ def broken(draw, *values):
         files.append(data)
     return files
 
-
 @st.composite
 def broken_bytes(draw, *values):
     files = []
@@ -72,12 +68,10 @@ def broken_bytes(draw, *values):
         files.append(data)
     return files
 
-
 def told(*pieces):
     """Texts of an action's or a reply's pieces, and anything else."""
     some = st.lists(st.sampled_from(pieces) | st.text(max_size=5), max_size=6)
     return some.map("".join) | some.map(" ".join) | st.text()
-
 
 def with_reason(door, value):
     """door(value), or None where it is refused with a line that says why."""
@@ -86,7 +80,6 @@ def with_reason(door, value):
     except ValueError as error:
         assert str(error)
         return None
-
 
 def fuzz(make, folder, n: int) -> None:
     """Try n inputs of the door that make(folder) gives: a strategy, and what takes its values."""

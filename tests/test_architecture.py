@@ -26,7 +26,6 @@ FLOORS = {
 # One door looks a reader up by its name when it meets a pretrained model's file.
 LOOKED_UP = {("retro.tokenizer", "retro.interop.hf_tokenizer")}
 
-
 @cache
 def sources() -> dict[str, Path]:
     """Every module of the product, by its dotted name."""
@@ -34,11 +33,9 @@ def sources() -> dict[str, Path]:
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in found]
     return {name.removesuffix(".__init__"): path for name, path in zip(names, found)}
 
-
 @cache
 def tree(name: str) -> ast.Module:
     return ast.parse(sources()[name].read_text(encoding="utf-8"))
-
 
 @cache
 def imports(name: str) -> set[str]:
@@ -57,12 +54,10 @@ def imports(name: str) -> set[str]:
             found |= {text.value for text in node.args if isinstance(text, ast.Constant)}
     return {other for other in found if other in sources() and (name, other) not in LOOKED_UP}
 
-
 def floor_of(name: str) -> str:
     if name in CORE or name in SCRIPTS:
         return "core" if name in CORE else "scripts"
     return max((f for f in FLOORS if f"{name}.".startswith(f"{f}.")), key=len)
-
 
 def test_the_reader_of_imports_sees_what_there_is():
     """Or the tests below would hold of nothing."""
@@ -71,7 +66,6 @@ def test_the_reader_of_imports_sees_what_there_is():
     assert sources().keys() > CORE | SCRIPTS | {"envs.household.engine", "retro.run.files"}
     assert {floor_of(name) for name in sources()} == set(FLOORS)
 
-
 @pytest.mark.parametrize("floor", FLOORS)
 def test_imports_point_down(floor):
     for name in filter(lambda name: floor_of(name) == floor, sources()):
@@ -79,11 +73,9 @@ def test_imports_point_down(floor):
             allowed = {floor_of(other), other} & (FLOORS[floor] | {floor})
             assert allowed, f"{name} imports {other}"
 
-
 def test_the_core_knows_no_command_line_and_ppo_knows_nothing():
     assert imports("retro.ppo") == set()
     assert not [name for name in CORE if "retro.run.cli" in imports(name)]
-
 
 def test_no_imports_go_in_a_circle():
     done = set()
@@ -98,19 +90,15 @@ def test_no_imports_go_in_a_circle():
     for name in sources():
         visit(name, ())
 
-
 def lines(names) -> int:
     return sum(len(sources()[name].read_text(encoding="utf-8").splitlines()) for name in names)
-
 
 def test_the_core_stays_small():
     assert len(CORE) <= 17, sorted(CORE)
     assert lines(CORE) <= 3000
 
-
 def test_the_product_stays_small():
     assert lines(sources()) < 9500
-
 
 def test_no_function_takes_more_than_eight_parameters():
     for name in sources():
@@ -120,7 +108,6 @@ def test_no_function_takes_more_than_eight_parameters():
                 given = [*a.posonlyargs, *a.args, a.vararg, *a.kwonlyargs, a.kwarg]
                 own = [one.arg for one in given if one and one.arg not in ("self", "cls")]
                 assert len(own) <= 8, f"{name}: {getattr(node, 'name', 'lambda')} takes {own}"
-
 
 def test_every_file_says_what_it_is():
     for name in sources():

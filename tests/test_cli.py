@@ -12,7 +12,6 @@ from retro.run.cli import option, option_of, parse
 SCRIPTS = ("train", "eval", "play", "retro.pretrain.__main__", "retro.interop.export")
 CONFIGS = [pytest.param(import_module(name).Config, id=name) for name in SCRIPTS]
 
-
 def outside(one) -> list[float]:
     """Values that the bounds of a field exclude; of a float NaN and infinity too."""
     bounds = one.metadata["bounds"]
@@ -20,7 +19,6 @@ def outside(one) -> list[float]:
     above = [bounds["high"] + 1] if bounds["high"] is not None else []
     edge = [bounds["above"]] if bounds["above"] is not None else []
     return below + above + edge + [math.nan, math.inf, -math.inf] * (one.type is float)
-
 
 @pytest.mark.parametrize("config_class", CONFIGS)
 def test_help_names_every_option_with_its_text_and_default(config_class, capsys, monkeypatch):
@@ -40,7 +38,6 @@ def test_help_names_every_option_with_its_text_and_default(config_class, capsys,
         assert f"default: {shown})" in said, said
         assert f"{one.metadata['group']}:" in lines
 
-
 @pytest.mark.parametrize("config_class", CONFIGS)
 def test_a_value_out_of_bounds_is_one_line_and_status_2(config_class, capsys):
     numbers = [one for one in fields(config_class) if one.type in (int, float)]
@@ -53,18 +50,15 @@ def test_a_value_out_of_bounds_is_one_line_and_status_2(config_class, capsys):
             assert ended.value.code == 2 and said.count("\n") == 1
             assert said.startswith(f"error: {option_of(one.name)} is {one.type(value)}: must be ")
 
-
 @dataclass(frozen=True)
 class Shared:
     size: int = option(3, "how large, in cm", "shape", low=1)
-
 
 @dataclass(frozen=True)
 class Small(Shared):
     name: str = option("", "100 % of a name", "first")
     fast: bool = option(True, "skip the checks", "first")
     way: Literal["up", "down"] = option("up", "where to", "shape")
-
 
 def test_what_is_given_what_is_not_and_defaults_that_depend_on_it():
     assert parse(Small, "", argv=[]) == Small()
@@ -74,7 +68,6 @@ def test_what_is_given_what_is_not_and_defaults_that_depend_on_it():
     assert parse(Small, "", changed, ["--way", "down"]).size == 9
     assert parse(Small, "", changed, given).size == 4 and parse(Small, "", changed, []).size == 3
 
-
 @pytest.mark.parametrize(
     "given", ["--way left", "--size x", "--siz 4", "--size", "--nothing", "stray"]
 )
@@ -83,7 +76,6 @@ def test_what_argparse_refuses_is_one_line_too(given, capsys):
         parse(Small, "", argv=given.split())
     said = capsys.readouterr().err
     assert ended.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1
-
 
 def test_own_options_come_first_and_a_switch_tells_its_default_once(capsys):
     with pytest.raises(SystemExit):

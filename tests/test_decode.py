@@ -12,7 +12,6 @@ from retro.fast.decoder import Decoder, decoder_of
 from retro.language_model import generate
 from retro.lora import add_lora, lora_parameters, using
 
-
 def randomized(**config):
     """A tiny model whose norms, biases and adapter all matter."""
     model = tiny_gpt(scale=3.0, **config)
@@ -23,7 +22,6 @@ def randomized(**config):
             if weight.dim() == 1 or "lora_" in name:
                 weight.copy_(torch.randn(weight.shape, generator=numbers))
     return model.double()
-
 
 @pytest.mark.parametrize("rows", [5, 20])  # 20: attention in buckets of rows
 @pytest.mark.parametrize("adapter", [True, False])
@@ -42,7 +40,6 @@ def test_its_states_are_the_cores(config, adapter, rows, monkeypatch):
         assert gap < 1e-10 * theirs.abs().max(), f"{call}: {gap}"
     assert torch.equal(cache.lengths, plain.lengths)
 
-
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("rows", [5, 20])
 @torch.no_grad()
@@ -55,7 +52,6 @@ def test_with_the_switch_off_the_states_are_the_same(rows, dtype, tolerance, mon
         gap = largest_gap(ours, theirs)
         assert gap < tolerance * theirs.abs().max(), f"{call}: {gap}"
 
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_with_the_switch_off_the_samples_are_the_same(dtype, monkeypatch):
     """One draw in a million falls between two float32 sums of the same probabilities."""
@@ -66,7 +62,6 @@ def test_with_the_switch_off_the_samples_are_the_same(dtype, monkeypatch):
         out[enabled] = generate(model, chunks, 9, (7,), generator=torch.Generator().manual_seed(0))
     assert out[True].response_ids == out[False].response_ids
     assert largest_gap(out[True].logprobs, out[False].logprobs) < 1e-5
-
 
 @torch.no_grad()
 def test_it_computes_in_autocasts_dtype():
@@ -80,7 +75,6 @@ def test_it_computes_in_autocasts_dtype():
     error, usual = (found - exact).abs().mean(), (expected - exact).abs().mean()
     assert 0 < error < 1.5 * usual
 
-
 def test_only_a_small_model_is_copied(monkeypatch):
     monkeypatch.setattr(fast, "enabled", True)
     model = tiny_gpt()
@@ -89,12 +83,10 @@ def test_only_a_small_model_is_copied(monkeypatch):
     monkeypatch.setattr(fast_decoder, "SMALL", 10)
     assert decoder_of(model) is model
 
-
 def test_the_switch_leaves_the_model(monkeypatch):
     model = tiny_gpt()
     monkeypatch.setattr(fast, "enabled", False)
     assert decoder_of(model) is model
-
 
 @torch.no_grad()
 def test_it_is_a_copy_of_the_weights_of_then():

@@ -13,9 +13,7 @@ from retro.run.cli import run_script
 
 pytestmark = pytest.mark.usefixtures("key")
 
-
 # ---- What goes wrong.
-
 
 @pytest.mark.parametrize(
     "fault",
@@ -35,7 +33,6 @@ def test_faults_that_pass_are_tried_again_and_in_the_end_refused(url, tmp_path, 
     assert len(str(error.value).splitlines()) == 1 and len(str(error.value)) < 500
     assert str(error.value).isprintable() and f"/{fault}/9/v1/completions: " in str(error.value)
 
-
 def test_waiting_is_exponential_or_what_the_server_asks_for(url):
     waits = []
     body, read = {"prompt": "x"}, lambda answer: answer
@@ -51,7 +48,6 @@ def test_waiting_is_exponential_or_what_the_server_asks_for(url):
     with pytest.raises(Refused, match="no connection .* given up after 2 tries"):
         post_json("http://127.0.0.1:9/v1", body, read, tries=2, sleep=lambda seconds: None)
 
-
 @pytest.mark.parametrize(
     "path, words",
     [("/404/9/v1", "HTTP 404: the model `base` does not exist"), ("/quota/9/v1", "no credit"),
@@ -64,7 +60,6 @@ def test_what_does_not_pass_is_refused_at_once(url, tmp_path, path, words):
         ask(c, "x")
     assert words in str(error.value) and KEY not in str(error.value)
     assert c.budget.requests == 1 and not list(tmp_path.rglob("*.json"))
-
 
 def test_wrong_model_and_wrong_options_are_one_line(url, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as exit_status:
@@ -87,16 +82,13 @@ def test_wrong_model_and_wrong_options_are_one_line(url, tmp_path, monkeypatch, 
         client(url, tmp_path)
     assert "secret" not in str(error.value)
 
-
 def test_fields_that_an_endpoint_does_not_know_are_left_out(url, tmp_path, capsys):
     c = client(url, tmp_path, "/fields/99/v1")
     fields = [json.loads(text) for text in ask(c, "a", "b", seed=1)]
     assert fields == [["max_completion_tokens", "model", "prompt", "temperature"]] * 2
     assert capsys.readouterr().err.count("note:") == 2
 
-
 # ---- Costs.
-
 
 def test_the_budget_ends_a_run_and_keeps_what_was_answered(url, tmp_path):
     prompts = [f"number {i}" for i in range(6)]
@@ -112,7 +104,6 @@ def test_the_budget_ends_a_run_and_keeps_what_was_answered(url, tmp_path):
     c = client(url, tmp_path, "/say/v1", budget=shared, concurrency=1)
     with pytest.raises(ValueError, match="^budget spent: --max-tokens 3 .2 requests, 4 tokens"):
         ask(c, "x", "y", "z")
-
 
 def test_requests_run_side_by_side_but_not_more_than_allowed(url, tmp_path, monkeypatch):
     c, now, most = client(url, tmp_path, "/say/v1", concurrency=3), [], []
@@ -130,7 +121,6 @@ def test_requests_run_side_by_side_but_not_more_than_allowed(url, tmp_path, monk
     monkeypatch.setattr("retro.interop.endpoint.post_json", slow)
     assert ask(c, *"abcdefghia") == ["said"] * 10
     assert max(most) == 3 and len(most) == 9  # a prompt that comes twice is asked once
-
 
 def test_one_refusal_stops_the_others_and_their_waiting(url, tmp_path, monkeypatch):
     """Whoever waits to try again is woken; answers under way are kept."""
@@ -152,7 +142,6 @@ def test_one_refusal_stops_the_others_and_their_waiting(url, tmp_path, monkeypat
     assert time.monotonic() - start < 5 and c.budget.requests == 3
     assert "kept" in [json.loads(p.read_text())["answer"] for p in tmp_path.rglob("*.json")]
 
-
 def test_a_damaged_answer_on_disk_is_asked_anew(url, tmp_path, capsys):
     assert ask(client(url, tmp_path, "/say/v1"), "x") == ["x"]
     (file,) = tmp_path.rglob("*.json")
@@ -161,7 +150,6 @@ def test_a_damaged_answer_on_disk_is_asked_anew(url, tmp_path, capsys):
         assert ask(client(url, tmp_path, "/say/v1"), "x") == ["x"]
         assert json.loads(file.read_text())["answer"] == "x"
     assert capsys.readouterr().err.count("asked anew") == 3
-
 
 @pytest.mark.parametrize("api", ["chat", "completions"])
 def test_the_key_reaches_the_server_and_nothing_else(url, tmp_path, api, capsys):
@@ -172,11 +160,9 @@ def test_the_key_reaches_the_server_and_nothing_else(url, tmp_path, api, capsys)
     assert files and KEY not in "".join(files) + repr(vars(c.budget)) + repr(c)
     assert KEY not in "".join(capsys.readouterr())
 
-
 def test_a_dummy_key_does_not_spoil_the_text(url, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "x")
     assert ask(client(url, tmp_path, "/say/v1"), "examine box 1") == ["examine box 1"]
-
 
 def test_no_key_no_header(url, tmp_path, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")

@@ -11,7 +11,6 @@ from envs.household import Household
 NAMES = list(envs.CLASSES)
 STRANGE = ("", " ", "x" * 100_000, "\0\x1b[31m", "看 тест", "[[[", "]", "Search[", "\n> go")
 
-
 def test_make():
     assert isinstance(envs.make("household", max_steps=7), Household)
     with pytest.raises(ValueError, match="environment 'kitchen': must be one of household"):
@@ -20,7 +19,6 @@ def test_make():
         envs.make_all("household,kitchen")
     with pytest.raises(ValueError, match="one is named twice"):
         envs.make_all("household,household")
-
 
 @pytest.mark.parametrize("name", NAMES)
 def test_tasks_are_json_and_fixed_by_their_arguments(name):
@@ -33,7 +31,6 @@ def test_tasks_are_json_and_fixed_by_their_arguments(name):
         assert len({task["id"] for task in tasks}) == 5
     with pytest.raises(ValueError, match="split 'other'"):
         env.tasks("other", 1, 0)
-
 
 @pytest.mark.parametrize("name", NAMES)
 def test_any_string_is_answered_and_the_end_is_the_end(name):
@@ -53,7 +50,6 @@ def test_any_string_is_answered_and_the_end_is_the_end(name):
         assert terminated or truncated
         assert env.step("look") == env.step("") == answer
 
-
 @pytest.mark.parametrize("name", NAMES)
 def test_demonstrations_hold_what_pretraining_needs(name):
     env, kinds = envs.make(name), set()
@@ -70,14 +66,12 @@ def test_demonstrations_hold_what_pretraining_needs(name):
             assert text[:end].endswith(mention)
     assert len(kinds) >= 4, kinds
 
-
 def test_making_several():
     listed = NAMES[::-1]
     made = envs.make_all(",".join(listed))
     assert list(made) == listed == [env.name for env in made.values()]
     for name, env in made.items():
         assert type(env) is type(envs.make(name)) and env.fresh() is not env
-
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_glance_shows_what_a_drill_asks_about(name):

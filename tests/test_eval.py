@@ -5,11 +5,9 @@ import pytest
 from retro.evaluate import methods_of
 from tests.small_run import evaluated, short_games  # noqa: F401
 
-
 @pytest.fixture
 def offline_run(small_run):
     return small_run("offline", guess=True)
-
 
 def test_eval_reads_a_run(small_run, tmp_path):
     run = small_run("online")
@@ -33,7 +31,6 @@ def test_eval_reads_a_run(small_run, tmp_path):
     with pytest.raises(ValueError, match="retroformer_offline'?: must be among"):
         evaluated(run, tmp_path, methods="retroformer_offline")
 
-
 def test_eval_of_an_offline_run_transfers_and_picks_the_best(tiny_base, offline_run, tmp_path):
     """To an environment it was not trained on, with another actor, best of 3."""
     single = evaluated(offline_run, tmp_path)
@@ -49,7 +46,6 @@ def test_eval_of_an_offline_run_transfers_and_picks_the_best(tiny_base, offline_
     assert moved["env"] == "household" and "retroformer_offline" in moved["methods"]
     with pytest.raises(ValueError, match="--temperature above 0"):
         evaluated(offline_run, tmp_path, best_of=2, temperature=0.0)
-
 
 @pytest.mark.parametrize(
     "change, message",

@@ -23,7 +23,6 @@ from retro.trial import Step, Trajectory
 from tests.scripted import ScriptedActor
 from tests.small_trials import failed_trials, randomise, shorten
 
-
 def trial(task, success, g=0.0, reflections=()):
     return Trajectory(
         "household",
@@ -37,7 +36,6 @@ def trial(task, success, g=0.0, reflections=()):
         not success,
     )
 
-
 def test_wilson_solves_its_own_equation():
     """The bounds are the p with |p_hat - p| = z sqrt(p (1 - p) / n), found here by bisection."""
     z = 1.959964
@@ -49,7 +47,6 @@ def test_wilson_solves_its_own_equation():
                 a, b = (a, p) if inside else (p, b)
             assert bound == pytest.approx((a + b) / 2, abs=1e-9)
     assert wilson(0, 20)[0] == 0 and wilson(20, 20)[1] == 1 and wilson(0, 0) == [0, 1]
-
 
 def test_summary_on_a_hand_worked_example():
     chains = [
@@ -65,10 +62,8 @@ def test_summary_on_a_hand_worked_example():
     assert s["ci95"][0] == wilson(1, 4)
     assert "0.75" in table({"react": s})
 
-
 def test_nobody_left_to_retry_gives_null():
     assert summary([[trial("a", True)]], 1)["conditional_by_retry"] == [1.0, None]
-
 
 def test_shuffled_hands_each_reflection_to_another_task():
     writer = shuffled(lambda ts: [f"about {t.task_id}" for t in ts])
@@ -77,12 +72,10 @@ def test_shuffled_hands_each_reflection_to_another_task():
     assert all(text != f"about {name}" for text, name in zip(got, "abc"))
     assert writer([trial("b", False)]) != ["about b"] and writer([trial("b", False)])[0] is not None
 
-
 def scripted_evaluation(n: int, retries: int, play=lambda text: "look") -> Evaluation:
     env, actor = envs.make("household", max_steps=2), ScriptedActor(play)
     actor.device, actor.generator = torch.device("cpu"), None
     return Evaluation(env, env.tasks("seen", n, 0), actor, retries, seed=0)
-
 
 def test_chains_retry_only_what_failed_and_remember_in_order():
     evaluation = scripted_evaluation(3, retries=4)
@@ -102,13 +95,11 @@ def test_chains_retry_only_what_failed_and_remember_in_order():
     plain = scripted_evaluation(3, retries=1).play(lambda trials: [None] * len(trials), first)
     assert all(t.reflections == () for t in plain[1])
 
-
 def test_only_the_last_attempt_is_kept_where_asked():
     notes = iter("abcd")
     chain = scripted_evaluation(1, 3).play(lambda ts: [next(notes)], keep=1)[0]
     memories = [t.reflections for t in chain]
     assert memories == [(), ("a",), ("b",), ("c",)]
-
 
 def test_last_attempt_is_the_trial_without_its_opening_and_keeps_its_end(tiny_lm):
     steps = tuple(Step(f"go to bed {i}", "Nothing happens.", 0.0) for i in range(9))
@@ -119,7 +110,6 @@ def test_last_attempt_is_the_trial_without_its_opening_and_keeps_its_end(tiny_lm
         assert text.endswith("> go to bed 8 Nothing happens.") and "\n" not in text
         assert ("> go to bed 0 " in text) == whole and "You see" not in text and "old" not in text
         assert len(tiny_lm.tokenizer.encode(text)) <= context // 2 or whole
-
 
 def test_methods_share_the_first_trials_and_a_writer_can_be_replaced(tiny_lm, tmp_path):
     """The first trials are played once. The oracle's plan is obeyed here: it closes the gap."""
@@ -139,7 +129,6 @@ def test_methods_share_the_first_trials_and_a_writer_can_be_replaced(tiny_lm, tm
     assert len(seen) == 2 * 2 * 3  # tasks, steps; the first trials and each method's retries
     assert measure_gap(evaluation, reflector) == [0.0, 0.0, 0.0]
     assert sum("Plan: " in text for text in seen[12:]) == 2 * 2  # the oracle's, in its retries
-
 
 def test_each_method_writes_with_its_own_adapter_and_the_gap_needs_none(
     tiny_lm, tmp_path, monkeypatch
@@ -161,12 +150,10 @@ def test_each_method_writes_with_its_own_adapter_and_the_gap_needs_none(
     assert all("Plan: " in text for text in evaluation.writer_of("oracle", reflector)(trials))
     assert any(weight.any() for weight in adapter_state(tiny_lm.model).values())
 
-
 def test_methods_name_the_mode():
     online, offline = methods_of("online"), methods_of("offline")
     assert "retroformer" in online and "retroformer_offline" not in online
     assert [m.replace("_offline", "") for m in offline] == list(online)
-
 
 @pytest.mark.slow
 def test_picture_has_a_place_for_each_environment(tmp_path):

@@ -18,7 +18,6 @@ from retro.run.files import read_json
 
 TEXT = "You open the drawer 2. In it, you see a mug 1.\n> take mug 1 from drawer 2\n" * 5
 
-
 def trained_run(folder, base, adapt_prompt=True):
     """A run folder as train.py leaves it, with an adapter that does something; and its model."""
     model = GPT.from_pretrained(base)
@@ -31,10 +30,8 @@ def trained_run(folder, base, adapt_prompt=True):
     (folder / "config.json").write_text(json.dumps(settings))
     return model
 
-
 def close(a, b) -> bool:
     return largest_gap(a, b) < 1e-5 * max(1.0, b.abs().max().item())
-
 
 def base_of(tmp_path, family) -> Path:
     """A random model of a family, in shards, with a tokenizer of ours."""
@@ -44,7 +41,6 @@ def base_of(tmp_path, family) -> Path:
     their_model(transformers, **changes).save_pretrained(tmp_path / "base", max_shard_size="20KB")
     bpe.train([TEXT], 300).save(tmp_path / "base")
     return tmp_path / "base"
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama3 scaling", "qwen2", "qwen2, tied"])
@@ -65,7 +61,6 @@ def test_base_and_adapter_in_peft(tmp_path, family):
     back = GPT.from_pretrained(tmp_path / "out/base")
     load_adapter(back, tmp_path / "theirs")
     assert torch.equal(back(ids), ours(ids))
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "llama, old names", "qwen2"])
@@ -88,7 +83,6 @@ def test_merged_in_transformers(tmp_path, family):
     assert reader.eos_token_id == coder.eos == theirs.generation_config.eos_token_id
     assert tokenizer.load(tmp_path / "out").encode(TEXT) == coder.encode(TEXT)
 
-
 @torch.no_grad()
 def test_a_rounded_base_is_merged_in_float32(tmp_path, tiny_base):
     """The shipped base is bfloat16: rounded like it, the merge would not give our logits."""
@@ -97,7 +91,6 @@ def test_a_rounded_base_is_merged_in_float32(tmp_path, tiny_base):
     ours, ids = trained_run(tmp_path, tmp_path / "base"), random_ids(2, 30)
     main(Config(run_dir=str(tmp_path), out=str(tmp_path / "out"), merge=True))
     assert close(GPT.from_pretrained(tmp_path / "out")(ids), ours(ids))
-
 
 def test_what_is_refused_and_what_is_said(tmp_path, tiny_base, capsys):
     with pytest.raises(ValueError, match="config.json: cannot be read"):

@@ -27,7 +27,6 @@ from retro.run import checkpoint
 from retro.run.model_files import read_checkpoint, read_tensors
 from tests.hostile import DEEP, broken, broken_bytes, fuzz, st, told, with_reason
 
-
 def play(env, task, actions) -> None:
     observation, info = env.reset(task)
     for action in [*actions, *env.admissible_actions()[:2]]:
@@ -35,9 +34,7 @@ def play(env, task, actions) -> None:
         assert isinstance(observation, str) and 0 <= reward <= 1 and 0 <= info["progress"] <= 1
         assert {type(terminated), type(truncated), type(info["success"])} == {bool}
 
-
 # ---- The doors: a strategy, and what is done with its values in a folder
-
 
 def household(folder):
     env = envs.make("household")
@@ -46,12 +43,10 @@ def household(folder):
     pieces = ["go to", "take", "from", "put", "in/on", "open", "use", "heat", "with", *names]
     return st.lists(told(*pieces), max_size=8), lambda actions: play(env, task, actions)
 
-
 def hotpot(folder):
     env, task = envs.make("hotpot"), envs.make("hotpot").tasks("train", 1, 0)[0]
     pieces = ["Search[", "Lookup[", "Finish[", "think[", "]", "yes", "the", ITEM["answer"], "\n"]
     return st.lists(told(*pieces), max_size=8), lambda actions: play(env, task, actions)
-
 
 def shop(folder):
     env, task = envs.make("shop"), envs.make("shop").tasks("train", 1, 0)[0]
@@ -59,7 +54,6 @@ def shop(folder):
     pieces = ["search[", "click[", "think[", "]", "Buy Now", "< Prev", "Next >", "Back to Search",
               product["asin"], product["Title"], "Description"]  # fmt: skip
     return st.lists(told(*pieces), max_size=8), lambda actions: play(env, task, actions)
-
 
 def game_file(folder):
     game = {"grammar": GRAMMAR, "pddl_problem": PROBLEM % PLAIN_GOAL}
@@ -71,7 +65,6 @@ def game_file(folder):
 
     return broken(game), read
 
-
 def hotpot_file(folder):
     path = folder / "hotpot.json"
 
@@ -82,7 +75,6 @@ def hotpot_file(folder):
             play(env, task, ["Search[Ravenmund]", "Lookup[oak]", "Search[x]", "Finish[the Oak]"])
 
     return broken([ITEM, ITEM]), read
-
 
 def shop_files(folder):
     paths = [folder / name for name in ("products", "goals", "attributes")]
@@ -99,15 +91,12 @@ def shop_files(folder):
     goals = st.sampled_from([HUMAN, ATTRIBUTES])
     return goals.flatmap(lambda g: broken(PRODUCTS, g, ATTRIBUTES)), read
 
-
 def small_tokenizer():
     return bpe.train(["go to drawer 1, then open the drawer 1"] * 3, 270)
-
 
 def both_ways(coder) -> None:
     for text in ("go to drawer 1", "a'é漢🙂\n  12345"):
         assert isinstance(coder.decode(coder.encode(text)), str)
-
 
 def tokenizer_json(folder):
     coder = small_tokenizer()
@@ -121,7 +110,6 @@ def tokenizer_json(folder):
 
     return broken(good, names), read
 
-
 def own_tokenizer(folder):
     small_tokenizer().save(folder)
     ranks, names = folder / "tokenizer.tiktoken", folder / "tokenizer_config.json"
@@ -134,10 +122,8 @@ def own_tokenizer(folder):
     good = broken_bytes(ranks.read_bytes()), broken(json.loads(names.read_text()))
     return st.tuples(*good), read
 
-
 def tiny_model():
     return GPT(GPTConfig(30, 8, 8, 1, 2, 1, 16))
-
 
 def config_json(folder):
     tiny_model().save_pretrained(folder)
@@ -150,7 +136,6 @@ def config_json(folder):
 
     return broken(json.loads(path.read_text()) | more), read
 
-
 def adapter_config(folder):
     model = tiny_model()
     add_lora(model, 2, 4.0)
@@ -162,7 +147,6 @@ def adapter_config(folder):
         load_adapter(tiny_model(), folder)
 
     return broken(json.loads(path.read_text())), read
-
 
 def safetensors(folder):
     model, path = tiny_model(), folder / "model.safetensors"
@@ -181,7 +165,6 @@ def safetensors(folder):
 
     return broken_bytes(path.read_bytes(), (folder / "checkpoint").read_bytes()), read
 
-
 def shards(folder):
     tiny_model().save_pretrained(folder)
     (folder / "model.safetensors").rename(folder / "a.safetensors")
@@ -192,7 +175,6 @@ def shards(folder):
         read_checkpoint(folder)
 
     return broken({"weight_map": {"a": "a.safetensors", "b": "a.safetensors"}}), read
-
 
 def replay(folder):
     row = json.dumps(dict(zip(FIELDS, ("guess", "t", 0, "x\ny", "é", 0.5, 1.0, 0.5)))) + "\n"
@@ -208,7 +190,6 @@ def replay(folder):
 
     return st.tuples(lines, st.integers(0, 5), st.sampled_from([b"", *DEEP])), read
 
-
 def reply(folder):
     pieces = ["Thought", "Action", "Observation", "Reflection", ":", "\n", "```", "<think>", ">",
               "</think>", "**", "[", "]", "\x1b[2J", "\x1b]0;", "\x07", "go to desk 1"]  # fmt: skip
@@ -221,7 +202,6 @@ def reply(folder):
 
     times = st.sampled_from([1, 100_000])
     return st.tuples(told(*pieces), st.sampled_from(pieces), times, told(*pieces)), read
-
 
 def endpoint_body(folder):
     """The bodies of a 200 and of an error, and an error's headers."""
@@ -247,16 +227,13 @@ def endpoint_body(folder):
     apis = st.sampled_from(["chat", "completions"])
     return st.tuples(broken(good, failed), status, wait, apis), read
 
-
 DOORS = [household, hotpot, shop, game_file, hotpot_file, shop_files, tokenizer_json,
          own_tokenizer, config_json, adapter_config, safetensors, shards, replay, reply,
          endpoint_body]  # fmt: skip
 
-
 @pytest.mark.parametrize("door", DOORS, ids=lambda door: door.__name__)
 def test_hostile_input(door, tmp_path):
     fuzz(door, tmp_path, 20)
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("door", DOORS, ids=lambda door: door.__name__)

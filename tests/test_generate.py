@@ -8,14 +8,12 @@ from tiny import random_ids, tiny_gpt
 
 from retro.language_model import generate, pad, sample
 
-
 def logprobs_by_recomputation(model, context, response, temperature=1.0):
     """log p of each response token, from one uncached pass over the whole sequence."""
     logits = model(torch.tensor([context + response]))[0]
     logprobs = torch.log_softmax(logits / temperature, dim=-1)
     positions = range(len(context) - 1, len(context) + len(response) - 1)
     return [logprobs[position, token].item() for position, token in zip(positions, response)]
-
 
 def check_logprobs(model, contexts, out, temperature=1.0):
     for i, (context, response) in enumerate(zip(contexts, out.response_ids)):
@@ -24,7 +22,6 @@ def check_logprobs(model, contexts, out, temperature=1.0):
         assert out.logprobs[i, :n].tolist() == pytest.approx(expected, abs=1e-5)
         assert out.response_mask[i].tolist() == [True] * n + [False] * (len(out.logprobs[i]) - n)
         assert (out.logprobs[i, n:] == 0).all()
-
 
 def test_frequencies_are_the_enumerated_probabilities():
     """All responses to [1, 2] of up to 3 tokens from {0, 1, 2}, 0 = stop: 1 + 2 + 4 * 3 = 15.
@@ -53,7 +50,6 @@ def test_frequencies_are_the_enumerated_probabilities():
         count = counts[response]
         assert abs(count - N * p) < 5 * sigma, f"{response}: {count}, expected {N * p}"
 
-
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_three_turns_on_one_cache(temperature):
     """Ragged prompts, ragged observations; a third of the vocabulary stops, so rows leave at once
@@ -75,7 +71,6 @@ def test_three_turns_on_one_cache(temperature):
         chunks, cache = [p + new for p, new in zip(out.pending, news)], out.cache
         contexts = [context + new for context, new in zip(contexts, news)]
 
-
 def test_groups_share_one_prompt():
     """The prompt is read once, without its last token; each copy of the row samples its own."""
     model, prompts = tiny_gpt(scale=6.0), [[1, 2, 3, 4], [5, 6]]
@@ -92,7 +87,6 @@ def test_groups_share_one_prompt():
     assert cache.lengths.tolist() == [3, 1]
     assert len({tuple(response) for response in out.response_ids}) == 6  # 50^5 to choose from
 
-
 def test_greedy_takes_the_likeliest_token():
     model = tiny_gpt()
     out = generate(model, [[1, 2, 3], [4]], 8, temperature=0)
@@ -101,7 +95,6 @@ def test_greedy_takes_the_likeliest_token():
             assert token == model(torch.tensor([context]))[0, -1].argmax()
             context = context + [token]
     assert (out.logprobs == 0).all() and out.logprobs.shape == (2, 8)
-
 
 def test_a_seed_gives_one_outcome():
     model = tiny_gpt(scale=5.0)
@@ -112,7 +105,6 @@ def test_a_seed_gives_one_outcome():
     assert first.response_ids == second.response_ids != other.response_ids
     assert torch.equal(first.logprobs, second.logprobs)
 
-
 def test_one_token_and_no_token():
     model = tiny_gpt()
     out = generate(model, [[1, 2]], 1, temperature=0)
@@ -120,13 +112,11 @@ def test_one_token_and_no_token():
     with pytest.raises(AssertionError, match="needs a token"):
         generate(model, [[1], []], 1)
 
-
 def test_log_probabilities_are_float32_whatever_the_logits():
     logits = torch.tensor([[8.0, 0.0, -30.0]], dtype=torch.bfloat16)
     token, logprob = sample(logits, 1.0, torch.Generator().manual_seed(0))
     assert token.item() == 0 and logprob.dtype == torch.float32  # a miss: once in 3,000 seeds
     assert logprob.item() == pytest.approx(-3.3540e-4, rel=1e-3)  # -log(1 + e^-8); bfloat16 says 0
-
 
 def test_pad():
     ids, counts = pad([[3, 4], [5], []])

@@ -25,7 +25,6 @@ TURNS = {
     "llama3": ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
 }
 
-
 def pre_tokenizer(kind):
     p = tokenizers.pre_tokenizers
     level = p.ByteLevel(add_prefix_space=False, use_regex=kind in ("gpt2", "smollm2"))
@@ -36,7 +35,6 @@ def pre_tokenizer(kind):
         pattern = LLAMA3 if kind == "llama3" else LLAMA3.replace("{1,3}", "")
         first = p.Split(tokenizers.Regex(pattern), behavior="isolated")
     return p.Sequence([first, level])
-
 
 def trained(folder, kind, special=("<|end|>",), every_byte=True, bos=None):
     """A tokenizer of 400 tokens by the package's own trainer, saved in `folder`."""
@@ -63,7 +61,6 @@ def trained(folder, kind, special=("<|end|>",), every_byte=True, bos=None):
     theirs.encode_special_tokens = True
     return theirs
 
-
 def random_texts(rng, count):
     ranges = [(0, 0x20), (0x20, 0x7F), (0x20, 0x3000), (0x3000, 0xD800), (0xE000, 0x110000)]
     for _ in range(count):
@@ -72,7 +69,6 @@ def random_texts(rng, count):
         yield "".join(rng.choice((c, c, " ", "\n", "7", "'Ll", "e\u0301")) for c in letters)
         start = rng.randrange(len(TEXT))
         yield TEXT[start : start + rng.randrange(60)]
-
 
 @pytest.mark.parametrize("every_byte", [True, False])
 @pytest.mark.parametrize("kind", ["gpt2", "smollm2", "llama3", "qwen2"])
@@ -86,7 +82,6 @@ def test_ids_and_text_are_those_of_tokenizers(tmp_path, kind, every_byte):
         assert ids == theirs.encode(text, add_special_tokens=False).ids, repr(text)
         assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=False), repr(text)
 
-
 def change(folder, name="tokenizer.json", **changes):
     """Set keys of a file, "model.unk_token" within its model."""
     path = folder / name
@@ -99,7 +94,6 @@ def change(folder, name="tokenizer.json", **changes):
         place[last] = value
     path.write_text(json.dumps(settings))
 
-
 def test_a_byte_without_a_token_may_be_the_unknown_token(tmp_path):
     trained(tmp_path, "gpt2", every_byte=False)
     change(tmp_path, model__unk_token="<|end|>")
@@ -109,7 +103,6 @@ def test_a_byte_without_a_token_may_be_the_unknown_token(tmp_path):
     for text in random_texts(random.Random(1), 100):
         assert ours.encode(text) == theirs.encode(text).ids, repr(text)
     assert ours.encode("a\x00\x00b") == [*ours.encode("a"), 0, 0, *ours.encode("b")]
-
 
 @pytest.mark.parametrize("every_byte", [True, False])
 def test_plain_added_tokens_are_found_in_text_and_special_ones_are_not(tmp_path, every_byte):
@@ -122,14 +115,12 @@ def test_plain_added_tokens_are_found_in_text_and_special_ones_are_not(tmp_path,
         assert ours.eos not in ours.encode(text)
     assert ours.decode([ours.special_tokens["<think>"], ours.eos]) == "<think><|end|>"
 
-
 def test_no_text_and_no_id_panics(tmp_path):
     trained(tmp_path, "smollm2", every_byte=False)
     ours = tokenizer.load(tmp_path)
     for text in ("", "\x00", "\ud800 a", " " * 50000, "\xff\u0378\U000e0000", "<|end|>" * 3):
         assert all(0 <= i < ours.vocab_size for i in ours.encode(text))
     assert ours.decode([10**9, -1, ours.vocab_size, *ours.encode("mug")]) == "mug"
-
 
 def test_our_own_tokenizer_as_a_tokenizer_json(tmp_path):
     ours = bpe.train([TEXT], 330)
@@ -143,12 +134,10 @@ def test_our_own_tokenizer_as_a_tokenizer_json(tmp_path):
     for text in random_texts(random.Random(2), 200):
         assert ours.encode(text) == theirs.encode(text).ids == back.encode(text), repr(text)
 
-
 def test_patterns_are_read_by_name(tmp_path):
     for kind, pattern in {"gpt2": GPT2, "smollm2": DIGITS_GPT2, "llama3": LLAMA3}.items():
         trained(tmp_path, kind)
         assert tokenizer.load(tmp_path).pattern == pattern
-
 
 @pytest.mark.parametrize("template", TURNS)
 def test_chat_prompts_are_the_template_s_text_with_its_tokens(tmp_path, template):
@@ -175,7 +164,6 @@ def test_chat_prompts_are_the_template_s_text_with_its_tokens(tmp_path, template
     answer = [*coder.encode("in drawer 2"), coder.eos, *coder.encode("x")]
     assert lm.text(answer) == "in drawer 2"
 
-
 def test_a_base_model_has_no_template(tmp_path):
     trained(tmp_path, "gpt2", ("<|im_start|>", "<|im_end|>", "<|endoftext|>"))
     coder = tokenizer.load(tmp_path)
@@ -188,11 +176,9 @@ def test_a_base_model_has_no_template(tmp_path):
     ends = {coder.decode([i]) for i in lm.stop_ids}
     assert ends >= {"\n", "<|endoftext|>"} and all("\n" in e or e[0] == "<" for e in ends)
 
-
 def swap_merges(folder):
     merges = json.loads((folder / "tokenizer.json").read_text())["model"]["merges"]
     change(folder, model__merges=merges[::-1])
-
 
 BROKEN = {
     r"json: is not JSON": lambda f: (f / "tokenizer.json").write_text("{"),
@@ -212,7 +198,6 @@ BROKEN = {
     r"tokenizer.model is sentencepiece": lambda f: (f / "tokenizer.json").rename(
         f / "tokenizer.model"),
 }  # fmt: skip
-
 
 @pytest.mark.parametrize("message", BROKEN)
 def test_what_is_not_known_is_refused_in_one_line(tmp_path, message):

@@ -29,9 +29,7 @@ ITEM = {
 }
 TASK = {"env": "hotpot", "id": "x", "max_steps": 7, "item": ITEM}
 
-
 # ---- The engine.
-
 
 def test_a_transcript_to_the_letter():
     env = Hotpot()
@@ -64,7 +62,6 @@ def test_a_transcript_to_the_letter():
     assert got[2:4] == (True, False)  # ended by Finish, although it was the last step
     assert env.step("Finish[Oak Cross]") == got, "after the end the last answer is repeated"
 
-
 def test_lookup_walks_the_paragraph_found_last():
     env = Hotpot(max_steps=20)
     env.reset(TASK)
@@ -76,7 +73,6 @@ def test_lookup_walks_the_paragraph_found_last():
     assert env.step("Lookup[oak]")[0] == "(Result 1 / 7) Sentence 0 on Oak.", "a new word"
     env.step("Search[Quietverse (novel)]")
     assert env.step("Lookup[oak]")[0] == "No more results."
-
 
 def test_the_end():
     env = Hotpot()
@@ -95,7 +91,6 @@ def test_the_end():
     assert env.step("Finish[Oak Cross]") == last
     assert env.fresh().max_steps == 2 and env.fresh() is not env
 
-
 def test_any_string_is_an_action():
     env, rng = Hotpot(max_steps=10**6), random.Random(0)
     env.reset(TASK)
@@ -107,7 +102,6 @@ def test_any_string_is_an_action():
         assert isinstance(reply, str) and not terminated and not truncated, action
     assert env.step("sing[x]")[0] == "Invalid action."
 
-
 def test_admissible_actions():
     env = Hotpot()
     env.reset(TASK)
@@ -117,9 +111,7 @@ def test_admissible_actions():
         env.reset(TASK)
         assert not env.step(action)[0].startswith(("Could not", "Invalid")), action
 
-
 # ---- The official scores.
-
 
 @pytest.mark.parametrize(
     "prediction, answer, f1, em",
@@ -152,7 +144,6 @@ def test_scores(prediction, answer, f1, em):
     assert f1_score(prediction, answer) == pytest.approx(f1)
     assert exact_match(prediction, answer) is em
 
-
 @real
 def test_scores_of_recorded_answers():
     rows = json.loads((Path(DATA) / "hotpotqa_reflections.json").read_text())
@@ -163,9 +154,7 @@ def test_scores_of_recorded_answers():
             assert f1_score(prediction, answer) == pytest.approx(row[f"f1_{i}"]), row["id"]
             assert exact_match(prediction, answer) == row[f"em_{i}"], row["id"]
 
-
 # ---- HotpotQA's files.
-
 
 def gold_trial(env, task) -> tuple:
     """Search the gold titles, finish with the gold answer: the last answer of the environment."""
@@ -175,7 +164,6 @@ def gold_trial(env, task) -> tuple:
         reply = env.step(f"Search[{title}]")[0]
         assert not reply.startswith("Could not find"), (task["id"], title)
     return env.step(f"Finish[{task['item']['answer']}]")
-
 
 @real
 def test_real_questions():
@@ -193,7 +181,6 @@ def test_real_questions():
         assert well_formed(env.oracle_reflection(observation, steps))
         assert all("\n" not in reply for _, reply in steps)
         env.questions(observation, steps, rng)
-
 
 @pytest.mark.parametrize(
     "text, wrong",
@@ -222,16 +209,13 @@ def test_broken_files(tmp_path, text, wrong):
     said = str(error.value)
     assert str(path) in said and wrong in said and "\n" not in said, said
 
-
 def test_a_file_in_another_encoding(tmp_path):
     path = tmp_path / "hotpot.json"
     path.write_bytes(b'["\xff"]')
     with pytest.raises(ValueError, match="not JSON"):
         load_items(path)
 
-
 # ---- Made-up worlds.
-
 
 @pytest.mark.parametrize("split", ["train", "seen", "unseen"])
 def test_generated_tasks(tmp_path, split):

@@ -28,9 +28,7 @@ COMPOUND = re.compile(
     "|".join(rf"\b(?:{'|'.join(heads)})(?:{'|'.join(tails)})\b" for heads, tails in NAMES.values())
 )
 
-
 # ---- Made-up worlds.
-
 
 @pytest.mark.parametrize("n", [100, pytest.param(300, marks=pytest.mark.slow)])
 def test_the_reader_of_the_whole_world_knows_the_answer(n):
@@ -42,7 +40,6 @@ def test_the_reader_of_the_whole_world_knows_the_answer(n):
         notes = read_trial(Notes(observation), views)
         answer = notes.compared() if notes.goal.answers else notes.walk()[1]
         assert answer == task["item"]["answer"], (observation, views)
-
 
 @pytest.mark.parametrize("n", [250, pytest.param(1500, marks=pytest.mark.slow)])
 def test_unseen_names_are_in_no_training_text(n):
@@ -56,16 +53,13 @@ def test_unseen_names_are_in_no_training_text(n):
     heads = {name for name in unseen if not any(n[:3] == name[:3] for n in known)}
     assert not heads, "parts of names that training does not know"
 
-
 # ---- Trials, reflections, questions.
-
 
 @pytest.fixture(scope="module")
 def failed():
     """Failed trials by demonstrators of mixed skill."""
     stream = envs.make("hotpot").demonstrations("train", "tests", 0.3)
     return [d for d in islice(stream, 300) if d.reflection is not None]
-
 
 def test_oracle_states_only_what_the_trial_showed(failed):
     for d in failed:
@@ -78,7 +72,6 @@ def test_oracle_states_only_what_the_trial_showed(failed):
             assert (relation, name, value) in known, (said, text)
         assert oracle_reflection(d.observation, list(d.steps)) == said
 
-
 def test_every_reflection_is_one_well_formed_line(failed):
     rng, same = random.Random(0), 0
     for d in failed:
@@ -90,20 +83,17 @@ def test_every_reflection_is_one_well_formed_line(failed):
         same += right == flawed
     assert same < 0.15 * len(failed), same / len(failed)
 
-
 def test_plans_are_parsed():
     said = "x Plan: search A, B (film), finish Paris, Texas, search C."
     plan = [("search", "A, B (film)"), ("finish", "Paris, Texas"), ("search", "C")]
     assert parse_plan(said) == plan
     assert parse_plan("I searched. Plan: read with more care.") == []
 
-
 def test_following_is_recognised():
     plan = "x Plan: search Quietverse (film), finish Oakton."
     steps = [("Search[ Quietverse (film) ]", ""), ("think[x]", ""), ("Finish[Oakton]", "")]
     assert follows(plan, steps)
     assert not follows(plan, steps[:2]) and not follows(plan, steps[::-1])
-
 
 @pytest.mark.slow
 def test_control_figures():
@@ -142,7 +132,6 @@ def test_control_figures():
     assert shares["shuffled"] < 0.18, shares
     assert shares["flawed"] < 0.32, shares
 
-
 def test_questions_are_answered_by_the_text(failed):
     rng = random.Random(2)
     words = {"none", "nothing", "of", "is"}
@@ -153,7 +142,6 @@ def test_questions_are_answered_by_the_text(failed):
         for _, answer in [*asked, everything(d.observation, d.steps, rng)]:
             unknown = [w for w in re.findall(r"\w+", answer) if w not in words and w not in text]
             assert not unknown, (unknown, answer, text)
-
 
 @pytest.mark.parametrize(
     "question, starts, relations",
@@ -176,7 +164,6 @@ def test_questions_are_answered_by_the_text(failed):
 def test_questions_are_understood(question, starts, relations):
     assert parse_goal(f"Answer by searching: {question}")[:2] == (starts, relations)
 
-
 def test_bindings():
     text = (
         "Answer by searching: What is the home of the director of the film A1?\n"
@@ -198,7 +185,6 @@ def test_bindings():
     )
     assert all(text[:end].endswith(name) for name, end, _, _ in bindings(text))
 
-
 def test_documents_carry_their_bindings():
     """Through a tokenizer that learnt names in parts: a bound name is spelled by its first and last
     token, and names never seen by it are cut as others are.
@@ -216,7 +202,6 @@ def test_documents_carry_their_bindings():
         bound = [b for b in document.binding_targets if b != UNBOUND]
         expected = len({end for _, end, _, _ in env.bindings("".join(t for t, _ in parts))})
         assert expected <= len(bound) <= 2 * expected
-
 
 def test_demonstrations_are_fixed_by_their_arguments():
     env = envs.make("hotpot")

@@ -12,9 +12,7 @@ from envs.household.engine import ACTIONS, Household
 
 NOTHING = "Nothing happens."
 
-
 # ---- Rules, in a room made by hand. Expected sentences are spelled out, not computed.
-
 
 def test_reset_lists_the_room_and_says_the_task(env):
     observation, info = env.reset(room())
@@ -30,14 +28,12 @@ def test_reset_lists_the_room_and_says_the_task(env):
         "look",
     ]  # fmt: skip
 
-
 def test_look_sees_the_room_only_at_first(env):
     assert play(env, "look", "go to desk 1", "look", "go to cabinet 1", "look")[::2] == [
         "You are in the middle of a room. Looking quickly around you, you see nothing.",
         "You are facing the desk 1. Next to it, you see nothing.",
         "You are facing the cabinet 2, and cabinet 1. Next to it, you see nothing.",
     ]
-
 
 def test_going_shows_what_is_there_but_not_where_one_stands(env):
     assert play(env, "go to desk 1", "go to desk 2", "go to cabinet 2", "go to microwave 1") == [
@@ -50,7 +46,6 @@ def test_going_shows_what_is_there_but_not_where_one_stands(env):
         "You arrive at loc 3. The cabinet 1 is closed.", NOTHING, NOTHING,
     ]  # fmt: skip
 
-
 def test_opening_and_closing(env):
     assert play(env, "open cabinet 1", "go to cabinet 2", "open cabinet 1", "open cabinet 1") == [
         NOTHING,
@@ -61,7 +56,6 @@ def test_opening_and_closing(env):
     assert play(env, "close cabinet 2", "close cabinet 1", "examine cabinet 1", "open desk 1") == [
         NOTHING, "You close the cabinet 1.", "The cabinet 1 is closed.", NOTHING,
     ]  # fmt: skip
-
 
 def test_taking_needs_an_open_place_and_an_empty_hand(env):
     assert play(env, "inventory", "go to cabinet 1", "take mug 2 from cabinet 1") == [
@@ -82,7 +76,6 @@ def test_taking_needs_an_open_place_and_an_empty_hand(env):
     ]
     assert play(env, "go to desk 1", "take desklamp 1 from desk 1")[1] == NOTHING
 
-
 def test_putting_follows_what_a_type_accepts_and_keeps_the_order(env):
     play(env, "go to desk 1", "take knife 1 from desk 1", "go to fridge 1", "open fridge 1")
     assert play(env, "put knife 1 in/on fridge 1", "go to desk 1", "put knife 1 in/on desk 1") == [
@@ -95,7 +88,6 @@ def test_putting_follows_what_a_type_accepts_and_keeps_the_order(env):
         "You are not carrying anything.",
     ]
 
-
 def test_putting_needs_an_open_place(env):
     play(env, "go to desk 1", "take vase 1 from desk 1", "go to cabinet 1")
     put = "put vase 1 in/on cabinet 1"
@@ -105,14 +97,12 @@ def test_putting_needs_an_open_place(env):
         "You put the vase 1 in/on the cabinet 1.",
     ]
 
-
 def test_move_is_understood_and_not_listed(env):
     play(env, "go to desk 1", "take vase 1 from desk 1", "go to desk 2")
     assert not [a for a in env.admissible_actions() if a.startswith("move")]
     assert play(env, "move vase 1 to desk 1", "move vase 1 to desk 2", "examine desk 2") == [
         NOTHING, "You move the vase 1 to the desk 2.", "On the desk 2, you see a vase 1.",
     ]  # fmt: skip
-
 
 def test_an_object_in_two_places_is_taken_from_one(env):
     play(env, "go to cabinet 2", "open cabinet 2", "take vase 1 from cabinet 2")
@@ -121,7 +111,6 @@ def test_an_object_in_two_places_is_taken_from_one(env):
         "You put the vase 1 in/on the desk 1.",
         "On the desk 1, you see a desklamp 1, a knife 1, and a vase 1.",
     ]
-
 
 def test_heat_cool_clean_and_what_examining_says(env):
     play(env, "go to fridge 1", "open fridge 1")
@@ -142,7 +131,6 @@ def test_heat_cool_clean_and_what_examining_says(env):
     assert play(env, "heat apple 1 with microwave 1", "examine apple 1") == [
         "You heat the apple 1 using the microwave 1.", "This is a hot and clean apple 1.",
     ]  # fmt: skip
-
 
 @pytest.mark.parametrize(
     "state, words",
@@ -168,20 +156,17 @@ def test_examining_a_state_given_at_the_start(state, words):
     play(env, "go to fridge 1", "open fridge 1", "take apple 1 from fridge 1")
     assert play(env, "examine apple 1") == [words]
 
-
 def test_an_untreatable_object_stays_as_it_is(env):
     play(env, "go to sinkbasin 1", "take mug 1 from sinkbasin 1")
     assert play(env, "clean mug 1 with sinkbasin 1", "examine mug 1") == [
         NOTHING, "This is a normal mug 1. In it, you see a pen 2, and a fork 1.",
     ]  # fmt: skip
 
-
 def test_a_receptacles_type_may_differ_from_its_name(env):
     play(env, "go to desk 1", "take knife 1 from desk 1", "go to bathtubbasin 1")
     assert play(env, "clean knife 1 with bathtubbasin 1") == [
         "You clean the knife 1 using the bathtubbasin 1."
     ]
-
 
 def test_using_a_lamp_turns_it_on_every_time(env):
     assert play(env, "use desklamp 1", "go to desk 1", "use desklamp 1", "use desklamp 1") == [
@@ -190,7 +175,6 @@ def test_using_a_lamp_turns_it_on_every_time(env):
         "You turn on the desklamp 1.",
         "You turn on the desklamp 1.",
     ]
-
 
 def test_slicing_reaches_into_closed_places_and_to_the_floor(env):
     play(env, "go to desk 1")
@@ -203,7 +187,6 @@ def test_slicing_reaches_into_closed_places_and_to_the_floor(env):
     assert play(env, "go to fridge 1", "slice apple 1 with knife 1") == [
         "You arrive at loc 6. The fridge 1 is closed.", "You sliced the apple 1 with the knife 1.",
     ]  # fmt: skip
-
 
 @pytest.mark.parametrize("length", [0, 1, 4, 9, 15])
 def test_admissible_is_all_that_does_something(length):
@@ -224,9 +207,7 @@ def test_admissible_is_all_that_does_something(length):
                 works.append(form.format(*args))
     assert env.admissible_actions() == sorted(works)
 
-
 # ---- Any string
-
 
 @pytest.mark.parametrize(
     "action",
@@ -240,11 +221,9 @@ def test_admissible_is_all_that_does_something(length):
 def test_what_is_not_a_command(env, action):
     assert env.step(action)[:4] == (NOTHING, 0, False, False)
 
-
 def test_white_space_around_a_command_does_not_matter(env):
     answer = env.step(" \tgo to desk 2\r\n")
     assert answer[0] == "You arrive at loc 5. On the desk 2, you see nothing."
-
 
 @pytest.mark.parametrize(
     "action",
@@ -257,7 +236,6 @@ def test_a_huge_string_is_answered_at_once(env, action):
     assert env.step(action)[0] == NOTHING
     assert time.process_time() - start < 0.1
 
-
 def test_random_strings_never_raise(env):
     rng = random.Random(0)
     pieces = [*ACTIONS.values(), *env.receptacles, *env.objects, *" \n1é\x07", "from"]
@@ -268,9 +246,7 @@ def test_random_strings_never_raise(env):
         known = action.strip().split(" ")[0] in ACTIONS
         assert observation == NOTHING or known and observation, action
 
-
 # ---- The contract
-
 
 def test_speed_of_random_play():
     """Measured: 60,000 to 130,000 steps a second; the bound is loose for busy machines."""

@@ -12,7 +12,6 @@ from envs.household import Household, find_games, load_game
 DATA = os.environ.get("RETRO_DATA")
 needs_data = pytest.mark.skipif(not DATA, reason="RETRO_DATA names no folder with ALFWorld's games")
 
-
 @pytest.fixture(scope="module")
 def games(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alfworld")
@@ -20,9 +19,7 @@ def games(tmp_path_factory):
         archive.extractall(folder, filter="data")
     return folder / "json_2.1.1"
 
-
 # ---- Against the real engine
-
 
 @needs_data
 @pytest.mark.parametrize("every, won", [(7, 6), pytest.param(1, 43, marks=pytest.mark.slow)])
@@ -43,7 +40,6 @@ def test_every_recorded_answer_of_the_real_engine(games, every, won):
         wins += done
     assert len(transcripts) == 96 and wins == won, (len(transcripts), wins)
 
-
 @needs_data
 @pytest.mark.slow
 def test_all_games_load_quickly_and_are_json(games):
@@ -56,9 +52,7 @@ def test_all_games_load_quickly_and_are_json(games):
         assert json.loads(json.dumps(task)) == task
     assert sorted(seconds)[170] < 0.02, f"median {1000 * sorted(seconds)[170]:.1f} ms a file"
 
-
 # ---- Files
-
 
 GRAMMAR = """grammar :: { "task": [ { "rhs": "Your task is to: put a \\"cup\\" on it." } ] }"""
 GOAL = """(and (exists (?r - receptacle) (exists (?o - object) (and
@@ -82,14 +76,12 @@ PROBLEM = """(define (problem x) (:domain alfred) (:objects agent1 - agent)
 )
 (:goal %s))"""
 
-
 def game_file(folder, goal=PLAIN_GOAL, **changes):
     game = {"grammar": GRAMMAR, "pddl_problem": PROBLEM % goal, "pddl_domain": "", "solvable": True}
     path = folder / "a_task" / "a_trial" / "game.tw-pddl"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**game, **changes}))
     return path
-
 
 def test_names_numbers_and_order_of_a_file(tmp_path):
     assert load_game(game_file(tmp_path)) == {
@@ -114,11 +106,9 @@ def test_names_numbers_and_order_of_a_file(tmp_path):
         "start": 1,
     }  # fmt: skip
 
-
 def test_a_sliced_goal_is_read(tmp_path):
     goal = load_game(game_file(tmp_path, GOAL % "(sliceable ?o) (isSliced ?o)"))["goal"]
     assert (goal["kind"], goal["sliced"]) == ("pick_and_place_simple", True)
-
 
 @pytest.mark.parametrize(
     "changes, reason",
@@ -142,7 +132,6 @@ def test_a_foreign_game_is_refused_in_one_line(tmp_path, changes, reason):
     assert str(error.value).startswith(f"{path}: {reason}")
     assert "\n" not in str(error.value)
 
-
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"\xff\xfe", b"[1]", b"null", b'"a"', b"{}", b"\x00" * 9, b"[" * 100_000]
 )
@@ -153,7 +142,6 @@ def test_a_broken_file_is_refused_in_one_line(tmp_path, content):
         load_game(path)
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
 
-
 def test_a_truncated_file_is_refused(tmp_path):
     path = game_file(tmp_path)
     text = path.read_text()
@@ -162,7 +150,6 @@ def test_a_truncated_file_is_refused(tmp_path):
         with pytest.raises(ValueError, match="not JSON"):
             load_game(path)
 
-
 def test_a_missing_file_and_an_empty_folder_are_named(tmp_path):
     for path in (tmp_path / "none.tw-pddl", tmp_path):
         with pytest.raises(ValueError, match=f"^{path}: cannot be read"):
@@ -170,7 +157,6 @@ def test_a_missing_file_and_an_empty_folder_are_named(tmp_path):
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(ValueError, match=f"^{folder}: no game.tw-pddl"):
             find_games(folder)
-
 
 def test_games_are_found_in_order(tmp_path):
     paths = [game_file(tmp_path / name) for name in ("b", "a", "c/d")]

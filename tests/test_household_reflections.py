@@ -19,13 +19,11 @@ from envs.household.observer import (
 from envs.observer import read_trial
 from retro.prompts import transcript, well_formed
 
-
 @pytest.fixture(scope="module")
 def failed():
     """Failed trials by demonstrators of mixed skill."""
     stream = envs.make("household").demonstrations("train", "tests", 0.3)
     return [d for d in islice(stream, 120) if d.reflection is not None]
-
 
 def test_oracle_states_only_what_the_trial_showed(failed):
     for d in failed:
@@ -45,14 +43,12 @@ def test_oracle_states_only_what_the_trial_showed(failed):
                 ]
                 assert seen, (said, text)
 
-
 def test_oracle_depends_on_the_text_alone(failed):
     d = failed[0]
     assert oracle_reflection(d.observation, d.steps) == oracle_reflection(
         d.observation, list(d.steps)
     )
     assert oracle_reflection(d.observation, []).startswith("I never found")
-
 
 def test_every_reflection_is_one_well_formed_line(failed):
     rng = random.Random(0)
@@ -63,12 +59,10 @@ def test_every_reflection_is_one_well_formed_line(failed):
         ):
             assert "\n" not in text and well_formed(text), text
 
-
 def test_plans_survive_writing_and_reading(failed):
     for d in failed[:200]:
         plan = parse_plan(oracle_reflection(d.observation, d.steps))
         assert plan and parse_plan(f"x Plan: {write_plan(plan)}.") == plan
-
 
 def test_flawed_reflections_are_mostly_not_the_oracles(failed):
     rng = random.Random(1)
@@ -77,7 +71,6 @@ def test_flawed_reflections_are_mostly_not_the_oracles(failed):
         for d in failed
     )
     assert same / len(failed) < 0.15, same / len(failed)
-
 
 def test_of_several_things_the_lowest_number_counts():
     """However they came into sight: a reader finds `mug 1` by its name."""
@@ -92,7 +85,6 @@ def test_of_several_things_the_lowest_number_counts():
     asked = dict(questions(observation, steps, random.Random(0), 1, ["visited"]))
     assert set(asked["Was it searched?"].split(", ")) == {"bed 1 no", "desk 1 yes"}
 
-
 def test_following_is_recognised():
     plan = "I saw mug 1. Plan: take mug 1 from bed 1, put mug 1 in/on desk 1."
     steps = [
@@ -106,7 +98,6 @@ def test_following_is_recognised():
     assert not follows(plan, steps[::-1])
     assert follows("x Plan: search bed 1, desk 2.", [("go to bed 1", ""), ("go to desk 2", "")])
 
-
 def test_questions_are_answered_by_the_text(failed):
     rng = random.Random(2)
     for d in failed[:100]:
@@ -114,7 +105,6 @@ def test_questions_are_answered_by_the_text(failed):
         for _, answer in questions(d.observation, d.steps, rng, 10):
             for name in re.findall(r"\w+ \d+", answer):
                 assert name.removeprefix("in ") in text, (answer, text)
-
 
 @pytest.mark.parametrize(
     "text, goal",
@@ -131,7 +121,6 @@ def test_questions_are_answered_by_the_text(failed):
 )
 def test_goal_wordings(text, goal):
     assert parse_goal(f"You see a x 1.\n\nYour task is to: {text}") == goal
-
 
 def test_notes_follow_the_engine(failed):
     """What Notes believe at the end of a trial is what the engine holds, for the places that were

@@ -13,7 +13,6 @@ import envs.household.tasks as rooms
 from envs.demonstrations import play
 from envs.household.demonstrations import Player
 
-
 def words(tasks):
     return {
         word
@@ -21,14 +20,12 @@ def words(tasks):
         for word in re.findall(r"[a-z]+", " ".join([*t["receptacles"], *t["objects"]]))
     }
 
-
 def test_same_arguments_same_tasks_other_seed_other_tasks():
     env = envs.make("household")
     assert env.tasks("seen", 5, 3) == env.tasks("seen", 5, 3)
     assert env.tasks("seen", 5, 3) != env.tasks("seen", 5, 4)
     assert env.tasks("seen", 3, 3) == env.tasks("seen", 5, 3)[:3]
     assert json.loads(json.dumps(env.tasks("unseen", 2, 0))) == env.tasks("unseen", 2, 0)
-
 
 @pytest.mark.parametrize("n", [80, pytest.param(1500, marks=pytest.mark.slow)])
 def test_unseen_names_never_occur_in_training(n):
@@ -41,7 +38,6 @@ def test_unseen_names_never_occur_in_training(n):
     assert shared <= {*rooms.APPLIANCE.values(), *rooms.LAMPS}, shared
     assert len(unseen) > 80
 
-
 @pytest.mark.parametrize("n", [40, pytest.param(200, marks=pytest.mark.slow)])
 def test_all_six_kinds_and_no_task_is_done_at_the_start(n):
     env, kinds = envs.make("household"), set()
@@ -51,7 +47,6 @@ def test_all_six_kinds_and_no_task_is_done_at_the_start(n):
             _, info = env.reset(task)
             assert not info["success"], task["id"]
     assert kinds == set(rooms.GOALS)
-
 
 @pytest.mark.parametrize("n", [25, pytest.param(150, marks=pytest.mark.slow)])
 def test_a_perfect_player_who_knows_the_room_wins_every_task(n):
@@ -70,12 +65,10 @@ def test_a_perfect_player_who_knows_the_room_wins_every_task(n):
             lost += [task["id"]] * (not plays(env, task, plan))
     assert not lost, lost
 
-
 def test_likely_places_come_first_and_renamed_ones_keep_their_order():
     places = ["bed 1", "fridge 1", "sinkbasin 1", "garbagecan 1", "fridge 2"]
     assert rooms.likely_first(places, "lettuce")[:2] == ["fridge 1", "fridge 2"]
     assert rooms.likely_first(places, "silkband") == places
-
 
 def plays(env, task, reflection) -> bool:
     """A flawless demonstrator's success on a task."""

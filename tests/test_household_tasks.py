@@ -7,13 +7,10 @@ from small_room import env_of_the_room, play, room  # noqa: F401
 
 from envs.household import Household
 
-
 def progress(env, *actions) -> list[float]:
     return [env.step(action)[4]["progress"] for action in actions]
 
-
 MUG_TO_DESK = ["go to sinkbasin 1", "take mug 1 from sinkbasin 1", "go to desk 2"]
-
 
 def test_pick_and_place():
     env = Household()
@@ -22,11 +19,9 @@ def test_pick_and_place():
     answer = env.step("put mug 1 in/on desk 2")
     assert answer[1:] == (1, True, False, {"success": True, "progress": 1})
 
-
 def test_what_was_reached_once_stays_counted(env):
     play(env, *MUG_TO_DESK, "go to sinkbasin 1")
     assert env.step("put mug 1 in/on sinkbasin 1")[4] == {"success": False, "progress": 1 / 2}
-
 
 @pytest.mark.parametrize(
     "verb, appliance", [("heat", "microwave 1"), ("cool", "fridge 1"), ("clean", "sinkbasin 1")]
@@ -42,7 +37,6 @@ def test_treat_and_place(verb, appliance):
     assert progress(env, f"{verb} apple 1 with {appliance}", "go to desk 2") == [2 / 3, 2 / 3]
     assert env.step("put apple 1 in/on desk 2")[1:3] == (1, True)
 
-
 def test_heating_undoes_cooling_for_the_goal_too():
     env = Household()
     env.reset(room("pick_cool_then_place_in_recep", "apple", "desk"))
@@ -50,7 +44,6 @@ def test_heating_undoes_cooling_for_the_goal_too():
     play(env, "cool apple 1 with fridge 1", "go to microwave 1", "heat apple 1 with microwave 1")
     play(env, "go to desk 1")
     assert env.step("put apple 1 in/on desk 1")[1:3] == (0, False)
-
 
 def test_light_needs_the_object_in_hand_and_a_lamp_that_was_switched():
     env = Household()
@@ -61,7 +54,6 @@ def test_light_needs_the_object_in_hand_and_a_lamp_that_was_switched():
     env.reset(room("look_at_obj_in_light", "mug", "desklamp"))  # switched first: arriving is enough
     assert progress(env, "go to desk 1", "use desklamp 1", *MUG_TO_DESK)[-1] == 1 / 2
     assert env.step("go to desk 1")[1:3] == (1, True)
-
 
 def test_two_objects_must_lie_in_the_same_receptacle():
     env = Household()
@@ -75,11 +67,9 @@ def test_two_objects_must_lie_in_the_same_receptacle():
     play(env, "take mug 2 from desk 1", "go to desk 2")
     assert env.step("put mug 2 in/on desk 2")[1:3] == (1, True)
 
-
 def test_two_objects_one_of_them_in_place_from_the_start():
     task = room("pick_two_obj_and_place", "mug", "sinkbasin")
     assert Household().reset(task)[1] == {"success": False, "progress": 1 / 2}
-
 
 def test_a_sliced_goal():
     task = room("pick_and_place_simple", "apple", "desk")
@@ -92,11 +82,9 @@ def test_a_sliced_goal():
     assert progress(env, "take apple 1 from fridge 1", "go to desk 1") == [2 / 3, 2 / 3]
     assert env.step("put apple 1 in/on desk 1")[1:3] == (1, True)
 
-
 def test_after_the_end_the_last_answer_comes_again(env):
     last = [env.step(action) for action in [*MUG_TO_DESK, "put mug 1 in/on desk 2"]][-1]
     assert [env.step(action) for action in ("look", "take mug 1 from desk 2", "")] == [last] * 3
-
 
 def test_truncation_at_the_step_limit_counts_malformed_actions():
     env = Household()
@@ -109,12 +97,10 @@ def test_truncation_at_the_step_limit_counts_malformed_actions():
     env.reset(room())
     assert env.step("look")[2:4] == (False, True)
 
-
 def test_success_on_the_last_step_is_not_truncation():
     env = Household()
     env.reset(room(max_steps=4))
     assert [env.step(a) for a in [*MUG_TO_DESK, "put mug 1 in/on desk 2"]][-1][2:4] == (True, False)
-
 
 def test_resetting_starts_anew_and_leaves_the_task_alone(env):
     task = room()

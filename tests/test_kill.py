@@ -33,7 +33,6 @@ if sys.platform != "linux":
     pytest.skip("forks, limits and capabilities are Linux's here", allow_module_level=True)
 KILLS = 50
 
-
 class Trainer(multiprocessing.get_context("fork").Process):
     """train.py with these settings, in a process; `damage`(patch, *args) runs in it first."""
 
@@ -62,11 +61,9 @@ class Trainer(multiprocessing.get_context("fork").Process):
         with open(self.reads, errors="replace") as said:
             return self.exitcode, said.read().replace("\r", "\n").strip()
 
-
 def run_through(settings) -> None:
     status, said = Trainer(settings).finish()
     assert status == 0, said
-
 
 def refused(settings, *damage) -> str:
     """The one line with which it ends, status 2."""
@@ -76,16 +73,13 @@ def refused(settings, *damage) -> str:
     assert last.startswith("error: "), said
     return last
 
-
 @pytest.mark.slow
 def test_same_seed_same_numbers(small_run, tiny_base, tmp_path):
     """Two processes, the same bytes."""
     run_through(config(tiny_base, tmp_path / "again"))
     assert outcome(tmp_path / "again") == outcome(small_run())
 
-
 # ---- kill -9
-
 
 def kill_at_write(patch, n: int, share: float) -> None:
     """SIGKILL at the n-th write: with a share of the bytes on disk, or (1) before the rename."""
@@ -118,7 +112,6 @@ def kill_at_write(patch, n: int, share: float) -> None:
     patch.setattr(Path, "write_bytes", write_bytes)
     patch.setattr(os, "fsync", fsync)
 
-
 def kill_in_evaluation(patch, n: int) -> None:
     """SIGKILL before the n-th method that is evaluated."""
     evaluate, left = train.evaluate, n
@@ -134,7 +127,6 @@ def kill_in_evaluation(patch, n: int) -> None:
     patch.setattr(
         train, "evaluate", lambda *args, progress: evaluate(*args, progress=counted)
     )
-
 
 def check_files(folder: Path, before: dict) -> dict:
     """What a kill left in the folder is whole, and goes on from `before`, what an earlier one left.
@@ -156,7 +148,6 @@ def check_files(folder: Path, before: dict) -> dict:
     assert len((folder / "metrics.jsonl").read_bytes().splitlines()) <= updates + 1  # the last one
     assert updates >= before.get("updates", 0)
     return state
-
 
 @pytest.mark.slow
 def test_killed_at_random_moments(small_run, tiny_base, tmp_path):
@@ -193,15 +184,12 @@ def test_killed_at_random_moments(small_run, tiny_base, tmp_path):
         runs += 1
     print(f"{dict(kills)} kills, {runs} runs")
 
-
 # ---- a full disk, a folder that can't be written, one that is in use
-
 
 def fill_disk(patch, size: int) -> None:
     """No file may grow above `size` bytes: the write that would stops halfway, as on a full disk.
     """
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-
 
 def fill_disk_at_append(patch, n: int) -> None:
     """The n-th append finds the disk full, half of its last line written."""
@@ -217,12 +205,10 @@ def fill_disk_at_append(patch, n: int) -> None:
 
     patch.setattr(os, "fsync", fsync)
 
-
 def become_nobody(patch) -> None:
     """Even root must now ask for permission: all its capabilities are dropped (Linux)."""
     version, nothing = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
     assert os.getuid() or ctypes.CDLL(None).capset(version, nothing) == 0
-
 
 @pytest.mark.parametrize(
     "damage, file",
@@ -244,7 +230,6 @@ def test_full_disk_is_one_line_and_the_run_goes_on(small_run, tiny_base, tmp_pat
     run_through(dataclasses.replace(settings, resume=begun))
     assert outcome(folder) == outcome(small_run())
 
-
 def test_read_only_folder_is_one_line(tiny_base, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
@@ -252,7 +237,6 @@ def test_read_only_folder_is_one_line(tiny_base, tmp_path):
     said = refused(config(tiny_base, folder / "below"), become_nobody)
     assert "Permission denied" in said and str(folder / "below") in said
     assert not list(folder.iterdir())
-
 
 def test_two_runs_in_one_folder_are_refused(small_run, tiny_base, tmp_path):
     """The second one, new or resumed, while the first is alive (it is stopped here, SIGSTOP). Then
@@ -270,7 +254,6 @@ def test_two_runs_in_one_folder_are_refused(small_run, tiny_base, tmp_path):
     assert first.finish()[0] == -signal.SIGKILL
     run_through(config(tiny_base, folder, resume=True))
     assert outcome(folder) == outcome(small_run())
-
 
 def test_versions_are_kept_and_a_change_is_said(tmp_path, monkeypatch, capsys):
     path = tmp_path / "versions.json"

@@ -6,12 +6,10 @@ import torch
 
 from retro.interop.open import open_model
 
-
 @pytest.fixture(params=["plain", "chat"])
 def lm(request, tiny_lm, tiny_chat):
     plain = request.param == "plain"
     return tiny_lm if plain else open_model(str(tiny_chat), torch.device("cpu"), False)
-
 
 def test_an_answer_ends_with_a_line_or_as_the_model_ends_its_turns(lm):
     """By hand: every token that holds a line break; a chat model's end token too."""
@@ -20,7 +18,6 @@ def test_an_answer_ends_with_a_line_or_as_the_model_ends_its_turns(lm):
     assert set(lm.line_breaks) == breaks
     assert set(lm.stop_ids) == breaks | ({lm.tokenizer.eos} if lm.frame else set())
     assert len(lm.stop_ids) == len(set(lm.stop_ids))
-
 
 def test_the_text_of_an_answer_stops_at_its_end_token(lm):
     encode, eos = lm.tokenizer.encode, lm.tokenizer.eos
@@ -31,7 +28,6 @@ def test_the_text_of_an_answer_stops_at_its_end_token(lm):
     assert lm.answer_text(encode("a mug\n")) == "a mug\n"
     assert lm.answer_text(encode("a mug")) == "a mug"  # it was cut off
 
-
 def test_an_answer_comes_back_as_the_same_ids(lm):
     for text in (" I was slow.\n", " I was cut"):
         ids = lm.answer_ids(text)
@@ -39,14 +35,12 @@ def test_an_answer_comes_back_as_the_same_ids(lm):
         assert (ids[-1] in lm.stop_ids) == text.endswith("\n")
     assert (lm.answer_ids("x\n")[-1] == lm.tokenizer.eos) == bool(lm.frame)
 
-
 def test_a_prompt_that_fits_is_its_text_within_the_frame(lm):
     before, after = lm.around
     ids = lm.fit("A mug.", lm.context)
     assert ids == before + lm.tokenizer.encode("A mug.") + after
     assert lm.prompt_text(ids) == "A mug."
     assert bool(before) == bool(after) == bool(lm.frame)
-
 
 @pytest.mark.parametrize("room", [50, 90])
 def test_of_a_long_prompt_the_middle_is_left_out(lm, room):
@@ -63,7 +57,6 @@ def test_of_a_long_prompt_the_middle_is_left_out(lm, room):
     text = lm.prompt_text(ids)
     assert text.startswith(start) and text.endswith(end) and len(ids) <= limit
 
-
 def test_prompts_are_read_in_groups_of_similar_length_and_equal_ones_once(tiny_lm, monkeypatch):
     monkeypatch.setattr("retro.language_model.PREFILL_TOKENS", 40)
     encode = tiny_lm.tokenizer.encode
@@ -75,7 +68,6 @@ def test_prompts_are_read_in_groups_of_similar_length_and_equal_ones_once(tiny_l
         assert lengths == [len(prompts[row]) - 1 for row in part.rows]
         assert len(part.cache.lengths) == len({tuple(prompts[row]) for row in part.rows})
         assert len(part.rows) == 1 or len(part.rows) * max(lengths) <= 40
-
 
 def test_frozen_is_the_base_and_using_names_an_adapter(tiny_lm):
     ids = torch.tensor([tiny_lm.tokenizer.encode("go to bed 1")])

@@ -22,10 +22,8 @@ from retro.lora import (
 from retro.model import GPT
 from retro.run.device import autocast
 
-
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
-
 
 def adapted(rank=3, alpha=6.0, dtype=torch.float64, **kwargs):
     """A tiny GPT whose adapter does something: B random too."""
@@ -35,7 +33,6 @@ def adapted(rank=3, alpha=6.0, dtype=torch.float64, **kwargs):
         for i, weight in enumerate(lora_parameters(model)):
             weight.normal_(std=0.3, generator=seeded(i))
     return model
-
 
 def test_an_adapter_is_the_matrix_w_plus_scaled_b_a():
     model, ids = adapted(rank=3, alpha=6.0), random_ids(2, 12)
@@ -51,7 +48,6 @@ def test_an_adapter_is_the_matrix_w_plus_scaled_b_a():
     assert largest_gap(model(ids), tiny_gpt()(ids)) > 0.1
     assert torch.equal(model.eval()(ids), model.train()(ids))  # eval merges nothing
 
-
 def test_a_new_adapter_changes_nothing_and_only_it_trains():
     model, ids = tiny_gpt(), random_ids(2, 12)
     add_lora(model, 4, 8.0, seeded())
@@ -65,7 +61,6 @@ def test_a_new_adapter_changes_nothing_and_only_it_trains():
     assert sum(p.numel() for p in lora_parameters(model)) == expected
     A = model.model.layers[0].mlp.down_proj.adapter().lora_A
     assert A.dtype == torch.float32 and A.abs().max() < 48**-0.5 < 1.2 * A.abs().max()
-
 
 def test_training_leaves_the_base_bit_for_bit():
     model, ids = tiny_gpt(dtype=torch.float32), random_ids(4, 12)
@@ -89,7 +84,6 @@ def test_training_leaves_the_base_bit_for_bit():
         raise KeyError
     assert largest_gap(model(ids), before) > 1e-3
 
-
 def two_adapters():
     """A "reflector" on all layers and a "reward" model on some; both do something."""
     model = adapted(rank=3, alpha=6.0)
@@ -98,7 +92,6 @@ def two_adapters():
         for i, weight in enumerate(lora_parameters(model, "reward")):
             weight.normal_(std=0.3, generator=seeded(100 + i))
     return model
-
 
 def test_two_adapters_side_by_side_do_not_disturb_one_another():
     model, ids = two_adapters(), random_ids(2, 12)
@@ -114,14 +107,12 @@ def test_two_adapters_side_by_side_do_not_disturb_one_another():
     with using(model, None):
         assert torch.equal(model(ids), tiny_gpt()(ids))
 
-
 def test_only_the_active_adapter_gets_a_gradient():
     model, ids = two_adapters(), random_ids(2, 12)
     with using(model, "reward"):
         model(ids).square().mean().backward()
     assert all(weight.grad.any() for weight in lora_parameters(model, "reward"))
     assert all(weight.grad is None for weight in lora_parameters(model, "reflector"))
-
 
 def test_using_nests_and_ends_with_an_exception():
     model, ids = two_adapters(), random_ids(1, 5)
@@ -138,7 +129,6 @@ def test_using_nests_and_ends_with_an_exception():
     with pytest.raises(ValueError, match="an adapter 'reward' already"):
         add_lora(model, 2, 2.0, name="reward")
 
-
 def test_the_weights_of_an_adapter_are_named_by_their_layer():
     model = two_adapters()
     state = adapter_state(model, "reward")
@@ -147,7 +137,6 @@ def test_the_weights_of_an_adapter_are_named_by_their_layer():
     assert len(state) == 2 * 2 * 2 and len(adapter_state(model)) == 2 * 7 * 2
     assert not set(map(id, state.values())) & set(map(id, adapter_state(model).values()))
     assert all(weight.requires_grad for weight in lora_parameters(model))  # the second froze none
-
 
 def test_a_named_adapter_travels_alone(tmp_path):
     model, ids = two_adapters(), random_ids(2, 12)
@@ -161,7 +150,6 @@ def test_a_named_adapter_travels_alone(tmp_path):
     with pytest.raises(ValueError, match="no adapter to save"):
         save_adapter(fresh, tmp_path, "critic")
 
-
 class OnlyFrom:
     """By hand: a layer's adapter acts on position >= start of each row, in one uncached pass."""
 
@@ -174,7 +162,6 @@ class OnlyFrom:
         delta = x @ change.T
         active = torch.arange(x.shape[1]) >= self.starts[:, None]  # (B, T)
         return x @ layer.weight.T + delta * active[..., None]
-
 
 def test_gradient_with_a_prefix_is_that_of_the_whole_sequence(monkeypatch):
     """Adapter off on the prompt, on from its last token: the prefix way against the masked way."""
@@ -199,7 +186,6 @@ def test_gradient_with_a_prefix_is_that_of_the_whole_sequence(monkeypatch):
     for gradient, weight in zip(gradients, lora_parameters(model)):
         assert largest_gap(gradient, weight.grad) < 1e-6 * weight.grad.abs().max()  # float32
 
-
 def test_gradient_survives_a_pass_without_gradients_under_autocast():
     """torch's autocast cache would hand the no_grad copy of A and B to the second pass."""
     model, ids = adapted(dtype=torch.float32), random_ids(1, 8)
@@ -208,7 +194,6 @@ def test_gradient_survives_a_pass_without_gradients_under_autocast():
             model(ids)
         model(ids).float().square().mean().backward()
     assert all(weight.grad is not None and weight.grad.any() for weight in lora_parameters(model))
-
 
 def test_save_and_load(tmp_path):
     model, ids = adapted(rank=3, alpha=5.0, targets=("q_proj", "v_proj")), random_ids(2, 12)
@@ -228,13 +213,11 @@ def test_save_and_load(tmp_path):
     with pytest.raises(ValueError, match="an adapter 'reflector' already"):
         add_lora(fresh, 3, 5.0)
 
-
 def test_the_base_saves_without_its_adapter(tmp_path):
     model, ids = adapted(dtype=torch.float32), random_ids(2, 12)
     model.save_pretrained(tmp_path)
     with using(model, None):
         assert torch.equal(GPT.from_pretrained(tmp_path)(ids), model(ids))
-
 
 def test_an_adapter_over_a_bfloat16_base_stays_float32(tmp_path):
     model = adapted(dtype=torch.bfloat16)
@@ -246,7 +229,6 @@ def test_an_adapter_over_a_bfloat16_base_stays_float32(tmp_path):
     load_adapter(fresh, tmp_path)
     for name, tensor in adapter_state(fresh).items():
         assert torch.equal(tensor, adapter_state(model)[name])
-
 
 @pytest.mark.slow  # to import transformers and peft takes seconds
 @pytest.mark.parametrize("targets", [TARGETS, ("q_proj", "down_proj")])
@@ -265,11 +247,9 @@ def test_adapters_travel_both_ways_to_peft(tmp_path, targets):
     load_adapter(back, tmp_path / "theirs")
     assert torch.equal(back(ids), model(ids))
 
-
 def rewrite(folder, **changes):
     path = folder / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
 
 BROKEN = {
     r"config.json: cannot be read": lambda f: (f / "adapter_config.json").unlink(),
@@ -287,7 +267,6 @@ BROKEN = {
     r"\S+v_proj.lora_A.weight has no place": lambda f: rewrite(f, target_modules=["q_proj"]),
 }  # fmt: skip
 
-
 @pytest.mark.parametrize("message", BROKEN)
 def test_a_wrong_adapter_is_refused_in_one_line(tmp_path, message):
     save_adapter(adapted(dtype=torch.float32, targets=("q_proj", "v_proj")), tmp_path)
@@ -295,7 +274,6 @@ def test_a_wrong_adapter_is_refused_in_one_line(tmp_path, message):
     with pytest.raises(ValueError, match=message) as error:
         load_adapter(tiny_gpt(dtype=torch.float32), tmp_path)
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
-
 
 def test_what_add_lora_refuses():
     with pytest.raises(ValueError, match=r"\['lm_head'\]"):

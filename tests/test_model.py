@@ -14,7 +14,6 @@ from retro.fast.attention import plain_attention, plain_decoding
 from retro.model import GPT, GPTConfig
 from retro.run.device import autocast
 
-
 def llama_by_hand(model, ids):
     """Logits (T, V) of one sequence: complex rotations, explicit heads, loops for the mask."""
     c = model.config
@@ -51,7 +50,6 @@ def llama_by_hand(model, ids):
         x = x + (gate / (1 + np.exp(-gate)) * up) @ W[p + "mlp.down_proj.weight"].T
     return torch.from_numpy(norm(x, W["model.norm.weight"]) @ W["lm_head.weight"].T)
 
-
 @pytest.mark.parametrize("heads, kv_heads, tied", [(4, 2, True), (4, 1, False), (2, 2, True)])
 def test_logits_are_those_of_a_llama_by_hand(heads, kv_heads, tied):
     model = tiny_gpt(
@@ -61,7 +59,6 @@ def test_logits_are_those_of_a_llama_by_hand(heads, kv_heads, tied):
     expected = torch.stack([llama_by_hand(model, row.numpy()) for row in ids])
     assert largest_gap(model(ids), expected) < 1e-5 * expected.abs().max()  # rope tables: float32
 
-
 def test_no_token_sees_a_later_one():
     model, ids = tiny_gpt(), random_ids(1, 20)
     other = ids.clone()
@@ -70,14 +67,12 @@ def test_no_token_sees_a_later_one():
     assert largest_gap(before[:, :12], after[:, :12]) < 1e-12
     assert ((before[:, 12:] - after[:, 12:]).abs().amax(dim=-1) > 1e-6).all()
 
-
 def ragged_chunk(ids, starts, counts):
     """Right-padded (B, S) of ids[i, starts[i] : starts[i] + counts[i]]; padding is token 49."""
     chunk = torch.full((len(ids), int(counts.max())), 49)
     for i, (start, count) in enumerate(zip(starts.tolist(), counts.tolist())):
         chunk[i, :count] = ids[i, start : start + count]
     return chunk
-
 
 @pytest.mark.parametrize("enabled", [True, False])
 @pytest.mark.parametrize("rows", [5, 20])  # 20: attention in buckets of rows
@@ -103,7 +98,6 @@ def test_ragged_appends_to_the_cache_give_the_uncached_states(rows, enabled, mon
         assert torch.equal(cache.lengths, starts + counts)
         assert cache.longest >= cache.lengths.max()
 
-
 @torch.no_grad()
 def test_selected_rows_go_on_alone_and_come_back():
     model, ids = tiny_gpt(), random_ids(4, 20)
@@ -128,7 +122,6 @@ def test_selected_rows_go_on_alone_and_come_back():
         whole = torch.cat((ids[i, :length], grown.get(i, new[0, :0]), last[i]))[None]
         assert largest_gap(hidden[i, 0], model.hidden(whole)[0, -1]) < 1e-10
 
-
 @torch.no_grad()
 def test_rows_that_are_dropped_leave_the_others_as_they_were():
     model, ids, lengths = tiny_gpt(), random_ids(5, 12), [8, 5, 7, 3, 6]
@@ -142,7 +135,6 @@ def test_rows_that_are_dropped_leave_the_others_as_they_were():
         for i, row in enumerate(order):
             whole = torch.cat((ids[row, : lengths[row]], new[i]))[None]
             assert largest_gap(hidden[i], model.hidden(whole)[0, -4:]) < 1e-10
-
 
 @pytest.mark.parametrize("new_tokens", [1, 7])
 def test_a_prefix_is_a_constant(new_tokens):
@@ -164,14 +156,12 @@ def test_a_prefix_is_a_constant(new_tokens):
     assert torch.equal(cache.keys, keys) and torch.equal(cache.values, values)
     assert torch.equal(cache.lengths, lengths) and cache.longest == 12
 
-
 def test_a_growing_cache_refuses_gradients_and_a_full_context():
     model = tiny_gpt()
     with pytest.raises(AssertionError, match="no_grad"):
         model.hidden(random_ids(1, 4), model.new_cache(1))
     with torch.no_grad(), pytest.raises(AssertionError, match="65 tokens, the model takes 64"):
         model.hidden(random_ids(1, 65), model.new_cache(1))
-
 
 def test_attention_by_hand_is_that_of_the_kernel():
     """4 heads on 2 keys and values; 300 queries are two blocks of them."""
@@ -187,7 +177,6 @@ def test_attention_by_hand_is_that_of_the_kernel():
     by_hand = plain_decoding(last, k, v, bias)
     assert largest_gap(by_hand, kernel(last, k, v, attn_mask=see)) < 1e-12
 
-
 @torch.no_grad()
 def test_autocast_keeps_close_to_float32():
     model, ids = tiny_gpt(dtype=torch.float32, scale=5.0), random_ids(2, 20)
@@ -198,7 +187,6 @@ def test_autocast_keeps_close_to_float32():
         logits = model.logits(model.hidden(ids[:, 12:], cache))
     assert cache.keys.dtype == logits.dtype
     assert largest_gap(logits.float(), exact[:, 12:]) < 0.05 * exact.abs().max()
-
 
 def test_initial_weights():
     """Normal 0.02; what writes to the residual stream 0.02 / sqrt(2 L) = 0.005: within 5 sigma."""
@@ -212,7 +200,6 @@ def test_initial_weights():
             assert abs(weight.std().item() / expected - 1) < odds, name
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
-
 @pytest.mark.parametrize("tied", [True, False])
 def test_save_and_load(tmp_path, tied):
     model, ids = tiny_gpt(dtype=torch.float32, tie_word_embeddings=tied), random_ids(2, 9)
@@ -225,7 +212,6 @@ def test_save_and_load(tmp_path, tied):
     assert (loaded.lm_head.weight is loaded.model.embed_tokens.weight) == tied
     half = GPT.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert {weight.dtype for weight in half.parameters()} == {torch.bfloat16}
-
 
 @pytest.mark.slow  # to import transformers takes seconds
 @pytest.mark.parametrize("tied", [True, False])
@@ -244,17 +230,14 @@ def test_checkpoints_travel_both_ways_to_transformers(tmp_path, tied):
     back = GPT.from_pretrained(tmp_path / "theirs")
     assert back.config == model.config and torch.equal(back(ids), model(ids))
 
-
 def break_config(folder, **changes):
     path = folder / "config.json"
     settings = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({k: v for k, v in settings.items() if v != "gone"}))
 
-
 def cut_tensors(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-
 
 BROKEN = {
     r"config.json: cannot be read \(No such file": lambda f: (f / "config.json").unlink(),
@@ -290,7 +273,6 @@ BROKEN = {
     r"model.layers.1.\S+ has no place": lambda f: break_config(f, num_hidden_layers=1),
 }  # fmt: skip
 
-
 @pytest.mark.parametrize("message", BROKEN)
 def test_a_wrong_checkpoint_is_refused_in_one_line(tmp_path, message):
     tiny_gpt(dtype=torch.float32).save_pretrained(tmp_path)
@@ -298,7 +280,6 @@ def test_a_wrong_checkpoint_is_refused_in_one_line(tmp_path, message):
     with pytest.raises(ValueError, match=message) as error:
         GPT.from_pretrained(tmp_path)
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
-
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     model = tiny_gpt(dtype=torch.float32)

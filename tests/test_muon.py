@@ -5,7 +5,6 @@ import torch
 
 from retro.pretrain.muon import Muon, orthogonal
 
-
 @pytest.mark.parametrize("shape", [(24, 24), (48, 24), (24, 48)])
 def test_the_step_of_pytorch(shape):
     """Theirs rounds to bfloat16 in each product, so a few percent apart."""
@@ -24,7 +23,6 @@ def test_the_step_of_pytorch(shape):
     moved, expected = ours - start, theirs - start
     assert (moved - expected).norm() < 0.03 * expected.norm()
 
-
 @pytest.mark.parametrize("shape", [(30, 20), (20, 30)])
 def test_singular_values_become_about_one_and_directions_stay(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
@@ -32,7 +30,6 @@ def test_singular_values_become_about_one_and_directions_stay(shape):
     inside = u.T @ orthogonal(matrix) @ v.T  # diagonal if U and V are kept
     assert ((inside.diagonal() > 0.5) & (inside.diagonal() < 1.5)).all(), inside.diagonal()
     assert (inside - inside.diagonal().diag()).abs().max() < 0.05
-
 
 def test_only_matrices():
     with pytest.raises(ValueError, match="Muon is for matrices, not for 1 dimensions"):

@@ -23,7 +23,6 @@ SMALL = dict(
     muon_lr=0.02,
 )
 
-
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """A base that can act, read and write in `guess`: 400 steps of pretraining."""
@@ -34,7 +33,6 @@ def base(tmp_path_factory):
         patch.setattr(pretrain, "write_card", lambda *args: None)
         pretrain.main(pretrain.Config(out=str(folder), envs="guess", **SMALL))
         yield folder
-
 
 def trained(base, folder, **changes) -> dict:
     """Success after one retry on unseen words, by method; and what the reward model is worth."""
@@ -55,7 +53,6 @@ def trained(base, folder, **changes) -> dict:
     after = {name: m["success_by_retry"][1] for name, m in report["methods"].items()}
     return after | {"ranking": report.get("reward", {}).get("ranking")}
 
-
 @pytest.mark.slow
 def test_a_new_environment_trains_and_not_with_the_sign_flipped(base, tmp_path, monkeypatch):
     online = trained(base, tmp_path / "online")
@@ -68,7 +65,6 @@ def test_a_new_environment_trains_and_not_with_the_sign_flipped(base, tmp_path, 
     # how much it can lose hangs on the base: an untrained reflector may be worth next to nothing
     assert flipped["retroformer"] < flipped["reflexion"], flipped
     assert flipped["retroformer"] < online["retroformer"] - 0.25, (online, flipped)
-
 
 @pytest.mark.slow
 def test_the_offline_recipe_runs_to_its_end(base, tmp_path):

@@ -26,10 +26,8 @@ from retro.prompts import CHAT_REFLECT
 from retro.run.files import read_json, read_tensors
 from tests.small_run import Killed, config, evaluated, outcome, short_games, slow  # noqa: F401
 
-
 def opened(folder):
     return open_model(str(folder), torch.device("cpu"), False)
-
 
 @pytest.fixture(scope="module")
 def own(tiny_base, tiny_chat, tmp_path_factory, short_games) -> Path:  # noqa: F811
@@ -39,10 +37,8 @@ def own(tiny_base, tiny_chat, tmp_path_factory, short_games) -> Path:  # noqa: F
     train.main(config(tiny_base, folder, envs="guess", updates=1, mode="offline", **changes))
     return folder
 
-
 def rows_of(folder) -> list[dict]:
     return list(replay_buffer(folder / "replay.jsonl"))
-
 
 def test_a_pretrained_reflector_is_trained_and_asked_in_its_frame(own, tiny_chat):
     rows = rows_of(own)
@@ -56,7 +52,6 @@ def test_a_pretrained_reflector_is_trained_and_asked_in_its_frame(own, tiny_chat
     assert outcome(own)[0][0]["mean_rating"] is not None
     assert read_json(own / "adapter/adapter_config.json")["r"] == 4
 
-
 def test_as_an_actor_it_is_told_the_rules_and_a_base_of_ours_is_not(tiny_base, tiny_chat):
     opening, generator = "Answer by searching: Who?", torch.Generator()
     for folder, told in ((tiny_chat, True), (tiny_base, False)):
@@ -67,7 +62,6 @@ def test_as_an_actor_it_is_told_the_rules_and_a_base_of_ours_is_not(tiny_base, t
         assert text.startswith(HOTPOT.rules) is told and HOUSEHOLD.rules not in text
         assert text.endswith(f"{opening}\n>") and ("> Search[Maren Oldevik]" in text) is told
         assert "think" not in text.lower()
-
 
 def test_it_is_evaluated_by_all_methods_another_one_without_adapter(
     own, tiny_base, tiny_chat, tmp_path
@@ -82,7 +76,6 @@ def test_it_is_evaluated_by_all_methods_another_one_without_adapter(
     evaluated(own, tmp_path, report=str(tmp_path / "p.html"), methods="react,sft")
     assert (tmp_path / "p.html").stat().st_size > 1000
 
-
 @torch.no_grad()
 def test_it_is_exported_on_its_own_base(own, tiny_chat, tmp_path):
     export(Export(run_dir=str(own), out=str(tmp_path / "out")))
@@ -91,7 +84,6 @@ def test_it_is_exported_on_its_own_base(own, tiny_chat, tmp_path):
     assert tokenizer.load(tmp_path / "out/base").eos == tokenizer.load(tiny_chat).eos
     export(Export(run_dir=str(own), out=str(tmp_path / "merged"), merge=True))
     assert GPT.from_pretrained(tmp_path / "merged").config.hidden_size == 48
-
 
 def test_rows_are_plain_text_and_come_back_as_the_same_ids(tiny_base, tiny_chat):
     for folder in (tiny_base, tiny_chat):
@@ -106,7 +98,6 @@ def test_rows_are_plain_text_and_come_back_as_the_same_ids(tiny_base, tiny_chat)
             back = Rated.from_row(row, lm)
             assert (back.prompt_ids, back.response_ids) == (asked, ids)
 
-
 def test_long_rows_are_cut_to_the_context(tiny_lm):
     tiny_lm.context = 500
     row = dict(GOOD, prompt="task " + "mug 1 " * 900 + "Reflection:", response=" b" * 900 + "\n")
@@ -115,11 +106,9 @@ def test_long_rows_are_cut_to_the_context(tiny_lm):
     text = tiny_lm.tokenizer.decode(back.prompt_ids)
     assert text.startswith("task") and text.endswith("Reflection:")
 
-
 def buffered(base, folder, path, **changes):
     settings = config(base, folder, min_well_formed=0.5, mode="online")
     return replace(settings, from_buffer=str(path), **changes)
-
 
 @pytest.fixture
 def nothing_is_played(monkeypatch):
@@ -127,7 +116,6 @@ def nothing_is_played(monkeypatch):
         raise AssertionError("an environment was made")
 
     monkeypatch.setattr(envs, "make", make)
-
 
 @pytest.mark.parametrize(
     "reflector, where, module",
@@ -163,7 +151,6 @@ def test_training_from_a_buffer_alone(
     train.main(buffered(tiny_base, tmp_path / "b", path, resume=True, **changes))
     assert outcome(tmp_path / "b") == whole
 
-
 def test_every_distinct_prompt_is_reflected_on(
     own, tiny_base, tiny_chat, tmp_path, nothing_is_played, monkeypatch
 ):
@@ -184,9 +171,7 @@ def test_every_distinct_prompt_is_reflected_on(
     assert [lm.prompt_text(trial.prompt_ids) for trial in trials] == asked
     assert [trial.length for trial in trials] == [len(text) for text in asked]
 
-
 GOOD = dict(zip(FIELDS, ("x", "1", 0, "A mug.\nReflection:", "Take it.", 0.0, 1.0, 1.0)))
-
 
 @pytest.mark.parametrize(
     "rows, message",
@@ -208,14 +193,12 @@ def test_wrong_rows_are_named_by_line(tiny_base, tmp_path, rows, message):
         train.main(buffered(tiny_base, tmp_path / "run", path))
     assert not (tmp_path / "run").exists()
 
-
 def test_the_shortest_rows_train(tiny_base, tmp_path, nothing_is_played):
     """A prompt of one token, an answer of none; all of one task, so nothing is held out."""
     path = tmp_path / "b.jsonl"
     path.write_text(json.dumps({**GOOD, "prompt": "a", "response": ""}) + "\n")
     train.main(buffered(tiny_base, tmp_path / "run", path, updates=1))
     assert len(outcome(tmp_path / "run")[0]) == 1
-
 
 @pytest.mark.slow
 def test_recorded_reflections_train_the_shipped_base(tmp_path, nothing_is_played):

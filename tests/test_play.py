@@ -27,7 +27,6 @@ from tests.scripted import ScriptedActor
 
 ROOT = Path(__file__).parent.parent
 
-
 @pytest.fixture(autouse=True)
 def small(monkeypatch, tiny_base):
     """The tiny base; two actions a trial, each of few tokens."""
@@ -40,7 +39,6 @@ def small(monkeypatch, tiny_base):
     monkeypatch.setattr(actor, "ACTION_TOKENS", 4)
     monkeypatch.setattr(reflect, "REFLECTION_TOKENS", 8)
 
-
 def told(capsys, monkeypatch, typed="", **changes):
     """What is printed when `typed` is piped in."""
     monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
@@ -48,7 +46,6 @@ def told(capsys, monkeypatch, typed="", **changes):
     out = capsys.readouterr().out
     assert "\x1b" not in out, "colour in a pipe"
     return out
-
 
 @pytest.mark.parametrize("env", envs.CLASSES)
 def test_watching_every_environment(capsys, monkeypatch, env):
@@ -59,7 +56,6 @@ def test_watching_every_environment(capsys, monkeypatch, env):
     assert first < reflection < retry and "rating of the reflection: " in out[retry:]
     assert told(capsys, monkeypatch, env=env, retries=1) == out  # the same seed, the same task
 
-
 def test_a_run_brings_its_reflector(capsys, monkeypatch, tmp_path, tiny_base):
     model = GPT.from_pretrained(tiny_base, "cpu")
     add_lora(model, 2, 4.0, torch.Generator().manual_seed(0))
@@ -69,13 +65,11 @@ def test_a_run_brings_its_reflector(capsys, monkeypatch, tmp_path, tiny_base):
     with pytest.raises(ValueError, match="nowhere"):
         told(capsys, monkeypatch, run_dir="nowhere")
 
-
 def test_you_as_the_actor(capsys, monkeypatch):
     typed = "?\nlook\nfly \x1b[2Jaway\n"
     out = told(capsys, monkeypatch, typed, you="actor", retries=0)
     assert "inventory\n" in out  # ? lists it
     assert "> fly ␛[2Jaway\nNothing happens." in out and "FAILED" in out
-
 
 def test_you_as_the_reflector(capsys, monkeypatch):
     typed = "I never looked. Plan: look.\n\n"
@@ -85,11 +79,9 @@ def test_you_as_the_reflector(capsys, monkeypatch):
     assert last.count("Reflection: ") == 1  # an empty line adds none
     assert again.count("rating of the reflection") == 2
 
-
 @pytest.mark.parametrize("typed", ["", "look\n"])
 def test_the_end_of_input_is_no_error(capsys, monkeypatch, typed):
     assert told(capsys, monkeypatch, typed, you="actor").endswith("\nGoodbye.\n")
-
 
 @pytest.mark.slow
 def test_as_a_program():
@@ -103,7 +95,6 @@ def test_as_a_program():
     gone = run('set -o pipefail; "$PY" play.py --you actor | head -n 1', b"look\n" * 60)
     assert not gone.stderr
 
-
 @pytest.mark.parametrize(
     "wrong", [{"env": "chess"}, {"env": "household,hotpot", "game": "x"}, {"game": "nowhere"}]
 )
@@ -111,12 +102,10 @@ def test_wrong_settings(capsys, monkeypatch, wrong):
     with pytest.raises(ValueError):
         told(capsys, monkeypatch, **wrong)
 
-
 @pytest.mark.parametrize("wrong", ["--you nobody", "--delay nan", "--delay -1", "--delay 61"])
 def test_wrong_options(wrong):
     with pytest.raises(SystemExit, match="2"):
         parse(play.Config, "", argv=wrong.split())
-
 
 def test_real_game_files(capsys, monkeypatch, tmp_path):
     if "RETRO_DATA" not in os.environ:
@@ -127,7 +116,6 @@ def test_real_game_files(capsys, monkeypatch, tmp_path):
     out = told(capsys, monkeypatch, "inventory\n" * 2, game=str(tmp_path / "game"), you="actor")
     assert "You are not carrying anything." in out
 
-
 def test_real_questions(capsys, monkeypatch):
     pytest.importorskip("envs.hotpot")
     if "RETRO_DATA" not in os.environ:
@@ -135,7 +123,6 @@ def test_real_questions(capsys, monkeypatch):
     game = str(Path(os.environ["RETRO_DATA"]) / "hotpotqa_distractor_50.json")
     out = told(capsys, monkeypatch, "think[so]\n" * 2, env="hotpot", game=game, you="actor")
     assert "FAILED" in out
-
 
 class Hostile(envs.Environment):
     """Answers with what would clear the screen, retitle the window and turn the text around."""
@@ -151,7 +138,6 @@ class Hostile(envs.Environment):
     def step(self, action):
         return self.text, 0.0, True, False, {"success": False, "progress": 0.0}
 
-
 def test_hostile_text_is_shown_and_does_nothing(capsys):
     screen, player = Screen(0.0), ScriptedActor(lambda text: Hostile.text)
     player.memory = 3
@@ -162,7 +148,6 @@ def test_hostile_text_is_shown_and_does_nothing(capsys):
     out = capsys.readouterr().out
     assert out.count("␛[2J␛]0;title␇<U+009B>31m<U+202E>") == 4  # twice observed, read, done
     assert all(c == "\n" or c.isprintable() for c in out)
-
 
 def test_colours_on_a_terminal_only_and_not_if_unwanted(monkeypatch, capsys):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
@@ -175,7 +160,6 @@ def test_colours_on_a_terminal_only_and_not_if_unwanted(monkeypatch, capsys):
     assert capsys.readouterr().out == "> look\n"
     monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
     assert Screen(3.0).delay == 0
-
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(st.characters(), max_size=40))

@@ -17,12 +17,10 @@ from tests.small_trials import failed_trials, randomise, sample, shorten
 PPO = PPOConfig(epochs=2, minibatch_size=3, clip_coef=0.2, vf_coef=0.5, ent_coef=0.0, gamma=1.0,
                 gae_lambda=0.95, max_grad_norm=1.0, target_kl=None)  # fmt: skip
 
-
 @pytest.fixture(scope="module")
 def trials():
     """Failed trials of different lengths."""
     return failed_trials(6, steps=4)
-
 
 @pytest.fixture
 def lm(tiny_lm, monkeypatch):
@@ -30,7 +28,6 @@ def lm(tiny_lm, monkeypatch):
     shorten(monkeypatch)
     tiny_lm.add_adapter("reflector", 2, 4.0, torch.Generator().manual_seed(1))
     return tiny_lm
-
 
 @pytest.mark.parametrize("adapt_prompt", [False, True])
 def test_policy_agrees_with_the_plain_forward(lm, trials, adapt_prompt):
@@ -61,7 +58,6 @@ def test_policy_agrees_with_the_plain_forward(lm, trials, adapt_prompt):
         torch.testing.assert_close(logprobs[i][mask[i]], expected, atol=1e-4, rtol=0)
         torch.testing.assert_close(torch.tensor(r.logprobs), expected, atol=1e-4, rtol=0)
 
-
 def test_shuffled_rows_are_all_there_in_blocks_that_were_read_together(lm, trials, monkeypatch):
     lengths = sorted(len(r.prompt_ids) for r in sample(lm, trials))
     monkeypatch.setattr(retro.language_model, "PREFILL_TOKENS", 6 * lengths[3])
@@ -75,7 +71,6 @@ def test_shuffled_rows_are_all_there_in_blocks_that_were_read_together(lm, trial
     blocks = sum(-(-len(read.rows) // 2) for read in batch.caches)
     assert 2 < len(batch.caches) < blocks < len(rows)
     assert sum(a != b for a, b in zip(caches, caches[1:])) < blocks
-
 
 @pytest.mark.parametrize("together", [4, 512])
 def test_a_pass_in_minibatches_visits_each_response_once(lm, trials, monkeypatch, together):
@@ -93,7 +88,6 @@ def test_a_pass_in_minibatches_visits_each_response_once(lm, trials, monkeypatch
         asked = [tuple(responses[i].prompt_ids) for i in seen]
         assert sum(a != b for a, b in zip(asked, asked[1:])) == len(trials) - 1
 
-
 def test_kl_is_exactly_zero_at_the_start_and_the_first_ratio_is_one(lm, trials):
     policy = Policy(lm)
     batch = policy.load_batch(sample(lm, trials))
@@ -104,13 +98,11 @@ def test_kl_is_exactly_zero_at_the_start_and_the_first_ratio_is_one(lm, trials):
     stats = update(policy, batch, Batch(batch.mask, old, ref, values, ratings))
     assert stats["kl"] == 0 and stats["first_ratio_error"] < 1e-5
 
-
 def update(policy, batch, rated, lr=1e-2):
     trained = [p for p in policy.lm.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW([*trained, *policy.parameters()], lr=lr)
     return ppo_update(lambda rows: policy(batch, rows), optimizer, rated, PPO, kl_coef=0.01,
                       generator=torch.Generator().manual_seed(0))  # fmt: skip
-
 
 def test_training_moves_the_adapter_and_leaves_the_base_bit_for_bit(lm, trials):
     base = {n: p.clone() for n, p in lm.model.named_parameters() if "lora_" not in n}
@@ -130,12 +122,10 @@ def test_training_moves_the_adapter_and_leaves_the_base_bit_for_bit(lm, trials):
         off = lm.model(ids)
     assert not torch.equal(off, lm.model(ids))
 
-
 def sft(policy, optimizer, reflections, **settings):
     generator = torch.Generator().manual_seed(0)
     return sft_update(policy, optimizer, reflections, max_grad_norm=1.0, generator=generator,
                       **settings)  # fmt: skip
-
 
 @pytest.mark.parametrize("adapt_prompt", [False, True])
 def test_sft_raises_the_likelihood_of_what_it_saw(lm, trials, adapt_prompt):
@@ -143,7 +133,6 @@ def test_sft_raises_the_likelihood_of_what_it_saw(lm, trials, adapt_prompt):
     reflections, policy = sample(lm, trials), Policy(lm, adapt_prompt)
     losses = sft(policy, optimizer, reflections, epochs=6, minibatch_size=3)
     assert losses[-1] < losses[0] - 0.1, losses
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sign", [1, -1])

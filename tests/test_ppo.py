@@ -21,7 +21,6 @@ from retro.ppo import (
 
 # -- what each token earned ------------------------------------------------------------------------
 
-
 def test_token_rewards_by_hand():
     ratings = torch.tensor([1.0, -0.5, 7.0], dtype=F64)  # the third response is empty
     logprobs = torch.tensor([[-1.0, -2.0, -3.0], [-0.5, 9.0, 9.0], [9.0, 9.0, 9.0]], dtype=F64)
@@ -29,7 +28,6 @@ def test_token_rewards_by_hand():
     got = token_rewards(ratings, logprobs, ref_logprobs, prefix_mask([3, 1, 0], 3), kl_coef=0.1)
     want = [[-0.05, 0.0, 1.2], [-0.475, 0.0, 0.0], [0.0, 0.0, 0.0]]
     torch.testing.assert_close(got, torch.tensor(want, dtype=F64), rtol=0, atol=1e-15)
-
 
 def test_rewards_of_a_response_sum_to_rating_minus_kl():
     lengths, kl_coef = [4, 1, 3], 0.3
@@ -43,7 +41,6 @@ def test_rewards_of_a_response_sum_to_rating_minus_kl():
         assert math.isclose(float(rewards[i].sum()), want, abs_tol=1e-12)
         assert math.isclose(float(returns[i, 0]), want, abs_tol=1e-12)
         assert math.isclose(float(advantages[i, 0]), want - float(values[i, 0]), abs_tol=1e-12)
-
 
 @pytest.mark.parametrize("gamma, gae_lambda", [(1.0, 1.0), (1.0, 0.95), (0.9, 0.7), (0.9, 0.0)])
 def test_gae_is_the_double_sum(gamma, gae_lambda):
@@ -59,13 +56,11 @@ def test_gae_is_the_double_sum(gamma, gae_lambda):
             want = want + V[t] if t < n else 0.0
             assert math.isclose(float(returns[i, t]), want, abs_tol=1e-12), (i, t)
 
-
 def test_gae_lambda_1_is_discounted_reward_to_go():
     rewards, values = normal(6, 1, 4), normal(7, 1, 4)
     _, returns = gae(rewards, values, torch.ones(1, 4), gamma=0.9, gae_lambda=1.0)
     want = [sum(0.9 ** (s - t) * float(rewards[0, s]) for s in range(t, 4)) for t in range(4)]
     torch.testing.assert_close(returns[0], torch.tensor(want, dtype=F64))
-
 
 def test_group_advantages_leave_one_out_and_sum_to_zero():
     lengths, R = [2, 1, 3, 3, 2, 0], 3
@@ -81,7 +76,6 @@ def test_group_advantages_leave_one_out_and_sum_to_zero():
     alone = group_advantages(rewards, torch.arange(6), response_mask)
     assert torch.equal(alone, torch.zeros(6, R, dtype=F64))  # nothing to compare with: no signal
 
-
 def test_whiten():
     response_mask = prefix_mask([3, 1], 3)
     got = whiten(torch.tensor([[1.0, 2.0, 3.0], [6.0, 50.0, 50.0]], dtype=F64), response_mask)
@@ -89,9 +83,7 @@ def test_whiten():
     want = torch.tensor([[-2 / std, -1 / std, 0.0], [3 / std, 0.0, 0.0]], dtype=F64)
     torch.testing.assert_close(got, want, rtol=1e-7, atol=1e-12)
 
-
 # -- the losses ------------------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize("advantage, ratio, loss, gradient", [
     # clip_coef 0.2, one token: loss = -min(ratio A, clip(ratio) A); d ratio / d logprob = ratio
@@ -111,13 +103,11 @@ def test_policy_loss_clip_cases(advantage, ratio, loss, gradient):
     assert math.isclose(got.item(), loss, rel_tol=1e-12)
     assert math.isclose(logprobs.grad.item(), gradient, rel_tol=1e-12, abs_tol=1e-15)
 
-
 def test_policy_loss_on_policy_has_the_reinforce_gradient():
     response_mask, advantages = prefix_mask([3, 1], 3), normal(9, 2, 3)
     logprobs = normal(10, 2, 3).requires_grad_()
     policy_loss(logprobs, logprobs.detach(), advantages, response_mask, clip_coef=0.2).backward()
     torch.testing.assert_close(logprobs.grad, -advantages * response_mask / 4)  # 4 tokens
-
 
 @pytest.mark.parametrize("value, target, loss, gradient", [
     # V_old = 1, clip_coef 0.2
@@ -135,7 +125,6 @@ def test_value_loss_clip_cases(value, target, loss, gradient):
     assert math.isclose(got.item(), loss, rel_tol=1e-12)
     assert math.isclose(values.grad.item(), gradient, rel_tol=1e-12, abs_tol=1e-15)
 
-
 def test_explained_variance():
     returns, response_mask = torch.tensor([[0.0, 2.0, NAN]], dtype=F64), prefix_mask([2], 3)
     for values, want in [([0, 2, 9], 1.0), ([5, 5, 9], 0.0), ([0, 1, 9], 0.75), ([2, 0, 9], -3.0)]:
@@ -143,9 +132,7 @@ def test_explained_variance():
         assert math.isclose(got, want, abs_tol=1e-12), values
     assert explained_variance(returns, torch.zeros(1, 3), response_mask) == 0.0  # not 0 / 0
 
-
 # -- Kullback-Leibler ------------------------------------------------------------------------------
-
 
 def test_kl_estimates_against_the_exact_divergence():
     """Weighted by the sampling distribution, both estimates are the sum over the vocabulary."""
@@ -159,18 +146,15 @@ def test_kl_estimates_against_the_exact_divergence():
     assert math.isclose(sum(float(p[v]) * k3[v] for v in range(6)), exact, rel_tol=1e-12)
     assert min(k3) >= 0
 
-
 def test_kl_is_exactly_zero_at_the_reference():
     logprobs, response_mask = normal(13, 4, 5), prefix_mask([5, 2, 0, 1], 5)
     assert sequence_kl(logprobs, logprobs.clone(), response_mask).item() == 0.0
     assert approx_kl(logprobs, logprobs.clone(), response_mask).item() == 0.0
 
-
 def test_sequence_kl_adds_tokens_and_averages_responses():
     logprobs = torch.tensor([[-1.0, -1.0], [-2.0, 0.0]])
     ref_logprobs = torch.tensor([[-2.0, -3.0], [-1.0, 0.0]])
     assert sequence_kl(logprobs, ref_logprobs, prefix_mask([2, 1], 2)).item() == (3 - 1) / 2
-
 
 def test_kl_controller():
     controller = KLController(0.2, target=6.0, horizon=1000)
@@ -187,7 +171,6 @@ def test_kl_controller():
         with pytest.raises(ValueError):
             KLController(0.2, target, horizon)
 
-
 def test_kl_controller_steers_to_the_target():
     """A plant whose KL falls as 1 / kl_coef: from either side it settles at the target."""
     for kl_coef in (0.01, 5.0):
@@ -196,9 +179,7 @@ def test_kl_controller_steers_to_the_target():
             controller.update(0.6 / controller.kl_coef, responses=100)
         assert math.isclose(controller.kl_coef, 0.3, rel_tol=1e-3)
 
-
 # -- padding ---------------------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize("junk", [NAN, math.inf, -math.inf, 1e30])
 def test_padding_changes_nothing(junk):

@@ -22,7 +22,6 @@ TOKENS = torch.tensor([list(y) + [END] * (R - len(y)) for y in RESPONSES])  # (1
 PREFIXES = [y for t in range(R) for y in itertools.product(range(VOCAB), repeat=t)]  # 1 + 3 + 9
 STATES = torch.tensor([[PREFIXES.index(tuple(y[:t])) for t in range(R)] for y in TOKENS.tolist()])
 
-
 class TabularPolicy(torch.nn.Module):
     """One row of logits and one value for each prefix; `written` are the responses of the batch."""
 
@@ -52,17 +51,14 @@ class TabularPolicy(torch.nn.Module):
         return Batch(MASK[self.written], logprobs, ref_logprobs, values, ratings[self.written],
                      groups=torch.arange(size) // group_size)
 
-
 CONFIG = PPOConfig(epochs=2, minibatch_size=16, clip_coef=0.2, vf_coef=0.5, ent_coef=0.0, gamma=1.0,
                    gae_lambda=0.95, max_grad_norm=1.0, target_kl=None)
 KL_COEF = 0.01
-
 
 def step(policy, optimizer, batch, generator, kl_coef=KL_COEF, **changes):
     """ppo_update with CONFIG but for the changes."""
     return ppo_update(policy, optimizer, batch, replace(CONFIG, **changes), kl_coef=kl_coef,
                       generator=generator)
-
 
 # Odds of the learning tests below: of 150 seeds each none missed its threshold; the worst seeds had
 # p(best) .975, E[rating] flipped .07 of the start, KL free 3.1, KL held .05 nats.
@@ -75,25 +71,20 @@ def learn(seed, updates=25, ratings=RATINGS, **changes):
         assert stats["first_ratio_error"] < 1e-6, stats
     return policy.probabilities(), stats
 
-
 def exact_kl(p):
     uniform = torch.tensor([VOCAB ** -float(len(y)) for y in RESPONSES])
     return float((p * (p / uniform).log()).sum())
 
-
 def test_bandit_enumerates_all_responses():
     assert torch.allclose(TabularPolicy().probabilities().sum(), torch.tensor(1.0))
 
-
 learnt = cache(learn)  # the same run serves two tests
-
 
 @pytest.mark.parametrize("advantage", ["gae", "group"])
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_bandit_learns_the_best_response(advantage, seed):
     p, stats = learnt(seed, advantage=advantage)
     assert p[RESPONSES.index(BEST)] > 0.9, (p, stats)
-
 
 @pytest.mark.parametrize("advantage", ["gae", "group"])
 def test_bandit_with_flipped_ratings_gets_worse(advantage):
@@ -103,14 +94,12 @@ def test_bandit_with_flipped_ratings_gets_worse(advantage):
     p, _ = learn(0, ratings=-RATINGS, advantage=advantage)
     assert p @ RATINGS < start / 5, p
 
-
 @pytest.mark.parametrize("advantage", ["gae", "group"])
 def test_bandit_with_a_large_kl_coef_stays_near_the_reference(advantage):
     free, _ = learnt(0, advantage=advantage)
     held, stats = learn(0, advantage=advantage, kl_coef=5.0)
     assert exact_kl(free) > 2.5, exact_kl(free)  # always the best response: log 27 = 3.3 nats
     assert exact_kl(held) < 0.1, (exact_kl(held), stats)
-
 
 def test_first_minibatch_has_ratio_one_and_zero_kl():
     policy, generator = TabularPolicy(), torch.Generator().manual_seed(0)
@@ -125,7 +114,6 @@ def test_first_minibatch_has_ratio_one_and_zero_kl():
     stale = replace(batch, old_logprobs=batch.old_logprobs + math.log(2))  # disagrees: it must show
     stats = step(policy, optimizer, stale, generator, epochs=1)
     assert stats["first_ratio_error"] == pytest.approx(0.5, abs=0.1), stats  # 1/2, and two steps
-
 
 @pytest.mark.parametrize("advantage", ["gae", "group"])
 def test_one_step_is_the_gradient_of_the_hand_written_objective(advantage):
@@ -165,7 +153,6 @@ def test_one_step_is_the_gradient_of_the_hand_written_objective(advantage):
     assert math.isclose(stats["kl"], 10 * float((charge * batch.response_mask).sum()) / 40)
     assert stats["clip_fraction"] == 0.0 and stats["first_ratio_error"] == 0.0
 
-
 def test_old_values_and_old_logprobs_are_those_of_the_batch():
     """The policy has moved: ratios of e^.5, and values .5 above the batch's, clipped at .2."""
     policy, generator = TabularPolicy(), torch.Generator().manual_seed(0)
@@ -183,13 +170,11 @@ def test_old_values_and_old_logprobs_are_those_of_the_batch():
     assert stats["approx_kl"] == pytest.approx(math.exp(0.5) - 1 - 0.5, rel=1e-5)
     assert stats["clip_fraction"] == 1.0
 
-
 def test_stops_early_above_target_kl():
     policy, generator = TabularPolicy(), torch.Generator().manual_seed(0)
     batch, optimizer = policy.write(64, generator), torch.optim.SGD(policy.parameters(), lr=50.0)
     stats = step(policy, optimizer, batch, generator, target_kl=0.01)
     assert stats["updates"] == 1.0 and stats["approx_kl"] > 0.01, stats  # one large step, no more
-
 
 def test_rows_are_visited_once_an_epoch():
     policy, generator, seen = TabularPolicy(), torch.Generator().manual_seed(0), []
@@ -203,7 +188,6 @@ def test_rows_are_visited_once_an_epoch():
     assert [len(rows) for rows in seen] == [4, 4, 2, 4, 4, 2]
     assert sorted(sum(seen[:3], [])) == sorted(sum(seen[3:], [])) == list(range(10))
     assert seen[:3] != seen[3:]  # shuffled anew: equal with odds of 1 in 10!
-
 
 def test_the_sums_of_two_processes_are_those_of_one_batch():
     """`all_reduce` doubles here, as if another process had brought the same rows: all means, the
@@ -220,9 +204,7 @@ def test_the_sums_of_two_processes_are_those_of_one_batch():
     torch.testing.assert_close(moved[0][0], moved[1][0])
     assert moved[0][1] == pytest.approx(moved[1][1], abs=1e-6)
 
-
 # -- what must not be trained on -------------------------------------------------------------------
-
 
 def assert_refuses(policy, batch, message, evaluate=None, advantage="gae"):
     before = [p.detach().clone() for p in policy.parameters()]
@@ -233,7 +215,6 @@ def assert_refuses(policy, batch, message, evaluate=None, advantage="gae"):
     for p, untouched in zip(policy.parameters(), before):
         assert torch.equal(p.detach(), untouched)
 
-
 @pytest.mark.parametrize("advantage", ["gae", "group"])
 @pytest.mark.parametrize("bad", [NAN, math.inf])
 def test_one_bad_rating_stops_with_weights_untouched(bad, advantage):
@@ -241,7 +222,6 @@ def test_one_bad_rating_stops_with_weights_untouched(bad, advantage):
     batch = policy.write(64, torch.Generator().manual_seed(0))
     batch = replace(batch, ratings=torch.where(torch.arange(64) == 5, bad, batch.ratings))
     assert_refuses(policy, batch, "ratings", advantage=advantage)
-
 
 def test_bad_loss_or_gradient_stops_with_weights_untouched():
     policy = TabularPolicy()
@@ -257,7 +237,6 @@ def test_bad_loss_or_gradient_stops_with_weights_untouched():
 
     assert_refuses(policy, batch, "loss is nan", evaluate=nan_value)
     assert_refuses(policy, batch, "gradient", evaluate=nan_gradient)
-
 
 @pytest.mark.parametrize("advantage", ["gae", "group"])
 def test_nan_in_padding_does_not_reach_the_weights(advantage):
@@ -277,7 +256,6 @@ def test_nan_in_padding_does_not_reach_the_weights(advantage):
     (logits, state_values, stats), (nan_logits, nan_state_values, nan_stats) = trained
     assert torch.equal(logits, nan_logits) and torch.equal(state_values, nan_state_values)
     assert stats == nan_stats
-
 
 def test_the_door():
     policy, generator = TabularPolicy(), torch.Generator().manual_seed(0)

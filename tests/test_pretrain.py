@@ -18,10 +18,8 @@ from retro.pretrain.__main__ import Config, learning_rate, main
 from retro.pretrain.corpus import Document, batches, shard_documents, to_document, weighted_texts
 from retro.pretrain.first_weights import grow_vocabulary, head_start
 
-
 def demonstrations(n=30):
     return list(islice(envs.make("household").demonstrations("train", "t", 0.5), n))
-
 
 def test_documents_contain_the_prompts_of_actor_and_reflector():
     for d in demonstrations():
@@ -31,7 +29,6 @@ def test_documents_contain_the_prompts_of_actor_and_reflector():
             assert f"{prompts.reflection_request(d.progress)} {d.reflection}\n" in text
         for question, answer in d.questions:
             assert f"{prompts.question(question)} {answer}\n" in text
-
 
 def test_reflection_often_stands_right_behind_the_transcript():
     """As it will at run time: in half of the documents at least (binomial, 60 draws; fails 1 in
@@ -45,7 +42,6 @@ def test_reflection_often_stands_right_behind_the_transcript():
             len(prompts.transcript(d.observation, d.reflections, d.steps)) :
         ].startswith("\nFailed")
     assert right_behind / len(failed) > 0.3, right_behind / len(failed)
-
 
 def test_bound_tokens_are_mentions_and_name_the_place(tiny_base):
     """The reading loss asks only for what the text before a mention says."""
@@ -73,12 +69,10 @@ def test_bound_tokens_are_mentions_and_name_the_place(tiny_base):
         firsts = len(things) + max(len(room) - 1, 0)
         assert sum(sight == 1 for *_, sight in document.binding_targets) == 2 * firsts
 
-
 def test_shards_are_a_function_of_their_number(tiny_base, monkeypatch):
     monkeypatch.setattr(corpus, "DOCUMENTS", 16)
     shard = partial(shard_documents, ("household",), str(tiny_base), 0, 0.3, 0.8)
     assert shard(3) == shard(3) != shard(4)
-
 
 def test_batches_hold_every_document_that_fits_once():
     rng = random.Random(0)
@@ -93,7 +87,6 @@ def test_batches_hold_every_document_that_fits_once():
     fitting = {i: (n, n) for i, n in enumerate(lengths, 1) if n <= 300}
     assert seen == fitting
 
-
 @torch.no_grad()
 def copied(model: GPT, ids: torch.Tensor) -> float:
     """Of ids that come twice in a row, the share of second ones that the model foresees; the token
@@ -101,7 +94,6 @@ def copied(model: GPT, ids: torch.Tensor) -> float:
     logits = model(torch.cat((ids, ids))[None])[0, len(ids) : -1]
     logits.scatter_(1, ids[:-1, None], -torch.inf)
     return (logits.argmax(-1) == ids[1:]).float().mean().item()
-
 
 @pytest.mark.parametrize("seed", range(3))
 def test_first_weights_copy_random_text(seed):
@@ -113,12 +105,10 @@ def test_first_weights_copy_random_text(seed):
     head_start(model, generator)
     assert copied(model, ids) > 0.8
 
-
 def test_head_start_says_what_shape_it_needs():
     model = GPT(GPTConfig(50, 32, 32, 2, 2, 1))
     with pytest.raises(ValueError, match="heads 2, kv_heads 1"):
         head_start(model, torch.Generator())
-
 
 def test_learning_rate_in_three_cases():
     assert learning_rate(0.01, 0.02, 0.4) == pytest.approx(0.5)
@@ -126,7 +116,6 @@ def test_learning_rate_in_three_cases():
     assert (
         learning_rate(0.8, 0.02, 0.4) == pytest.approx(0.5) and learning_rate(1.0, 0.02, 0.4) == 0
     )
-
 
 def test_resumed_equals_uninterrupted(tmp_path, monkeypatch):
     """Killed in the middle, then resumed from the checkpoint: the same weights, bit for bit."""
@@ -172,7 +161,6 @@ def test_resumed_equals_uninterrupted(tmp_path, monkeypatch):
     main(Config(out=str(tmp_path / "more"), **more))  # and another begins with its weights
     assert tokenizer.load(tmp_path / "more").vocab_size == 500
     assert GPT.from_pretrained(tmp_path / "more").config.vocab_size == 500
-
 
 def test_a_grown_base_says_the_same_of_old_tokens(shipped):
     """New tokens come behind the old ones; no old id, weight or logit changes."""

@@ -20,7 +20,6 @@ FAMILIES = {
     "qwen2, tied": dict(model_type="qwen2", tie_word_embeddings=True, rope_theta=1e6),
 }
 
-
 def their_model(transformers, model_type="llama", **changes):
     """A random LlamaForCausalLM or Qwen2ForCausalLM whose biases and norms do something."""
     families = {
@@ -35,7 +34,6 @@ def their_model(transformers, model_type="llama", **changes):
             scale = 0.3 if weight.dim() > 1 else 1.0
             weight += scale * torch.randn(weight.shape, generator=numbers)
     return model
-
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("shards", [False, True])
@@ -59,7 +57,6 @@ def test_a_model_of_each_family_gives_transformers_logits(tmp_path, family, shar
     assert not report["missing_keys"] and not report["unexpected_keys"]
     assert largest_gap(back(ids).logits, expected) < 1e-5 * expected.abs().max()
 
-
 def test_a_wrong_set_of_shards_is_refused_in_one_line(tmp_path):
     tiny_gpt(dtype=torch.float32).save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "a.safetensors")
@@ -74,7 +71,6 @@ def test_a_wrong_set_of_shards_is_refused_in_one_line(tmp_path):
     index.write_text('{"weight_map": {"x": "a.safetensors"}}')
     GPT.from_pretrained(tmp_path)
 
-
 def saved_bytes(model, ids) -> int:
     """Bytes that one training pass keeps for its backward pass; gradients are left in the model."""
     kept = {}
@@ -88,7 +84,6 @@ def saved_bytes(model, ids) -> int:
         total = sum(kept.values())
         loss.backward()
     return total
-
 
 @pytest.mark.parametrize("with_prefix", [False, True])
 def test_recomputed_activations_give_the_same_gradient_for_less_memory(with_prefix):

@@ -30,13 +30,11 @@ from tests.small_run import outcome
 ROOT = Path(__file__).parent.parent
 N = 12
 
-
 def reflections() -> list[Reflection]:
     """Random ones; those of odd rows, which rank 1 will hold, are longer."""
     generator = torch.Generator().manual_seed(0)
     draw = lambda n: torch.randint(0, 50, (n,), generator=generator).tolist()
     return [Reflection(draw(5 + i), draw(2 + i % 3 + 6 * (i % 2)), [], "") for i in range(N)]
-
 
 def train(processes: Processes, kind: str, target_kl: float | None, halves: int) -> tuple:
     """(how far the weights move, stats) in an update on this rank's rows; minibatches of 4 in all.
@@ -70,21 +68,16 @@ def train(processes: Processes, kind: str, target_kl: float | None, halves: int)
         stats.pop("first_ratio_error")
     return flat(weights) - start, stats
 
-
 def flat(weights) -> torch.Tensor:
     return torch.cat([p.detach().double().flatten() for p in weights])
 
-
 THREADS = Path("/proc/self/task")
-
 
 def threads() -> list[str]:
     """The names of this process's threads, where Linux tells them."""
     return [(thread / "comm").read_text().strip() for thread in THREADS.glob("*")]
 
-
 CASES = [("sft", None), ("ppo", None), ("ppo", 0.01)]
-
 
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory):
@@ -104,7 +97,6 @@ def of_two(tmp_path_factory):
     ]
     assert [process.wait(timeout=240) for process in started] == [0, 0]
     return [torch.load(folder / str(rank)) for rank in range(2)]
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", range(len(CASES)))
@@ -128,7 +120,6 @@ def test_two_ranks_take_the_step_of_one(of_two, case, monkeypatch):
     other, _ = train(ALONE, *CASES[case], halves=2)  # the control: minibatches of 2
     assert (other - move).norm() > 0.1 * move.norm(), ((other - move).norm(), move.norm())
 
-
 @pytest.mark.slow
 def test_all_gather_all_reduce_and_shard(of_two):
     for rank in range(2):
@@ -136,7 +127,6 @@ def test_all_gather_all_reduce_and_shard(of_two):
         assert of_two[rank]["sharded"] == [[0, 2], [1, 3]][rank]  # of 5 rows one is nobody's
         assert of_two[rank]["reduced"].tolist() == [1.0, 20.0]
         assert of_two[rank]["printed"] == ("rank 0\n" if rank == 0 else "")
-
 
 @pytest.mark.slow
 @pytest.mark.skipif(not THREADS.exists(), reason="needs Linux's list of threads")
@@ -146,7 +136,6 @@ def test_no_thread_of_the_group_outlives_it(of_two):
         threads = of_two[rank]["threads"]
         assert any("gloo" in name for name in threads["within"]), threads
         assert not any("gloo" in name for name in threads["after"]), threads
-
 
 def test_one_process_is_a_rank_alone(monkeypatch, capsys):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
@@ -159,7 +148,6 @@ def test_one_process_is_a_rank_alone(monkeypatch, capsys):
     processes.barrier()
     processes.leave()
 
-
 def test_rows_are_dealt_in_turn_and_one_process_speaks(capsys):
     """Of 8 rows each of 3 processes gets 2; the last 2 are left out."""
     three = [Processes(rank, 3) for rank in range(3)]
@@ -169,7 +157,6 @@ def test_rows_are_dealt_in_turn_and_one_process_speaks(capsys):
         one.print0("rank", one.rank)
     assert capsys.readouterr().out == "rank 0\n"
 
-
 @pytest.mark.parametrize("threads, counts, size", [("1", [4], 1), ("4", [4, 3], 1), ("4", [1], 1)])
 def test_a_single_process_is_this_one(threads, counts, size, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: int(threads))
@@ -177,7 +164,6 @@ def test_a_single_process_is_this_one(threads, counts, size, monkeypatch):
     with launch(*counts) as n:
         assert n == size
     assert "WORLD_SIZE" not in os.environ
-
 
 class Launched:
     """`train.py` on two threads, as a user starts it."""
@@ -216,11 +202,9 @@ class Launched:
         while self.others() and time.time() < give_up:
             time.sleep(0.05)
 
-
 SMALL = dict(envs="hotpot", gap_tasks=2, train_tasks=8, updates=2, batch_reflections=4, minibatch=2,
              eval_tasks=2, retries=1, min_well_formed=0.0, max_kl=1e9)  # fmt: skip
 linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere training is one process")
-
 
 @pytest.mark.slow
 @linux
@@ -245,7 +229,6 @@ def test_train_runs_in_two_processes_and_resumes_in_two(tiny_base, tmp_path):
     said = again.first.communicate()[0].decode()
     assert again.first.returncode == 2 and said.startswith("error: ") and said.count("\n") == 1
 
-
 @pytest.mark.slow
 @linux
 def test_no_process_outlives_the_first(tiny_base, tmp_path):
@@ -255,7 +238,6 @@ def test_no_process_outlives_the_first(tiny_base, tmp_path):
     run.kill()
     assert not run.others()
 
-
 @pytest.mark.slow
 @linux
 def test_a_run_that_loses_a_process_ends(tiny_base, tmp_path):
@@ -264,7 +246,6 @@ def test_a_run_that_loses_a_process_ends(tiny_base, tmp_path):
     os.kill(run.others()[0], signal.SIGKILL)
     said = run.first.communicate(timeout=60)[0].decode()
     assert run.first.returncode == 1 and "another process of this run has ended" in said
-
 
 def main(path: str) -> None:
     """One of the two processes."""
@@ -284,7 +265,6 @@ def main(path: str) -> None:
     processes.leave()
     results["threads"]["after"] = threads()
     torch.save(results, path)
-
 
 if __name__ == "__main__":
     main(sys.argv[1])

@@ -4,7 +4,6 @@ import pytest
 
 from retro import prompts
 
-
 def test_reflector_prompt_continues_the_actors():
     steps = [("look", "You see nothing."), ("go to bed 1", "Nothing happens.")]
     text = prompts.transcript("Room.\n\nYour task is to: x.", ["a. Plan: b."], steps)
@@ -13,12 +12,10 @@ def test_reflector_prompt_continues_the_actors():
         "R", [], steps[:1]
     ) + "\n> go to bed 1\nNothing happens." == prompts.transcript("R", [], steps)
 
-
 @pytest.mark.parametrize("text", ["a\nReflection: b", "a\r\n> take", "\t a  b \n"])
 def test_reflections_and_actions_stay_on_their_line(text):
     assert prompts.opening("R", [text]).count("\n") == 1
     assert prompts.transcript("R", [], [(text, "o")]).count("\n") == 2
-
 
 @pytest.mark.parametrize(
     "text, good",

@@ -8,7 +8,6 @@ import envs
 from retro.interop import guides
 from retro.interop.api_actor import read_reply
 
-
 @pytest.mark.parametrize(
     "reply, thought, action",
     [
@@ -35,7 +34,6 @@ from retro.interop.api_actor import read_reply
 def test_replies_become_one_action(reply, thought, action):
     assert read_reply(reply) == (thought, action)
 
-
 def test_the_household_example_is_what_the_engine_says():
     """Letter for letter, played in a room built for it."""
     places = {"cabinet 2": 3, "cabinet 1": 2, "countertop 1": 4, "fridge 1": 7, "shelf 1": 5,
@@ -59,7 +57,6 @@ def test_the_household_example_is_what_the_engine_says():
         assert answer == turn.answer
     assert info["success"]
 
-
 def test_every_environment_has_a_guide_that_its_openings_find():
     assert set(guides.GUIDES) == set(envs.CLASSES)
     for name, guide in guides.GUIDES.items():
@@ -73,7 +70,6 @@ def test_every_environment_has_a_guide_that_its_openings_find():
             assert read_reply(message["content"])[1] == turn.action
         text = guides.completion_prompt(guide, guide.first, guide.turns)
         assert text.count(f"> {guide.turns[-1].action}\n") == 2 and text.endswith("\n>")
-
 
 @pytest.mark.parametrize("name", list(envs.CLASSES))
 def test_openings_carry_the_mark_of_their_guide_and_no_other(name):

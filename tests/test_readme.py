@@ -36,21 +36,17 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 each_page = pytest.mark.parametrize("page", LIVING)
 
-
 def lines_of(path: str) -> int:
     return len((ROOT / path).read_text().splitlines())
-
 
 def split(text: str) -> tuple[list[str], list[str]]:
     """(prose, fences): the text outside and inside ``` fences."""
     parts = re.split(r"^```.*$", text, flags=re.MULTILINE)
     return parts[::2], parts[1::2]
 
-
 def coded(text: str) -> list[str]:
     """What stands in `backticks`, line breaks as spaces."""
     return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
-
 
 def commands() -> Iterator[tuple[str, str, str]]:
     """(page, module, arguments) of each command of ours, in fences and in the text."""
@@ -64,24 +60,20 @@ def commands() -> Iterator[tuple[str, str, str]]:
                 module = "retro.pretrain.__main__" if name == "retro.pretrain" else name
                 yield page, module, span[found.end() :]
 
-
 def tables(text: str, *columns: str) -> list[list[dict[str, str]]]:
     """Each table that has these columns: its rows, cells by column."""
     found = re.findall(r"((?:^\|.*\|\n)+)", text, re.MULTILINE)
     rows = [[[c.strip() for c in row[1:-1].split("|")] for row in t.splitlines()] for t in found]
     return [[dict(zip(t[0], row)) for row in t[2:]] for t in rows if not {*columns} - {*t[0]}]
 
-
 def headings(text: str) -> set[str]:
     """The anchors that GitHub gives to the headings."""
     found = re.findall(r"^#+ (.+)$", "\n".join(split(text)[0]), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
 
-
 def test_readme_is_short():
     assert len(README.splitlines()) <= 200
     assert len(README.split()) <= 2500
-
 
 @each_page
 def test_no_line_of_prose_is_over_120_characters(page):
@@ -89,7 +81,6 @@ def test_no_line_of_prose_is_over_120_characters(page):
     spared = ("|", "`")  # rows of tables, and commands, which are not broken
     long = [line for line in lines if len(line) > 120 and not line.lstrip().startswith(spared)]
     assert not long
-
 
 @each_page
 def test_files_are_there_and_as_long_as_it_says(page):
@@ -99,7 +90,6 @@ def test_files_are_there_and_as_long_as_it_says(page):
     counts = COUNT.findall(LIVING[page])
     wrong = {p: f"{n}, is {lines_of(p)}" for p, n in counts if int(n) != lines_of(p)}
     assert not wrong, f"{wrong}: python -m tests.test_readme puts them right"
-
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
@@ -111,7 +101,6 @@ def test_links_lead_somewhere(page):
         assert target.exists(), f"{page}: {link}"
         assert not anchor or anchor in headings(target.read_text()), f"{page}: {link}"
 
-
 def test_readme_names_every_page_and_every_room():
     linked = set(LINK.findall(README))
     pages = {p.relative_to(ROOT).as_posix() for p in ROOT.glob("docs/*") if p.is_file()}
@@ -120,12 +109,10 @@ def test_readme_names_every_page_and_every_room():
     rooms = [p.parent.relative_to(ROOT).as_posix() for p in packages]
     assert not [room for room in rooms if f"{room}/" not in README], "not in README's tree"
 
-
 def test_the_reading_order_has_every_file_of_the_method():
     told = {path for path, _ in COUNT.findall(README)}
     files = {p.relative_to(ROOT).as_posix() for p in ROOT.glob("retro/*.py")}
     assert not files - told - {"retro/__init__.py"}
-
 
 @pytest.mark.parametrize("page, module, arguments", list(commands()))
 def test_a_command_is_accepted(page, module, arguments):
@@ -133,10 +120,8 @@ def test_a_command_is_accepted(page, module, arguments):
     if "--help" not in arguments:
         parse(import_module(module).Config, "", argv=shlex.split(arguments, comments=True))
 
-
 def test_there_are_commands_of_every_script():
     assert {module for _, module, _ in commands()} == {*SCRIPTS}
-
 
 @each_page
 def test_a_flag_is_some_scripts(page):
@@ -146,7 +131,6 @@ def test_a_flag_is_some_scripts(page):
     flags = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", LIVING[page]))
     assert not flags - options, flags - options
 
-
 def test_a_name_of_the_tables_is_defined_in_its_file():
     rows = [row for page in LIVING.values() for t in tables(page, "code", "file") for row in t]
     assert len(rows) > 15
@@ -154,7 +138,6 @@ def test_a_name_of_the_tables_is_defined_in_its_file():
         code = "\n".join((ROOT / path).read_text() for path in coded(row["file"]))
         for name in coded(row["code"]):
             assert re.search(rf"(def|class) {name}\b|\b{name}(:| =) ", code), (name, row["file"])
-
 
 def test_defaults_are_those_of_train():
     (rows,) = tables(LIVING["docs/results.md"], "question", "flag")
@@ -165,7 +148,6 @@ def test_defaults_are_those_of_train():
             value = "on" if value else "off"
         assert said == value or float(said) == value, row
 
-
 def test_figures_of_the_default_run_and_of_the_base():
     default, pages = train.Config(), "\n".join(LIVING.values())
     reflections = default.updates * default.batch_reflections
@@ -175,12 +157,10 @@ def test_figures_of_the_default_run_and_of_the_base():
     sizes = set(re.findall(r"([\d.]+M)(?= parameters)", pages)) - {"135M"}  # SmolLM2's
     assert sizes == {million}
 
-
 def test_readme_and_the_page_of_results_have_one_table():
     columns = "untrained", "script"
     (own,), (other,) = (tables(p, *columns) for p in (README, LIVING["docs/results.md"]))
     assert own == other
-
 
 def test_a_message_that_is_quoted_is_in_the_code():
     paths = (*ROOT.glob("*.py"), *ROOT.glob("retro/**/*.py"))
@@ -192,7 +172,6 @@ def test_a_message_that_is_quoted_is_in_the_code():
     quoted = [" ".join(q.split()) for q in re.findall(r'"([^"]+)"', pages)]
     assert len(quoted) > 12
     assert not [q for q in quoted if not all(piece in texts for piece in q.split(".."))]
-
 
 def test_the_glossary_has_what_a_run_writes_and_nothing_else(tiny_base, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
@@ -211,13 +190,11 @@ def test_the_glossary_has_what_a_run_writes_and_nothing_else(tiny_base, tmp_path
         assert not {*keys} ^ written, f"said: {keys}, written: {written}"
         assert len(keys) == len(written), f"one is told twice: {keys}"
 
-
 def update_counts() -> None:
     """Write the true line counts into the pages."""
     for name, text in LIVING.items():
         counted = COUNT.sub(lambda m: f"`{m[1]}` ({lines_of(m[1])})", text)
         (ROOT / name).write_text(counted)
-
 
 if __name__ == "__main__":
     update_counts()

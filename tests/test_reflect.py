@@ -8,16 +8,13 @@ from retro.reflect import RANGES, Reflection, rate, reflect, reflection_prompt
 from retro.trial import Trajectory
 from tests.small_trials import failed_trials, sample, shorten
 
-
 @pytest.fixture(scope="module")
 def trials():
     return failed_trials(6, steps=4)
 
-
 @pytest.fixture(autouse=True)
 def short_reflections(monkeypatch):
     shorten(monkeypatch)
-
 
 def test_prompt_that_does_not_fit_keeps_task_and_end(tiny_lm, trials):
     tiny_lm.context = 10**6
@@ -30,19 +27,16 @@ def test_prompt_that_does_not_fit_keeps_task_and_end(tiny_lm, trials):
         "Failed, score 0.00.\nReflection:"
     )
 
-
 def test_same_seed_same_reflections_and_order_is_kept(tiny_lm, trials):
     a, b = sample(tiny_lm, trials), sample(tiny_lm, trials)
     assert a == b != sample(tiny_lm, trials, seed=1)
     assert [r.prompt_ids for r in a] == [reflection_prompt(t, tiny_lm) for t in trials]
     assert isinstance(a[0], Reflection) and "\n" not in a[0].text
 
-
 def test_a_prompt_that_was_read_before_gives_the_same_reflections(tiny_lm, trials):
     asked = [reflection_prompt(t, tiny_lm) for t in trials]
     caches = list(tiny_lm.prefill(asked))
     assert sample(tiny_lm, trials, caches=caches) == sample(tiny_lm, trials)
-
 
 def test_logprobs_are_those_of_the_frozen_base_in_a_plain_pass(tiny_lm, trials):
     for r in sample(tiny_lm, trials[:2]):
@@ -52,7 +46,6 @@ def test_logprobs_are_those_of_the_frozen_base_in_a_plain_pass(tiny_lm, trials):
         expected = [row[token].item() for row, token in zip(rows, r.response_ids)]
         assert r.logprobs == pytest.approx(expected, abs=1e-4)
 
-
 def test_equal_prompts_get_different_answers_and_greedy_ones_equal(tiny_lm, trials):
     asked = [reflection_prompt(trials[0], tiny_lm)] * 3
     draw = lambda temperature: reflect(
@@ -60,10 +53,8 @@ def test_equal_prompts_get_different_answers_and_greedy_ones_equal(tiny_lm, tria
     )
     assert len({r.text for r in draw(1.0)}) > 1 and len({r.text for r in draw(0.0)}) == 1
 
-
 def ended(g: float) -> Trajectory:
     return Trajectory("household", "a", "x", (), (), g, g == 1, g == 1, g < 1)
-
 
 def test_ratings_telescope():
     """Over a chain of trials the ratings add up to the last return minus the first."""
@@ -71,7 +62,6 @@ def test_ratings_telescope():
     total = sum(rate(a, b) for a, b in zip(chain, chain[1:]))
     assert total == chain[-1].episode_return - chain[0].episode_return
     assert rate(chain[0], chain[1]) == -0.5
-
 
 def test_three_ratings_of_one_retry():
     before, after = ended(0.25), ended(0.75)

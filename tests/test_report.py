@@ -32,10 +32,8 @@ HOSTILE = (
 )
 CAUSE = "I never found a mug. Plan: search shelf 2."
 
-
 def opened(base):
     return open_model(str(base), torch.device("cpu"), False)
-
 
 def trained(base, seed=0):
     """A tiny model with an adapter and a critic that do something."""
@@ -45,7 +43,6 @@ def trained(base, seed=0):
     for weight in [*lora_parameters(lm.model), policy.value_head.weight]:
         weight.data.normal_(0, 0.3, generator=generator)
     return policy
-
 
 @pytest.fixture(scope="module")
 def chains():
@@ -62,7 +59,6 @@ def chains():
     }
     evaluation = Evaluation(env, tasks, actor, retries=2, seed=0)
     return {method: evaluation.play(writer) for method, writer in writers.items()}
-
 
 @pytest.fixture(scope="module")
 def page(tiny_base, chains, tmp_path_factory):
@@ -82,7 +78,6 @@ def page(tiny_base, chains, tmp_path_factory):
     report.write_page(run_dir / "report.html", reports, [chains], run_dir, opened(tiny_base))
     html = (run_dir / "report.html").read_bytes()
     return html, json.loads(re.search(rb'id="data">(.*?)</script>', html, re.S)[1]), run_dir
-
 
 def test_tokens_are_weighed_as_a_plain_forward_pass_weighs_them(tiny_base, chains, monkeypatch):
     """gamma = lambda = 1: A_t = rating - kl_coef * (log-ratios from t on) - V_t."""
@@ -110,12 +105,10 @@ def test_tokens_are_weighed_as_a_plain_forward_pass_weighs_them(tiny_base, chain
     assert largest_gap(torch.tensor([row[1:] for row in found]), expected) < 1e-4
     assert largest_gap(own, base) > 0.01, "the adapter does nothing: the test is blind"
 
-
 def test_characters_cut_into_several_tokens_stay_whole(tiny_base):
     lm, text = opened(tiny_base), " é漢🙂 mug 1\n"
     parts = report.token_texts(lm, lm.tokenizer.encode(text))
     assert "".join(parts) == text and len(parts) == len(lm.tokenizer.encode(text))
-
 
 def test_the_page_holds_the_episodes(page, chains):
     html, data, _ = page
@@ -128,7 +121,6 @@ def test_the_page_holds_the_episodes(page, chains):
     assert retries["react"][1]["trial"]["steps"][0][0] == "look"
     assert data["metrics"][-1]["kl"] is None  # NaN is no JSON
 
-
 def test_hostile_text_stays_data(page):
     html, data, _ = page
     script = re.search(rb'id="data">(.*?)</script>', html, re.S)[1]
@@ -138,18 +130,15 @@ def test_hostile_text_stays_data(page):
     shown = json.dumps(data, ensure_ascii=False)
     assert not {c for c in shown if unicodedata.category(c) in ("Cc", "Cf", "Cs")}
 
-
 DATA = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(st.characters()),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters()), inner),
 )
 
-
 @settings(max_examples=25, deadline=None)
 @given(DATA)
 def test_any_data_stays_in_its_place(value):
     stays_in_its_place(value)
-
 
 @pytest.mark.slow
 @settings(max_examples=200, deadline=None)
@@ -157,13 +146,11 @@ def test_any_data_stays_in_its_place(value):
 def test_any_data_stays_in_its_place_at_length(value):
     stays_in_its_place(value)
 
-
 def stays_in_its_place(value):
     html = report.render({"x": value}).decode()
     script = html.split('id="data">')[1].split("</script>")[0]
     assert "<" not in script and html.count("</script") == 2
     assert json.loads(script) == {"x": json.loads(json.dumps(report.plain(value)))}
-
 
 def test_the_page_asks_for_nothing_and_runs_its_own_script_only(page):
     html = page[0].decode()
@@ -175,14 +162,12 @@ def test_the_page_asks_for_nothing_and_runs_its_own_script_only(page):
     assert re.findall(r"https?://[^\s\"'`]+", outside) == ["http://www.w3.org/2000/svg"]
     assert "innerHTML" not in script and "eval(" not in script
 
-
 def test_environments_take_turns(chains, monkeypatch):
     monkeypatch.setattr(report, "EPISODES", 2)
     one = {method: c[:1] for method, c in chains.items()}
     picked = report.pick([{"env": "a"}, {"env": "b"}, {"env": "c"}], [one, chains, chains])
     assert [env for env, _ in picked] == ["a", "b", "c", "b", "c"]
     assert picked[3][1]["long"] is chains["long"][1]
-
 
 def test_a_page_never_grows_too_large(page, tiny_base, chains, monkeypatch):
     """Episodes that do not fit are left out."""
@@ -192,14 +177,12 @@ def test_a_page_never_grows_too_large(page, tiny_base, chains, monkeypatch):
     data = report.page_data(reports, [chains], page[2], opened(tiny_base))
     assert 1 <= len(data["episodes"]) <= 2 and data["failed"] == 3
 
-
 def test_a_run_without_a_critic_is_told_in_words(tiny_base, tmp_path):
     policy = trained(tiny_base)
     save_adapter(policy.lm.model, tmp_path / "adapter")
     checkpoint.save(tmp_path / "checkpoint", {}, [], {})
     with pytest.raises(ValueError, match="no critic"):
         report.trained_policy(tmp_path, opened(tiny_base), False)
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme, width", [("light", 1280), ("dark", 1280), ("light", 360)])

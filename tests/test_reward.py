@@ -16,12 +16,10 @@ from retro.reflect import RANGES
 from retro.reward import ADAPTER, FitConfig, RewardModel, fit, pair_loss, quality
 from tests.small_trials import failed_trials, randomise, sample, shorten
 
-
 @pytest.fixture(scope="module")
 def trials():
     """Each of four trials three times."""
     return [trial for trial in failed_trials(4, steps=2) for _ in range(3)]
-
 
 @pytest.fixture
 def setting(tiny_lm, trials, monkeypatch):
@@ -30,11 +28,9 @@ def setting(tiny_lm, trials, monkeypatch):
     monkeypatch.setattr(retro.reflect, "REFLECTION_TOKENS", 6)
     return tiny_lm, reward_model(tiny_lm, "delta"), sample(tiny_lm, trials)
 
-
 def reward_model(lm, rating, rank=2, seed=0) -> RewardModel:
     lm.add_adapter(ADAPTER, rank, 2.0 * rank, torch.Generator().manual_seed(seed))
     return RewardModel(lm, *RANGES[rating])
-
 
 @pytest.fixture
 def trained(setting):
@@ -45,14 +41,12 @@ def trained(setting):
         torch.nn.init.normal_(weight, std=0.15, generator=torch.Generator().manual_seed(90 + i))
     return lm, reward, reflections
 
-
 def test_equal_prompts_are_read_once_and_answered_differently(setting):
     lm, _, reflections = setting
     read = list(lm.prefill([r.prompt_ids for r in reflections]))
     assert sum(len(part.cache.lengths) for part in read) == 4
     assert sorted(i for part in read for i in part.rows) == list(range(12))
     assert len({r.text for r in reflections[:3]}) > 1
-
 
 def test_score_is_how_much_likelier_the_adapter_makes_the_response(trained, monkeypatch):
     """By hand: prompt under the base, then the response under the adapter, and under the base."""
@@ -79,7 +73,6 @@ def test_score_is_how_much_likelier_the_adapter_makes_the_response(trained, monk
     monkeypatch.setattr(retro.reward, "READ_TOGETHER", 5)  # more than are in memory at a time
     assert reward.score(reflections) == pytest.approx(scores, abs=1e-5)
 
-
 @pytest.mark.parametrize("rating", RANGES)
 def test_scores_stay_in_the_ratings_range(setting, rating):
     lm, _, reflections = setting
@@ -90,7 +83,6 @@ def test_scores_stay_in_the_ratings_range(setting, rating):
     for bias, end in ((-50.0, low), (50.0, high)):
         torch.nn.init.constant_(reward.bias, bias)
         assert reward.score(reflections) == pytest.approx([end] * 4, abs=1e-6)
-
 
 def test_reflector_and_reward_model_do_not_disturb_one_another(trained):
     """Two adapters on one model: what one learns, the other and the base never notice."""
@@ -112,7 +104,6 @@ def test_reflector_and_reward_model_do_not_disturb_one_another(trained):
     assert torch.equal(batch.reference_logprobs(), base)
     assert all(p.grad is None for p in lora_parameters(lm.model, "reflector"))
 
-
 def test_scoring_keeps_no_prompt_in_memory(setting):
     lm, reward, reflections = setting
     read = list(lm.prefill([r.prompt_ids for r in reflections]))
@@ -123,7 +114,6 @@ def test_scoring_keeps_no_prompt_in_memory(setting):
     del read, batch
     gc.collect()
     assert not any(cache() for cache in gone)
-
 
 def test_saved_and_loaded_it_scores_the_same(trained, tmp_path, tiny_base):
     lm, reward, reflections = trained
@@ -139,7 +129,6 @@ def test_saved_and_loaded_it_scores_the_same(trained, tmp_path, tiny_base):
     with pytest.raises(ValueError, match="head.safetensors"):
         again.load(tmp_path)
 
-
 def test_best_of_n_is_the_highest_score_of_each_group(trained):
     _, reward, reflections = trained
     scores = reward.score(reflections)
@@ -147,7 +136,6 @@ def test_best_of_n_is_the_highest_score_of_each_group(trained):
     for i, chosen in enumerate(best):
         own = scores[3 * i : 3 * i + 3]
         assert chosen == reflections[3 * i + own.index(max(own))]
-
 
 def fit_by_heart(reward, reflections, epochs) -> dict:
     """Rated by whether the first id is a high one; two reflections a task."""
@@ -158,7 +146,6 @@ def fit_by_heart(reward, reflections, epochs) -> dict:
     config = FitConfig(epochs, lr=2e-2, minibatch_size=4, max_grad_norm=1.0)
     return fit(reward, reflections, ratings, tasks, config, torch.Generator().manual_seed(0))
 
-
 def test_fit_learns_the_ratings_it_sees_and_holds_tasks_out(setting):
     """Learnt by heart, on 80 % of the tasks."""
     lm, _, reflections = setting
@@ -166,7 +153,6 @@ def test_fit_learns_the_ratings_it_sees_and_holds_tasks_out(setting):
     assert found["learnt_from"] == 10 and found["held_out"]["all"]["n"] == 2
     assert found["held_out"]["household"] == found["held_out"]["all"]
     assert found["loss"][0] > 0.5 and found["loss"][-1] < 0.2, found["loss"]
-
 
 def test_pair_loss_on_a_hand_worked_example():
     """Prompt 0 has three reflections, two of one rating; prompt 1 one: two pairs. The gradient
@@ -178,7 +164,6 @@ def test_pair_loss_on_a_hand_worked_example():
     up = [1 / (1 + math.e**-0.5) / 2, 1 / (1 + math.e**1.5) / 2]
     assert log_ratios.grad.tolist() == pytest.approx([up[0], -sum(up), up[1], 0.0])
     assert pair_loss(log_ratios, torch.zeros(4), torch.zeros(4)).item() == 0.0
-
 
 def test_quality_on_a_hand_worked_example():
     """Prompt a: three reflections, two ratings: two pairs that count; b: one pair, a tie of scores.

@@ -18,11 +18,9 @@ from retro import prompts
 
 DATA = os.environ.get("RETRO_DATA")
 
-
 # ---- The reward.
 
 BOTH = {"color": "red", "size": "small"}
-
 
 @pytest.mark.parametrize(
     ("changes", "attributes", "options", "price", "goal", "expected"),
@@ -54,7 +52,6 @@ def test_reward_by_hand(changes, attributes, options, price, goal, expected):
     bought = shown(raw(**changes), attributes)
     assert purchase_reward(bought, options, price, GOAL | goal) == pytest.approx(expected)
 
-
 def test_fuzzy_matching():
     assert token_set_ratio("easy clean", "Clean, easy!") == 100
     assert token_set_ratio("", "red") == 0
@@ -62,7 +59,6 @@ def test_fuzzy_matching():
     # "a b" against "a b cc" (2 * 3 / 9) and "a b d" (2 * 3 / 8), and these: 2 * 4 / 11
     assert token_set_ratio("a b cc", "a b d") == pytest.approx(75)
     assert nouns("The 2 Red Lamps for a Desk") == ["lamps", "desk"]
-
 
 # ---- Pages.
 
@@ -80,13 +76,11 @@ PAGES = {
     r"Your score \(min 0\.0, max 1\.0\): \d\.\d+",
 }
 
-
 def page(text: str) -> str | None:
     """What kind of page a text is; one recorded page has a warning of the recorder's behind it."""
     text = re.sub(r"\n/\S+: DeprecationWarning: .*", "", text, flags=re.DOTALL)
     text = "\n".join(line.strip() for line in text.splitlines()).strip()
     return next((name for name, form in PAGES.items() if re.fullmatch(form, text)), None)
-
 
 @pytest.mark.skipif(not DATA, reason="RETRO_DATA names no folder with WebShop's episodes")
 def test_every_recorded_page_is_of_the_same_grammar():
@@ -96,7 +90,6 @@ def test_every_recorded_page_is_of_the_same_grammar():
     assert len(texts) - len(kinds) == 2
     assert not [text for text in texts if text and page(text) is None][:3]
     assert {"start", "results", "item", "said"} <= set(kinds)
-
 
 def test_our_pages_are_of_that_grammar():
     env, rng = Shop(max_steps=60), random.Random(0)
@@ -111,7 +104,6 @@ def test_our_pages_are_of_that_grammar():
             kinds.add(page(reply))
     assert kinds == set(PAGES)
 
-
 @pytest.mark.skipif(not DATA, reason="RETRO_DATA names no folder with WebShop's episodes")
 def test_notes_read_recorded_pages():
     episodes = json.loads((Path(DATA) / "webshop_episodes.json").read_text())
@@ -125,7 +117,6 @@ def test_notes_read_recorded_pages():
         opened += len(notes.values)
         assert prompts.well_formed(Shop().oracle_reflection(first, steps))
     assert opened > 200
-
 
 TRANSCRIPT = [
     ("click[BAK73]", "Invalid action!"),
@@ -154,7 +145,6 @@ TRANSCRIPT = [
     ("search[anything]", "Your score (min 0.0, max 1.0): 1.0"),
 ]  # fmt: skip
 
-
 def test_transcript_letter_by_letter():
     env = Shop()
     first, info = env.reset(task(raw(), raw("BEL10", "Oskar velvet lamp", "$9.50 - $30.00")))
@@ -168,7 +158,6 @@ def test_transcript_letter_by_letter():
         assert expected in (..., reply), action
         assert (terminated, reward) == ((True, 1.0) if "score" in reply else (False, 0.0))
     assert info == {"success": True, "progress": 1.0} and not truncated
-
 
 def test_paging_and_going_back():
     env = Shop()
@@ -191,13 +180,11 @@ def test_paging_and_going_back():
     assert page(env.step("click[Back to Search]")[0]) == "start"
     assert page(env.step("search[velvet]")[0]) == "results"
 
-
 def test_ranking_by_hand():
     documents = index([shown(raw(name=n), []) for n in ("red lamp", "velvet lamp", "oak chair")])
     assert rank("velvet lamp", documents) == [1, 0]  # both words, then one
     assert rank("chair chair", documents) == [2]
     assert rank("nothing", documents) == [] == rank("lamp", [])
-
 
 def test_progress_truncation_and_fresh():
     env = Shop(max_steps=4)

@@ -26,9 +26,7 @@ from retro.pretrain.corpus import to_document, weighted_texts
 
 SPLITS = ("train", "seen", "unseen")
 
-
 # ---- The generator.
-
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("n", [20, pytest.param(200, marks=pytest.mark.slow)])
@@ -47,19 +45,16 @@ def test_every_task_has_one_answer(split, n):
     with pytest.raises(ValueError, match="split 'test'"):
         env.tasks("test", 1, 0)
 
-
 def test_words_do_not_pass_for_each_other():
     for a, b in combinations(catalog.ATTRIBUTES, 2):
         assert token_set_ratio(a, b) <= MATCHED
     for a, b in combinations(catalog.COLORS + catalog.SIZES, 2):
         assert token_set_ratio(a, b) <= MATCHED
 
-
 def names_of(t: dict) -> set[str]:
     products = t["products"]
     kinds = {p["query"] for p in products}
     return kinds | {p["asin"] for p in products} | {p["Title"].split()[0] for p in products}
-
 
 @pytest.mark.parametrize("n", [60, pytest.param(300, marks=pytest.mark.slow)])
 def test_unseen_names_are_in_no_training_text(n):
@@ -73,9 +68,7 @@ def test_unseen_names_are_in_no_training_text(n):
     pairs = set(re.findall(r"(?=\b(\w+ \w+)\b)", text))
     assert not unseen & words and not unseen & pairs and known & words and known & pairs
 
-
 # ---- Reading and reflecting.
-
 
 @pytest.fixture(scope="module")
 def trials():
@@ -87,10 +80,8 @@ def trials():
         out.append((t, observation, steps, env.info()))
     return out
 
-
 def failed(trials):
     return [(t, o, s) for t, o, s, info in trials if not info["success"]]
-
 
 def retried(env, trials, reflections, seed, slips=None) -> float:
     """Share of failed trials that a retry by freshly drawn players makes good."""
@@ -100,7 +91,6 @@ def retried(env, trials, reflections, seed, slips=None) -> float:
         play(env, Player(observation, memory, rng), rng, rng.choice(slips or SLIPS))
         won += env.info()["success"]
     return won / len(failed(trials))
-
 
 def test_retries_need_what_the_trial_showed(trials):
     env = Shop()
@@ -118,7 +108,6 @@ def test_retries_need_what_the_trial_showed(trials):
     assert 0.38 < first < 0.52 and 0.1 < plain < 0.3 and told > 0.94, figures
     assert slipping > 0.88 and shuffled < 0.1 and misled < 0.2, figures
 
-
 def test_oracle_states_only_what_the_trial_showed(trials):
     env = Shop()
     for _, observation, steps in failed(trials):
@@ -134,7 +123,6 @@ def test_oracle_states_only_what_the_trial_showed(trials):
             view = text.split(f"> click[{asin}]\n")[1].split("\nPrice:")[0]
             assert f"[{value}]" not in view, said
 
-
 def test_what_the_oracle_faults_is_a_fault(trials):
     env = Shop()
     for t, observation, steps in failed(trials):
@@ -142,7 +130,6 @@ def test_what_the_oracle_faults_is_a_fault(trials):
         if match := re.match(r"(\w+) (had no|was not|cost|was no) ", said):
             bought = next(p for p in t["products"] if p["asin"] == match[1])
             assert bought["asin"] != t["goal"]["asin"], said
-
 
 def test_plans_and_following():
     plan = [("search", "velvet lamp"), ("open", "BAK73"), ("choose", "navy | blue"), ("buy", "")]
@@ -154,7 +141,6 @@ def test_plans_and_following():
     env = Shop()
     assert env.follows(said, [("click[Features]", ""), *steps])
     assert not env.follows(said, steps[::-1]) and not env.follows(said, steps[:-1])
-
 
 def test_a_reader_does_exactly_the_plan():
     env, t = Shop(), task(raw(), raw("BEL10", "Oskar velvet lamp", "$90.00"))
@@ -169,7 +155,6 @@ def test_a_reader_does_exactly_the_plan():
             "click[BAK73]", "click[green]", "click[Buy Now]",
         ]  # fmt: skip
 
-
 def test_questions_are_answered_by_the_text(trials):
     rng = random.Random(0)
     for _, observation, steps, _ in trials[:150]:
@@ -180,7 +165,6 @@ def test_questions_are_answered_by_the_text(trials):
         for question, answer in asked:
             for word in re.findall(r"[\w.$]+", answer):
                 assert word in text or word in ("none", "nothing", "is", "cost", "had"), question
-
 
 def test_answers_by_hand():
     env = Shop()
@@ -199,7 +183,6 @@ def test_answers_by_hand():
     assert cheap == [("Which products are cheap enough?", "BAK73 yes, BEL10 no")]
     assert "BEL10 cost $90.0" in everything(observation, steps, random.Random(0))[1]
 
-
 def test_bindings_by_hand():
     text = (
         "> search[velvet lamp]\n[Back to Search]\nPage 1 (Total results: 1)\n[BAK73]\n"
@@ -217,7 +200,6 @@ def test_bindings_by_hand():
         ("BAK73", "Norvik", True),
     ]
     assert bindings("no shop at all") == []
-
 
 def test_demonstrations_make_documents():
     env, rng = Shop(), random.Random(0)

@@ -8,13 +8,11 @@ from small_shop import raw, shop_perfectly
 
 from envs.shop import Shop
 
-
 def write(folder: Path, **files) -> dict[str, str]:
     for name, value in files.items():
         text = value if isinstance(value, str) else json.dumps(value)
         (folder / f"{name}.json").write_text(text)
     return {name: str(folder / f"{name}.json") for name in files}
-
 
 PRODUCTS = [raw(), raw("BEL10", "Oskar velvet lamp", ""), raw(), raw("nan"), raw("B" * 11)]
 ATTRIBUTES = {
@@ -34,7 +32,6 @@ HUMAN = {
         {"instruction": "x", "instruction_attributes": [], "instruction_options": []},
     ]
 }
-
 
 def test_goals_that_people_wrote(tmp_path):
     paths = write(tmp_path, products=PRODUCTS, goals=HUMAN, attributes=ATTRIBUTES)
@@ -57,7 +54,6 @@ def test_goals_that_people_wrote(tmp_path):
         env.step(action)
     assert env.info()["success"]
 
-
 def test_goals_made_from_attributes(tmp_path):
     paths = write(tmp_path, products=PRODUCTS, goals=ATTRIBUTES)
     env = Shop(**paths)
@@ -69,7 +65,6 @@ def test_goals_made_from_attributes(tmp_path):
     assert all(t["products"] is tasks[0]["products"] for t in tasks)
     for t in tasks:
         assert shop_perfectly(env.fresh(), t)["success"]
-
 
 @pytest.mark.parametrize(
     ("files", "message"),
@@ -89,7 +84,6 @@ def test_broken_files(tmp_path, files, message):
     with pytest.raises(ValueError, match=message) as error:
         Shop(**write(tmp_path, **files))
     assert "\n" not in str(error.value)
-
 
 def test_missing_files(tmp_path):
     with pytest.raises(ValueError, match="cannot be read"):

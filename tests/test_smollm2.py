@@ -22,7 +22,6 @@ from retro.model import GPT
 
 pytestmark = pytest.mark.slow  # 135M parameters
 
-
 @pytest.fixture(scope="session")
 def smollm2(tmp_path_factory) -> Path:
     path = find_gguf()
@@ -32,9 +31,7 @@ def smollm2(tmp_path_factory) -> Path:
     convert(path, folder)
     return folder
 
-
 QUESTIONS = ["What is the capital of France?", "Write one sentence about a mug.", "2 + 3 ="]
-
 
 @torch.no_grad()
 def test_smollm2_gives_transformers_logits_and_greedy_text(smollm2):
@@ -52,7 +49,6 @@ def test_smollm2_gives_transformers_logits_and_greedy_text(smollm2):
         )
         assert start + response == expected[0].tolist(), coder.decode(response)
 
-
 LOADING = """
 import sys
 from retro.model import GPT
@@ -67,7 +63,6 @@ weights = sum(weight.nbytes for weight in model.parameters()) / 1024
 print((status("VmHWM") - before) / weights)
 """
 
-
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_smollm2_loads_fast_and_without_a_second_copy(smollm2, tmp_path):
     """From bfloat16 to float32: at no time more than 1.2 times the weights."""
@@ -81,7 +76,6 @@ def test_smollm2_loads_fast_and_without_a_second_copy(smollm2, tmp_path):
     )  # fmt: skip
     assert float(run.stdout) < 1.2, run.stdout
 
-
 def strings(value):
     """All strings in a JSON value."""
     if isinstance(value, str):
@@ -89,7 +83,6 @@ def strings(value):
     elif isinstance(value, (dict, list)):
         for part in value.values() if isinstance(value, dict) else value:
             yield from strings(part)
-
 
 def real_strings(limit: int) -> list[str]:
     if "RETRO_DATA" not in os.environ:
@@ -101,7 +94,6 @@ def real_strings(limit: int) -> list[str]:
     random.Random(0).shuffle(texts)
     return texts[:limit]
 
-
 def random_texts(rng, count):
     """Letters of every plane, control characters and much white space."""
     ranges = [(0, 0x20), (0x20, 0x7F), (0x20, 0x3000), (0x3000, 0xD800), (0xE000, 0x110000)]
@@ -109,7 +101,6 @@ def random_texts(rng, count):
         letters = [chr(rng.randrange(*rng.choice(ranges))) for _ in range(rng.randrange(90))]
         letters = [c for c in letters if UNICODE.category(c) != "Cn"]
         yield "".join(rng.choice((c, c, " ", "\n", "7")) for c in letters)
-
 
 def test_tokenisation_is_that_of_tokenizers_on_10000_strings(smollm2):
     tokenizers = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
@@ -121,7 +112,6 @@ def test_tokenisation_is_that_of_tokenizers_on_10000_strings(smollm2):
         ids = ours.encode(text)
         assert ids == theirs.encode(text, add_special_tokens=False).ids, repr(text)
         assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=False), repr(text)
-
 
 def test_the_chat_prompt_is_the_model_s_own_template(smollm2):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -135,13 +125,11 @@ def test_the_chat_prompt_is_the_model_s_own_template(smollm2):
     expected = theirs(text, add_special_tokens=False)["input_ids"]
     assert chat_prompt(tokenizer.load(smollm2), messages) == expected
 
-
 def test_smollm2_answers_in_chat(smollm2):
     lm = open_model(str(smollm2), torch.device("cpu"), False)
     prompt = chat_prompt(lm.tokenizer, [("user", "What is the capital of France? One word.")])
     out = generate(lm.model, [prompt], 16, (lm.tokenizer.eos,), temperature=0)
     assert "Paris" in lm.text(out.response_ids[0])
-
 
 def test_smollm2_ends_an_answer_as_it_was_trained(smollm2):
     lm = open_model(str(smollm2), torch.device("cpu"), False)

@@ -22,11 +22,9 @@ The drawer 2 is closed.
 You open the drawer 2. In it, you see a mug 1, and a mug 2; nothing else: a "mug"!
 """ * 3
 
-
 def random_text(rng, length):
     pools = ["abc ", " \n\t>", "0123456789", ".,:;'\"<|>", "éüß漢字🙂\u0301\u200d", "\0\x85\u2028"]
     return "".join(rng.choice(rng.choice(pools)) for _ in range(length))
-
 
 def apply_merge(word, pair):
     """Join each occurrence of two adjacent byte strings, from the left."""
@@ -39,7 +37,6 @@ def apply_merge(word, pair):
             out.append(token)
     return [token for token in out if token is not None]
 
-
 def naive_ranks(text, merges):
     words = [[bytes([b]) for b in word.encode()] for word in regex.findall(tokenizer.PATTERN, text)]
     ranks = {bytes([b]): b for b in range(256)}
@@ -49,7 +46,6 @@ def naive_ranks(text, merges):
         ranks[best[0] + best[1]] = len(ranks)
         words = [apply_merge(word, best) for word in words]
     return ranks
-
 
 def naive_encode(text, ranks):
     ids = []
@@ -63,18 +59,15 @@ def naive_encode(text, ranks):
         ids += [ranks[token] for token in word]
     return ids
 
-
 @pytest.fixture(scope="module")
 def coder():
     return train([TEXT], 300)
-
 
 def test_training_and_encoding_agree_with_the_naive_algorithm(coder):
     assert coder.ranks == naive_ranks(TEXT, merges=300 - 256 - 1)
     rng = random.Random(0)
     for text in [TEXT] + [random_text(rng, 60) for _ in range(50)]:
         assert coder.encode(text) == naive_encode(text, coder.ranks)
-
 
 def test_training_with_ties_and_repeats():
     """Runs of one letter overlap themselves, equal counts abound: 30 corpora of two letters."""
@@ -84,14 +77,12 @@ def test_training_with_ties_and_repeats():
         coder = train([text], 256 + 12 + 1)
         assert coder.ranks == naive_ranks(text, merges=len(coder.ranks) - 256)
 
-
 def test_the_game_s_units_are_single_tokens():
     coder = train([TEXT], 350)
     assert [coder.decode([i]) for i in coder.encode("\n> go to drawer 2\n\n>> x")] == [
         "\n", ">", " go", " to", " drawer 2", "\n", "\n", ">", ">", " ", "x"
     ]  # fmt: skip
     assert len(coder.encode("\n")) == len(coder.encode(">")) == 1
-
 
 @pytest.mark.parametrize("heads, tails, after", [
     (household_tasks.OBJECT_HEADS, household_tasks.OBJECT_TAILS, " 1"),
@@ -109,7 +100,6 @@ def test_no_token_of_a_made_up_name_spans_its_two_parts(shipped, heads, tails, a
             part = coder.encode(before + head)
             assert coder.encode(before + head + tail + after)[: len(part)] == part, head + tail
 
-
 def test_any_text_and_any_bytes_come_back(coder):
     rng = random.Random(2)
     texts = [random_text(rng, rng.randint(0, 80)) for _ in range(200)]
@@ -120,12 +110,10 @@ def test_any_text_and_any_bytes_come_back(coder):
     data = bytes(range(256))
     assert coder.encoding.decode_bytes([coder.ranks[data[i : i + 1]] for i in range(256)]) == data
 
-
 def test_special_tokens_in_text_are_ordinary_text(coder):
     ids = coder.encode("a<|eos|>b")
     assert coder.eos not in ids and coder.decode(ids) == "a<|eos|>b"
     assert coder.eos == coder.vocab_size - 1 == 299 and coder.decode([coder.eos]) == "<|eos|>"
-
 
 def test_save_and_load(coder, tmp_path):
     coder.save(tmp_path)
@@ -134,7 +122,6 @@ def test_save_and_load(coder, tmp_path):
     assert loaded.encode(TEXT) == coder.encode(TEXT) and loaded.eos == coder.eos
     assert load_tiktoken_bpe(str(tmp_path / "tokenizer.tiktoken")) == coder.ranks
 
-
 def test_vocabulary_sizes():
     assert train(["ab"], 400).vocab_size == 257  # no pair occurs twice
     trained = train([TEXT], 280)
@@ -142,16 +129,13 @@ def test_vocabulary_sizes():
     with pytest.raises(ValueError, match="vocab_size is 200, at least 257"):
         train([TEXT], 200)
 
-
 def rewrite(folder, **changes):
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
-
 def append(folder, line):
     with open(folder / "tokenizer.tiktoken", "ab") as file:
         file.write(line)
-
 
 BROKEN = {
     r"tiktoken: cannot be read": lambda f: (f / "tokenizer.tiktoken").unlink(),
@@ -165,7 +149,6 @@ BROKEN = {
     r"pattern is None": lambda f: rewrite(f, pattern=None),
     r"pattern '\(' does not compile": lambda f: rewrite(f, pattern="("),
 }  # fmt: skip
-
 
 @pytest.mark.parametrize("message", BROKEN)
 def test_wrong_files_are_refused_in_one_line(coder, tmp_path, message):

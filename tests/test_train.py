@@ -25,7 +25,6 @@ from tests.small_run import GUESS, Killed, config, outcome, short_games, slow  #
 
 ROOT = Path(__file__).parent.parent
 
-
 @pytest.mark.parametrize(
     "mode, owner, name, calls",
     [
@@ -62,7 +61,6 @@ def test_resumed_equals_uninterrupted(
     train.main(config(tiny_base, folder, mode=mode, resume=True))
     assert outcome(folder) == outcome(small_run(mode))
 
-
 def counted(function, count):
     """The same function, which calls `count` at its end."""
 
@@ -76,7 +74,6 @@ def counted(function, count):
         count()
 
     return whole_generator if inspect.isgeneratorfunction(function) else whole
-
 
 def test_a_run_of_an_older_version_resumes(tiny_base, tmp_path, small_run, monkeypatch):
     """It called the baselines "earned", and its config.json lacks what came later."""
@@ -96,10 +93,8 @@ def test_a_run_of_an_older_version_resumes(tiny_base, tmp_path, small_run, monke
     train.main(config(tiny_base, folder, resume=True))
     assert outcome(folder) == outcome(small_run("online"))
 
-
 def killer(*args, **kwargs):
     raise Killed
-
 
 def test_results_are_one_report_for_each_environment(small_run):
     runs = {mode: outcome(small_run(mode)) for mode in ("online", "offline")}
@@ -113,7 +108,6 @@ def test_results_are_one_report_for_each_environment(small_run):
     replay = [json.loads(line) for line in runs["online"][1].splitlines()]
     last = replay[-4:]  # an update's rated reflections: equal parts
     assert sorted(row["env"] for row in last) == ["guess"] * 2 + ["household"] * 2
-
 
 @pytest.mark.parametrize(
     "change",
@@ -146,7 +140,6 @@ def test_ablations_run_and_are_read(tiny_base, tmp_path, change, small_run):
     if settings.rating == "next":
         assert all(row["rating"] == row["next_return"] for row in replay)
 
-
 def test_the_mean_of_a_trials_ratings_is_taken_from_its_next_ones(tiny_base, tmp_path, monkeypatch):
     """Against the replay buffer: one half of the way to each new rating, from 0."""
     seen, update = [], retro.learn.ppo_update
@@ -171,13 +164,11 @@ def test_the_mean_of_a_trials_ratings_is_taken_from_its_next_ones(tiny_base, tmp
             past.setdefault((row["task_id"], row["trial"]), []).append(row["rating"])
     assert max(map(len, past.values())) > 2 and any(map(any, past.values()))
 
-
 def test_without_memory_every_method_is_a_plain_retry(tiny_base, tmp_path):
     train.main(config(tiny_base, tmp_path / "run", envs="guess", memory=0, updates=0, eval_tasks=9))
     for report in json.loads((tmp_path / "run" / "results.json").read_text()):
         results = list(report["methods"].values())
         assert all(result == results[0] for result in results)
-
 
 def test_a_group_is_as_large_as_divides_the_batch(tiny_base, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "compare_methods", lambda training: None)
@@ -189,7 +180,6 @@ def test_a_group_is_as_large_as_divides_the_batch(tiny_base, tmp_path, monkeypat
     with pytest.raises(ValueError, match="advantage group: each reflection would be alone"):
         train.main(alone)
 
-
 def test_seed_decides_everything(tiny_base, tmp_path, small_run, monkeypatch):
     """Another one collects other ratings; `test_kill.py` has the same one twice."""
     monkeypatch.setattr(train, "imitate", killer)
@@ -197,7 +187,6 @@ def test_seed_decides_everything(tiny_base, tmp_path, small_run, monkeypatch):
         train.main(config(tiny_base, tmp_path / "run", seed=1))
     other = outcome(tmp_path / "run")[1]
     assert other and not outcome(small_run("online"))[1].startswith(other)
-
 
 def test_folder_in_use_is_refused_and_so_are_other_settings(tiny_base, tmp_path, small_run):
     settings = config(tiny_base, small_run("online"))
@@ -208,7 +197,6 @@ def test_folder_in_use_is_refused_and_so_are_other_settings(tiny_base, tmp_path,
     with pytest.raises(ValueError, match="no run to resume"):
         train.main(dataclasses.replace(settings, run_dir=str(tmp_path / "none"), resume=True))
 
-
 def test_collapse_stops_with_a_reason(tiny_base, tmp_path):
     """A random model writes nothing well-formed: the run must say so."""
     settings = config(tiny_base, tmp_path / "run", envs="guess")
@@ -217,7 +205,6 @@ def test_collapse_stops_with_a_reason(tiny_base, tmp_path):
     stats = {"kl": 81.0, "well_formed": 1.0}
     with pytest.raises(SystemExit, match="KL 81 nats"):
         train.check_health(stats, settings.max_kl, 0.5)
-
 
 def test_a_prompt_is_built_and_encoded_once(tiny_base, tmp_path, monkeypatch):
     """When a trial has failed, it becomes a prompt: reflecting, retrying, learning and storing in
@@ -250,7 +237,6 @@ def test_a_prompt_is_built_and_encoded_once(tiny_base, tmp_path, monkeypatch):
     assert in_updates == [(0, 0)] * 2
     assert len(encoded) == len(set(encoded)) == len(failed) == 8
 
-
 @pytest.mark.parametrize(
     "command, word",
     [
@@ -276,7 +262,6 @@ def test_wrong_input_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, com
     assert ended.value.code == 2 and word in capsys.readouterr().err.strip().splitlines()[-1]
     assert not list(tmp_path.iterdir())  # nothing half-written
 
-
 @pytest.mark.slow
 def test_as_a_program(tmp_path):
     command = [sys.executable, "train.py", "--base", "/nowhere", "--run-dir", str(tmp_path / "x")]
@@ -284,7 +269,6 @@ def test_as_a_program(tmp_path):
     said = done.stderr.strip().splitlines()
     assert done.returncode == 2 and len(said) == 1 and "/nowhere" in said[0], done.stderr
     assert not list(tmp_path.iterdir())
-
 
 def test_checkpoint_restores_weights_moments_and_state(tmp_path):
     def parts(seed):

@@ -20,16 +20,13 @@ from retro.trial import run_trials as run_trials_in
 from tests.guess import Guess
 from tests.scripted import ScriptedActor
 
-
 @pytest.fixture(scope="module")
 def env():
     return envs.make("household")
 
-
 def run_trials(env, *rest) -> list[Trajectory]:
     """In one environment."""
     return run_trials_in({env.name: env}, *rest)
-
 
 def obedient(text: str) -> str:
     """A scripted actor that walks to the first place its last reflection names, else looks around.
@@ -38,7 +35,6 @@ def obedient(text: str) -> str:
         parse_plan(text.split("Reflection:")[-1].split("\n>")[0]) if "Reflection:" in text else []
     )
     return f"go to {plan[0][-1]}" if plan and "\n>" not in text else "look"
-
 
 def test_reflection_is_in_the_actors_prompt_and_changes_its_action(env):
     task = env.tasks("seen", 1, 0)[0]
@@ -55,7 +51,6 @@ def test_reflection_is_in_the_actors_prompt_and_changes_its_action(env):
     )
     assert f"Plan: search {place}." in read[len(without.steps)] and "Plan" not in read[0]
     assert without.steps[0].action == "look" and told.steps[0].action == f"go to {place}"
-
 
 def test_oracle_reflection_changes_the_shipped_actors_first_action(env, shipped):
     """A trap of others' code: a memory that never reaches the prompt. Greedy, so nothing is random.
@@ -74,13 +69,11 @@ def test_oracle_reflection_changes_the_shipped_actors_first_action(env, shipped)
     numbers = (changed, planned, len(failed))
     assert len(failed) > 2 and changed >= len(failed) / 2 and planned >= len(failed) / 2, numbers
 
-
 def test_only_the_last_reflections_are_kept(env):
     task = env.tasks("seen", 1, 0)[0]
     memory = [f"number {i}. Plan: wait." for i in range(5)]
     t = run_trials(env, [task], ScriptedActor(lambda text: "look"), [memory])[0]
     assert t.reflections == tuple(memory[-MEMORY:]) and memory[1] not in t.text()
-
 
 @pytest.mark.parametrize("size", [0, 1, 3, 9])
 def test_the_actor_reads_as_many_reflections_as_its_memory_holds(env, size):
@@ -90,7 +83,6 @@ def test_the_actor_reads_as_many_reflections_as_its_memory_holds(env, size):
     run_trials(env, [task], actor, [memory])
     seen = [text for text in memory if text in read[0]]
     assert seen == memory[5 - min(size, 5) :] and len(seen) == min(size, 5)
-
 
 def test_trajectory_prints_what_the_actor_read_and_survives_json(env):
     texts = []
@@ -105,7 +97,6 @@ def test_trajectory_prints_what_the_actor_read_and_survives_json(env):
     assert t.truncated and not t.terminated and t.episode_return == 0
     assert len(t.steps) == env.tasks("seen", 1, 1)[0]["max_steps"]
 
-
 def test_lock_step_equals_one_by_one(env):
     """Trials that end at different times do not disturb each other."""
     tasks = env.tasks("train", 12, 4)
@@ -113,7 +104,6 @@ def test_lock_step_equals_one_by_one(env):
     together = run_trials(env, tasks, actor, [[]] * 12)
     assert together == [run_trials(env, [task], actor, [[]])[0] for task in tasks]
     assert together == run_in_batches({"household": env}, tasks, actor, [[]] * 12, rows=5)
-
 
 def test_cached_session_equals_reading_everything_anew(env, tiny_lm, monkeypatch):
     """Greedy actions from the growing cache are those of a fresh forward over the whole transcript.
@@ -131,13 +121,11 @@ def test_cached_session_equals_reading_everything_anew(env, tiny_lm, monkeypatch
             if "�" not in action:  # a cut-off action may end inside a character
                 assert action == t.steps[n].action, n
 
-
 def test_full_context_ends_in_silence_not_in_a_crash(env, tiny_lm):
     tiny_lm.context = 300
     actor = LMActor(tiny_lm, 1.0, torch.Generator().manual_seed(0))
     t = run_trials(env, env.tasks("train", 1, 7), actor, [[]])
     assert t[0].truncated and t[0].steps[-1].action == ""
-
 
 def test_the_actor_is_the_base_whatever_the_adapter_says(env, tiny_lm):
     short, tasks = envs.make("household", max_steps=4), env.tasks("train", 3, 9)
@@ -147,7 +135,6 @@ def test_the_actor_is_the_base_whatever_the_adapter_says(env, tiny_lm):
     for p in lora_parameters(tiny_lm.model):
         torch.nn.init.normal_(p)
     assert play() == before
-
 
 def test_tasks_of_several_environments_keep_their_own_names(monkeypatch):
     monkeypatch.setitem(envs.CLASSES, "guess", Guess)

@@ -9,7 +9,6 @@ CONFIG = dict(
     num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
 )  # fmt: skip
 
-
 def tiny_gpt(seed=0, dtype=torch.float64, scale=15.0, **changes) -> GPT:
     model = GPT(GPTConfig(**{**CONFIG, **changes}), torch.Generator().manual_seed(seed)).to(dtype)
     with torch.no_grad():
@@ -20,17 +19,13 @@ def tiny_gpt(seed=0, dtype=torch.float64, scale=15.0, **changes) -> GPT:
                 weight += 0.1 * torch.arange(len(weight)) / len(weight)
     return model
 
-
 def random_ids(*shape, seed=0, vocab=50):
     return torch.randint(0, vocab, shape, generator=torch.Generator().manual_seed(seed))
-
 
 def largest_gap(a, b) -> float:
     return (a - b).abs().max().item()
 
-
 CALLS = ((9, True), (6, True), (1, True), (1, False), (4, False))  # new tokens a row, ragged or not
-
 
 def growing_states(model, cache, decoder=None):
     """States of real tokens in a schedule of ragged calls on one cache: a first chunk, an

@@ -17,7 +17,6 @@ from envs.hotpot.tasks import NAMES, RELATIONS, WORDS, WORKS, Namer, generate_ta
 from envs.names import CUT, cutter
 from envs.observer import Step, read_trial
 
-
 class Skill(NamedTuple):  # chances of a lapse, each where it can occur
     relation: float = 0.0  # takes the other fact of a paragraph: the composer for the director
     sense: float = 0.0  # takes the other sense of a name
@@ -25,13 +24,11 @@ class Skill(NamedTuple):  # chances of a lapse, each where it can occur
     guess: float = 0.0  # compares without having read both, or wrongly
     idle: float = 0.0  # thinks or looks a word up
 
-
 SKILLS = {  # skill -> share of the players
     Skill(relation=0.0, sense=0.05, early=0.0, guess=0.05, idle=0.0): 0.4,
     Skill(relation=0.1, sense=0.3, early=0.05, guess=0.5, idle=0.02): 0.35,
     Skill(relation=0.25, sense=0.5, early=0.15, guess=1.0, idle=0.05): 0.25,
 }
-
 
 class Player:  # of one trial; the contract is `envs.demonstrations.Player`
     def __init__(self, observation: str, reflections: list[str], rng: random.Random):
@@ -128,7 +125,6 @@ class Player:  # of one trial; the contract is `envs.demonstrations.Player`
             return command("search", unsearched[0])
         return command("finish", self.rng.choice(answers))
 
-
 # ---- Flawed reflections, as people and models write them.
 def flawed_reflection(observation: str, steps: list[Step], rng: random.Random) -> str:
     """A plausible reflection: vague, or with another fact or name, or what was tried already."""
@@ -153,7 +149,6 @@ def flawed_reflection(observation: str, steps: list[Step], rng: random.Random) -
         return write_reflection(f"I did not read {again}.", [("search", again)])
     return rng.choice(WORDS["vague"])
 
-
 # ---- Questions. None is about how to do better.
 def _fact(notes: Notes, rng: random.Random, reverse: bool) -> Pair | None:
     if not notes.facts:
@@ -164,7 +159,6 @@ def _fact(notes: Notes, rng: random.Random, reverse: bool) -> Pair | None:
     once = [v for _, _, v in notes.known()].count(value) == 1 and relation != "century"
     return (f"What was read of {value}?", f"{relation} of {name}") if once else None
 
-
 def _hops(notes: Notes, rng: random.Random) -> Pair | None:
     ways = [
         (f"What is the {then} of the {relation} of {name}?", end)
@@ -172,7 +166,6 @@ def _hops(notes: Notes, rng: random.Random) -> Pair | None:
         for then, end in notes.facts.get((VALUE_KIND.get(relation, ""), value), {}).items()
     ]
     return rng.choice(ways) if ways else None
-
 
 VALUE_KIND = dict.fromkeys((r for kind in WORKS for r in RELATIONS[kind]), "artist")
 VALUE_KIND |= dict.fromkeys(RELATIONS["artist"], "town")  # a fact -> what kind its value is
@@ -192,12 +185,10 @@ QUESTIONS: dict[str, Callable[[Notes, random.Random], Pair | None]] = {
 TOPICS = tuple(QUESTIONS)
 DRILLED = ("fact", "fact", "hops", "reverse")  # in a drill
 
-
 def questions(observation: str, steps: list[Step], rng: random.Random, n: int,
               topics: Sequence[str] = TOPICS) -> list[Pair]:  # fmt: skip
     notes = read_trial(Notes(observation), steps)
     return ask(n, topics, rng, lambda topic: QUESTIONS[topic](notes, rng))
-
 
 def everything(observation: str, steps: list[Step], rng: random.Random) -> Pair:
     """Dense practice in reading: the answer states up to 12 facts, in random order."""
@@ -205,7 +196,6 @@ def everything(observation: str, steps: list[Step], rng: random.Random) -> Pair:
     chosen = rng.sample(known, min(len(known), 12))
     listed = ", ".join(f"{relation} of {name} is {value}" for relation, name, value in chosen)
     return "What was read?", listed or "nothing"
-
 
 def bindings(text: str) -> list[tuple[str, int, str, bool]]:
     """Which names in a text belong together; `envs/__init__.py` says what the four parts are.
@@ -235,15 +225,12 @@ def bindings(text: str) -> list[tuple[str, int, str, bool]]:
                 break
     return found
 
-
 def cut_names(text: str) -> str:
     return cutter(*(sum(parts, []) for parts in zip(*NAMES.values()))).sub(CUT, text)
-
 
 def _asked(observation: str, steps: list[Step], rng: random.Random, n: int = 8,
            topics: Sequence[str] = TOPICS) -> list[Pair]:  # fmt: skip
     return [everything(observation, steps, rng), *questions(observation, steps, rng, n, topics)]
-
 
 def demonstrations(env: Environment, split: str, seed: int | str, oracle_share: float,
                    drill_share: float = 0.0) -> Iterator[Demonstration]:  # fmt: skip

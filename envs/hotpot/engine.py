@@ -22,7 +22,6 @@ SENTENCES = 5  # of a paragraph that a search shows, as ReAct does
 SIMILAR = 4  # titles offered when there is no such paragraph
 MAX_STEPS = 7  # of a real question
 
-
 class Hotpot(Environment):
     """The contract is in `envs/__init__.py`.
     Task          `item`: an item of HotpotQA's own JSON.
@@ -106,7 +105,6 @@ class Hotpot(Environment):
         read = min(0.25 * len(self.found & self.gold), 0.5)
         return {"success": self.success, "progress": max(self.f1, read)}
 
-
 # ---- The official evaluation of answers (hotpot_evaluate_v1).
 def normalise(text: str) -> str:
     """Lower case, then no punctuation, then no articles, then single blanks.
@@ -116,10 +114,8 @@ def normalise(text: str) -> str:
     text = "".join(c for c in text.lower() if c not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
-
 def exact_match(prediction: str, answer: str) -> bool:
     return normalise(prediction) == normalise(answer)
-
 
 def f1_score(prediction: str, answer: str) -> float:
     """Harmonic mean of precision and recall of the answer's tokens, repeated ones counted.

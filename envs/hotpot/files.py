@@ -4,7 +4,6 @@ from pathlib import Path
 
 from envs.tasks import read_json
 
-
 def load_items(path: str | Path) -> list[dict]:
     """The items of a HotpotQA file, in its order; ValueError, one line, if it is not one."""
     items = read_json(path)
@@ -14,7 +13,6 @@ def load_items(path: str | Path) -> list[dict]:
         if wrong := _fault(item):
             raise ValueError(f"{path}: question {i}: {wrong}")
     return items
-
 
 def _fault(item: object) -> str:
     """What is wrong with an item, "" if nothing is."""

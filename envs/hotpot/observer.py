@@ -21,23 +21,19 @@ FACT = re.compile(
     r"|on the river (?P<river>\w+)|founded in (?P<century>the \d+th)"
 )
 
-
 def one_line(text: str) -> str:
     return " ".join(text.split())
-
 
 def parse_action(action: str) -> tuple[str, str]:
     """Verb (lower case) and what stands in its brackets; ("", "") if it is no action."""
     match = _ACTION.fullmatch(action.strip())
     return (match[1].lower(), one_line(match[2])) if match else ("", "")
 
-
 class Goal(NamedTuple):  # facts along a chain from one start, or one fact of two starts compared
     starts: tuple[Entity, ...]  # empty if the question is not of a made-up world
     relations: tuple[str, ...]  # in the order of reading
     kinds: tuple[str, ...]  # of the paragraphs with these relations
     answers: tuple[str, ...] = ()  # the possible ones of a comparison
-
 
 def parse_goal(text: str) -> Goal:
     """The goal in a first observation."""
@@ -54,7 +50,6 @@ def parse_goal(text: str) -> Goal:
         return Goal(((match[2], match[3]),), (match[1], *places), (match[2], *kinds))
     match = re.search(r"the artist (\w+)", text)
     return Goal((("artist", match[1]),), places, kinds) if match else Goal((), (), ())
-
 
 class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader`
     def __init__(self, observation: str):
@@ -117,25 +112,20 @@ class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader
     def ended(self) -> str:
         return "I had no step left" if self.given is None else f"I answered {self.given}"
 
-
 def parse_plan(reflection: str) -> Plan:
     """Clauses of the plan: (verb, words)."""
     clause = r"(?:^|, )(search|finish) (.+?)(?=, (?:search|finish) |\.?$)"
     return re.findall(clause, reflection.partition("Plan: ")[2])
 
-
 def command(verb: str, words: str) -> str:
     """A clause's action. Blanks inside the brackets give a name the same tokens as elsewhere."""
     return f"{verb.capitalize()}[ {words} ]"
 
-
 def follows(reflection: str, steps: list[Step]) -> bool:
     return carried_out(parse_plan(reflection), steps, lambda action, c: parse_action(action) == c)
 
-
 def write_reflection(cause: str, plan: Plan) -> str:
     return f"{cause} Plan: {', '.join(f'{verb} {words}' for verb, words in plan)}."
-
 
 def oracle_reflection(observation: str, steps: list[Step]) -> str:
     notes = read_trial(Notes(observation), steps)
@@ -143,7 +133,6 @@ def oracle_reflection(observation: str, steps: list[Step]) -> str:
         title = next((t for t in notes.offered if t not in notes.searched), "the topic")
         return write_reflection("I did not find the answer.", [("search", title)])
     return write_reflection(*(_comparison if notes.goal.answers else _chain)(notes))
-
 
 def _chain(notes: Notes) -> tuple[str, Plan]:
     """Cause and plan of a chain: the facts lead to a name, the next search or the answer."""
@@ -171,7 +160,6 @@ def _chain(notes: Notes) -> tuple[str, Plan]:
     if level == len(goal.relations):
         return cause, [("finish", name)]
     return cause, [("search", notes.title((goal.kinds[level], name)))]
-
 
 def _comparison(notes: Notes) -> tuple[str, Plan]:
     """Cause and plan of a comparison: if one answer was wrong, it is the other one."""

@@ -24,13 +24,11 @@ TWO_SENSES = 0.6  # share of the chains in which a name has two senses
 LONG = 0.35  # share of the chains from a work that have three facts
 HURRIED = 0.85  # share of the tasks with such names that leave no time for the detour
 
-
 class Entity(NamedTuple):  # what a paragraph is about
     kind: str
     name: str
     facts: dict[str, str]  # relation -> value
     century: int = 0  # in which a town was founded; 0: the paragraph does not say
-
 
 class Namer:
     """Draws names; no two of a kind in a world share a head."""
@@ -51,7 +49,6 @@ class Namer:
         values, name = "artist" if kind in WORKS else "town", name or self(kind)
         return Entity(kind, name, {r: known.get(r) or self(values) for r in RELATIONS[kind]})
 
-
 def generate_task(rng: random.Random, split: str, task_id: str) -> dict:
     """One task; HotpotQA's schema in `item`."""
     namer = Namer(rng, split == "unseen")
@@ -70,10 +67,8 @@ def generate_task(rng: random.Random, split: str, task_id: str) -> dict:
                 supporting_facts=facts, context=context)  # fmt: skip
     return {"env": "hotpot", "id": task_id, "max_steps": steps, "item": item}
 
-
 # question, answer, the entities on the way to the answer, other entities, step limit
 Drawn = tuple[str, str, list[Entity], list[Entity], int]
-
 
 def _chain(rng: random.Random, namer: Namer) -> Drawn:
     """A question along a chain of facts."""
@@ -107,7 +102,6 @@ def _chain(rng: random.Random, namer: Namer) -> Drawn:
     detours = len({e.name for e in way} & {e.name for e in others})
     spare = -1 if detours and rng.random() < HURRIED else 1
     return question, answer, way, others, len(way) + detours + 1 + spare
-
 
 def _comparison(rng: random.Random, namer: Namer) -> Drawn:
     """A question that compares two things."""

@@ -19,7 +19,6 @@ from envs.household.tasks import APPLIANCE, kind, likely_first, number
 from envs.names import CUT, name_parts
 from envs.observer import Step, read_trial
 
-
 class Skill(NamedTuple):  # chances of a lapse, each where it can occur
     revisit: float  # goes to a place that it has searched already
     overlook: float  # does not notice the wanted thing in front of it
@@ -27,13 +26,11 @@ class Skill(NamedTuple):  # chances of a lapse, each where it can occur
     forget: float  # leaves out the cleaning, heating or cooling
     idle: float  # looks around, takes stock
 
-
 SKILLS = {  # skill -> share of the players
     Skill(revisit=0.0, overlook=0.05, leave_closed=0.02, forget=0.02, idle=0.0): 0.4,
     Skill(revisit=0.05, overlook=0.30, leave_closed=0.15, forget=0.25, idle=0.02): 0.35,
     Skill(revisit=0.15, overlook=0.60, leave_closed=0.40, forget=0.50, idle=0.04): 0.25,
 }
-
 
 class Player:  # of one trial; the contract is `envs.demonstrations.Player`
     def __init__(self, observation: str, reflections: list[str], rng: Random):
@@ -139,7 +136,6 @@ class Player:  # of one trial; the contract is `envs.demonstrations.Player`
         wanted = notes.goal.target if notes.held else notes.goal.object
         return f"go to {likely_first(fresh, wanted)[0]}"
 
-
 def flawed_reflection(observation: str, steps: list[Step], rng: Random) -> str:
     """A plausible one, vague or wrong: it names another place or thing, leaves a step out, or
     searches again where the trial did.
@@ -163,18 +159,15 @@ def flawed_reflection(observation: str, steps: list[Step], rng: Random) -> str:
         return observer.write_reflection(notes, skip=True)
     return rng.choice(rooms.WORDS["vague"])
 
-
 # Topics of questions; none is about how to do better. Harder topics come more often.
 TOPICS = "home wanted each type inside searched last goal place".split()
 # after an errand or a report
 WALKED = "wanted each each each type inside searched searched searched visited visited visited last"
 
-
 def questions(observation: str, steps: list[Step], rng: Random, n: int,
               topics: Sequence[str] = TOPICS) -> list[Pair]:  # fmt: skip
     notes = read_trial(Notes(observation), steps)
     return shared.ask(n, topics, rng, lambda topic: _question(topic, notes, rng))
-
 
 def _question(topic: str, notes: Notes, rng: Random) -> Pair | None:
     """A question on a topic; None where the trial gives no occasion to ask."""
@@ -210,12 +203,10 @@ def _question(topic: str, notes: Notes, rng: Random) -> Pair | None:
             return f"Where is {goal.target}?", notes.place(goal.target) or "nowhere"
     return None
 
-
 def _homes(notes: Notes, type_: str, n: int) -> str:
     """The first n things of a type and where they were at first."""
     things = sorted(notes.known(type_), key=number)[:n]
     return ", ".join(f"{t} in {notes.home[t]}" for t in things) or "not seen"
-
 
 def everything(observation: str, steps: list[Step], rng: Random) -> Pair:
     """Dense practice in reading: the answer gives up to 12 things their places, in random order."""
@@ -223,10 +214,8 @@ def everything(observation: str, steps: list[Step], rng: Random) -> Pair:
     listed = ", ".join(f"{t} in {place}" for t, place in rng.sample(home, min(len(home), 12)))
     return "Where was everything?", listed or "nothing seen"
 
-
 def cut_names(text: str) -> str:
     return rooms.COMPOUND.sub(CUT, text)
-
 
 def bindings(text: str) -> list[tuple[str, int, str, bool]]:
     """Which names in a text belong together; `envs/__init__.py` says what the four parts are. A
@@ -250,7 +239,6 @@ def bindings(text: str) -> list[tuple[str, int, str, bool]]:
             found.append((name, mention.end(), after[name], True))
     return found
 
-
 HURRIED = 0.7  # share of the demonstrated tasks that allow only few steps
 ERRANDS = 8  # after a task's trials, which seldom show the wanted thing; half as many reports
 GUIDED = 0.3  # share of the errands with a plan
@@ -260,14 +248,11 @@ ERRAND_SHARES = {"tiny": 0.1, "renamed": 0.4, "small": 0.1, "full": 0.4}
 REPORT_SHARES = {"renamed": 0.3, "full": 0.7}  # a reader has to practise long lists
 DRILL_SHARES = {"tiny": 0.75, "full": 0.25}
 
-
 def _asked(observation: str, steps: list[Step], rng: Random) -> list[Pair]:
     asked = questions(observation, steps, rng, 8, [*TOPICS, "visited"])
     return [everything(observation, steps, rng), *asked]
 
-
 ROLES = Roles(Player, oracle_reflection, flawed_reflection, _asked)
-
 
 def demonstrations(env: Environment, split: str, seed: int | str, oracle_share: float,
                    drill_share: float = 0.0) -> Iterator[Demonstration]:  # fmt: skip
@@ -290,7 +275,6 @@ def demonstrations(env: Environment, split: str, seed: int | str, oracle_share: 
                 yield _drill(env, task("drill", DRILL_SHARES), rng)
                 yield _report(env, task("report", REPORT_SHARES, hurry=False), rng, oracle_share)
 
-
 def _drill(env: Environment, task: dict, rng: Random) -> Demonstration:
     """Questions on where things are, in a room that is seen at a glance."""
     observation, _ = env.reset(task)
@@ -298,7 +282,6 @@ def _drill(env: Environment, task: dict, rng: Random) -> Demonstration:
     asked = [everything(observation, views, rng)]
     asked += questions(observation, views, rng, 6, ["home", "each", "type", "inside"])
     return shared.drill(views, asked)
-
 
 def _errand(env: Environment, task: dict, rng: Random) -> Demonstration:
     """A few steps of a good player. It has a right plan, or starts after a walk, mostly to where
@@ -324,7 +307,6 @@ def _errand(env: Environment, task: dict, rng: Random) -> Demonstration:
             break
     asked, shown = questions(observation, steps, rng, 2, WALKED.split()), set(range(len(walk)))
     return Demonstration(observation, reflections, steps, shown, True, 1.0, None, asked)
-
 
 def _report(env: Environment, task: dict, rng: Random, oracle_share: float) -> Demonstration:
     """A walk past some places. Closed ones are opened, nothing is taken, and the model learns none

@@ -36,12 +36,10 @@ EFFECTS = {"use": ("on", ""), "clean": ("clean", ""), "heat": ("hot", "cool"),
 APPLIANCES = {"clean": ("sink", "sinkbasin"), "heat": ("microwave",), "cool": ("fridge",)}
 KNIVES = ("knife", "butterknife")
 
-
 def listing(names: list[str], article: str = "a ") -> str:
     """Names with ALFWorld's punctuation: `nothing`, `a x`, `a x, and a y`, `a x, a y, and a z`."""
     *first, last = [article + name for name in names] or ["nothing"]
     return ", ".join([*first, f"and {last}"]) if first else last
-
 
 class Household(Environment):
     """The contract is in `envs/__init__.py`, a task's schema in `load_game`.

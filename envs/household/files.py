@@ -37,14 +37,12 @@ _GOALS = {  # kind -> the predicates of its PDDL goal, each as often as it stand
     "pick_two_obj_and_place": [*_PLACED, *_PLACED, "="],
 }
 
-
 def find_games(folder: str | os.PathLike) -> list[str]:
     """Paths of all `game.tw-pddl` in a folder and below, sorted; ValueError if there are none."""
     paths = sorted(str(path) for path in Path(folder).rglob("game.tw-pddl"))
     if not paths:
         raise ValueError(f"{folder}: no game.tw-pddl in this folder or below it")
     return paths
-
 
 def load_game(path: str | os.PathLike) -> dict:
     """One game as a task; ValueError, with path and reason, if it is missing, broken or foreign.
@@ -67,7 +65,6 @@ def load_game(path: str | os.PathLike) -> dict:
         return _task(game, task_id="/".join(Path(path).parts[-3:-1]))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-
 
 def _task(game: Any, task_id: str) -> dict:
     texts = game if isinstance(game, dict) else {}
@@ -103,7 +100,6 @@ def _task(game: Any, task_id: str) -> dict:
         "accepts": {t: sorted(o for r, o in pairs if r == t and o in things) for t in places},
         "start": start[0] if start else None}  # fmt: skip
 
-
 def _names(ids: set[str]) -> dict[str, str]:
     """`mug_bar__plus_02_dot_56...` -> `mug 1`. The last id of a type in the alphabet is number 1.
     Scenery is counted too. If an id has "basin" in it, so has its name.
@@ -114,7 +110,6 @@ def _names(ids: set[str]) -> dict[str, str]:
         count[name] += 1
         names[x] = f"{name} {count[name]}"
     return names
-
 
 def _objects(facts: Facts, names: dict[str, str], locs: dict[str, int]) -> dict[str, dict]:
     """What lies in a receptacle or can be sliced on the floor; all else is scenery."""
@@ -130,7 +125,6 @@ def _objects(facts: Facts, names: dict[str, str], locs: dict[str, int]) -> dict[
         if "sliceable" in traits and seen_from != {locs[r] for r in places}:
             thing["at"] = sorted(seen_from)
     return objects
-
 
 def _goal(pddl: str) -> dict:
     """Kind, object and target of a PDDL goal: one of ALFWorld's six shapes, sliced or not."""

@@ -31,13 +31,11 @@ _TAKEN = re.compile(r"You pick up the (\w+ \d+) from the (\w+ \d+)\.")
 _PUT = re.compile(r"You (?:put|move) the (\w+ \d+) (?:in/on|to) the (\w+ \d+)\.")
 _TREATED = re.compile(r"You (heat|cool|clean) the (\w+ \d+) using the (\w+ \d+)\.")
 
-
 class Goal(NamedTuple):
     treatment: str | None  # clean, heat, cool or light
     object: str  # a type
     target: str  # a type of place or lamp
     number: int  # of objects
-
 
 def parse_goal(observation: str) -> Goal:
     """The goal in a first observation (`... Your task is to: ...`); ValueError if it has none."""
@@ -47,7 +45,6 @@ def parse_goal(observation: str) -> Goal:
             word = match["t"]
             return Goal(TREATMENT.get(word), match["o"], match["r"], 2 if word == "two" else 1)
     raise ValueError(f"no known goal in {text[:80]!r}")
-
 
 class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader`
     def __init__(self, observation: str):
@@ -116,7 +113,6 @@ class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader
         """The first place of a type."""
         return next((place for place in self.places if kind(place) == type_), None)
 
-
 def parse_plan(reflection: str) -> list[tuple[str, ...]]:
     """Clauses of the plan: (verb, thing, place), and one ("search", place) for each place named."""
     plan: list[tuple[str, ...]] = []
@@ -124,7 +120,6 @@ def parse_plan(reflection: str) -> list[tuple[str, ...]]:
         verb, *words = (group for group in match.groups() if group)
         plan += [(verb, p) for p in words[0].split(", ")] if verb == "search" else [(verb, *words)]
     return plan
-
 
 def write_plan(plan: Sequence[tuple[str, ...]]) -> str:
     """The inverse of parse_plan."""
@@ -137,21 +132,17 @@ def write_plan(plan: Sequence[tuple[str, ...]]) -> str:
             clauses.append(f"{verb} {words[0]} {joint} {words[1]}")
     return ", ".join(clauses)
 
-
 def command(clause: tuple[str, ...]) -> str:
     """The action of a clause, where the player stands at its place; to search is to go there."""
     if clause[0] == "search":
         return f"go to {clause[1]}"
     return f"use {clause[1]}" if clause[0] == "use" else write_plan([clause])
 
-
 def follows(reflection: str, steps: list[Step]) -> bool:
     return carried_out(parse_plan(reflection), steps, lambda action, c: action == command(c))
 
-
 def oracle_reflection(observation: str, steps: list[Step]) -> str:
     return write_reflection(read_trial(Notes(observation), steps))
-
 
 def write_reflection(notes: Notes, moved: dict[str, str] | None = None, skip: bool = False) -> str:
     """Cause and plan. Of things that would do, the plan names the one with the lowest number: a
@@ -181,7 +172,6 @@ def write_reflection(notes: Notes, moved: dict[str, str] | None = None, skip: bo
         sought = goal.object if len(things) < needed else goal.target
         plan += [("search", place) for place in likely_first(unsearched, sought)[:MAX_LISTED]]
     return f"{_cause(notes, things, home, needed)} Plan: {write_plan(plan)}."
-
 
 def _cause(notes: Notes, things: list[str], home: dict[str, str], needed: int) -> str:
     """The root cause in one sentence."""

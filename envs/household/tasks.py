@@ -21,14 +21,12 @@ APPLIANCE = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
 LAMPS = ("desklamp", "floorlamp")
 COMPOUND = cutter(OBJECT_HEADS + PLACE_HEADS, OBJECT_TAILS + PLACE_TAILS)
 
-
 class World(NamedTuple):
     renamed: bool  # made-up names, one place and at most two things of a kind, things lie anywhere
     places: tuple[int, int] | None  # least and most of them; None: as in ALFWorld's rooms
     things: tuple[int, int] | None  # least and most kinds of them
     steps: int  # time to search the whole room
     hurry: tuple[int, int]  # time to carry out a plan but not to search it all: one thing, two
-
 
 WORLDS = {  # as ALFWorld's; for short trials; one to be read; a tiny one, only for pretraining
     "full": World(renamed=False, places=None, things=None, steps=50, hurry=(25, 35)),
@@ -37,22 +35,18 @@ WORLDS = {  # as ALFWorld's; for short trials; one to be read; a tiny one, only 
     "tiny": World(renamed=True, places=(3, 5), things=(3, 6), steps=10, hurry=(10, 14)),
 }
 
-
 def kind(name: str) -> str:
     """`drawer 2` -> `drawer`."""
     return name.rsplit(" ", 1)[0]
-
 
 def number(name: str) -> int:
     """`drawer 2` -> 2."""
     return int(name.rsplit(" ", 1)[-1])
 
-
 def likely_first(places: list[str], thing: str) -> list[str]:
     """Places by how often ALFWorld's rooms have the thing in their type; ties keep their order."""
     homes = [room["objects"][thing][2] for room in ROOMS.values() if thing in room["objects"]]
     return sorted(places, key=lambda place: -sum(n.get(kind(place), 0) for n in homes))
-
 
 def generate_task(rng: Random, split: str, name: str, world: str = "", hurry: bool = True) -> dict:
     """One solvable task, as `household.load_game` gives. `world` is one of WORLDS, or "": drawn for
@@ -93,11 +87,9 @@ def generate_task(rng: Random, split: str, name: str, world: str = "", hurry: bo
         "accepts": {new[t]: [new[o] for o in objects if o in ACCEPTS[t]] for t in counts},
         "start": None}  # fmt: skip
 
-
 def _listed(named: dict[str, dict]) -> dict[str, dict]:
     """In ALFWorld's order: by type, then the highest number first."""
     return {name: named[name] for name in sorted(named, key=lambda n: (kind(n), -number(n)))}
-
 
 def _receptacles(rng: Random, odds: dict, world: World) -> dict[str, int]:
     """How many of each receptacle type stand in the room."""
@@ -116,7 +108,6 @@ def _receptacles(rng: Random, odds: dict, world: World) -> dict[str, int]:
         counts = {t: n for t, n in counts.items() if n}
     return counts
 
-
 def _objects(rng: Random, odds: dict, counts: dict[str, int], world: World) -> dict[str, list[str]]:
     """For each object type present, the receptacle types that its copies lie in."""
     present = [t for t, (share, _, _) in odds.items() if rng.random() < share]
@@ -134,7 +125,6 @@ def _objects(rng: Random, odds: dict, counts: dict[str, int], world: World) -> d
             objects[t] = rng.choices(list(places), list(places.values()), k=n)
     return objects
 
-
 def _goals(counts: dict[str, int], objects: dict[str, list[str]]) -> list[tuple[str, str, str]]:
     """Every errand (kind, object type, target type) that the room allows and is not done yet."""
     goals = []
@@ -148,7 +138,6 @@ def _goals(counts: dict[str, int], objects: dict[str, list[str]]) -> list[tuple[
                 if o in TRAITS[f"{verb}able"] and appliance in counts and r != appliance:
                     goals.append((f"pick_{verb}_then_place_in_recep", o, r))
     return goals
-
 
 def _renaming(rng: Random, split: str, types: list[str]) -> dict[str, str]:
     """Made-up names, of which no two share a head; appliances and lamps keep theirs."""

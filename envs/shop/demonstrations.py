@@ -17,7 +17,6 @@ from envs.observer import Step, read_trial
 from envs.shop.observer import Notes, command, oracle_reflection, parse_plan, purchase, write_plan
 from envs.shop.tasks import ASIN_HEADS, ASIN_TAILS, COLORS, SIZES, WORDS, generate_task
 
-
 class Skill(NamedTuple):  # chances, each for one trial; `traits` are what a player drew
     minds_price: float  # passes over what is dearer than the limit
     checks: float  # reads the features before buying
@@ -25,13 +24,11 @@ class Skill(NamedTuple):  # chances, each for one trial; `traits` are what a pla
     forgets: float  # leaves out one option
     wanders: float  # opens any hit, not the first
 
-
 SKILLS = {  # skill -> share of the players
     Skill(minds_price=0.95, checks=0.40, notices=0.90, forgets=0.02, wanders=0.04): 0.2,
     Skill(minds_price=0.25, checks=0.05, notices=0.15, forgets=0.08, wanders=0.04): 0.45,
     Skill(minds_price=0.05, checks=0.00, notices=0.05, forgets=0.15, wanders=0.08): 0.35,
 }
-
 
 class Player:  # of one trial; the contract is `envs.demonstrations.Player`
     def __init__(self, observation: str, reflections: list[str], rng: random.Random):
@@ -103,7 +100,6 @@ class Player:  # of one trial; the contract is `envs.demonstrations.Player`
         hits = hits or left or ["< Prev"]
         return f"click[{self.rng.choice(hits) if self.traits.wanders else hits[0]}]"
 
-
 # ---- Flawed reflections, as people and models write them.
 def flawed_reflection(observation: str, steps: list[Step], rng: random.Random) -> str:
     """A plausible reflection: vague, or with a wrong product or option, or with one left out."""
@@ -133,20 +129,16 @@ def flawed_reflection(observation: str, steps: list[Step], rng: random.Random) -
         reason = f"{asin} {claim}."
     return f"{reason} Plan: {write_plan(plan)}."
 
-
 # ---- Questions. None is about how to do better. `asin` is a product that was seen.
 def brand(title: str) -> str:
     return title.partition(" ")[0]
 
-
 def _listed(names: list[str]) -> str:
     return ", ".join(names) or "none"
-
 
 def _feature(notes: Notes, rng: random.Random) -> Pair:
     asin, features = rng.choice(list(notes.features.items()))
     return f"What are the features of {asin}?", ", ".join(features)
-
 
 def _options(notes: Notes, rng: random.Random, ask_values: bool) -> Pair | None:
     """The values of a group of options, or the products that had one value."""
@@ -160,7 +152,6 @@ def _options(notes: Notes, rng: random.Random, ask_values: bool) -> Pair | None:
     value = rng.choice([*values, *notes.wanted(asin)])
     having = [asin for asin in notes.values if value in notes.shown(asin)]
     return f"Which product had {value}?", _listed(having[:4])
-
 
 QUESTIONS: dict[str, Callable[[Notes, str, random.Random], Pair | None]] = {
     "cost": lambda notes, asin, _: (f"What did {asin} cost?", notes.prices[asin]),
@@ -186,7 +177,6 @@ ASKED = [*TOPICS, *["cheap"] * 4]  # after a trial
 # in a drill; lists and comparisons are hard and come more often
 DRILLED = "cost brand maker kind kind cheap cheap cheap cheap option option values values values"
 
-
 def questions(observation: str, steps: list[Step], rng: random.Random, n: int,
               topics: Sequence[str] = TOPICS) -> list[Pair]:  # fmt: skip
     notes = read_trial(Notes(observation), steps)
@@ -194,7 +184,6 @@ def questions(observation: str, steps: list[Step], rng: random.Random, n: int,
     if not seen:
         return [("Which products were opened?", "none")]
     return ask(n, topics, rng, lambda topic: QUESTIONS[topic](notes, rng.choice(seen), rng))
-
 
 def everything(observation: str, steps: list[Step], rng: random.Random) -> Pair:
     """Dense practice in reading: the answer binds up to 12 names to others, in random order."""
@@ -204,7 +193,6 @@ def everything(observation: str, steps: list[Step], rng: random.Random) -> Pair:
     pairs += [f"{asin} cost {price}" for asin, price in notes.prices.items()]
     pairs += [f"{asin} had {value}" for asin in notes.values for value in notes.shown(asin)]
     return "What was seen?", ", ".join(rng.sample(pairs, min(len(pairs), 12))) or "nothing"
-
 
 def bindings(text: str) -> list[tuple[str, int, str, bool]]:
     """Which names in a text belong together; `envs/__init__.py` says what the four parts are.
@@ -231,15 +219,12 @@ def bindings(text: str) -> list[tuple[str, int, str, bool]]:
                 found.append((value[1], value.end(1), page[1], False))
     return sorted(found, key=lambda mention: mention[1])
 
-
 def cut_names(text: str) -> str:
     return cutter(*WORDS["brands"]).sub(CUT, text)
-
 
 def _asked(observation: str, steps: list[Step], rng: random.Random, n: int = 8,
            topics: Sequence[str] = ASKED) -> list[Pair]:  # fmt: skip
     return [everything(observation, steps, rng), *questions(observation, steps, rng, n, topics)]
-
 
 def demonstrations(env: Environment, split: str, seed: int | str, oracle_share: float,
                    drill_share: float = 0.0) -> Iterator[Demonstration]:  # fmt: skip

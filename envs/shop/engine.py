@@ -27,16 +27,13 @@ SUBPAGES = ("Description", "Features", "Reviews")
 OPENED = 0.1  # progress before a purchase; less than any fair purchase is worth
 _ACTION = re.compile(r"(search|click|think)\[(.*)\]")
 
-
 def words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
-
 
 def index(products: list[dict]) -> list[Counter]:
     """How often each word occurs in each product's title, features and description."""
     texts = [" ".join([p["Title"], *p["BulletPoints"], p["Description"]]) for p in products]
     return [Counter(words(text)) for text in texts]
-
 
 def rank(query: str, documents: list[Counter], k1: float = 0.9, b: float = 0.4) -> list[int]:
     """Documents that share a word with the query, best first by BM25 (Robertson et al. 1994)."""
@@ -51,7 +48,6 @@ def rank(query: str, documents: list[Counter], k1: float = 0.9, b: float = 0.4) 
                 scores[i] += idf * d[word] * (k1 + 1) / (d[word] + norm)
     found = [i for i, score in enumerate(scores) if score > 0]
     return sorted(found, key=lambda i: -scores[i])[:FOUND]
-
 
 class Shop(Environment):
     """The contract is in `envs/__init__.py`.
@@ -203,7 +199,6 @@ class Shop(Environment):
         score = self.score
         return {"success": score == 1.0, "progress": self.best if score is None else score}
 
-
 # ---- The reward: how well a purchase fits the goal (Yao et al., NeurIPS 2022, section 3.2).
 # Changed from WebShop's goal.py, to need no model: nouns are the words of a title without stop
 # words, numbers and common adjectives (WebShop asks spaCy); the list of colours is shorter.
@@ -211,7 +206,6 @@ class Shop(Environment):
 MATCHED = 85  # a fuzzy match scores more (0..100)
 _NO_NOUNS = frozenset(WORDS["no nouns"])
 _COLOR = re.compile(rf"\b({'|'.join(WORDS['product colors'])})\b")
-
 
 @lru_cache(maxsize=100_000)
 def token_set_ratio(a: str, b: str) -> float:
@@ -231,7 +225,6 @@ def token_set_ratio(a: str, b: str) -> float:
     pairs = [whole] + ([[common, text] for text in whole] if common else [])
     return max(float(round(ratio(x, y))) for x, y in pairs)
 
-
 def ratio(a: str, b: str) -> float:
     """Likeness of two texts, 0..100: the share of their letters in a longest common subsequence."""
     longest = [0] * (len(b) + 1)  # of a's letters so far with each start of b
@@ -241,11 +234,9 @@ def ratio(a: str, b: str) -> float:
             longest[j + 1] = before[j] + 1 if x == y else max(before[j + 1], longest[j])
     return 200 * longest[-1] / max(len(a) + len(b), 1)
 
-
 def nouns(title: str) -> list[str]:
     """The words of a title that can name a thing, lower case."""
     return [w for w in re.findall(r"[^\W\d_]{2,}", title.lower()) if w not in _NO_NOUNS]
-
 
 def type_reward(product: dict, goal: dict) -> float:
     """r_type: 1 for the right kind, .5 for another, .1 or 0 if the titles hardly share a word."""
@@ -257,21 +248,17 @@ def type_reward(product: dict, goal: dict) -> float:
     alike = product["query"] == goal["query"] or len(categories[0] & categories[1]) >= 2
     return 1.0 if alike or title > 0.2 else 0.5
 
-
 def _matches(asked: str, own: Iterable[str]) -> bool:
     return any(token_set_ratio(text, asked) > MATCHED for text in own)
-
 
 def values_of(goal_options: dict[str, str] | list[str]) -> list[str]:
     """Generated goals name the group of each option; goals that people wrote do not."""
     return list(goal_options.values() if isinstance(goal_options, dict) else goal_options)
 
-
 def _color(value: str) -> str:
     """`light blue #3` -> `blue`; a value without a colour stays."""
     match = _COLOR.search(value.lower())
     return match[0] if match else value
-
 
 def purchase_reward(product: dict, options: dict[str, str], price: float, goal: dict) -> float:
     """r_type * (attributes + options + [price <= limit]) / (asked attributes + asked options + 1).

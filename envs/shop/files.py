@@ -21,7 +21,6 @@ MAX_STEPS = 15  # the ReAct agent's longest recorded trial
 COMBINATIONS = 100_000  # of a product's options, at most
 BROKEN = (KeyError, TypeError, AttributeError, ValueError)  # what a broken row raises
 
-
 def product(raw: dict, attributes: list[str]) -> dict:
     """A product as the pages and the reward need it, from a product of WebShop's schema. As in
     WebShop's loader, a missing price is $100.0, and option values have ` | ` in place of `/`.
@@ -46,7 +45,6 @@ def product(raw: dict, attributes: list[str]) -> dict:
         "Attributes": attributes, "Reviews": [], "Rating": "N.A.", "options": options,
         "Price": " to ".join(f"${p}" for p in prices), "price": sum(prices) / len(prices),
     }  # fmt: skip
-
 
 def load(products: str | Path, goals: str | Path | None,
          attributes: str | Path | None) -> list[dict]:  # fmt: skip
@@ -79,7 +77,6 @@ def load(products: str | Path, goals: str | Path | None,
         raise ValueError(f"{goals}: no goal for any product of {products}")
     return tasks
 
-
 def split_tasks(tasks: list[dict], split: str, n: int, seed: int) -> list[dict]:
     """n tasks of a split, or all that it has. `unseen` is WebShop's test share, `seen` its
     development share, `train` the rest. If there are fewer than 2,000 goals, each split has all.
@@ -90,7 +87,6 @@ def split_tasks(tasks: list[dict], split: str, n: int, seed: int) -> list[dict]:
     if len(tasks) >= 2000:
         shuffled = shuffled[slice(*shares[split])]
     return random.Random(f"shop {split} {seed}").sample(shuffled, min(n, len(shuffled)))
-
 
 def _tasks(item: dict, asked: object, products: list[dict]) -> list[dict]:
     """The tasks of a product. `asked`: a list of goals by people, or a dict to make goals from."""
@@ -124,12 +120,10 @@ def _tasks(item: dict, asked: object, products: list[dict]) -> list[dict]:
                       "instruction": goal["instruction"].strip(".") + text})  # fmt: skip
     return tasks
 
-
 def _check_texts(values: object) -> None:
     """TypeError unless it is a list of texts."""
     if not isinstance(values, list) or not all(isinstance(text, str) for text in values):
         raise TypeError(f"{values!r} is not a list of texts"[:200])
-
 
 def _read(path: str | Path, kind: type) -> Any:
     """A JSON file whose outermost value is a list or a dict."""

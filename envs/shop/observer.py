@@ -12,7 +12,6 @@ HIT = re.compile(r"^\[(\w+)\]\n((\S+).*)\n(\$.+)$", re.MULTILINE)  # asin, title
 OPTIONS = re.compile(r"^[a-z][^\[\]\n]* (?=\[)", re.MULTILINE)  # an option group up to its values
 VALUE = re.compile(r"\[\[?([^\[\]]+)\]\]?")
 
-
 class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader`
     def __init__(self, observation: str):
         lines = [line.strip() for line in observation.splitlines()]
@@ -96,7 +95,6 @@ class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader
         full = (1 + chosen + (self.price(asin) <= self.limit)) / (len(wanted) + 2)
         return self.score > full - 0.01
 
-
 def parse_plan(reflection: str) -> list[tuple[str, str]]:
     """Clauses of the plan: (verb, what); ("buy", "") for buying."""
     plan = []
@@ -106,15 +104,12 @@ def parse_plan(reflection: str) -> list[tuple[str, str]]:
             plan.append((verb, what))
     return plan
 
-
 def write_plan(plan: list[tuple[str, str]]) -> str:
     """The inverse of parse_plan."""
     return ", ".join(f"{verb} {what}".strip() for verb, what in plan)
 
-
 def purchase(asin: str, values: list[str]) -> list[tuple[str, str]]:
     return [("open", asin), *(("choose", value) for value in values), ("buy", "")]
-
 
 def command(clause: tuple[str, str]) -> str:
     """The action that carries out a clause."""
@@ -123,10 +118,8 @@ def command(clause: tuple[str, str]) -> str:
         return f"search[{what}]"
     return "click[Buy Now]" if verb == "buy" else f"click[{what}]"
 
-
 def follows(reflection: str, steps: list[Step]) -> bool:
     return carried_out(parse_plan(reflection), steps, lambda action, c: action == command(c))
-
 
 def oracle_reflection(observation: str, steps: list[Step]) -> str:
     notes = read_trial(Notes(observation), steps)
@@ -134,14 +127,12 @@ def oracle_reflection(observation: str, steps: list[Step]) -> str:
     plan = purchase(best, notes.wanted(best)) if best else [("search", notes.kind)]
     return f"{cause(notes)} Plan: {write_plan(plan)}."
 
-
 def right_product(notes: Notes) -> str | None:
     """A product without a known fault: one known to fit, else one that was opened, else any."""
     fitting = [asin for asin in notes.titles if not fault(notes, asin)]
     known = [asin for asin in fitting if notes.has_attribute(asin)]
     opened = [asin for asin in fitting if asin in notes.opened]
     return next(iter([*known, *opened, *fitting]), None)
-
 
 def fault(notes: Notes, asin: str) -> str | None:
     """Why a product can't be right, if the trial showed that."""
@@ -154,7 +145,6 @@ def fault(notes: Notes, asin: str) -> str | None:
     if notes.has_attribute(asin) is False:
         return f"{asin} was not {notes.attribute}."
     return None
-
 
 def cause(notes: Notes) -> str:
     """The root cause in one sentence."""

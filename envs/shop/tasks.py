@@ -18,7 +18,6 @@ COLORS, SIZES, ATTRIBUTES = WORDS["colors"], WORDS["sizes"], WORDS["attributes"]
 ASIN_HEADS, ASIN_TAILS = WORDS["asin heads"], [str(n) for n in range(10, 98)]
 KIND_HEADS, KIND_TAILS = WORDS["kinds"]
 
-
 def generate_task(rng: random.Random, split: str, task_id: str) -> dict:
     """One task: its catalogue and what is asked."""
     unseen = split == "unseen"
@@ -48,7 +47,6 @@ def generate_task(rng: random.Random, split: str, task_id: str) -> dict:
     return dict(env="shop", id=f"shop-{task_id}", max_steps=MAX_STEPS, products=products, goal=goal,
                 instruction=instruction)  # fmt: skip
 
-
 class _Names:
     """Asins, brands and prices of a catalogue; no two share a part, so a model can copy them."""
 
@@ -66,7 +64,6 @@ class _Names:
             pass
         self.used.add(str(price))
         return price
-
 
 def _product(rng: random.Random, names: _Names, kind: str, asked: dict, lack: list) -> dict:
     """A product in WebShop's schema. It has all that is asked, except for what it shall lack."""

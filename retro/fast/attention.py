@@ -21,12 +21,10 @@ BUCKET = 8  # rows whose attention is computed together
 PLAIN = 2560  # tokens up to which plain products beat PyTorch's kernel in bfloat16
 BLOCK = 256  # queries at a time: keys after the last of them are left out
 
-
 class FastCausal(Causal):
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         return attention(q, k, v, None).transpose(1, 2)
-
 
 class FastAppended(Appended):
     def __init__(self, cache: KVCache, S: int, counts: Tensor | None):
@@ -62,7 +60,6 @@ class FastAppended(Appended):
             y[rows, :, queries] = attention(*near, bias)
         return y
 
-
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """`kv_cache.attention`, by the kernel that is fastest where the tensors are."""
     S, by_hand = q.shape[2], q.device.type == "cpu" and q.dtype == torch.bfloat16
@@ -71,7 +68,6 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     if by_hand and bias is not None and S == 1:
         return plain_decoding(q, k, v, bias.to(q.dtype))
     return kv_cache.attention(q, k, v, bias)
-
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Causal softmax(q k^T / sqrt(E)) v: q (B, H, S, E), k and v (B, K, S, E) -> (B, H, S, E)."""
@@ -87,7 +83,6 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             shares = scores.softmax(dim=-1)
         blocks.append(torch.bmm(shares, v[:, :end]))
     return torch.cat(blocks, dim=1).view(B, H, S, E)
-
 
 def plain_decoding(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """The same for one token a row: q (B, H, 1, E), k and v (B, K, J, E), bias (B, 1, 1, J) ->

@@ -22,7 +22,6 @@ from retro.model import GPT, Block, RMSNorm, both_halves, rotate
 
 SMALL = 32e6  # parameters; in a larger model the products are the work, and a copy costs memory
 
-
 def decoder_of(model: "GPT | Decoder") -> "GPT | Decoder":
     """What to sample from: a Decoder of the weights as they are now; the model itself where it is
     large or in bfloat16 (merged bfloat16 weights would lose a small change by the adapter).
@@ -31,7 +30,6 @@ def decoder_of(model: "GPT | Decoder") -> "GPT | Decoder":
         return model
     small = sum(weight.numel() for weight in model.parameters()) <= SMALL
     return Decoder(model) if small else model
-
 
 @dataclass(frozen=True)
 class Layer:
@@ -42,7 +40,6 @@ class Layer:
     out: Tensor  # (H E, D)
     gate_up: Tensor  # (D, 2 F), F the width of the MLP
     down: Tensor  # (F, D)
-
 
 class Decoder:
     """A copy of the model's weights as they are now: make a new one after each update. The copy has
@@ -100,12 +97,10 @@ class Decoder:
         cache.advance(S, counts)
         return model.model.norm(x)
 
-
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., in) times weight (in, out)."""
     y = x.to(weight.dtype) @ weight
     return y if bias is None else y + bias
-
 
 def normed(x: Tensor, eps: float) -> Tensor:
     """RMSNorm without its weight."""

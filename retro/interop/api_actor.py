@@ -25,7 +25,6 @@ _ACTION = re.compile(r"\s[*_]*Action(?: \d+)?[*_]*:[\s*_]*", re.IGNORECASE)  # i
 _FENCE = re.compile(r"\s*```\w*\s*")
 _REASONING = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)  # as reasoning models mark it
 
-
 class APIActor:
     """A language model that acts through `client`, in the environments `names`. With `examples` it
     reads rules and an example first, without (completions only) what a base of ours was trained on.
@@ -46,7 +45,6 @@ class APIActor:
 
     def start(self, openings: Sequence[str]) -> "APISession":
         return APISession(self, openings)
-
 
 class APISession:
     """Trials in lock step. A turn is one request for each trial, and one more for each thought."""
@@ -89,7 +87,6 @@ class APISession:
         seeds, stop = [self.seeds[row] for row in rows], "\nObservation:" if chat else "\n"
         return actor.client.ask(asked, actor.reply_tokens, actor.temperature, seeds, stop)
 
-
 def reflection_writer(client: Client, temperature: float, generator: torch.Generator) -> Callable:
     """A writer for retro/evaluate.py; None where the trial is too long or nothing is written."""
 
@@ -101,7 +98,6 @@ def reflection_writer(client: Client, temperature: float, generator: torch.Gener
         return [read_reflection(text or "") or None for text in answers]
 
     return write
-
 
 def read_reply(reply: str) -> tuple[str, str]:
     """(thought, action) of a reply, each one printable line or "". The action is the first line
@@ -132,7 +128,6 @@ def read_reply(reply: str) -> tuple[str, str]:
             plain = plain or _bare(rest)
     return thought, plain
 
-
 def read_reflection(reply: str) -> str:
     """A reflection as one printable line, without code fences and its label: **Reflection:**."""
     lines = _REASONING.sub("", reply)[:REPLY_CHARACTERS].splitlines()
@@ -141,11 +136,9 @@ def read_reflection(reply: str) -> str:
         text = text[label.end() :]
     return one_printable_line(text, REFLECTION_CHARACTERS)
 
-
 def _bare(text: str) -> str:
     """A line without prompt signs, quotes and emphasis around it, and without a full stop."""
     return one_printable_line(text).lstrip("> ").strip("`*\"' ").removesuffix(".")
-
 
 def _seeds(generator: torch.Generator, n: int, temperature: float) -> list[int | None]:
     """A seed for each of n samples: it makes two trials with the same prompt two requests."""

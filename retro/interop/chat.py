@@ -12,13 +12,11 @@ from collections.abc import Sequence
 
 from retro.language_model import ChatFrame, TokenizerLike
 
-
 def template_of(tokenizer: TokenizerLike) -> str | None:
     """chatml, llama3, or None for a model that continues plain text."""
     special = tokenizer.special_tokens
     ends = {special.get("<|im_end|>"): "chatml", special.get("<|eot_id|>"): "llama3"}
     return ends.get(tokenizer.eos)
-
 
 def chat_prompt(tokenizer: TokenizerLike, messages: Sequence[tuple[str, str]]) -> list[int]:
     """Ids of (role, text) messages and of the answer's head; ValueError if it is no chat model."""
@@ -28,7 +26,6 @@ def chat_prompt(tokenizer: TokenizerLike, messages: Sequence[tuple[str, str]]) -
     for role, text in messages:
         ids += _opened(tokenizer, role, text) + _end(tokenizer)
     return ids + _opened(tokenizer, "assistant")
-
 
 def chat_frame(tokenizer: TokenizerLike, system: str) -> ChatFrame | None:
     """What stands around a user's text: before + encode(text) + after is the chat_prompt of both
@@ -40,7 +37,6 @@ def chat_frame(tokenizer: TokenizerLike, system: str) -> ChatFrame | None:
     before = chat_prompt(tokenizer, [("system", system)])[: -len(answer_head)]
     return ChatFrame((*before, *_opened(tokenizer, "user")), (*_end(tokenizer), *answer_head))
 
-
 def _opened(tokenizer: TokenizerLike, role: str, text: str = "") -> list[int]:
     """A turn without its end; without a text its head."""
     special, encode = tokenizer.special_tokens, tokenizer.encode
@@ -48,7 +44,6 @@ def _opened(tokenizer: TokenizerLike, role: str, text: str = "") -> list[int]:
         return [special["<|im_start|>"], *encode(f"{role}\n{text}")]
     head = [special["<|start_header_id|>"], *encode(role), special["<|end_header_id|>"]]
     return head + encode(f"\n\n{text.strip()}")
-
 
 def _end(tokenizer: TokenizerLike) -> list[int]:
     return [tokenizer.eos, *(tokenizer.encode("\n") if template_of(tokenizer) == "chatml" else ())]

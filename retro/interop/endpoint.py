@@ -21,7 +21,6 @@ from retro.run.files import read_json, write_json
 PATHS = {"chat": "/chat/completions", "completions": "/completions"}
 TOO_LONG = re.compile(r"context.?(length|size|window)|(prompt|input) is too long", re.IGNORECASE)
 
-
 class Budget:
     """What all clients that share it may spend (0: no limit) and have spent. Checked before each
     try: requests under way may take `tokens` above its limit.
@@ -44,7 +43,6 @@ class Budget:
 
     def __str__(self) -> str:
         return f"{self.requests} requests, {self.tokens} tokens, {self.cached} answers from disk"
-
 
 class Client:
     """`ask(prompts) -> texts`. A prompt is a string, for chat a list of {"role", "content"}."""
@@ -140,7 +138,6 @@ class Client:
         total = usage.get("total_tokens") if isinstance(usage, dict) else None
         return text or "", total if type(total) is int and total > 0 else 0
 
-
 def _kept(path: Path) -> str | None:
     """The answer on disk, or None. A damaged file is reported and counts as none."""
     answer = None
@@ -149,7 +146,6 @@ def _kept(path: Path) -> str | None:
     except ValueError as error:
         print(f"note: {error}; asked anew", file=sys.stderr)
     return answer if isinstance(answer, str) else None
-
 
 def endpoint_url(base_url: str, path: str) -> str:
     """`base_url` with the API's path after its own; ValueError if it is no HTTP address."""

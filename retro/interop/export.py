@@ -21,13 +21,11 @@ from retro.run.files import read_json, write_json, write_tensors
 from retro.run.model_files import ADAPTER_SETTINGS, ADAPTER_WEIGHTS
 from retro.tokenizer import EOS, load
 
-
 @dataclass(frozen=True)
 class Config:
     run_dir: str = option("runs/joint", "folder of a finished run of train.py", "export")
     out: str = option("exported", "folder that is written, new or empty", "export")
     merge: bool = option(False, "one model, the adapter inside its weights", "export")
-
 
 def main(config: Config) -> None:
     run, out = Path(config.run_dir), Path(config.out)
@@ -56,7 +54,6 @@ def main(config: Config) -> None:
         print("      all tokens, so what it writes there differs (--adapt-prompt trains it so)")
     print(f"written to {out}")
 
-
 def copy_tokenizer(base: Path, out: Path) -> None:
     """tokenizer.json and tokenizer_config.json, written anew for a tokenizer of ours."""
     tokenizer = load(base)
@@ -72,7 +69,6 @@ def copy_tokenizer(base: Path, out: Path) -> None:
     write_json(out / "tokenizer_config.json", kind)
     write_json(out / "generation_config.json", {"eos_token_id": tokenizer.eos})
 
-
 @torch.no_grad()
 def write_merged(base: Path, adapter: Path, out: Path) -> None:
     """One model in float32: a merge rounded to bfloat16 would lose what a small adapter adds."""
@@ -87,7 +83,6 @@ def write_merged(base: Path, adapter: Path, out: Path) -> None:
     settings.pop("torch_dtype", None)  # the older name of dtype
     write_json(out / "config.json", {**settings, "dtype": "float32"})
     copy_tokenizer(base, out)
-
 
 if __name__ == "__main__":
     run_script(main, parse(Config, __doc__))

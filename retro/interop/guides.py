@@ -14,12 +14,10 @@ from retro import prompts
 
 TURN = re.compile(r"\n> (?:think: (.*)\nOK\.\n> )?(.*)\n")  # its answer goes up to the next one
 
-
 class Turn(NamedTuple):
     thought: str  # "" if none
     action: str  # "" if it was only a thought
     answer: str
-
 
 class Guide(NamedTuple):
     mark: str  # in every first observation of this environment, in none of another one
@@ -27,11 +25,9 @@ class Guide(NamedTuple):
     first: str  # the example's first observation
     turns: list[Turn]
 
-
 def _sections(name: str) -> list[str]:
     text = Path(__file__).with_name("texts").joinpath(f"{name}.txt").read_text(encoding="utf-8")
     return text.removesuffix("\n").split("\n----\n")
-
 
 def _read_guide(name: str) -> Guide:
     mark, rules, example = _sections(name)
@@ -39,23 +35,19 @@ def _read_guide(name: str) -> Guide:
     turns = zip(parts[::3], parts[1::3], parts[2::3])
     return Guide(mark, rules, first, [Turn(thought or "", *rest) for thought, *rest in turns])
 
-
 HOUSEHOLD, HOTPOT, SHOP = map(_read_guide, ("household", "hotpot", "shop"))
 GUIDES = {"household": HOUSEHOLD, "hotpot": HOTPOT, "shop": SHOP}
 COMMON, THINK, REPLY, NEXT = _sections("common")
 REFLECTION_RULES, FAILED, ADVICE = _sections("reflection")
-
 
 def guide_of(opening: str, names: Sequence[str]) -> Guide:
     """The guide of the environment, one of `names`, that a trial with this opening belongs to."""
     guides = [GUIDES[name] for name in names]
     return next((guide for guide in guides if guide.mark in opening), guides[0])
 
-
 def completion_prompt(guide: Guide | None, opening: str, turns: Sequence[Turn]) -> str:
     """The prompt for a plain completion, without a guide only the transcript: our base reads it."""
     return (lead(guide, think=True) if guide else "") + opening + _lines(turns) + prompts.ACT
-
 
 def lead(guide: Guide, think: bool = False) -> str:
     """What stands before the transcript of an actor, which may `think` aloud before it acts."""
@@ -64,14 +56,12 @@ def lead(guide: Guide, think: bool = False) -> str:
     example = guide.first + _lines(turns)
     return f"{guide.rules}\n{how}\n\nAn example:\n\n{example}\n\nYour task:\n\n"
 
-
 def chat_messages(guide: Guide, opening: str, turns: Sequence[Turn]) -> list[dict]:
     """The messages for chat: the rules, the example as if it had just been played, the trial."""
     rules = f"{guide.rules}\n{THINK} {COMMON}\n{REPLY}"
     messages = [dict(role="system", content=rules), *_dialogue(guide.first, guide.turns)]
     last = messages.pop()["content"]  # the roles must alternate
     return messages + _dialogue(f"{last}\n\n{NEXT}\n\n{opening}", turns)
-
 
 def reflection_query(text: str, episode_return: float, api: str) -> str | list[dict]:
     """The prompt for a reflection on a trial with this text: rules, an example, the trial."""
@@ -83,7 +73,6 @@ def reflection_query(text: str, episode_return: float, api: str) -> str | list[d
     return [dict(role="system", content=REFLECTION_RULES), dict(role="user", content=example),
             dict(role="assistant", content=ADVICE), dict(role="user", content=attempt)]  # fmt: skip
 
-
 def _lines(turns: Sequence[Turn]) -> str:
     text = ""
     for thought, action, answer in turns:
@@ -92,7 +81,6 @@ def _lines(turns: Sequence[Turn]) -> str:
         if action or not thought:
             text += f"{prompts.ACT} {action}{prompts.turn(answer)}"
     return text
-
 
 def _dialogue(opening: str, turns: Sequence[Turn]) -> list[dict]:
     messages = [dict(role="user", content=opening)]

@@ -28,7 +28,6 @@ DIGITS_GPT2 = r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\
 _OTHERS = [*range(0x21), *range(0x7F, 0xA1), 0xAD]
 LETTERS = dict.fromkeys(_OTHERS, "\uffff") | {256 + n: chr(b) for n, b in enumerate(_OTHERS)}
 
-
 class HFTokenizer:
     """str <-> token ids, as retro.tokenizer.Tokenizer, from a pretrained model's files. `ranks`:
     token bytes -> id. `special_tokens`: name -> id, of all added ones; each ends an answer.
@@ -123,7 +122,6 @@ class HFTokenizer:
         """Text of `ids`, added tokens by name; "" for ids without tokens, U+FFFD for no UTF-8."""
         return b"".join(self.words.get(i, b"") for i in ids).decode("utf-8", "replace")
 
-
 def read_ranks(model: dict, added: dict[str, int]) -> dict[bytes, int]:
     """Token bytes -> id, of the tokens that merges make; ValueError if ids can't order merges."""
     kind = model.get("type", "BPE" if "merges" in model else None)
@@ -151,7 +149,6 @@ def read_ranks(model: dict, added: dict[str, int]) -> dict[bytes, int]:
                 raise ValueError(f"token {token!r} is not byte-level, as BPE is here") from error
     return ranks
 
-
 def read_pattern(pre_tokenizer: dict | None) -> str:
     """One regular expression whose matches are the pre-tokens."""
     steps = (pre_tokenizer or {}).get("pretokenizers", [pre_tokenizer])
@@ -169,7 +166,6 @@ def read_pattern(pre_tokenizer: dict | None) -> str:
                 return pattern["Regex"]
     raise ValueError(f"pre_tokenizer {kinds} {steps} is not known here")
 
-
 def read_normalizer(normalizer: dict | None) -> Form | None:
     if not normalizer:
         return None
@@ -178,7 +174,6 @@ def read_normalizer(normalizer: dict | None) -> Form | None:
     if len(forms) > 1 or (forms and forms[0] not in get_args(Form)):
         raise ValueError(f"normalizer {forms} is not known here")
     return forms[0] if forms else None
-
 
 def as_tokenizer_json(ranks: dict[bytes, int], pattern: str, special: dict[str, int]) -> dict:
     """tokenizer.json of tiktoken ranks. A token's merge is the last step of its own encoding; one

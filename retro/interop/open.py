@@ -25,7 +25,6 @@ from retro.tokenizer import Tokenizer, load
 models, api_option = (partial(option, group=g) for g in ("models", "models behind an API"))
 TOLD_TOKENS = 32  # of an action of a pretrained model: its tokens are shorter than ours
 
-
 @dataclass(frozen=True)
 class ActorOptions:
     """Who plays: options of train.py and eval.py alike."""
@@ -42,7 +41,6 @@ class ActorOptions:
     max_tokens: int = api_option(0, "tokens of prompts and answers to spend; 0 = any", low=0)
     bfloat16: bool = models(False, "weights of --actor and --reflector in bfloat16")
 
-
 @dataclass(frozen=True)
 class RoleOptions:
     """The two roles of a run: options of train.py, whose defaults play.py needs too."""
@@ -53,17 +51,14 @@ class RoleOptions:
     memory: int = models(MEMORY, "newest reflections that the actor reads; 0 = none", low=0)
     adapt_prompt: bool = option(False, "adapter on the prompt too (paper's way, slower)", "adapter")
 
-
 def run_settings(run_dir: str) -> dict[str, Any]:
     """The settings a run was started with; train.py's own without one, or where it has none."""
     given = read_json(Path(run_dir) / "config.json") if run_dir else {}
     return asdict(RoleOptions()) | asdict(ActorOptions()) | given
 
-
 def open_client(options: ActorOptions, model: str, budget: Budget) -> Client:
     return Client(options.base_url, model, options.api, cache=options.answers, budget=budget,
                   concurrency=options.concurrency, timeout=options.timeout)  # fmt: skip
-
 
 def open_model(folder: str, device: torch.device, bfloat16: bool) -> LanguageModel:
     """A model of ours or a pretrained one; ValueError if its tokenizer does not fit."""
@@ -73,7 +68,6 @@ def open_model(folder: str, device: torch.device, bfloat16: bool) -> LanguageMod
     if size > most:
         raise ValueError(f"{folder}: the tokenizer has {size} tokens, the model {most}")
     return LanguageModel(model, tokenizer, chat_frame(tokenizer, guides.REFLECTION_RULES))
-
 
 def open_actor(options: ActorOptions, names: Sequence[str], base: str,
                loaded: dict[str, LanguageModel], temperature: float, generator: torch.Generator,

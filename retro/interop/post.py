@@ -26,14 +26,12 @@ LOCAL = ("localhost", "127.0.0.1", "::1")  # no proxy knows the way there
 T = TypeVar("T")  # what an answer is read as
 _ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|.)?|\x9b[0-?]*[@-~]")
 
-
 class Refused(ValueError):
     """A request that fails for good. `status` is HTTP's, or 0 without an answer."""
 
     def __init__(self, message: str, status: int = 0):
         super().__init__(message)
         self.status = status
-
 
 class Passing(Exception):
     """An error that may pass. `wait`: seconds that the server asks for, or None."""
@@ -42,11 +40,9 @@ class Passing(Exception):
         super().__init__(message)
         self.wait = wait
 
-
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *args: object) -> None:
         return None
-
 
 def post_json(url: str, body: dict, read: Callable[[Any], T], *, key: str = "",
               timeout: float = 60.0, tries: int = 6, before: Callable[[], None] = lambda: None,
@@ -81,7 +77,6 @@ def post_json(url: str, body: dict, read: Callable[[Any], T], *, key: str = "",
             break
     raise Refused(f"{said}; given up after {number} tries")
 
-
 def _once(request: urllib.request.Request, timeout: float) -> bytes:
     """One try: the body of a 200. Raises Passing or Refused."""
     proxies: dict | None = {} if urlsplit(request.full_url).hostname in LOCAL else None  # as usual
@@ -103,7 +98,6 @@ def _once(request: urllib.request.Request, timeout: float) -> bytes:
     except (http.client.HTTPException, OSError) as error:
         raise Passing(f"the answer broke off ({type(error).__name__}: {error})") from None
 
-
 def _read(response: Any, timeout: float, limit: int = MAX_BODY) -> bytes:
     """The whole body, in at most twice `timeout` seconds."""
     data, end = bytearray(), time.monotonic() + timeout
@@ -117,7 +111,6 @@ def _read(response: Any, timeout: float, limit: int = MAX_BODY) -> bytes:
     if promised is not None and len(data) < promised:
         raise Passing(f"the answer broke off ({promised - len(data)} bytes are missing)")
     return bytes(data)
-
 
 def _status(error: urllib.error.HTTPError, timeout: float) -> Exception:
     """What an answer other than 200 means."""
@@ -138,7 +131,6 @@ def _status(error: urllib.error.HTTPError, timeout: float) -> Exception:
         return Passing(said, retry_after(error.headers.get("Retry-After", "")))
     return Refused(said, error.code)
 
-
 def retry_after(text: str) -> float | None:
     """Seconds that a Retry-After header asks for: a whole number or a date; None if neither."""
     if re.fullmatch("[0-9]{1,9}", text.strip()):
@@ -148,12 +140,10 @@ def retry_after(text: str) -> float | None:
     except (ValueError, OverflowError):
         return None
 
-
 def one_printable_line(text: str, limit: int = 300) -> str:
     """One printable line of at most `limit` characters, whatever a server or a model wrote."""
     line = " ".join(_ESCAPES.sub("", text[: 20 * limit]).split())
     return "".join(c for c in line if c.isprintable())[:limit].strip()
-
 
 def without_key(text: str, key: str) -> str:
     """`text` without the key. One below 8 characters ("x", for a local server) protects nothing."""

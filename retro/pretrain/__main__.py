@@ -44,7 +44,6 @@ from retro.tokenizer import Tokenizer, load
 
 data, sizes, optimisation = (partial(option, group=g) for g in ("data", "model", "optimisation"))
 
-
 @dataclass(frozen=True)
 class Config:
     out: str = option("assets", "folder of the checkpoint; a run there goes on", "run")
@@ -77,11 +76,9 @@ class Config:
     decay: float = optimisation(0.7, "share, at the end, in which they fall to 0", above=0, high=1)
     reading_weight: float = optimisation(2.0, "of the reading loss beside the next token's", low=0)
 
-
 FREE = ("out", "tokens", "decay", "checkpoint_minutes")  # settings that a resumed run may change
 FROZEN_STEPS = 200  # of a given base's matrices: untrained probes and tokens would wipe them out
 TOKENIZER_DOCUMENTS = 3000  # of each environment, for training the tokenizer
-
 
 @dataclass
 class Training:
@@ -99,7 +96,6 @@ class Training:
         probes = {f"reader.{name}": p for name, p in self.reader.named_parameters()}
         return dict(self.model.named_parameters()) | probes
 
-
 def main(config: Config) -> None:
     out, environments = Path(config.out), envs.make_all(config.envs)
     torch.manual_seed(config.seed)
@@ -112,14 +108,12 @@ def main(config: Config) -> None:
     training.model.to(torch.bfloat16).save_pretrained(out)
     write_card(out, config, training.state)
 
-
 def own_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer in a folder; ValueError if it is a pretrained model's."""
     tokenizer = load(folder)
     if not isinstance(tokenizer, Tokenizer):
         raise ValueError(f"{folder}: holds a pretrained model's tokenizer, not one of ours")
     return tokenizer
-
 
 def tokenizer_texts(environments: dict[str, envs.Environment], seed: int) -> list[str]:
     """The first documents of each environment, made-up names in parts."""
@@ -128,7 +122,6 @@ def tokenizer_texts(environments: dict[str, envs.Environment], seed: int) -> lis
         for d in islice(env.demonstrations("train", "tokenizer", 0.5), TOKENIZER_DOCUMENTS):
             texts.append(env.cut_names("".join(text for text, _ in weighted_texts(d, rng))))
     return texts
-
 
 def start(config: Config, tokenizer: Tokenizer, base_tokenizer: Tokenizer | None) -> Training:
     """A new run, or the one that `config.out` holds; ValueError if its settings are others."""
@@ -156,14 +149,12 @@ def start(config: Config, tokenizer: Tokenizer, base_tokenizer: Tokenizer | None
         print(f"resumed at {state['tokens'] / 1e6:.1f}M tokens")
     return training
 
-
 def optimizers(model: GPT, reader: Reader, config: Config) -> list[Optimizer]:
     matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "layers" in n]
     rest = [p for n, p in model.named_parameters() if p.dim() != 2 or "layers" not in n]
     groups = [{"params": rest}, {"params": list(reader.parameters())}]
     adam = torch.optim.AdamW(groups, lr=config.adam_lr, betas=(0.9, 0.95), weight_decay=0.0)
     return [Muon(matrices, lr=config.muon_lr, weight_decay=config.muon_decay), adam]
-
 
 def train(config: Config, training: Training, env_names: tuple[str, ...]) -> None:
     """Shard after shard, up to `config.tokens`, with a checkpoint every few minutes."""
@@ -186,7 +177,6 @@ def train(config: Config, training: Training, env_names: tuple[str, ...]) -> Non
             bar.write("{:.2f}M tokens, {:.0f} minutes, loss {:.4f}, reading {:.4f}".format(
                 state["tokens"] / 1e6, state["seconds"] / 60, *means))  # fmt: skip
     bar.close()
-
 
 def step(config: Config, training: Training, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     """One step of both optimisers -> the two losses before it."""
@@ -211,7 +201,6 @@ def step(config: Config, training: Training, batch: tuple[Tensor, ...]) -> tuple
     state["tokens"] += batch[0].numel()
     return loss.detach(), reading.detach()
 
-
 def losses_of(model: GPT, reader: Reader, ids: Tensor, loss_weights: Tensor,
               binding_targets: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(B, T), (B, T), (B, T, 3) -> cross-entropy (nats per token), reading loss (nats a target)."""
@@ -224,13 +213,11 @@ def losses_of(model: GPT, reader: Reader, ids: Tensor, loss_weights: Tensor,
         loss = (losses * weights).sum() / weights.sum()
         return loss, reader.loss(model, ids[:, :-1], predicted[:, :-1], binding_targets[:, :-1])
 
-
 def learning_rate(progress: float, warmup: float, decay: float) -> float:
     """Factor on the peak rate at `progress` in [0, 1] of the run: up, flat, down to zero."""
     if progress < warmup:
         return progress / warmup
     return 1.0 if progress < 1 - decay else max(0.0, (1 - progress) / decay)
-
 
 def shards(config: Config, first: int, env_names: tuple[str, ...]) -> Iterator[list[Document]]:
     """From shard `first` on. Beside a GPU two processes prepare them, three shards ahead."""
@@ -244,7 +231,6 @@ def shards(config: Config, first: int, env_names: tuple[str, ...]) -> Iterator[l
         for number in count(first + 3):
             yield pending.pop(0).get()
             pending.append(pool.apply_async(shard, (number,)))
-
 
 def write_card(out: Path, config: Config, state: dict, n: int = 200) -> None:
     """CARD.md: what the checkpoint is, how it was made, what it can do."""
@@ -266,7 +252,6 @@ def write_card(out: Path, config: Config, state: dict, n: int = 200) -> None:
     )  # fmt: skip
     write_atomically(out / "CARD.md", card.encode())
     print(card)
-
 
 if __name__ == "__main__":
     run_script(main, parse(Config, __doc__))

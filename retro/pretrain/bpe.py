@@ -9,7 +9,6 @@ import regex  # tiktoken brings it along
 
 from retro.tokenizer import EOS, PATTERN, Tokenizer
 
-
 def train(texts: Iterable[str], vocab_size: int, start: Tokenizer | None = None) -> Tokenizer:
     """Learn `vocab_size` tokens: 256 bytes, merges, and the end of a text, which gets the last id.
     Each merge takes the most frequent pair that occurs twice (ties: the smallest ids). The tokens
@@ -51,7 +50,6 @@ def train(texts: Iterable[str], vocab_size: int, start: Tokenizer | None = None)
             heapq.heappush(queue, (-pair_counts[changed_pair], changed_pair))
 
     return Tokenizer({token: rank for rank, token in enumerate(tokens)}, {EOS: len(tokens)})
-
 
 def merge(word: list[int], pair: tuple[int, int], new: int) -> list[int]:
     """Replace each occurrence of `pair`, from the left: [1, 2, 1, 2, 2] -> [9, 9, 2] with 9."""

@@ -23,13 +23,11 @@ ENV_WEIGHTS = {"household": 5}  # of the documents, where it is not 1: the erran
 ACTION_WEIGHT = 2  # loss weight of an action: it has few tokens, and the trial hangs on them
 UNBOUND = (-1, -1, 0)
 
-
 class Document(NamedTuple):
     ids: list[int]
     loss_weights: list[int]  # 0 = not to be predicted, ACTION_WEIGHT for a player's token, else 1
     binding_targets: list[tuple[int, int, int]]  # first and last id of the name that a token is
     # bound to, and 1 at its first mention, 2 at a later one; or UNBOUND
-
 
 def weighted_texts(d: Demonstration, rng: random.Random) -> list[tuple[str, int]]:
     """Pairs (text, loss weight), as they are read; reflection and questions end it in any order."""
@@ -47,7 +45,6 @@ def weighted_texts(d: Demonstration, rng: random.Random) -> list[tuple[str, int]
         texts += [(request[1:] if i else request, 0), (f"{answer}\n", 1)]
     return texts
 
-
 def to_document(texts: list[tuple[str, int]], env: envs.Environment,
                 tokenizer: Tokenizer) -> Document:  # fmt: skip
     """Weighted texts as a document, ended by the end-of-text id."""
@@ -62,7 +59,6 @@ def to_document(texts: list[tuple[str, int]], env: envs.Environment,
         targets[last : last + 2] = [target, target]  # on a mention's last token and the one after
     return Document(ids + [tokenizer.eos], loss_weights + [1], targets)
 
-
 def shard_documents(env_names: tuple[str, ...], tokenizer_folder: str, seed: int,
                     oracle_share: float, drills: float, number: int) -> list[Document]:  # fmt: skip
     """The documents of shard `number`. `drills`: their share at first; later it is a quarter."""
@@ -76,7 +72,6 @@ def shard_documents(env_names: tuple[str, ...], tokenizer_folder: str, seed: int
         for d in islice(demonstrations, DOCUMENTS * weight // sum(weights.values())):
             documents.append(to_document(weighted_texts(d, rng), env, tokenizer))
     return documents
-
 
 def batches(documents: list[Document], batch_tokens: int, context: int,
             rng: random.Random) -> Iterator[tuple[torch.Tensor, ...]]:  # fmt: skip
@@ -94,7 +89,6 @@ def batches(documents: list[Document], batch_tokens: int, context: int,
         rows = [(d.ids + [0] * n, d.loss_weights + [0] * n, d.binding_targets + [UNBOUND] * n)
                 for d, n in zip(group, padding)]  # fmt: skip
         yield tuple(map(torch.tensor, zip(*rows)))
-
 
 def _padded_length(document: Document) -> int:
     """Length rounded up: few distinct shapes, so that kernels and memory blocks are used again."""

@@ -29,7 +29,6 @@ LIKENESS_SHARPNESS = 20.0  # logit of a token that follows what is being read no
 PREVIOUS_LENGTH = 2.0  # of what block 0 writes; embeddings have TOKEN_STD sqrt(D)
 COPY_GAIN = 0.3  # of what an induction head writes
 
-
 @torch.no_grad()
 def head_start(model: GPT, generator: torch.Generator) -> None:
     """Overwrite the embeddings, head 0 of block 0 (the token before), and head 1 of every second
@@ -77,7 +76,6 @@ def head_start(model: GPT, generator: torch.Generator) -> None:
         turn = torch.linalg.qr(torch.randn(len(itself), E, generator=generator)).Q.T
         attention.v_proj.weight[head] = turn @ itself
         attention.o_proj.weight[:, head] = COPY_GAIN * (turn @ itself).T
-
 
 @torch.no_grad()
 def grow_vocabulary(base: GPT, old: Tokenizer, new: Tokenizer) -> GPT:

@@ -13,7 +13,6 @@ from retro.run.device import autocast
 
 MOMENTUM = 0.95
 
-
 class Muon(torch.optim.Optimizer):
     """Decoupled weight decay, Nesterov momentum; tall matrices move sqrt(rows / columns) as far."""
 
@@ -35,7 +34,6 @@ class Muon(torch.optim.Optimizer):
                 update = orthogonal(p.grad.lerp(mean, MOMENTUM))
                 p.mul_(1 - lr * group["weight_decay"])
                 p.add_(update, alpha=-lr * max(1, p.shape[0] / p.shape[1]) ** 0.5)
-
 
 def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
     """(M, N) -> about U V^T of its singular value decomposition, by Newton-Schulz iterations: each

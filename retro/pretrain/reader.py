@@ -14,7 +14,6 @@ from torch import Tensor
 
 from retro.model import GPT
 
-
 class Reader(nn.Module):
     """Three linear probes on inner states, which answer through the model's own output matrix.
 

@@ -23,7 +23,6 @@ from retro.trial import Trajectory, run_in_batches
 
 ANSWER_TOKENS = 96
 
-
 def measure_skills(env: Environment, lm: LanguageModel, split: str, n: int, seed: int,
                    actor_temperature: float) -> dict[str, float]:  # fmt: skip
     """The four shares, and `oracle_retry`: success after a failure and the oracle's reflection."""
@@ -44,7 +43,6 @@ def measure_skills(env: Environment, lm: LanguageModel, split: str, n: int, seed
         "reading": read_correctly(env, lm, trials, seed),
         "writing": sum(prompts.well_formed(r.text) for r in written) / max(len(written), 1),
     }
-
 
 def read_correctly(env: Environment, lm: LanguageModel, trials: Sequence[Trajectory],
                    seed: int) -> float:  # fmt: skip

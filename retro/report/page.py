@@ -33,12 +33,10 @@ ROWS = 64  # reflections that pass the model together
 Chains = dict[str, list[list[Trajectory]]]  # method -> the chain of trials of each task
 TaskChains = dict[str, list[Trajectory]]  # method -> one task's chain
 
-
 def write_page(path: str | Path, reports: Sequence[dict], chains: Sequence[Chains], run_dir: Path,
                lm: LanguageModel) -> None:  # fmt: skip
     """Write the page of a finished run: one report of results.json, with chains, an environment."""
     write_atomically(path, render(page_data(reports, chains, Path(run_dir), lm)))
-
 
 def page_data(reports: Sequence[dict], chains: Sequence[Chains], run_dir: Path,
               lm: LanguageModel) -> dict:  # fmt: skip
@@ -65,11 +63,9 @@ def page_data(reports: Sequence[dict], chains: Sequence[Chains], run_dir: Path,
     return {"run": run, "reports": list(reports), "metrics": metrics, "kl_coef": kl_coef,
             "episodes": shown, "failed": failed}  # fmt: skip
 
-
 def failed_first(chains: Chains) -> list[int]:
     """The tasks whose first trial failed: only they have a reflection to show."""
     return [i for i, trials in enumerate(next(iter(chains.values()))) if not trials[0].success]
-
 
 def pick(reports: Sequence[dict], chains: Sequence[Chains]) -> list[tuple[str, TaskChains]]:
     """What is shown, EPISODES tasks of each environment, the environments in turn."""
@@ -77,7 +73,6 @@ def pick(reports: Sequence[dict], chains: Sequence[Chains]) -> list[tuple[str, T
                for i in failed_first(env_chains)[:EPISODES]]
               for report, env_chains in zip(reports, chains)]  # fmt: skip
     return [one for turn in zip_longest(*by_env) for one in turn if one]
-
 
 def episode(env: str, task_chains: TaskChains, tokens: Iterator) -> dict:
     """A task's chains as data; `tokens` yields each reflection's, method by method."""
@@ -92,12 +87,10 @@ def episode(env: str, task_chains: TaskChains, tokens: Iterator) -> dict:
     opening = {"observation": first.observation, **trial_data(first)}
     return {"env": env, "id": first.task_id, "first": opening, "chains": chains}
 
-
 def trial_data(trajectory: Trajectory) -> dict:
     """A trial as data, without its first observation, which all trials of a task share."""
     steps = [list(exchange) for exchange in trajectory.exchanges]
     return {"steps": steps, "return": trajectory.episode_return, "success": trajectory.success}
-
 
 def trained_policy(run_dir: Path, lm: LanguageModel, adapt_prompt: bool) -> Policy:
     """M_r and its critic as the run left them; ValueError if there is no critic."""
@@ -109,7 +102,6 @@ def trained_policy(run_dir: Path, lm: LanguageModel, adapt_prompt: bool) -> Poli
             raise ValueError(f"{run_dir / 'checkpoint'}: no critic in it")
         weight.data.copy_(stored[f"weight.value_head.{name}"])
     return policy
-
 
 def weigh(policy: Policy, written: Sequence[tuple[Trajectory, Trajectory, str]], kl_coef: float,
           gamma: float, gae_lambda: float) -> list[list[list] | None]:  # fmt: skip
@@ -138,12 +130,10 @@ def weigh(policy: Policy, written: Sequence[tuple[Trajectory, Trajectory, str]],
             found[i] = [[t, *n] for t, n in zip(token_texts(lm, asked[i].response_ids), row)]
     return found
 
-
 def token_texts(lm: LanguageModel, ids: Sequence[int]) -> list[str]:
     """The text of each token. A character of several tokens belongs to the first of them."""
     text, starts = lm.tokenizer.encoding.decode_with_offsets(list(ids))
     return [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)])]
-
 
 def plain(value: Any) -> Any:
     """`value` with visible strings, and numbers that JSON and the page's size can take."""
@@ -155,7 +145,6 @@ def plain(value: Any) -> Any:
         return {visible(key): plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
-
 def render(data: dict) -> bytes:
     """The page: a template filled in one pass. Its data is ASCII with `<` written as an escape."""
     names = ("report.html", "report.css", "report.js", "report_episodes.js")
@@ -164,7 +153,6 @@ def render(data: dict) -> bytes:
     text = json.dumps(plain(data), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     parts = {"css": css, "js": js, "data": text, "css_hash": digest(css), "js_hash": digest(js)}
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], html).encode()
-
 
 def digest(text: str) -> str:
     """The hash by which a content security policy names a style or script."""

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-
 def table(results: dict[str, dict]) -> str:
     """Success by retry as text, one method a line, 95 % intervals in brackets."""
     retries = len(next(iter(results.values()))["success_by_retry"])
@@ -14,7 +13,6 @@ def table(results: dict[str, dict]) -> str:
         lines.append(f"{name:<20}" + "".join(f"{cell:^18}" for cell in cells))
     return "\n".join(lines)
 
-
 def print_reward(fitted: dict) -> None:
     """What the reward model learnt from, and how good it is on the tasks held out."""
     print(f"reward model: fitted to {fitted['learnt_from']} ratings; on tasks held out")
@@ -22,7 +20,6 @@ def print_reward(fitted: dict) -> None:
         ranking = "-" if found["ranking"] is None else f"{found['ranking']:.2f}"
         print(f"    {name}: ranks {ranking} of {found['pairs']} pairs rightly; calibration error "
               f"{found['ece']:.3f} over {found['n']} reflections")  # fmt: skip
-
 
 def draw_picture(reports: Sequence[dict], path: str | Path) -> bool:
     """Success by retry with intervals, a plot for each environment; False without matplotlib."""

@@ -11,11 +11,9 @@ import unicodedata
 
 STYLES = dict(dim="2", bold="1", task="36", act="1;33", mind="35", good="1;32", bad="1;31")
 
-
 def visible(text: str) -> str:
     """`text` with a sign (␛, <U+202E>) for each character that does not print; line ends stay."""
     return "".join(c if c == "\n" or c.isprintable() else _picture(c) for c in text)
-
 
 def _picture(character: str) -> str:
     code = ord(character)
@@ -24,7 +22,6 @@ def _picture(character: str) -> str:
     if code < 0x20 or code == 0x7F:
         return chr(0x2421 if code == 0x7F else 0x2400 + code)  # Unicode's control pictures
     return f"<U+{code:04X}>"
-
 
 class Screen:
     """A trial as it happens. Prints to stdout, all text through `visible`. On a terminal only: a

@@ -9,7 +9,6 @@ from torch.optim import Optimizer
 
 from retro.run.files import read_tensors, write_tensors
 
-
 def save(path: str | Path, weights: Mapping[str, torch.Tensor], optimizers: Sequence[Optimizer],
          state: dict) -> None:  # fmt: skip
     """`state` is anything JSON can hold."""
@@ -20,7 +19,6 @@ def save(path: str | Path, weights: Mapping[str, torch.Tensor], optimizers: Sequ
                 tensors[f"optimizer.{i}.{j}.{key}"] = torch.as_tensor(value)
     tensors["state"] = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
     write_tensors(path, {name: tensor.clone() for name, tensor in tensors.items()})
-
 
 @torch.no_grad()
 def load(path: str | Path, weights: Mapping[str, torch.Tensor],

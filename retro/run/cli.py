@@ -14,18 +14,15 @@ Config = TypeVar("Config", bound=Any)  # a script's dataclass of settings
 COMPARISONS = {"low": operator.ge, "high": operator.le, "above": operator.gt}
 METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT"}
 
-
 def option(default: Any, help: str, group: str, *, low: float | None = None,
            high: float | None = None, above: float | None = None) -> Any:  # fmt: skip
     """A field of a Config; `group` is its heading, its value in [low, high], or (above, high]."""
     bounds = {"low": low, "high": high, "above": above}
     return field(default=default, metadata={"help": help, "group": group, "bounds": bounds})
 
-
 def option_of(name: str) -> str:
     """The name on the command line: `batch_tokens` -> `--batch-tokens`."""
     return f"--{name.replace('_', '-')}"
-
 
 def allowed(low: float | None, high: float | None, above: float | None) -> str:
     """The bounds in words.
@@ -37,7 +34,6 @@ def allowed(low: float | None, high: float | None, above: float | None) -> str:
         return f"between {low} and {high}"
     bounds = {"at least": low, "above": above, "at most": high}
     return " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
-
 
 def parse(config_class: type[Config], doc: str,
           defaults: Callable[[argparse.Namespace], dict] = lambda given: {},
@@ -64,7 +60,6 @@ def parse(config_class: type[Config], doc: str,
             parser.error(f"{option_of(one.name)} is {value}: must be {must}")
     return config_class(**vars(config))
 
-
 def add_option(group: Any, one: Field) -> None:
     """The option of a field: its type, its choices, and its help with range and default."""
     kind: dict[str, Any] = {"type": one.type, "metavar": METAVARS.get(one.type)}
@@ -78,7 +73,6 @@ def add_option(group: Any, one: Field) -> None:
     text = f"{one.metadata['help']} ({'; '.join(filter(None, notes))})"
     action.help = text.replace("%", "%%")  # set here: before 3.13 argparse adds a switch's default
 
-
 def run_script(main: Callable[[Config], None], config: Config) -> None:
     """main(config). What the user can mend becomes one line on stderr and exit status 2."""
     keep_memory()
@@ -90,7 +84,6 @@ def run_script(main: Callable[[Config], None], config: Config) -> None:
         fail(f"training broke down: {error}; the last checkpoint is whole", 1)
     except KeyboardInterrupt:
         fail("interrupted; --resume goes on from the last checkpoint", 130)
-
 
 def fail(message: object, status: int = 2) -> NoReturn:
     """End the program with one line on stderr."""

@@ -10,18 +10,15 @@ import torch
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # glibc's malloc.h
 
-
 def pick_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
-
 def seeded(*names: object, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator named by its purpose: a resumed run draws what an unbroken run draws."""
     digest = hashlib.sha256(repr(names).encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:6], "big"))
-
 
 def keep_memory() -> None:
     """Have glibc keep what is freed, from before the first matrix product on. Otherwise each large
@@ -34,12 +31,10 @@ def keep_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 1 << 30)  # bytes free at the heap's end, above which they go back
         mallopt(M_ARENA_MAX, 1)  # one heap for all threads: what one frees another may use
 
-
 def release_memory() -> None:
     """Hand free memory back to the system. Call it once in a while: ragged batches leave holes."""
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
-
 
 def autocast(device: torch.device | str) -> AbstractContextManager:
     """Matrix products in bfloat16 where the hardware has them; weights keep their dtype."""

@@ -10,7 +10,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-
 @contextmanager
 def named(path: str | Path) -> Iterator[None]:
     """An OSError inside names the file, which Python leaves out when the disk is full."""
@@ -19,7 +18,6 @@ def named(path: str | Path) -> Iterator[None]:
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
-
 
 def write_atomically(path: str | Path, data: bytes) -> None:
     """Write `data` beside `path`, then rename: a reader sees the old file or the new one."""
@@ -33,22 +31,18 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     finally:
         scratch.unlink(missing_ok=True)  # only still there when the write failed
 
-
 def write_json(path: str | Path, value: dict | list) -> None:
     write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
-
 
 def write_tensors(path: str | Path, tensors: dict[str, torch.Tensor]) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(path, save(tensors, metadata={"format": "pt"}))
-
 
 def read_bytes(path: str | Path) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from error
-
 
 def read_json(path: str | Path) -> dict:
     """The JSON object in `path`; ValueError when it is missing, not JSON, or not an object."""
@@ -60,7 +54,6 @@ def read_json(path: str | Path) -> dict:
     if not isinstance(value, dict):
         raise ValueError(f"{path}: holds a JSON {type(value).__name__}, expected an object")
     return value
-
 
 def read_tensors(path: str | Path, device: torch.device | None = None,
                  dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:  # fmt: skip
@@ -79,7 +72,6 @@ def read_tensors(path: str | Path, device: torch.device | None = None,
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: is not a whole safetensors file ({error})") from error
     return tensors
-
 
 class JsonLines:
     """A file of JSON objects, one a line, each with at least `fields`. An append is on disk when it

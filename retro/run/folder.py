@@ -37,7 +37,6 @@ except ImportError:  # Windows: two runs in one folder go unnoticed there
 PACKAGES = ("torch", "numpy", "tiktoken", "regex", "safetensors")
 FREE = ("run_dir", "resume")  # settings that a resumed run may change
 
-
 class RunFolder:
     """A new folder, or with `config.resume` one of an interrupted run; of several processes one
     writes. `state`: how far the run is. What the files hold beyond it is dropped on resuming.
@@ -94,7 +93,6 @@ class RunFolder:
             self.state["lines"] = {name: len(file) for name, file in self.files.items()}
             checkpoint.save(self.path / "checkpoint", self.weights, [self.optimizer], self.state)
 
-
 def lock(folder: Path) -> TextIO:
     """The folder's lock, held until this process ends; ValueError if another process holds it."""
     file = (folder / "lock").open("a+")
@@ -111,7 +109,6 @@ def lock(folder: Path) -> TextIO:
         print(os.getpid(), file=file, flush=True)
     return file
 
-
 def versions(processes: int) -> dict[str, str | int | None]:
     """What a run's numbers depend on beside its settings. Without a repository `git` is None."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
@@ -123,7 +120,6 @@ def versions(processes: int) -> dict[str, str | int | None]:
             "machine": platform.machine(), "processes": processes,
             "threads": torch.get_num_threads()}  # fmt: skip
     return here | {name: metadata.version(name) for name in PACKAGES}
-
 
 def note_versions(path: Path, processes: int) -> None:
     """Add the present versions if they are new to the run; print a note if they differ."""

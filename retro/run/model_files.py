@@ -41,7 +41,6 @@ ADAPTER_DEMANDS: dict[str, Any] = {
     **dict.fromkeys(("exclude_modules", "target_parameters", "trainable_token_indices"), None),
     "alora_invocation_tokens": None}  # fmt: skip
 
-
 def read_config(path: str | Path) -> dict:
     """The settings of a config.json, checked; ValueError on what the model does not do."""
     found = read_json(path)
@@ -62,7 +61,6 @@ def read_config(path: str | Path) -> dict:
     except (TypeError, ValueError) as error:  # TypeError: a list where a word was expected
         raise ValueError(f"{path}: {error}") from error
 
-
 def write_config(path: str | Path, settings: dict) -> None:
     """The config.json that transformers reads as LlamaForCausalLM or Qwen2ForCausalLM."""
     settings = dict(settings)
@@ -71,7 +69,6 @@ def write_config(path: str | Path, settings: dict) -> None:
         del settings["rope_scaling"]
     head = {"architectures": [f"{name}ForCausalLM"], "model_type": family, "hidden_act": "silu"}
     write_json(path, {**head, **settings})
-
 
 def check_settings(settings: dict) -> dict:
     """The same settings with head_dim and rope_scaling filled in; ValueError on a wrong one."""
@@ -103,7 +100,6 @@ def check_settings(settings: dict) -> dict:
     settings["rope_scaling"] = check_rope_scaling(settings["rope_scaling"])
     return settings
 
-
 def check_rope_scaling(settings: Any) -> dict | None:
     """`rope_scaling` or `rope_parameters` of a config.json; None = no scaling."""
     settings = settings or {}
@@ -122,7 +118,6 @@ def check_rope_scaling(settings: Any) -> dict | None:
         raise ValueError("rope_type llama3: low_freq_factor is not below high_freq_factor")
     return {"rope_type": kind, **numbers} if numbers else None
 
-
 def read_checkpoint(folder: str | Path, device: torch.device | None = None,
                     dtype: torch.dtype | None = None) -> dict[str, Tensor]:  # fmt: skip
     """model.safetensors, or the shards that model.safetensors.index.json names."""
@@ -137,7 +132,6 @@ def read_checkpoint(folder: str | Path, device: torch.device | None = None,
     parts = (read_tensors(file, device, dtype).items() for file in files)
     return {n: t for part in parts for n, t in part if not n.endswith("rotary_emb.inv_freq")}
 
-
 def check_tensors(path: str | Path, tensors: Mapping[str, Tensor],
                   wanted: Mapping[str, Tensor]) -> None:  # fmt: skip
     """ValueError on the first tensor read from `path` that is missing, foreign or does not fit."""
@@ -151,10 +145,8 @@ def check_tensors(path: str | Path, tensors: Mapping[str, Tensor],
             kind = f"{there} {tensors[name].dtype}"
             raise ValueError(f"{path}: {name} is {kind}, the model takes {here} of a float type")
 
-
 def peft_name(name: str) -> str:
     return f"base_model.model.{name}.weight"
-
 
 def write_adapter(folder: str | Path, state: Mapping[str, Tensor], rank: int, alpha: float,
                   targets: Sequence[str]) -> None:  # fmt: skip
@@ -162,7 +154,6 @@ def write_adapter(folder: str | Path, state: Mapping[str, Tensor], rank: int, al
     write_tensors(Path(folder) / ADAPTER_WEIGHTS, tensors)
     sizes = {"r": rank, "lora_alpha": alpha, "target_modules": list(targets)}
     write_json(Path(folder) / ADAPTER_SETTINGS, ADAPTER | sizes)
-
 
 def read_adapter(folder: str | Path, known_targets: Sequence[str]
                  ) -> tuple[int, float, list[str], dict[str, Tensor]]:  # fmt: skip
@@ -181,7 +172,6 @@ def read_adapter(folder: str | Path, known_targets: Sequence[str]
     if not isinstance(targets, list) or not targets or any(t not in known_targets for t in targets):
         raise ValueError(f"{path}: target_modules is {targets!r}, expected some of {known_targets}")
     return rank, alpha, targets, read_tensors(Path(folder) / ADAPTER_WEIGHTS)
-
 
 @torch.no_grad()
 def copy_adapter(folder: str | Path, tensors: Mapping[str, Tensor],

@@ -25,7 +25,6 @@ from retro.run.device import pick_device
 
 MAX_PROCESSES = 4  # that `launch` starts; more were not tried
 
-
 @dataclass(frozen=True)
 class Processes:
     rank: int = 0  # of this process, in 0 .. world-1
@@ -67,9 +66,7 @@ class Processes:
         if self.world > 1:
             dist.destroy_process_group()
 
-
 ALONE = Processes()
-
 
 @contextmanager
 def launch(*counts: int) -> Iterator[int]:
@@ -111,7 +108,6 @@ def launch(*counts: int) -> Iterator[int]:
             for other in others:
                 other.kill()
                 other.wait()
-
 
 def join(device: torch.device) -> Processes:
     """Meet the other processes that started; ValueError if a machine has more ranks than GPUs."""
