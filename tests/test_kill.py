@@ -213,11 +213,11 @@ def become_nobody(patch) -> None:
 @pytest.mark.parametrize(
     "damage, file",
     [
-        slow((fill_disk, 3), "lock"),
+        ((fill_disk, 3), "lock"),
         slow((fill_disk, 100), "config.json"),
         slow((fill_disk, 3_000), "checkpoint"),
         slow((fill_disk_at_append, 2), "replay.jsonl"),
-        ((fill_disk_at_append, 10), "metrics.jsonl"),
+        slow((fill_disk_at_append, 10), "metrics.jsonl"),
     ],
 )
 def test_full_disk_is_one_line_and_the_run_goes_on(small_run, tiny_base, tmp_path, damage, file):

@@ -86,7 +86,7 @@ def test_bandit_learns_the_best_response(advantage, seed):
     p, stats = learnt(seed, advantage=advantage)
     assert p[RESPONSES.index(BEST)] > 0.9, (p, stats)
 
-@pytest.mark.parametrize("advantage", ["gae", "group"])
+@pytest.mark.parametrize("advantage", ["gae", pytest.param("group", marks=pytest.mark.slow)])
 def test_bandit_with_flipped_ratings_gets_worse(advantage):
     """The control: the same code on -rating must fall below where it started, E = 1/27 + .3/3."""
     start = float(TabularPolicy().probabilities() @ RATINGS)
@@ -94,7 +94,7 @@ def test_bandit_with_flipped_ratings_gets_worse(advantage):
     p, _ = learn(0, ratings=-RATINGS, advantage=advantage)
     assert p @ RATINGS < start / 5, p
 
-@pytest.mark.parametrize("advantage", ["gae", "group"])
+@pytest.mark.parametrize("advantage", ["gae", pytest.param("group", marks=pytest.mark.slow)])
 def test_bandit_with_a_large_kl_coef_stays_near_the_reference(advantage):
     free, _ = learnt(0, advantage=advantage)
     held, stats = learn(0, advantage=advantage, kl_coef=5.0)

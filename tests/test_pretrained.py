@@ -35,6 +35,7 @@ def their_model(transformers, model_type="llama", **changes):
             weight += scale * torch.randn(weight.shape, generator=numbers)
     return model
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("shards", [False, True])
 @torch.no_grad()

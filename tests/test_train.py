@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent
     [
         ("online", train, "collect", 2),
         slow("online", Arena, "retry", 6),  # four in the collection, then one an update
-        ("offline", train, "fit", 1),
+        slow("offline", train, "fit", 1),
         slow("online", train, "update", 2),
         slow("offline", retro.learn, "ppo_update", 2),
         slow("online", retro.learn, "reflect", 5),  # as `retry`
