@@ -148,7 +148,8 @@ class Appended(Causal):
     Padding is written too, behind a row's real tokens: the next tokens overwrite it.
     """
 
-    def __init__(self, cache: KVCache, S: int):
+    def __init__(self, cache: KVCache, S: int, counts: Tensor | None = None):
+        """counts (B,): how many of each row's S tokens are real; only a faster twin needs it."""
         device, first = cache.lengths.device, cache.longest == 0
         cache.reserve(cache.longest + S)
         self.cache, self.kv_length = cache, cache.longest + S  # J

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from retro.fast.decoder import Decoder, decoder_of
+from retro.fast.decoder import Decoder, accelerate, decoder_of
 from retro.kv_cache import KVCache
 from retro.lora import add_lora, using
 from retro.model import GPT
@@ -172,6 +172,7 @@ class LanguageModel:
 
     def __init__(self, model: GPT, tokenizer: TokenizerLike, frame: ChatFrame | None = None):
         self.model, self.tokenizer, self.frame = model, tokenizer, frame
+        accelerate(model)
         self.device = model.device
         self.context: int = model.config.max_position_embeddings  # tokens, prompt and response
 

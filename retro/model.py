@@ -26,8 +26,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from retro import fast
-from retro.fast.attention import FastAppended, FastCausal
 from retro.kv_cache import AfterPrefix, Appended, Causal, KVCache
 from retro.run.files import write_tensors
 from retro.run.model_files import (
@@ -169,6 +167,8 @@ class Trunk(nn.Module):
 class GPT(nn.Module):
     cos: Tensor  # (2 P, E/2)
     sin: Tensor
+    causal: type[Causal] = Causal  # `fast/` has twins of these two
+    appended: type[Appended] = Appended
 
     def __init__(self, config: GPTConfig, generator: torch.Generator | None = None):
         super().__init__()
@@ -231,11 +231,11 @@ class GPT(nn.Module):
         )
         new: Causal  # what the new tokens attend to
         if cache is not None:
-            new = FastAppended(cache, S, counts) if fast.enabled else Appended(cache, S)
+            new = self.appended(cache, S, counts)
         elif prefix is not None:
             new = AfterPrefix(prefix, S)
         else:
-            new = (FastCausal if fast.enabled else Causal)(S, ids.device)
+            new = self.causal(S, ids.device)
 
         cos, sin = self.cos[new.positions], self.sin[new.positions]  # ([B,] S, E/2)
         cos, sin = both_halves(cos.unsqueeze(-2), sin.unsqueeze(-2))  # ([B,] S, 1, E)

@@ -11,19 +11,15 @@ one name), other digits come in runs of up to three.
 
 import base64
 import binascii
-from collections.abc import Set
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-import regex  # tiktoken brings it along
 import tiktoken
 
 from retro.run.files import read_bytes, read_json, write_atomically, write_json
+from retro.run.tokenizer_json import HFTokenizer, check_pattern, encode_ordinary
 
 PATTERN = r" ?\p{L}+(?: \p{N}{1,2}(?!\p{N}))?| ?\p{N}{1,3}|\n| ?>| ?[^\s\p{L}\p{N}>]+|[^\S\n]+"
 EOS = "<|eos|>"
-SAMPLE = "It's 12 o'clock;\n\n  go to (drawer 1)!\tÉ漢 "
 
 class Tokenizer:
     """str <-> token ids; ids 0..255 need not be the bytes, but each byte has an id."""
@@ -58,41 +54,14 @@ class Tokenizer:
         settings = {"pattern": self.pattern, "special_tokens": self.special_tokens}
         write_json(Path(folder) / "tokenizer_config.json", settings)
 
-def check_pattern(pattern: str) -> None:
-    """ValueError if it is no regular expression, or cuts an empty pre-token out of common text:
-    tiktoken breaks down on one.
-    """
-    try:
-        pieces = [match.group() for match in regex.finditer(pattern, SAMPLE, timeout=1)]
-    except (regex.error, TimeoutError) as error:
-        raise ValueError(f"pattern {pattern!r} does not compile ({error})") from error
-    if "" in pieces:
-        raise ValueError(f"pattern {pattern!r} matches an empty text")
-
-def encode_ordinary(
-    encoding: tiktoken.Encoding, text: str, names: Set[str] = frozenset()
-) -> list[int]:
-    """Ids of `text`, where only the special tokens in `names` are more than ordinary text.
-    ValueError where the pattern cuts out an empty pre-token after all (Rust's panic).
-    """
-    try:
-        return encoding.encode(text, allowed_special=names, disallowed_special=())
-    except BaseException as error:
-        if type(error).__name__ == "PanicException":
-            raise ValueError(f"the tokenizer's pattern fails on {text[:40]!r}") from error
-        raise
-
-def load(folder: str | Path) -> Any:
-    """The tokenizer saved in `folder`; ValueError when its files are missing or wrong.
-
-    A folder with a pretrained model's tokenizer.json in place of our files is handed on to
-    `retro/interop/hf_tokenizer.py`. That reader is looked up here, not imported: this is the door
-    for programs that load a tokenizer of either family, and no other file of the method needs it.
+def load(folder: str | Path) -> Tokenizer | HFTokenizer:
+    """The tokenizer saved in `folder`, ours or a pretrained model's tokenizer.json; ValueError when
+    its files are missing or wrong.
     """
     path = Path(folder) / "tokenizer.tiktoken"
     if not path.exists():
         if path.with_name("tokenizer.json").exists():
-            return import_module("retro.interop.hf_tokenizer").HFTokenizer(folder)
+            return HFTokenizer(folder)
         if path.with_name("tokenizer.model").exists():
             raise ValueError(f"{folder}: tokenizer.model is sentencepiece, which is not known here")
     ranks = {}

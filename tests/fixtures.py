@@ -12,12 +12,12 @@ from served import KEY
 
 import envs
 from retro import tokenizer
-from retro.interop.hf_tokenizer import as_tokenizer_json
 from retro.interop.open import open_model
 from retro.model import GPT, GPTConfig
 from retro.pretrain import bpe
 from retro.pretrain.corpus import weighted_texts
 from retro.run.files import write_json
+from retro.run.tokenizer_json import as_tokenizer_json
 from tests.small_run import small_run  # noqa: F401
 
 torch.set_num_threads(1)

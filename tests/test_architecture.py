@@ -23,8 +23,6 @@ FLOORS = {
     "retro.report": {"core", "retro.run"},
     "scripts": {"core", "retro.run", "retro.interop", "retro.report", "envs"},
 }
-# One door looks a reader up by its name when it meets a pretrained model's file.
-LOOKED_UP = {("retro.tokenizer", "retro.interop.hf_tokenizer")}
 
 @cache
 def sources() -> dict[str, Path]:
@@ -52,7 +50,7 @@ def imports(name: str) -> set[str]:
                 found.add(whole if whole in sources() else node.module)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
             found |= {text.value for text in node.args if isinstance(text, ast.Constant)}
-    return {other for other in found if other in sources() and (name, other) not in LOOKED_UP}
+    return {other for other in found if other in sources()}
 
 def floor_of(name: str) -> str:
     if name in CORE or name in SCRIPTS:

@@ -8,7 +8,7 @@ from tiny import CALLS, growing_states, largest_gap, random_ids, tiny_gpt
 
 from retro import fast
 from retro.fast import decoder as fast_decoder
-from retro.fast.decoder import Decoder, decoder_of
+from retro.fast.decoder import Decoder, accelerate, decoder_of
 from retro.language_model import generate
 from retro.lora import add_lora, lora_parameters, using
 
@@ -47,6 +47,7 @@ def test_with_the_switch_off_the_states_are_the_same(rows, dtype, tolerance, mon
     model, states = tiny_gpt(scale=3.0, dtype=dtype), {}
     for enabled in (True, False):
         monkeypatch.setattr(fast, "enabled", enabled)
+        accelerate(model)
         states[enabled] = growing_states(model, model.new_cache(rows, 1))
     for call, ours, theirs in zip(CALLS, states[True], states[False]):
         gap = largest_gap(ours, theirs)
@@ -59,6 +60,7 @@ def test_with_the_switch_off_the_samples_are_the_same(dtype, monkeypatch):
     chunks = [random_ids(1 + i % 7, seed=i).tolist() for i in range(12)]
     for enabled in (True, False):
         monkeypatch.setattr(fast, "enabled", enabled)
+        accelerate(model)
         out[enabled] = generate(model, chunks, 9, (7,), generator=torch.Generator().manual_seed(0))
     assert out[True].response_ids == out[False].response_ids
     assert largest_gap(out[True].logprobs, out[False].logprobs) < 1e-5

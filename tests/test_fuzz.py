@@ -18,13 +18,13 @@ from envs.household import load_game
 from retro import tokenizer
 from retro.interop import api_actor, post
 from retro.interop.endpoint import Budget, Client
-from retro.interop.hf_tokenizer import as_tokenizer_json
 from retro.lora import add_lora, load_adapter, save_adapter
 from retro.memory import FIELDS, replay_buffer
 from retro.model import GPT, GPTConfig
 from retro.pretrain import bpe
 from retro.run import checkpoint
 from retro.run.model_files import read_checkpoint, read_tensors
+from retro.run.tokenizer_json import as_tokenizer_json
 from tests.hostile import DEEP, broken, broken_bytes, fuzz, st, told, with_reason
 
 def play(env, task, actions) -> None:

@@ -11,6 +11,7 @@ from tiny import largest_gap, random_ids, tiny_gpt
 
 from retro import fast
 from retro.fast.attention import plain_attention, plain_decoding
+from retro.fast.decoder import accelerate
 from retro.model import GPT, GPTConfig
 from retro.run.device import autocast
 
@@ -81,6 +82,7 @@ def test_ragged_appends_to_the_cache_give_the_uncached_states(rows, enabled, mon
     """Six chunks of 0 to 8 tokens a row, then single tokens; the buffers grow from 1 position."""
     monkeypatch.setattr(fast, "enabled", enabled)
     model, ids = tiny_gpt(), random_ids(rows, 60)
+    accelerate(model)
     full = model.hidden(ids)
     cache = model.new_cache(rows, capacity=1)
     numbers = torch.Generator().manual_seed(1)

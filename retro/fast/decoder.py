@@ -15,12 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retro import fast
-from retro.fast.attention import FastAppended
-from retro.kv_cache import KVCache
+from retro.fast.attention import FastAppended, FastCausal
+from retro.kv_cache import Appended, Causal, KVCache
 from retro.lora import LoRALinear
 from retro.model import GPT, Block, RMSNorm, both_halves, rotate
 
 SMALL = 32e6  # parameters; in a larger model the products are the work, and a copy costs memory
+
+def accelerate(model: GPT) -> None:
+    """Have a model attend by this room's twins, or by the core's if the switch is off."""
+    twins = (FastCausal, FastAppended) if fast.enabled else (Causal, Appended)
+    model.causal, model.appended = twins
 
 def decoder_of(model: "GPT | Decoder") -> "GPT | Decoder":
     """What to sample from: a Decoder of the weights as they are now; the model itself where it is

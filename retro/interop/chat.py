@@ -5,7 +5,7 @@
 
 A chat model's end token is the one that ends a turn; a base model of the same vocabulary has
 another. Special tokens are put by hand, so a text that spells one cannot end its turn. Left out:
-tools, and the system message that some files add. Read before: hf_tokenizer.py.
+tools, and the system message that some files add. Read before: language_model.py.
 """
 
 from collections.abc import Sequence

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 
-from retro.interop.hf_tokenizer import HFTokenizer, as_tokenizer_json
 from retro.lora import load_adapter, lora_layers
 from retro.model import GPT
 from retro.run.cli import option, parse, run_script
 from retro.run.files import read_json, write_json, write_tensors
 from retro.run.model_files import ADAPTER_SETTINGS, ADAPTER_WEIGHTS
+from retro.run.tokenizer_json import HFTokenizer, as_tokenizer_json
 from retro.tokenizer import EOS, load
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 import envs
 from retro.actor import TEMPERATURE
+from retro.fast.decoder import accelerate
 from retro.language_model import LanguageModel
 from retro.model import GPT, GPTConfig
 from retro.pretrain import bpe
@@ -135,6 +136,7 @@ def start(config: Config, tokenizer: Tokenizer, base_tokenizer: Tokenizer | None
         model = GPT(GPTConfig(tokenizer.vocab_size, *shape), generator)
         head_start(model, generator)
     model = model.to(device)
+    accelerate(model)
     reader = Reader(model).to(device)
     grows = base_tokenizer and tokenizer.vocab_size > base_tokenizer.vocab_size
     frozen_steps = FROZEN_STEPS if base_tokenizer and (config.reading_weight or grows) else 0

@@ -16,7 +16,8 @@ import torch
 import envs
 from envs.demonstrations import Demonstration
 from retro import prompts
-from retro.tokenizer import Tokenizer, load
+from retro.language_model import TokenizerLike
+from retro.tokenizer import load
 
 DOCUMENTS = 112  # in a shard, a function of (seed, number) alone: a run can resume anywhere
 ENV_WEIGHTS = {"household": 5}  # of the documents, where it is not 1: the errands are short
@@ -46,7 +47,7 @@ def weighted_texts(d: Demonstration, rng: random.Random) -> list[tuple[str, int]
     return texts
 
 def to_document(texts: list[tuple[str, int]], env: envs.Environment,
-                tokenizer: Tokenizer) -> Document:  # fmt: skip
+                tokenizer: TokenizerLike) -> Document:  # fmt: skip
     """Weighted texts as a document, ended by the end-of-text id."""
     encoded = [(tokenizer.encode(text), weight) for text, weight in texts]
     ids = [i for text_ids, _ in encoded for i in text_ids]

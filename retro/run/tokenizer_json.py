@@ -6,9 +6,10 @@
     added tokens            -> special tokens (put by hand) and plain ones (found in any text)
     bytes without a token   -> dropped, or the unknown token, as Hugging Face's `tokenizers` does
 
-Refused: sentencepiece, unigram, several splits, a prefix space. Read before: retro/tokenizer.py.
+Refused: sentencepiece, unigram, several splits, a prefix space. `retro/tokenizer.py` opens it.
 """
 
+from collections.abc import Set
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal, get_args
@@ -18,12 +19,12 @@ import regex  # tiktoken brings it along
 import tiktoken
 
 from retro.run.files import read_json
-from retro.tokenizer import check_pattern, encode_ordinary
 
 Form = Literal["NFC", "NFD", "NFKC", "NFKD"]  # of Unicode, that text is brought into
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 # every digit alone, GPT-2's pattern between them: a digit is an edge there, like the text's end
 DIGITS_GPT2 = r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
+SAMPLE = "It's 12 o'clock;\n\n  go to (drawer 1)!\tÉ漢 "
 # GPT-2's alphabet: a printable byte stands for itself, the n-th other is U+0100 + n, none U+FFFF
 _OTHERS = [*range(0x21), *range(0x7F, 0xA1), 0xAD]
 LETTERS = dict.fromkeys(_OTHERS, "\uffff") | {256 + n: chr(b) for n, b in enumerate(_OTHERS)}
@@ -201,3 +202,27 @@ def as_tokenizer_json(ranks: dict[bytes, int], pattern: str, special: dict[str, 
     model = {"type": "BPE", "ignore_merges": True, "vocab": vocab, "merges": merges}
     return {"version": "1.0", "added_tokens": added, "normalizer": None, "pre_tokenizer": steps,
             "post_processor": None, "decoder": level, "model": model}  # fmt: skip
+
+def check_pattern(pattern: str) -> None:
+    """ValueError if it is no regular expression, or cuts an empty pre-token out of common text:
+    tiktoken breaks down on one.
+    """
+    try:
+        pieces = [match.group() for match in regex.finditer(pattern, SAMPLE, timeout=1)]
+    except (regex.error, TimeoutError) as error:
+        raise ValueError(f"pattern {pattern!r} does not compile ({error})") from error
+    if "" in pieces:
+        raise ValueError(f"pattern {pattern!r} matches an empty text")
+
+def encode_ordinary(
+    encoding: tiktoken.Encoding, text: str, names: Set[str] = frozenset()
+) -> list[int]:
+    """Ids of `text`, where only the special tokens in `names` are more than ordinary text.
+    ValueError where the pattern cuts out an empty pre-token after all (Rust's panic).
+    """
+    try:
+        return encoding.encode(text, allowed_special=names, disallowed_special=())
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":
+            raise ValueError(f"the tokenizer's pattern fails on {text[:40]!r}") from error
+        raise

@@ -9,9 +9,9 @@ from tiny import tiny_gpt
 
 from retro import tokenizer
 from retro.interop.chat import chat_frame, chat_prompt, template_of
-from retro.interop.hf_tokenizer import DIGITS_GPT2, GPT2, HFTokenizer, as_tokenizer_json
 from retro.language_model import LanguageModel
 from retro.pretrain import bpe
+from retro.run.tokenizer_json import DIGITS_GPT2, GPT2, HFTokenizer, as_tokenizer_json
 
 tokenizers = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
 
