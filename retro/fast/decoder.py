@@ -5,7 +5,7 @@ A step of one token a row is many small kernels, and in a small model their fixe
 part of it. So a Decoder lays the weights out once for all steps: products of the same input are one
 product, a norm's weight is multiplied into the product after it, and the active adapter is merged.
 
-Shapes as in `model.py`.
+Shapes as in `model.py`; N real tokens of all rows, where rows are padded.
 """
 
 from dataclasses import dataclass
@@ -87,20 +87,28 @@ class Decoder:
         """GPT.hidden with a cache that grows."""
         model, config, S = self.model, self.config, ids.shape[1]
         H, K, E = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        new = FastAppended(cache, S, counts)
-        cos, sin = model.cos[new.positions], model.sin[new.positions]
+        new, real = FastAppended(cache, S, counts), None
+        if counts is not None and S > 1:  # padding passes through attention only
+            real = (torch.arange(S, device=ids.device) < counts[:, None]).nonzero(as_tuple=True)
+        ids, positions = (ids, new.positions) if real is None else (ids[real], new.positions[real])
+        cos, sin = model.cos[positions], model.sin[positions]
         cos, sin = both_halves(cos.unsqueeze(-2).to(self.dtype), sin.unsqueeze(-2).to(self.dtype))
-        x = model.model.embed_tokens(ids)  # (B, S, D)
+        x = model.model.embed_tokens(ids)  # (B, S, D), or (N, D)
         for n, layer in enumerate(self.layers):
             qkv = multiply(normed(x, config.rms_norm_eps), layer.qkv, layer.qkv_bias)
-            qkv = qkv.unflatten(-1, (-1, E))  # (B, S, H + 2 K, E)
-            qk, v = rotate(qkv[..., : H + K, :], cos, sin), qkv[..., H + K :, :]
-            y = new.attend(n, qk[..., :H, :], qk[..., H:, :], v)  # (B, S, H, E)
-            x = x + multiply(y.flatten(-2), layer.out)
+            qkv = qkv.unflatten(-1, (-1, E))  # (..., H + 2 K, E)
+            qkv = torch.cat((rotate(qkv[..., : H + K, :], cos, sin), qkv[..., H + K :, :]), dim=-2)
+            q, k, v = padded(qkv, real, new.positions.shape).split((H, K, K), dim=-2)
+            found = new.attend(n, q, k, v)  # (B, S, H, E)
+            x = x + multiply((found if real is None else found[real]).flatten(-2), layer.out)
             gate, up = multiply(normed(x, config.rms_norm_eps), layer.gate_up).chunk(2, dim=-1)
             x = x + multiply(F.silu(gate) * up, layer.down)
         cache.advance(S, counts)
-        return model.model.norm(x)
+        return padded(model.model.norm(x), real, new.positions.shape)
+
+def padded(x: Tensor, real: tuple[Tensor, ...] | None, shape: torch.Size) -> Tensor:
+    """(N, ...) of the real tokens -> (B, S, ...), zeros between them."""
+    return x if real is None else x.new_zeros(*shape, *x.shape[1:]).index_put_(real, x)
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., in) times weight (in, out)."""
