@@ -19,7 +19,7 @@ FLOORS = {
     "retro.fast": {"retro.kv_cache", "retro.lora", "retro.model"},
     "core": {"envs", "retro.run", "retro.fast"},
     "retro.interop": {"core", "retro.run"},
-    "retro.pretrain": {"core", "retro.run", "envs"},
+    "retro.pretrain": {"core", "retro.run", "retro.fast", "envs"},
     "retro.report": {"core", "retro.run"},
     "scripts": {"core", "retro.run", "retro.interop", "retro.report", "envs"},
 }
