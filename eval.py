@@ -69,8 +69,8 @@ def main(config: Config) -> None:
     environments = open_environments(config, settings["envs"])
 
     # 1. the two roles, as in train.py
-    small = config.bfloat16 or settings.get("bfloat16", False)
-    lm = open_model(folder, device, small and folder != settings["base"])
+    bfloat16 = config.bfloat16 or settings.get("bfloat16", False)
+    lm = open_model(folder, device, bfloat16 and folder != settings["base"])
     budget = Budget(config.max_requests, config.max_tokens)
     actor = open_actor(config, list(environments), settings["base"], {folder: lm},
                        settings["actor_temperature"], seeded(config.seed, device=device),

@@ -1,7 +1,7 @@
 """Watch one task in the terminal: the actor's trial, a reflection on its failure, the retry.
 
     python play.py                                  the untrained reflector
-    python play.py --run-dir runs/household         the trained one
+    python play.py --run-dir runs/joint             the trained one
     python play.py --you actor                      you play; `?` lists what can be done
     python play.py --you reflector                  you write; the frozen actor reads it
 
@@ -116,7 +116,7 @@ def tell_end(screen: Screen, trajectory: Trajectory, last: Trajectory | None) ->
     screen.wait(3)
 
 class Watched(envs.Environment):
-    """An environment that keeps hold of the trial it started last: what can be done there now?"""
+    """Wraps an environment and remembers the copy that plays now: `?` lists its actions."""
 
     def __init__(self, env: envs.Environment):
         self.env = self.playing = env
@@ -129,7 +129,7 @@ class Watched(envs.Environment):
         return self.playing.admissible_actions()
 
 class Aloud:
-    """Who plays a trial shown as it happens: an actor, or without one you, who type the actions."""
+    """Shows a trial as it happens. The actor plays it; without one you type the actions."""
 
     def __init__(self, actor: Actor | None, screen: Screen, env: Any = None):
         self.actor, self.screen, self.env = actor, screen, env

@@ -1,13 +1,13 @@
 """Retroformer, from the shipped base model to a table of results for each environment.
 
     python train.py                                       one adapter for all three environments
-    OMP_NUM_THREADS=1 python train.py                     in one process, not one for each core
+    OMP_NUM_THREADS=1 python train.py                     in one process, not one a core (up to 4)
     python train.py --envs household --run-dir runs/household
     python train.py --mode offline --run-dir runs/offline                     the paper's recipe
     python train.py --run-dir runs/mine --resume          goes on after Ctrl-C or a crash
     python train.py --reflector FOLDER --bfloat16         a pretrained model learns to reflect
     python train.py --from-buffer FILE                    from rated reflections alone, offline
-    torchrun --nproc-per-node=2 train.py                  on two GPUs
+    torchrun --nproc-per-node=2 train.py                  on two GPUs (never tried)
 
     base -> is there a gap to close? -> collect ratings -> imitate what worked
          -> (offline: a reward model fitted to the ratings) -> PPO -> evaluation
@@ -42,7 +42,7 @@ from retro.learn import (
     rollout,
     update,
 )
-from retro.lora import adapter_state, save_adapter
+from retro.lora import REFLECTOR, adapter_state, save_adapter
 from retro.memory import Rated, read_buffer, replay_buffer
 from retro.policy import Policy
 from retro.ppo import KLController, PPOConfig
@@ -91,7 +91,7 @@ class Config(RoleOptions, ActorOptions):
 
     updates: int = ppo(20, "updates of the reflector", low=0)
     batch_reflections: int = ppo(96, "rated reflections an update", low=1)
-    group: int = ppo(2, "reflections on one failed trial; fewer where processes can't share", low=1)
+    group: int = ppo(2, "reflections on one failed trial; fewer if they don't divide evenly", low=1)
     advantage: Literal["gae", "group"] = ppo(
         "gae", "critic and GAE, or comparison with the other reflections on the trial"
     )
@@ -101,8 +101,8 @@ class Config(RoleOptions, ActorOptions):
     clip_coef: float = ppo(0.2, "clip range of the probability ratio", above=0)
     kl_coef: float = ppo(0.02, "penalty on the KL from the base, rating per nat", low=0)
     kl_target: float = ppo(0.0, "nats per response, held by moving --kl-coef; 0 = fixed", low=0)
-    kl_horizon: float = ppo(2000.0, "reflections that the steering takes", above=0)
-    target_kl: float = ppo(0.1, "nats per token from the old policy that end an update", above=0)
+    kl_horizon: float = ppo(2000.0, "reflections over which --kl-coef is corrected", above=0)
+    target_kl: float = ppo(0.1, "KL from the old policy that ends an update, nats/token", above=0)
     vf_coef: float = ppo(0.5, "weight of the critic's loss", low=0)
     ent_coef: float = ppo(0.0, "weight of the entropy, rating per nat", low=0)
     gamma: float = ppo(1.0, "discount per token", low=0, high=1)
@@ -211,7 +211,7 @@ def set_up(config: Config) -> Training:
     lm = open_model(folder, device, config.bfloat16 and bool(config.reflector))
     lm.model.recompute = config.recompute
     draws = partial(seeded, config.seed, device=device)
-    lm.add_adapter("reflector", config.lora_rank, config.lora_alpha, draws("lora"))
+    lm.add_adapter(REFLECTOR, config.lora_rank, config.lora_alpha, draws("lora"))
     reward = None
     if config.mode == "offline":
         lm.add_adapter(REWARD, config.lora_rank, config.lora_alpha, draws("reward"))
@@ -347,8 +347,9 @@ def learn_by_ppo(training: Training, trials: list[FailedTrial]) -> None:
     kl_control = KLController(
         state.get("kl_coef", config.kl_coef), config.kl_target or None, config.kl_horizon
     )
+    # "earned" is the name in older runs
     baselines = Baselines(config.baseline_step, state.get("baselines", state.get("earned", {})))
-    well_formed = 0.0 if config.reflector or config.from_buffer else config.min_well_formed
+    min_well_formed = 0.0 if config.reflector or config.from_buffer else config.min_well_formed
     judge = training.reward or training.arena(training.train_tasks())
     done = state.get("updates", 0)
     bar = training.bar(
@@ -370,7 +371,7 @@ def learn_by_ppo(training: Training, trials: list[FailedTrial]) -> None:
         )  # fmt: skip
         kl_control.update(stats["kl"], config.batch_reflections)
         run.save(updates=number + 1, kl_coef=kl_control.kl_coef, baselines=baselines.means)
-        check_health(stats, config.max_kl, well_formed)
+        check_health(stats, config.max_kl, min_well_formed)
     if processes.is_main:
         save_adapter(training.lm.model, run.path / "adapter")
     processes.barrier()

@@ -53,8 +53,10 @@ def make(name: str, **kwargs: Any) -> "Environment":
     """The environment `name`; ValueError if there is none. Its module is imported only now."""
     if name not in CLASSES:
         raise ValueError(f"environment {name!r}: must be one of {', '.join(CLASSES)}")
-    one = CLASSES[name]
-    return (one if isinstance(one, type) else getattr(import_module(f"envs.{name}"), one))(**kwargs)
+    found = CLASSES[name]
+    if isinstance(found, str):
+        found = getattr(import_module(f"envs.{name}"), found)
+    return found(**kwargs)
 
 def make_all(names: str) -> dict[str, "Environment"]:
     """The environments of a list such as "household,shop", by name and in the list's order."""
@@ -67,7 +69,8 @@ class Environment:
     """What all environments share."""
 
     name: str
-    observer: ModuleType  # this and the next two: a class without them defines what asks them
+    # the next three serve the methods below; a class without them overrides those methods
+    observer: ModuleType
     demonstrators: ModuleType
     generate_task: Callable[[Random, str, str], dict]
     answer: tuple  # the last one that `step` or `reset` gave, with all five parts
@@ -76,7 +79,7 @@ class Environment:
         self.max_steps = max_steps  # None: each task's own limit
 
     def fresh(self) -> "Environment":
-        """A copy that `reset` makes independent: it must not change what the copies share."""
+        """A copy to run beside this one: `reset` replaces, never changes, what the copies share."""
         return copy.copy(self)
 
     def tasks(self, split: str, n: int, seed: int) -> list[dict]:

@@ -55,12 +55,12 @@ def demonstrate(env: Environment, task: dict, roles: Roles, rng: Random,
         player = roles.player(observation, reflections, rng)
         steps, slips = play(env, player, rng, rng.choice(SLIPS))
         success, progress = env.info()["success"], env.info()["progress"]
-        said = None if success else roles.reflect(observation, steps, rng, oracle_share)
+        new = None if success else roles.reflect(observation, steps, rng, oracle_share)
         asked, known = roles.questions(observation, steps, rng), reflections[-MEMORY:]
-        yield Demonstration(observation, known, steps, slips, success, progress, said, asked)
-        if said is None:
+        yield Demonstration(observation, known, steps, slips, success, progress, new, asked)
+        if new is None:
             return
-        reflections.append(said)
+        reflections.append(new)
 
 def play(env: Environment, player: Player, rng: Random,
          slip_share: float) -> tuple[list[Step], set[int]]:  # fmt: skip

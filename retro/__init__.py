@@ -1,11 +1,11 @@
 """Retroformer (Yao et al., ICLR 2024, arXiv 2308.02151): a language model learns to reflect.
 
-The files here are the method and the language model, in this order of reading:
+The files here are the method and the language model. README.md gives the order of reading:
 
-    prompts  trial  reflect  memory  policy  ppo  sft  reward  learn  evaluate     the method
-    actor  language_model  model  kv_cache  generate  lora  tokenizer              the model
+    prompts  trial  reflect  memory  ppo  policy  learn  sft  reward  evaluate     the method
+    language_model  model  kv_cache  lora  tokenizer  actor                        the model
 
-The folders are other rooms: `fast/` (only speed), `interop/` (other people's models and files),
+The folders beside them: `fast/` (only speed), `interop/` (chat, models behind an API, export),
 `pretrain/` (how the base was made), `run/` (command line, files, processes), `report/` (tables and
 pictures). README.md says more.
 """

@@ -92,7 +92,7 @@ class LMSession:
         """What the environment answered to the last actions."""
         replies = dict(zip(rows, observations))
         for j, row in enumerate(self.rows):
-            # an action that was cut off, or that ended as an answer ends, has no line end yet
+            # an action that was cut off, or that ended with a special token, has no line end yet
             closed = self.chunks[j][0] in self.lm.line_breaks
             line_end = [] if closed else self.encode("\n")
             reply = self.encode(prompts.turn(replies[row])[1:])

@@ -39,7 +39,7 @@ Writer = Callable[[Sequence[Trajectory]], Sequence[str | None]]
 Chains = list[list[Trajectory]]  # each task's trials: the first one, then the retries
 
 UNTRAINED = ("react", "last_attempt", "reflexion", "oracle")  # need no adapter
-LONG = ("last_attempt", "shuffled")  # nearly a third of the time, since most retries fail
+LONG = ("last_attempt", "shuffled")  # left out by train.py: nearly a third of the time
 
 def methods_of(mode: str) -> tuple[str, ...]:
     """The methods that a run of `mode` can be compared by."""
@@ -192,8 +192,8 @@ def evaluate(
 def measure_gap(evaluation: Evaluation, reflector: Reflector) -> list[float]:
     """Success at trial 0, after a retry without reflection, after one with the oracle's."""
     chains = evaluate(evaluation, ("react", "oracle"), reflector)
-    none, told = summary(chains["react"], 1), summary(chains["oracle"], 1)
-    return [*none["success_by_retry"], told["success_by_retry"][1]]
+    plain, oracle = summary(chains["react"], 1), summary(chains["oracle"], 1)
+    return [*plain["success_by_retry"], oracle["success_by_retry"][1]]
 
 # ---- the figures
 

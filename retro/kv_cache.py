@@ -36,7 +36,7 @@ class KVCache:
         self.keys = torch.zeros(shape, device=device, dtype=dtype)  # (L, B, K, C, E)
         self.values = torch.zeros_like(self.keys)  # (L, B, K, C, E)
         self.lengths = torch.zeros(shape[1], dtype=torch.long, device=device)  # (B,)
-        self.longest = 0  # a bound on lengths.max() known without asking the device
+        self.longest = 0  # >= lengths.max(), known without waiting for the device
 
     def reserve(self, capacity: int) -> None:
         """Make room for `capacity` positions."""
@@ -149,7 +149,7 @@ class Appended(Causal):
     """
 
     def __init__(self, cache: KVCache, S: int, counts: Tensor | None = None):
-        """counts (B,): how many of each row's S tokens are real; only a faster twin needs it."""
+        """counts (B,): how many of each row's S tokens are real; unused here, for `fast/`."""
         device, first = cache.lengths.device, cache.longest == 0
         cache.reserve(cache.longest + S)
         self.cache, self.kv_length = cache, cache.longest + S  # J
@@ -174,8 +174,8 @@ class Appended(Causal):
         return attention(q, k, v, self.bias)
 
 class AfterPrefix(Causal):
-    """The same positions, but the cache is only read. Written out, since PyTorch's function would
-    work out the gradients of the prefix's keys and values as well, and throw them away.
+    """The positions of `Appended`, but the cache is only read. The attention is written by hand:
+    PyTorch's function would also compute gradients of the prefix's keys and values, for nothing.
     """
 
     def __init__(self, prefix: KVCache, S: int):
@@ -195,7 +195,7 @@ class AfterPrefix(Causal):
         k, v = k.transpose(1, 2), v.transpose(1, 2)  # (B, K, S, E)
         q = (q * E**-0.5).transpose(1, 2).reshape(B, K, H // K * S, E)  # heads that share a key
         scores = torch.cat((q @ old_k.transpose(2, 3), q @ k.transpose(2, 3)), dim=-1)
-        shares = (scores.unflatten(2, (H // K, S)) + self.bias).softmax(-1).to(v.dtype)
-        old_shares, new_shares = shares.flatten(2, 3).split((P, S), dim=-1)
-        y = old_shares @ old_v + new_shares @ v  # (B, K, H / K * S, E)
+        weights = (scores.unflatten(2, (H // K, S)) + self.bias).softmax(-1).to(v.dtype)
+        old_weights, new_weights = weights.flatten(2, 3).split((P, S), dim=-1)
+        y = old_weights @ old_v + new_weights @ v  # (B, K, H / K * S, E)
         return y.view(B, H, S, E).transpose(1, 2)

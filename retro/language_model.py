@@ -8,7 +8,7 @@
 The two roles of the method share one LanguageModel: the actor is the frozen base, the reflector is
 the base with the adapter "reflector", the reward model is the base with the adapter "reward". The
 method's files (`actor.py`, `reflect.py`, `policy.py`, `reward.py`) never ask which family a model
-or a tokenizer is of; `retro/interop/open.py` makes a LanguageModel of a folder and knows.
+or a tokenizer is of; `tokenizer.load` and `retro/interop/open.py` find it out from the folder.
 
 Nothing is read twice. `generate` takes the ids that are not yet in the cache, samples one response
 a row, and hands back the grown cache. A row's last sampled token is never in it: the token is
@@ -39,7 +39,7 @@ from retro.lora import add_lora, using
 from retro.model import GPT
 from retro.run.device import autocast
 
-PREFILL_TOKENS = 8192  # of prompts that are read, answered and learnt from together, with padding
+PREFILL_TOKENS = 8192  # padding included, of the prompts read in one forward pass (a PromptCache)
 
 # ---- sampling
 
@@ -137,7 +137,7 @@ def pad(rows: list[list[int]], device: torch.device | None = None) -> tuple[Tens
 # ---- the seam
 
 class TokenizerLike(Protocol):
-    """What the method asks of a tokenizer, ours (`tokenizer.py`) or a pretrained model's."""
+    """What the project asks of a tokenizer, ours (`tokenizer.py`) or a pretrained model's."""
 
     ranks: dict[bytes, int]  # the tokens that are text
     eos: int  # ends a document

@@ -1,4 +1,4 @@
-"""The walk of the method: failed trials, reflections, retries, ratings, and one update of M_r.
+"""The loop of the method: failed trials, reflections, retries, ratings, and one update of M_r.
 
     collect   first trials and retries with the untrained reflector: failed trials, and ratings
     draw      the failed trials of one update, of all environments in equal parts
@@ -59,7 +59,7 @@ class FailedTrial:
 
     @staticmethod
     def recorded(rated: Rated, lm: LanguageModel) -> "FailedTrial":
-        """The failed trial of a line of the replay buffer, of which the prompt is left."""
+        """A failed trial of which only the prompt is known, from a line of the replay buffer."""
         text = lm.prompt_text(rated.prompt_ids)
         return FailedTrial(
             rated.env, rated.task_id, rated.trial, with_room(text, lm), len(text)
@@ -79,7 +79,7 @@ class Arena:
     ) -> tuple[list[Trajectory], list[float]]:
         """The next trials and the ratings; one failed trial for each reflection."""
         before = [f.trajectory for f in failed if f.trajectory]
-        assert len(before) == len(reflections), "what is played again was played here"
+        assert len(before) == len(reflections), "only a trial that was played can be retried"
         memories = [[*t.reflections, r.text] for t, r in zip(before, reflections)]
         tasks = [self.tasks[t.env, t.task_id] for t in before]
         trials = run_in_batches(self.environments, tasks, self.actor, memories)
@@ -101,7 +101,7 @@ class Rollout:
         """Lines of the replay buffer, of trials that were played."""
         rows = []
         for f, r, after, rating in zip(self.failed, self.reflections, self.trials, self.ratings):
-            assert f.trajectory, "what was played again was played here"
+            assert f.trajectory, "only a trial that was played has a next return"
             response, before = lm.answer_text(r.response_ids), f.trajectory.episode_return
             rows.append(Rated(
                 f.env, f.task_id, f.number, f.prompt_ids, stored_response(response, lm), response,
@@ -193,8 +193,8 @@ def update(
     kl_coef: float, baselines: Baselines, generator: torch.Generator,
     processes: Processes = ALONE,
 ) -> dict:  # fmt: skip
-    """One PPO update on a rollout; its metrics (docs/glossary.md). The generator, on the CPU, deals
-    minibatches.
+    """One PPO update on a rollout; its metrics (docs/glossary.md). The generator, on the CPU,
+    shuffles minibatches.
     """
     clock = time.time()
     batch = policy.load_batch(played.reflections, played.caches)

@@ -44,7 +44,7 @@ class Rated:
     task_id: str
     trial: int  # number of the failed trial, 0 = the first
     prompt_ids: list[int]  # x
-    response_ids: list[int]  # y; its text in this model's own pieces, not those that were sampled
+    response_ids: list[int]  # y: `response` encoded again, maybe not the tokens that were sampled
     response: str
     episode_return: float  # G of the failed trial
     next_return: float

@@ -167,7 +167,7 @@ class Trunk(nn.Module):
 class GPT(nn.Module):
     cos: Tensor  # (2 P, E/2)
     sin: Tensor
-    causal: type[Causal] = Causal  # `fast/` has twins of these two
+    causal: type[Causal] = Causal  # `fast/` has faster versions of these two
     appended: type[Appended] = Appended
 
     def __init__(self, config: GPTConfig, generator: torch.Generator | None = None):

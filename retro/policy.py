@@ -122,10 +122,10 @@ class ResponseBatch:
             logits = self.lm.model.logits(hidden)  # (N, V)
         return hidden, torch.log_softmax(logits.float(), dim=-1)
 
-    def chosen(self, rows: Tensor, log_shares: Tensor) -> Tensor:
+    def chosen(self, rows: Tensor, log_probs: Tensor) -> Tensor:
         """Of all tokens' log-probabilities (N, V) those of the response tokens: (b, R)."""
         tokens = self.ids[rows][self.mask[rows]]  # (N,)
-        return self.padded(rows, log_shares.gather(-1, tokens[:, None])[:, 0])
+        return self.padded(rows, log_probs.gather(-1, tokens[:, None])[:, 0])
 
     def padded(self, rows: Tensor, values: Tensor) -> Tensor:
         """(N,) -> (b, R), zeros on padding."""
@@ -162,10 +162,10 @@ class Policy(nn.Module):
 
     def forward(self, batch: ResponseBatch, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """rows (b,) -> logprobs, entropy (nats), values: (b, R) each, float32; padding is 0."""
-        hidden, log_shares = batch.distributions(rows)
-        entropy = -(log_shares.exp() * log_shares).sum(-1)  # (N,)
+        hidden, log_probs = batch.distributions(rows)
+        entropy = -(log_probs.exp() * log_probs).sum(-1)  # (N,)
         values = self.value_head(hidden.float())[:, 0]  # (N,)
-        logprobs = batch.chosen(rows, log_shares)
+        logprobs = batch.chosen(rows, log_probs)
         return logprobs, batch.padded(rows, entropy), batch.padded(rows, values)
 
     @torch.no_grad()

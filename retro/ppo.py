@@ -5,7 +5,7 @@ This file knows tensors only: no environment, no language model. `policy.py` mak
     maximise  E[ rating - kl_coef * log(pi(response | prompt) / pi_ref(response | prompt)) ]
 
 (Ziegler et al. 2019, eq. 2; Ouyang et al. 2022, eq. 2; Retroformer, section 4.) Each token is one
-step, the end token too. The walk, and the order of this file:
+step, the end token too. The steps, in the order of this file:
 
     token_rewards -> gae + whiten, or group_advantages -> policy_loss, value_loss -> ppo_update
 
@@ -142,7 +142,7 @@ def group_advantages(rewards: Tensor, groups: Tensor, response_mask: Tensor) -> 
     each token of response i; sums to 0 over a group's responses; 0 for a response without company.
     """
     scores = clear_padding(rewards, response_mask).sum(1)  # (B,)
-    not_empty = response_mask.bool().any(1)  # (B,) an empty response is nobody's company
+    not_empty = response_mask.bool().any(1)  # (B,) an empty response does not count in its group
     same = ((groups[:, None] == groups) & not_empty).to(scores)  # (B, B) [i, j]: j is in i's group
     n = same.sum(1)  # (B,)
     advantages = (n * scores - same @ scores) / (n - 1).clamp(min=1)  # (B,)

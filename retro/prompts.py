@@ -44,7 +44,7 @@ def reflection_request(episode_return: float, chat: bool = False) -> str:
     return f"\nFailed, score {episode_return:.2f}.{CHAT_REFLECT if chat else REFLECT}"
 
 def question(text: str) -> str:
-    """A question about the transcript before it."""
+    """A question about the transcript before it; only the pretraining text has them."""
     return f"{ASK} {text}{ANSWER}"
 
 def one_line(text: str) -> str:

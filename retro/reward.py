@@ -2,10 +2,10 @@
 
 The paper's second offline step (section 4): fitted to the ratings of collected reflections, it is
 what PPO maximises, and at execution it picks the best of n samples. It is the base with a LoRA
-adapter of its own, "reward", beside the reflector's. It says by how much more likely that adapter
-has made a reflection (a language model is a reward model: Rafailov et al. 2023, eq. 5). So what the
-base has read is at hand, as it is in writing. The adapter acts on the response only; in PPO prompts
-are read once for the reward model and the reflector.
+adapter of its own, "reward", beside the reflector's. Its score is how much more likely a reflection
+is with that adapter than without (Rafailov et al. 2023, eq. 5), so it starts from all that the base
+has learnt in pretraining. The adapter acts on the response only; in PPO the prompts are read once
+for the reward model and the reflector.
 
     d       = sum_t log pi_theta(y_t) - log pi_base(y_t)
     r_theta = low + (high - low) * p,   p = sigmoid(b + s * d)
@@ -170,12 +170,12 @@ def fit_epochs(
     parameters = [reward.bias, reward.scale, *weights]
     means, seen, total = [], 0, config.epochs * len(responses)
     for _ in range(config.epochs):
-        losses, base_logprobs, held = [], torch.empty(0), None
+        losses, base_logprobs, current = [], torch.empty(0), None
         for batch, which, rows in minibatches(
             reward.lm, responses, config.minibatch_size, generator
         ):
-            if batch is not held:
-                held, base_logprobs = batch, batch.reference_logprobs()
+            if batch is not current:
+                current, base_logprobs = batch, batch.reference_logprobs()
             with reward.lm.using(ADAPTER):
                 log_ratios, wanted = reward.log_ratios(batch, rows, base_logprobs), targets[which]
                 loss = F.binary_cross_entropy_with_logits(reward.logits(log_ratios), wanted)

@@ -1,5 +1,5 @@
-"""Supervised fine-tuning on what worked: maximum likelihood of the reflections with a positive
-rating.
+"""Supervised fine-tuning on what worked: maximum likelihood of the reflections after which the
+return rose.
 
 The paper's first step (section 4): before any reinforcement, M_r imitates the samples of its own
 that raised the next trial's return. loss = - mean over response tokens of log pi(token). Read

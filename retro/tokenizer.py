@@ -34,7 +34,7 @@ class Tokenizer:
         self.vocab_size = len(ranks) + len(special_tokens)
         self.eos = special_tokens[EOS]  # ends a document
         self.bos: int | None = None  # nothing opens one
-        self.answer_ends: frozenset[int] = frozenset()  # of no answer: a line's end ends it
+        self.answer_ends: frozenset[int] = frozenset()  # none: a line's end ends it
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`; "<|eos|>" in it is ordinary text: a special id is only put by hand."""

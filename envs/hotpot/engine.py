@@ -124,9 +124,9 @@ def f1_score(prediction: str, answer: str) -> float:
     prediction, answer = normalise(prediction), normalise(answer)
     if prediction != answer and {prediction, answer} & {"yes", "no", "noanswer"}:
         return 0.0
-    said, right = prediction.split(), answer.split()
-    common = (Counter(said) & Counter(right)).total()
+    guessed, right = prediction.split(), answer.split()
+    common = (Counter(guessed) & Counter(right)).total()
     if common == 0:
         return 0.0
-    precision, recall = common / len(said), common / len(right)
+    precision, recall = common / len(guessed), common / len(right)
     return 2 * precision * recall / (precision + recall)

@@ -37,19 +37,19 @@ class Goal(NamedTuple):  # facts along a chain from one start, or one fact of tw
 
 def parse_goal(text: str) -> Goal:
     """The goal in a first observation."""
-    place = "birthplace" if re.search(r"\bborn\b|\bbirthplace\b", text) else "home"
+    relation = "birthplace" if re.search(r"\bborn\b|\bbirthplace\b", text) else "home"
     if match := re.search(r"(?:first|older), (\w+) or (\w+)\?", text):
         starts = ("town", match[1]), ("town", match[2])
         return Goal(starts, ("century",), ("town",), (match[1], match[2]))
     if match := re.search(r"the artists (\w+) and (\w+) (?:born|live) in the same town", text):
         starts = ("artist", match[1]), ("artist", match[2])
-        return Goal(starts, (place,), ("artist",), ("yes", "no"))
-    places = (place, *[r for r in RELATIONS["town"] if re.search(rf"\b{r}\b", text)][:1])
-    kinds = ("artist", "town")[: len(places)]
+        return Goal(starts, (relation,), ("artist",), ("yes", "no"))
+    relations = (relation, *[r for r in RELATIONS["town"] if re.search(rf"\b{r}\b", text)][:1])
+    kinds = ("artist", "town")[: len(relations)]
     if match := re.search(r"the (\w+) of the (film|novel|song) (\w+)", text):
-        return Goal(((match[2], match[3]),), (match[1], *places), (match[2], *kinds))
+        return Goal(((match[2], match[3]),), (match[1], *relations), (match[2], *kinds))
     match = re.search(r"the artist (\w+)", text)
-    return Goal((("artist", match[1]),), places, kinds) if match else Goal((), (), ())
+    return Goal((("artist", match[1]),), relations, kinds) if match else Goal((), (), ())
 
 class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader`
     def __init__(self, observation: str):

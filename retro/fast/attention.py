@@ -1,4 +1,4 @@
-"""What new tokens attend to, faster on a CPU: twins of `Causal` and `Appended` in `kv_cache.py`.
+"""What new tokens attend to, faster on a CPU: versions of `Causal` and `Appended` (`kv_cache.py`).
 
     buckets      rows of similar length attend together, so short rows skip the long rows' keys
     bfloat16     plain matrix products, which some processors have in hardware, beat PyTorch's
@@ -80,8 +80,8 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         keys = k[:, :end].transpose(1, 2)
         scores = torch.baddbmm(unseen, q[:, start:end], keys, alpha=E**-0.5)  # (BH, BLOCK, end)
         with torch.autocast("cpu", enabled=False):  # softmax sums in float32, and keeps the dtype
-            shares = scores.softmax(dim=-1)
-        blocks.append(torch.bmm(shares, v[:, :end]))
+            weights = scores.softmax(dim=-1)
+        blocks.append(torch.bmm(weights, v[:, :end]))
     return torch.cat(blocks, dim=1).view(B, H, S, E)
 
 def plain_decoding(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
@@ -91,5 +91,5 @@ def plain_decoding(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     shape, q = q.shape, q.reshape(len(q), k.shape[1], -1, q.shape[-1])  # (B, K, G, E)
     scores = (k @ q.transpose(2, 3)).transpose(2, 3) * q.shape[-1] ** -0.5  # (B, K, G, J)
     with torch.autocast("cpu", enabled=False):
-        shares = (scores + bias).softmax(dim=-1)
-    return (shares @ v).view(shape)
+        weights = (scores + bias).softmax(dim=-1)
+    return (weights @ v).view(shape)

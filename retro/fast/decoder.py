@@ -1,6 +1,6 @@
 """The forward pass of a small model for sampling: the numbers of `GPT.hidden`, in fewer kernels.
 
-Read `model.py` for how the model works; `tests/test_decode.py` holds the two together.
+Read `model.py` for how the model works; `tests/test_decode.py` checks that both agree.
 A step of one token a row is many small kernels, and in a small model their fixed cost is a large
 part of it. So a Decoder lays the weights out once for all steps: products of the same input are one
 product, a norm's weight is multiplied into the product after it, and the active adapter is merged.
@@ -23,9 +23,9 @@ from retro.model import GPT, Block, RMSNorm, both_halves, rotate
 SMALL = 32e6  # parameters; in a larger model the products are the work, and a copy costs memory
 
 def accelerate(model: GPT) -> None:
-    """Have a model attend by this room's twins, or by the core's if the switch is off."""
-    twins = (FastCausal, FastAppended) if fast.enabled else (Causal, Appended)
-    model.causal, model.appended = twins
+    """Have a model attend by `attention.py`, or by the core if the switch is off."""
+    classes = (FastCausal, FastAppended) if fast.enabled else (Causal, Appended)
+    model.causal, model.appended = classes
 
 def decoder_of(model: "GPT | Decoder") -> "GPT | Decoder":
     """What to sample from: a Decoder of the weights as they are now; the model itself where it is
@@ -98,15 +98,15 @@ class Decoder:
             qkv = multiply(normed(x, config.rms_norm_eps), layer.qkv, layer.qkv_bias)
             qkv = qkv.unflatten(-1, (-1, E))  # (..., H + 2 K, E)
             qkv = torch.cat((rotate(qkv[..., : H + K, :], cos, sin), qkv[..., H + K :, :]), dim=-2)
-            q, k, v = padded(qkv, real, new.positions.shape).split((H, K, K), dim=-2)
+            q, k, v = scattered(qkv, real, new.positions.shape).split((H, K, K), dim=-2)
             found = new.attend(n, q, k, v)  # (B, S, H, E)
             x = x + multiply((found if real is None else found[real]).flatten(-2), layer.out)
             gate, up = multiply(normed(x, config.rms_norm_eps), layer.gate_up).chunk(2, dim=-1)
             x = x + multiply(F.silu(gate) * up, layer.down)
         cache.advance(S, counts)
-        return padded(model.model.norm(x), real, new.positions.shape)
+        return scattered(model.model.norm(x), real, new.positions.shape)
 
-def padded(x: Tensor, real: tuple[Tensor, ...] | None, shape: torch.Size) -> Tensor:
+def scattered(x: Tensor, real: tuple[Tensor, ...] | None, shape: torch.Size) -> Tensor:
     """(N, ...) of the real tokens -> (B, S, ...), zeros between them."""
     return x if real is None else x.new_zeros(*shape, *x.shape[1:]).index_put_(real, x)
 

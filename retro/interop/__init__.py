@@ -1,1 +1,1 @@
-"""Rooms for other models: their folders and tokenizers, chat, and models behind an API."""
+"""Other people's models: opening and exporting them, chat frames, actors behind an API."""

@@ -119,7 +119,7 @@ class Client:
             return self._fetch(path, body, woken)
         text = without_key(text, self._key)
         with self.budget.lock:
-            self.budget.tokens += tokens or len(json.dumps(sent) + text) // 4  # letters a token
+            self.budget.tokens += tokens or len(json.dumps(sent) + text) // 4  # 4 letters each
         write_json(path, {"url": self.url.partition("?")[0], "request": body, "answer": text,
                           "tokens": tokens})  # fmt: skip
         return text

@@ -87,6 +87,6 @@ def _dialogue(opening: str, turns: Sequence[Turn]) -> list[dict]:
     for thought, action, answer in turns:
         lines = [f"Thought: {thought}"] * bool(thought)
         lines += [f"Action: {action}"] * bool(action or not thought)
-        said = "\n".join(lines)
-        messages += [dict(role="assistant", content=said), dict(role="user", content=answer)]
+        own = "\n".join(lines)
+        messages += [dict(role="assistant", content=own), dict(role="user", content=answer)]
     return messages

@@ -1,7 +1,8 @@
 """One JSON request over HTTP that ends in a value or in one clear line, whatever the server does.
-Tried again, after a back-off or the server's Retry-After: no connection, timeouts, statuses that
-pass, and a 200 whose body is cut off or not what was asked for. Refused at once: other statuses,
-redirects (they would carry the key to another host), a long answer. No message shows the key.
+Tried again, after a back-off or the server's Retry-After: no connection, timeouts, transient
+statuses (429, 5xx, ...), and a 200 whose body is cut off or not what was asked for. Refused at
+once: other statuses, redirects (they would carry the key to another host), a long answer. No
+message shows the key.
 """
 
 import http.client
@@ -21,7 +22,7 @@ from urllib.parse import urlsplit
 
 MAX_BODY = 8 << 20  # bytes of an answer
 MAX_WAIT = 300.0  # seconds; a server that asks for more is not waited for
-PASSING = {408, 409, 425, 429}  # and 5xx: errors that pass
+PASSING = {408, 409, 425, 429}  # and 5xx: transient errors, worth another try
 LOCAL = ("localhost", "127.0.0.1", "::1")  # no proxy knows the way there
 T = TypeVar("T")  # what an answer is read as
 _ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|.)?|\x9b[0-?]*[@-~]")
@@ -64,18 +65,18 @@ def post_json(url: str, body: dict, read: Callable[[Any], T], *, key: str = "",
             except (ValueError, RecursionError) as error:
                 raise Passing(f"not an answer that can be read ({error})") from error
         except (Refused, Passing) as error:
-            said = without_key(one_printable_line(without_key(str(error), key)), key)
-            said = f"{url.partition('?')[0]}: {said}"  # a query may hold a secret
+            message = without_key(one_printable_line(without_key(str(error), key)), key)
+            message = f"{url.partition('?')[0]}: {message}"  # a query may hold a secret
             if isinstance(error, Refused):
-                raise Refused(said, error.status) from None
+                raise Refused(message, error.status) from None
             backoff = min(60.0, 2.0 ** (number - 1)) * random.uniform(0.5, 1.0)  # a second at first
             wait = backoff if error.wait is None else error.wait
         if wait > MAX_WAIT:
             asked = f"it asks to wait {wait:.0f} seconds, at most {MAX_WAIT:.0f} are waited"
-            raise Refused(f"{said}; {asked}")
+            raise Refused(f"{message}; {asked}")
         if number >= tries or sleep(wait):
             break
-    raise Refused(f"{said}; given up after {number} tries")
+    raise Refused(f"{message}; given up after {number} tries")
 
 def _once(request: urllib.request.Request, timeout: float) -> bytes:
     """One try: the body of a 200. Raises Passing or Refused."""
@@ -123,13 +124,13 @@ def _status(error: urllib.error.HTTPError, timeout: float) -> Exception:
         value = value.get("error", value)
         text = value if isinstance(value, str) else str(value.get("message", text))
         code = value.get("code")
-    said = f"HTTP {error.code}: {text.strip() or error.reason}"
+    message = f"HTTP {error.code}: {text.strip() or error.reason}"
     if 300 <= error.code < 400:
         to = error.headers.get("Location", "nowhere").partition("?")[0]
-        said = f"HTTP {error.code}: it redirects to {to}, which is not followed"
+        message = f"HTTP {error.code}: it redirects to {to}, which is not followed"
     elif (error.code in PASSING or error.code >= 500) and code != "insufficient_quota":
-        return Passing(said, retry_after(error.headers.get("Retry-After", "")))
-    return Refused(said, error.code)
+        return Passing(message, retry_after(error.headers.get("Retry-After", "")))
+    return Refused(message, error.code)
 
 def retry_after(text: str) -> float | None:
     """Seconds that a Retry-After header asks for: a whole number or a date; None if neither."""

@@ -1,4 +1,4 @@
-"""What the base model can do before any reinforcement: the gate to PPO.
+"""What the base model can do before any reinforcement learning: the figures in its CARD.md.
 
     acting      success of the actor at its first trial
     following   share of retries that carry out the oracle's plan (or succeed before it is through)

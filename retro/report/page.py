@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from retro.evaluate import Chains
 from retro.language_model import LanguageModel
 from retro.lora import load_adapter
 from retro.policy import Policy
@@ -30,15 +31,14 @@ EPISODES = 40  # tasks of an environment on the page, at most
 EPISODE_BYTES = 1_500_000  # of all episodes together
 ROWS = 64  # reflections that pass the model together
 
-Chains = dict[str, list[list[Trajectory]]]  # method -> the chain of trials of each task
 TaskChains = dict[str, list[Trajectory]]  # method -> one task's chain
 
-def write_page(path: str | Path, reports: Sequence[dict], chains: Sequence[Chains], run_dir: Path,
-               lm: LanguageModel) -> None:  # fmt: skip
+def write_page(path: str | Path, reports: Sequence[dict], chains: Sequence[dict[str, Chains]],
+               run_dir: Path, lm: LanguageModel) -> None:  # fmt: skip
     """Write the page of a finished run: one report of results.json, with chains, an environment."""
     write_atomically(path, render(page_data(reports, chains, Path(run_dir), lm)))
 
-def page_data(reports: Sequence[dict], chains: Sequence[Chains], run_dir: Path,
+def page_data(reports: Sequence[dict], chains: Sequence[dict[str, Chains]], run_dir: Path,
               lm: LanguageModel) -> dict:  # fmt: skip
     """Everything the page shows, as JSON can hold it."""
     settings = read_json(run_dir / "config.json")
@@ -63,11 +63,12 @@ def page_data(reports: Sequence[dict], chains: Sequence[Chains], run_dir: Path,
     return {"run": run, "reports": list(reports), "metrics": metrics, "kl_coef": kl_coef,
             "episodes": shown, "failed": failed}  # fmt: skip
 
-def failed_first(chains: Chains) -> list[int]:
+def failed_first(chains: dict[str, Chains]) -> list[int]:
     """The tasks whose first trial failed: only they have a reflection to show."""
     return [i for i, trials in enumerate(next(iter(chains.values()))) if not trials[0].success]
 
-def pick(reports: Sequence[dict], chains: Sequence[Chains]) -> list[tuple[str, TaskChains]]:
+def pick(reports: Sequence[dict],
+         chains: Sequence[dict[str, Chains]]) -> list[tuple[str, TaskChains]]:  # fmt: skip
     """What is shown, EPISODES tasks of each environment, the environments in turn."""
     by_env = [[(report["env"], {method: own[i] for method, own in env_chains.items()})
                for i in failed_first(env_chains)[:EPISODES]]

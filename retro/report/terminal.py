@@ -58,5 +58,5 @@ class Screen:
         """A line that the user types; KeyboardInterrupt and EOFError are the caller's."""
         line = input(sign)  # uncoloured: line editing counts the prompt's characters
         if not sys.stdin.isatty():
-            print(self.paint(visible(line), style), flush=True)  # else it is not on the page
+            print(self.paint(visible(line), style), flush=True)  # piped input is not echoed
         return line

@@ -1,1 +1,1 @@
-"""What a run stands on: its folder and files, options, processes, device, random numbers."""
+"""What a run stands on: its folder, files of models and tokenizers, options, processes, device."""

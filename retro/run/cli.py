@@ -83,7 +83,8 @@ def run_script(main: Callable[[Config], None], config: Config) -> None:
     except FloatingPointError as error:
         fail(f"training broke down: {error}; the last checkpoint is whole", 1)
     except KeyboardInterrupt:
-        fail("interrupted; --resume goes on from the last checkpoint", 130)
+        goes_on = "; --resume goes on from the last checkpoint" * hasattr(config, "resume")
+        fail(f"interrupted{goes_on}", 130)
 
 def fail(message: object, status: int = 2) -> NoReturn:
     """End the program with one line on stderr."""
