@@ -53,7 +53,7 @@ class KVCache:
         return new
 
     def write(self, layer: int, rows: Tensor, positions: Tensor, k: Tensor, v: Tensor) -> None:
-        """Put new k, v (B, S, K, E) at rows (B, 1) and positions (B, S) of a layer."""
+        """Put new k, v (B, S, K, E) at rows (B, 1), positions (B, S); without padding (N, ...)."""
         self.keys[layer][rows, :, positions] = k.to(self.keys.dtype)
         self.values[layer][rows, :, positions] = v.to(self.values.dtype)
 

@@ -88,23 +88,24 @@ class Decoder:
         model, config, S = self.model, self.config, ids.shape[1]
         H, K, E = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         new, real = FastAppended(cache, S, counts), None
+        shape = new.positions.shape  # (B, S)
         if counts is not None and S > 1:  # padding passes through attention only
             real = (torch.arange(S, device=ids.device) < counts[:, None]).nonzero(as_tuple=True)
-        ids, positions = (ids, new.positions) if real is None else (ids[real], new.positions[real])
-        cos, sin = model.cos[positions], model.sin[positions]
+            ids, new.rows, new.positions = ids[real], real[0], new.positions[real]  # (N,) each
+        cos, sin = model.cos[new.positions], model.sin[new.positions]
         cos, sin = both_halves(cos.unsqueeze(-2).to(self.dtype), sin.unsqueeze(-2).to(self.dtype))
         x = model.model.embed_tokens(ids)  # (B, S, D), or (N, D)
         for n, layer in enumerate(self.layers):
             qkv = multiply(normed(x, config.rms_norm_eps), layer.qkv, layer.qkv_bias)
             qkv = qkv.unflatten(-1, (-1, E))  # (..., H + 2 K, E)
-            qkv = torch.cat((rotate(qkv[..., : H + K, :], cos, sin), qkv[..., H + K :, :]), dim=-2)
-            q, k, v = scattered(qkv, real, new.positions.shape).split((H, K, K), dim=-2)
-            found = new.attend(n, q, k, v)  # (B, S, H, E)
+            qk, v = rotate(qkv[..., : H + K, :], cos, sin), qkv[..., H + K :, :]
+            q = scattered(qk[..., :H, :], real, shape)  # (B, S, H, E); k and v go where they belong
+            found = new.attend(n, q, qk[..., H:, :], v)  # (B, S, H, E)
             x = x + multiply((found if real is None else found[real]).flatten(-2), layer.out)
             gate, up = multiply(normed(x, config.rms_norm_eps), layer.gate_up).chunk(2, dim=-1)
             x = x + multiply(F.silu(gate) * up, layer.down)
         cache.advance(S, counts)
-        return scattered(model.model.norm(x), real, new.positions.shape)
+        return scattered(model.model.norm(x), real, shape)
 
 def scattered(x: Tensor, real: tuple[Tensor, ...] | None, shape: torch.Size) -> Tensor:
     """(N, ...) of the real tokens -> (B, S, ...), zeros between them."""
