@@ -21,7 +21,7 @@ import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
@@ -167,9 +167,9 @@ class Training:
         """Random numbers on the model's device, named by what they are for."""
         return seeded(self.config.seed, *names, device=self.lm.device)
 
-    def arena(self, tasks: list[dict]) -> Arena:
+    def arena(self) -> Arena:
         assert self.actor, "where there are environments, somebody plays"
-        return Arena(self.environments, tasks, self.actor, self.config.rating)
+        return Arena(self.environments, self.train_tasks, self.actor, self.config.rating)
 
     def evaluation(self, name: str, tasks: list[dict], retries: int) -> Evaluation:
         """Of this process's tasks of one environment."""
@@ -187,6 +187,7 @@ class Training:
     def bar(self, rows: Iterable, **words: Any) -> tqdm:
         return tqdm(rows, disable=not self.processes.is_main, **words)
 
+    @cached_property
     def train_tasks(self) -> list[dict]:
         """Tasks of all environments in turn: the first of each, the second of each, ..."""
         n, seed = self.config.train_tasks, self.config.seed
@@ -251,8 +252,7 @@ def collect_ratings(training: Training) -> tuple[list[FailedTrial], list[Rated]]
     resumed run has learnt from them already.
     """
     config, run, processes = training.config, training.run, training.processes
-    tasks, lm = training.train_tasks(), training.lm
-    arena = training.arena(tasks)
+    tasks, lm, arena = training.train_tasks, training.lm, training.arena()
     failed = [FailedTrial.from_json(row, lm) for row in run.files["failed"]]
     ratings = stored_ratings(training)
     each = config.offline_each if config.mode == "offline" else 1
@@ -350,7 +350,7 @@ def learn_by_ppo(training: Training, trials: list[FailedTrial]) -> None:
     # "earned" is the name in older runs
     baselines = Baselines(config.baseline_step, state.get("baselines", state.get("earned", {})))
     min_well_formed = 0.0 if config.reflector or config.from_buffer else config.min_well_formed
-    judge = training.reward or training.arena(training.train_tasks())
+    judge = training.reward or training.arena()
     done = state.get("updates", 0)
     bar = training.bar(
         range(done, config.updates), initial=done, total=config.updates, desc="PPO", unit="update"
