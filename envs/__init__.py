@@ -23,6 +23,8 @@ observation) pairs after it):
 
 oracle_reflection(observation, steps): what a perfect observer writes of a failed trial, from its
     text alone.
+judge(reflection, observation, steps): whether its cause is true, its plan sound, ... (`Verdict`).
+templates: name -> (observation, steps) -> reflection: constant plans, which need no model.
 follows(reflection, steps): whether a trial's actions carry out a reflection's plan.
 questions(observation, steps, rng): neutral (question, answer) pairs about a trial.
 demonstrations(split, seed, oracle_share, drill_share): endless trials by players of mixed skill,
@@ -44,6 +46,7 @@ from random import Random
 from types import ModuleType
 from typing import Any
 
+from envs.observer import Step, Verdict
 from envs.tasks import draw_tasks
 
 # the name of an environment -> the name of its class in the module envs.<name>, or the class itself
@@ -120,6 +123,13 @@ class Environment:
 
     def oracle_reflection(self, observation: str, steps: list[tuple[str, str]]) -> str:
         return self.observer.oracle_reflection(observation, steps)
+
+    def judge(self, reflection: str, observation: str, steps: list[Step]) -> Verdict:
+        return self.observer.judge(reflection, observation, steps)
+
+    @property
+    def templates(self) -> dict[str, Callable[[str, list[Step]], str]]:
+        return self.observer.TEMPLATES
 
     def follows(self, reflection: str, steps: list[tuple[str, str]]) -> bool:
         return self.observer.follows(reflection, steps)

@@ -1,13 +1,23 @@
-"""An observer reads a trial's text and nothing else. Each environment's `observer.py` has three
-parts: Notes, the facts of one trial; plans, what a reflection tells the next trial to do; and the
-oracle, which writes a right plan from the notes. Read `envs/__init__.py` first.
+"""An observer reads a trial's text and nothing else. Each environment's `observer.py` has four
+parts: Notes, the facts of one trial; plans, what a reflection tells the next trial to do; the
+oracle, which writes a right plan from the notes; and the judge, which checks what a reflection
+says. Read `envs/__init__.py` first.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 Step = tuple[str, str]  # (action, observation)
 SomeNotes = TypeVar("SomeNotes", bound="Reader")
+
+class Verdict(NamedTuple):
+    """What a reflection says, checked against the trial that it is on. None: can't be told."""
+
+    kind: str = ""  # of the cause that it states, such as "not taken"; "" if it states none
+    cause: bool | None = None  # is that cause true? None: it states none
+    sound: bool | None = None  # does the plan lead where the oracle's plan leads?
+    place: bool | None = None  # is all that it names where the trial showed it? None: it names none
+    invented: bool | None = None  # does it name a thing or place that the trial never showed?
 
 class Reader(Protocol):
     """Notes of a trial: made from its first observation, then fed with its steps."""

@@ -7,7 +7,7 @@ import re
 from typing import NamedTuple
 
 from envs.hotpot.tasks import RELATIONS
-from envs.observer import Step, carried_out, read_trial
+from envs.observer import Step, Verdict, carried_out, read_trial
 
 Entity = tuple[str, str]  # (kind, name)
 Plan = list[tuple[str, str]]  # clauses: (search or finish, a title or an answer)
@@ -172,3 +172,8 @@ def _comparison(notes: Notes) -> tuple[str, Plan]:
         return f"{notes.ended()}, but read {names[0]} and {names[1]}.", [("finish", answer)]
     unread = (notes.unread() or names)[0]
     return f"I did not read {unread}.", [("search", name) for name in names]
+
+def judge(reflection: str, observation: str, steps: list[Step]) -> Verdict:
+    raise NotImplementedError
+
+TEMPLATES: dict = {}

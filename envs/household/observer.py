@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from envs.household.tasks import APPLIANCE, kind, likely_first, number
-from envs.observer import Step, carried_out, read_trial
+from envs.observer import Step, Verdict, carried_out, read_trial
 
 MAX_LISTED = 6  # places named in one list
 _GOALS = [  # the wordings of ALFWorld's tasks: treatment t, object o, target r (receptacle or lamp)
@@ -188,3 +188,8 @@ def _cause(notes: Notes, things: list[str], home: dict[str, str], needed: int) -
     if not notes.is_treated(thing):
         return f"I took {thing} from {place} but did not {goal.treatment} it."
     return f"I took {thing} from {place} too late."
+
+def judge(reflection: str, observation: str, steps: list[Step]) -> Verdict:
+    raise NotImplementedError
+
+TEMPLATES: dict = {}

@@ -5,7 +5,7 @@ as `open BAK73, choose red, choose small, buy`, or `search velvet lamp`.
 
 import re
 
-from envs.observer import Step, carried_out, read_trial
+from envs.observer import Step, Verdict, carried_out, read_trial
 
 _GENERATED = re.compile(r"find one (\w+) (\w+ \w+) in color (\w+) and size (\w+), and price lower")
 HIT = re.compile(r"^\[(\w+)\]\n((\S+).*)\n(\$.+)$", re.MULTILINE)  # asin, title, brand, price
@@ -158,3 +158,8 @@ def cause(notes: Notes) -> str:
     if notes.opened:
         return f"I opened {item} too late."
     return "I opened no product." if notes.titles else "I never searched."
+
+def judge(reflection: str, observation: str, steps: list[Step]) -> Verdict:
+    raise NotImplementedError
+
+TEMPLATES: dict = {}
