@@ -1,71 +1,98 @@
 """Success by retry of every method, on generated tasks or on the benchmarks' own files.
 
     python eval.py --run-dir runs/joint                            all environments of the run
+    python eval.py --runs runs/a,runs/b,runs/c --repeats 5         three adapters, pooled
     python eval.py --run-dir runs/joint --env hotpot --data FILE   HotpotQA's JSON
-    python eval.py --run-dir runs/joint --env shop --products FILE --goals FILE
-    python eval.py --run-dir runs/joint --games DIR --retries 4 --transcripts episodes.txt
+    python eval.py --run-dir runs/joint --env shop --products FILE --attributes FILE
+    python eval.py --run-dir runs/joint --games DIR --transcripts episodes.txt
     python eval.py --run-dir runs/two --env shop                   transfer to a third environment
     python eval.py --run-dir runs/joint --actor FOLDER             transfer to another actor
     python eval.py --run-dir runs/joint --reflector FOLDER         another reflector, as it comes
     python eval.py --run-dir runs/joint --actor openai --base-url URL --actor-model NAME
 
-Methods, from the same first trials: react, last_attempt, reflexion, sft, retroformer (of an offline
-run: retroformer_offline), the controls shuffled and oracle (retro/evaluate.py says what each is).
+Methods, from the same first trials: react, last_attempt, template, reflexion, sft, retroformer (of
+an offline run: retroformer_offline), the controls shuffled and oracle; best_of where it is named
+(retro/evaluate.py says what each is). Written reflections are sampled at several temperatures. A
+method's line in the table is that of its best one, which the run has chosen on other tasks.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
 import envs
-from envs.household import find_games, load_game
-from retro.evaluate import UNTRAINED, Chains, Evaluation, Reflector, evaluate, methods_of, report
+from envs.panel import content_hash, manifest, panel_hash
+from envs.tasks import seed_range
+from retro.evaluate import (
+    TEMPERATURES,
+    UNTRAINED,
+    Chains,
+    Evaluation,
+    Reflector,
+    Variant,
+    evaluate,
+    methods_of,
+    try_temperatures,
+    try_templates,
+    variants,
+)
 from retro.interop.api_actor import reflection_writer
 from retro.interop.endpoint import Budget
 from retro.interop.open import ActorOptions, api_option, models, open_actor, open_client, open_model
 from retro.report.page import write_page
+from retro.report.results import best_of, mean_of, report
 from retro.report.tables import table
 from retro.reward import RewardModel
 from retro.run.cli import option, parse, run_script
+from retro.run.data import FileOptions, files_of
 from retro.run.device import pick_device, seeded
 from retro.run.files import read_json, write_atomically, write_json
+from retro.run.processes import Processes, join, launch
 
 data_option, evaluation = (partial(option, group=g) for g in ("data", "evaluation"))
 
 @dataclass(frozen=True)
-class Config(ActorOptions):
+class Config(FileOptions, ActorOptions):
     run_dir: str = option("runs/joint", "folder of a finished run of train.py", "run")
+    runs: str = option("", "folders of several runs, comma-separated, whose adapters are pooled; "
+                       "in place of --run-dir", "run")  # fmt: skip
     seed: int = option(1, "number from which tasks and samples follow", "run", low=0)
 
     env: str = data_option("", "environments, comma-separated; none: of the files, or the run's")
-    split: str = data_option("unseen", "split of generated tasks: train, seen or unseen")
-    tasks: int = data_option(100, "tasks of each environment", low=1)
-    games: str = data_option("", "household: folder of ALFWorld's game.tw-pddl files")
-    data: str = data_option("", "hotpot: a file of HotpotQA")
-    products: str = data_option("", "shop: WebShop's file of products; needs --goals")
-    goals: str = data_option("", "shop: WebShop's file of instructions; needs --products")
+    split: str = data_option("unseen", "split of the tasks: train, seen or unseen")
+    tasks: int = data_option(0, "tasks of each environment; 0: 100, or all of the files", low=0)
+    choice_tasks: int = data_option(
+        64, "tasks on which temperature and template are chosen, where the run has not", low=1
+    )
 
     reflector: str = models("", "folder of a model in place of the run's reflector, no adapter; "
                             "`openai`: that behind --base-url writes for reflexion")  # fmt: skip
     reflector_model: str = api_option("", "the reflector's name there; none: the actor's")
 
-    methods: str = evaluation("", "methods, comma-separated; none: all")
-    retries: int = evaluation(2, "retries after the first trial", low=0)
-    temperature: float = evaluation(1.0, "temperature of the reflector; 0 = greedy", low=0)
-    best_of: int = evaluation(1, "offline: best of so many, by the reward model", low=1)
+    methods: str = evaluation("", "methods, comma-separated; none: all but best_of")
+    retries: int = evaluation(4, "retries after the first trial", low=0)
+    repeats: int = evaluation(1, "times that each task is played, with other draws", low=1)
+    temperatures: str = evaluation(
+        "", "temperatures of reflections, comma-separated; none: 0,0.3,1 (behind an API: 1)"
+    )
+    best_of: int = evaluation(
+        1, "offline: best of so many by the reward model; reflections that best_of tries", low=1
+    )
 
     json: str = option("", "file for the results; of several environments a list", "output")
     report: str = option("", "file for a page: success, learning curves, episodes", "output")
     transcripts: str = option("", "file for the episodes as text", "output")
 
 def main(config: Config) -> None:
-    run_dir, device = Path(config.run_dir), pick_device()
-    settings = read_json(run_dir / "config.json")
+    runs, device = [Path(run) for run in (config.runs or config.run_dir).split(",")], pick_device()
+    settings = read_json(runs[0] / "config.json")
     own = settings.get("reflector") or settings["base"]
     folder = own if config.reflector in ("", "openai") else config.reflector
-    methods = chosen_methods(config, settings["mode"], of_the_run=folder == own)
+    of_the_run, processes = folder == own and config.reflector != "openai", join(device)
+    methods = chosen_methods(config, settings["mode"], folder == own)
+    temperatures = chosen_temperatures(config)
     environments = open_environments(config, settings["envs"])
 
     # 1. the two roles, as in train.py
@@ -79,67 +106,135 @@ def main(config: Config) -> None:
     if config.reflector == "openai":
         client = open_client(config, config.reflector_model or config.actor_model, budget)
         generator = seeded(config.seed, "reflector", "reflexion", device=device)
-        writers["reflexion"] = reflection_writer(client, config.temperature, generator)
-    reward = RewardModel(lm, 0.0, 1.0).load(run_dir / "reward") if config.best_of > 1 else None
-    reflector = Reflector(lm, run_dir, config.temperature, settings["adapt_prompt"], reward,
-                          config.best_of)  # fmt: skip
+        writers["reflexion"] = lambda trials, temperature: reflection_writer(
+            client, temperature, generator
+        )(trials)
+    offline = settings["mode"] == "offline" and config.best_of > 1
+    reward = RewardModel(lm, 0.0, 1.0).load(runs[0] / "reward") if offline else None
+    reflector = Reflector(lm, runs, settings["adapt_prompt"], reward, config.best_of)
 
     # 2. every method on the same tasks and first trials
     reports, played = [], []
     for name, env in environments.items():
-        tasks, split = tasks_of(config, name, env)
-        evaluation = Evaluation(env, tasks, actor, config.retries, config.seed)
-        progress = partial(tqdm, desc=f"evaluate {name}", unit="method")
-        chains = evaluate(evaluation, methods, reflector, writers, progress)
-        reports.append(report(name, split, config.seed, chains, config.retries))
-        played.append(chains)
-        print(f"{len(tasks)} tasks of {name} ({config.games or split}), [95 % intervals]")
-        print(table(reports[-1]["methods"]))
+        tasks = tasks_of(config, env, runs)
+        base = Evaluation(env, processes.split(tasks), actor, config.retries, config.seed,
+                          config.repeats)  # fmt: skip
+        template, best = best_of(choices(config, base, methods, reflector, processes, of_the_run))
+        evaluation = replace(base, template=template)
+        shown = [m for m in methods if m != "template" or template]
+        with tqdm(desc=f"evaluate {name}", unit="trial", disable=not processes.is_main) as bar:
+            compared = variants(shown, best, temperatures, len(runs))
+            chains = evaluate(evaluation, compared, reflector, writers, bar)
+        chains = {variant: processes.all_gather(own) for variant, own in chains.items()}
+        if processes.is_main:
+            source = config.games or config.data or config.products or config.split
+            found = report(evaluation, source, chains, best, reflector)
+            found |= {"runs": [run.name for run in runs], "panel": panel_hash(manifest(env, tasks))}
+            reports.append(found)
+            played.append({name: chains[Variant(name, result["temperature"])]
+                           for name, result in found["methods"].items()})  # fmt: skip
+            print(heading(found, len(tasks), env))
+            print(table(found, other_temperatures=True))
     if budget.requests + budget.cached:
         print(budget)
 
     # 3. what was asked for
-    if config.json:
+    if config.json and processes.is_main:
         write_json(config.json, reports[0] if len(reports) == 1 else reports)
-    if config.report:
-        write_page(config.report, reports, played, run_dir, lm)
-    if config.transcripts:
+    if config.report and processes.is_main:
+        write_page(config.report, reports, played, runs[0], lm)
+    if config.transcripts and processes.is_main:
         write_atomically(config.transcripts, "\n".join(map(episodes, played)).encode())
+    processes.leave()
+
+def heading(found: dict, tasks: int, env: envs.Environment) -> str:
+    """What was played: how much, which files were left out, who may use the tasks."""
+    lines = [f"\n{tasks} tasks of {found['env']} ({found['split']})"]
+    lines[0] += f", {found['repeats']} times each" * (found["repeats"] > 1)
+    lines[0] += f", adapters of {len(found['runs'])} runs" * (len(found["runs"]) > 1)
+    lines[0] += f"; panel {found['panel'][:12]}"
+    if skipped := getattr(env, "skipped", None):
+        lines.append("left out: " + ", ".join(f"{n} {why}" for why, n in skipped.items()))
+    if found["split"] == "unseen" and seed_range(found["seed"]) == "test":
+        lines.append("(a test seed: its tasks are for a release's tables; choose on others)")
+    return "\n".join(lines)
 
 def chosen_methods(config: Config, mode: str, of_the_run: bool) -> tuple[str, ...]:
     """The methods to compare. `of_the_run`: the reflector is the one that the run has trained."""
     known = methods_of(mode)
     default = known if of_the_run else UNTRAINED
     methods = tuple(config.methods.split(",")) if config.methods else default
-    if unknown := [name for name in methods if name not in known]:
-        raise ValueError(f"--methods {unknown[0]!r}: must be among {','.join(known)}")
-    if config.best_of > 1 and (mode != "offline" or config.temperature == 0):
+    if unknown := [name for name in methods if name not in (*known, "best_of")]:
+        raise ValueError(f"--methods {unknown[0]!r}: must be among {','.join(known)},best_of")
+    if config.best_of > 1 and mode != "offline" and "best_of" not in methods:
         raise ValueError(f"--best-of {config.best_of}: needs the reward model of an offline run, "
-                         "and samples that differ (--temperature above 0)")  # fmt: skip
+                         "or best_of among --methods")  # fmt: skip
     if config.report and not of_the_run:
         raise ValueError("--report: shows what the run's own reflector thinks, not --reflector's")
     return methods
 
-def tasks_of(config: Config, name: str, env: envs.Environment) -> tuple[list[dict], str]:
-    """The tasks of one environment, and where they come from."""
-    if name == "household" and config.games:
-        return [load_game(path) for path in find_games(config.games)], "games"
-    split = config.data or config.products or config.split
-    return env.tasks(config.split, config.tasks, config.seed), split
+def chosen_temperatures(config: Config) -> tuple[float, ...]:
+    if not config.temperatures:
+        return (1.0,) if config.reflector == "openai" else TEMPERATURES
+    try:
+        found = tuple(float(t) for t in config.temperatures.split(","))
+    except ValueError:
+        found = (-1.0,)
+    if not all(0 <= t < float("inf") for t in found):
+        raise ValueError(f"--temperatures {config.temperatures!r}: numbers from 0, such as 0,0.3,1")
+    return found
+
+def choices(
+    config: Config, base: Evaluation, methods: tuple[str, ...], reflector: Reflector,
+    processes: Processes, of_the_run: bool,
+) -> dict:  # fmt: skip
+    """How templates and temperatures do on other tasks (`train.choose`): as the runs have found, or
+    played now, where they have not.
+    """
+    known = [read_json(run / "choices.json") if (run / "choices.json").exists() else {}
+             for run in reflector.runs]  # fmt: skip
+    found = [own[base.env.name] for own in known if base.env.name in own]
+    whole = mean_of(found) if len(found) == len(known) else {}
+    temperatures, env = chosen_temperatures(config), envs.make(base.env.name)
+    on = lambda split: replace(
+        base, env=env, retries=1, repeats=1,
+        tasks=processes.shard(env.tasks(split, config.choice_tasks, config.seed)),
+    )  # fmt: skip
+    if "template" in methods and "templates" not in whole:
+        whole["templates"] = mean_of(processes.all_gather([try_templates(on("train"), reflector)]))
+    wanted = {f"{t:g}" for t in temperatures}
+    tried = whole.get("temperatures", {})
+    if len(wanted) == 1:
+        whole["temperatures"] = {name: dict.fromkeys(wanted, 1.0) for name in methods}
+    elif not of_the_run or not all(wanted <= {*shares} for shares in tried.values()) or not tried:
+        own = try_temperatures(on("seen"), methods, reflector, temperatures)
+        whole["temperatures"] = mean_of(processes.all_gather([own]))
+    else:
+        whole["temperatures"] = {
+            name: {t: share for t, share in shares.items() if t in wanted}
+            for name, shares in tried.items()
+        }
+    return {"templates": {}} | whole
+
+def tasks_of(config: Config, env: envs.Environment, runs: list[Path]) -> list[dict]:
+    """The tasks of one environment; ValueError if a run has trained on one, whatever its name."""
+    n = config.tasks or (10**6 if files_of(config).get(env.name) else 100)
+    tasks = env.tasks(config.split, n, config.seed)
+    for path in (run / "trained_on.json" for run in runs if config.split != "train"):
+        known = set(read_json(path)) if path.exists() else set()
+        if both := [task["id"] for task in tasks if content_hash(task) in known]:
+            raise ValueError(f"{path.parent}: was trained on {len(both)} of the {len(tasks)} tasks "
+                             f"of {env.name}, such as {both[0]}")  # fmt: skip
+    return tasks
 
 def open_environments(config: Config, trained_on: str) -> dict[str, envs.Environment]:
     """The environments to evaluate, by name, those that files are given for on those files."""
-    files = {"household": {"games": config.games}, "hotpot": {"data": config.data},
-             "shop": {"products": config.products, "goals": config.goals}}  # fmt: skip
-    given = [name for name, own in files.items() if any(own.values())]
-    names = (config.env or ",".join(given) or trained_on).split(",")
-    for name in given:
-        if name not in names:
+    files = files_of(config)
+    names = config.env or ",".join(files) or trained_on
+    for name in files:
+        if name not in names.split(","):
             raise ValueError(f"--env {config.env}: a file of {name} is given")
-        if missing := [flag for flag, path in files[name].items() if not path]:
-            raise ValueError(f"--{missing[0]} is missing: {name} needs {' and '.join(files[name])}")
-    read = {name: files[name] for name in given if name != "household"}  # whose games are tasks
-    return {name: envs.make(name, **read.get(name, {})) for name in names}
+    return envs.make_all(names, files)
 
 def episodes(chains: dict[str, Chains]) -> str:
     """All trials as text to read: every trial, its outcome, the reflection after it."""
@@ -152,4 +247,7 @@ def episodes(chains: dict[str, Chains]) -> str:
     return "\n".join(parts)
 
 if __name__ == "__main__":
-    run_script(main, parse(Config, __doc__))
+    config = parse(Config, __doc__)
+    alone = 1 if config.actor or config.reflector else 0  # a large model, or one behind an API
+    with launch(alone, config.choice_tasks, config.tasks or 100):
+        run_script(main, config)

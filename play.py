@@ -28,7 +28,7 @@ from retro.reflect import rate, reflect, reflection_prompt
 from retro.report.terminal import Screen
 from retro.run.cli import option, parse, run_script
 from retro.run.device import pick_device, seeded
-from retro.trial import Actor, Trajectory, run_trials
+from retro.trial import Actor, Generators, Trajectory, run_trials
 
 FILES = {"household": ("game.tw-pddl",), "hotpot": ("data",), "shop": ("products", "goals")}
 NAMED = "; ".join(f"{env} {','.join(files)}" for env, files in FILES.items())
@@ -135,9 +135,9 @@ class Aloud:
         self.actor, self.screen, self.env = actor, screen, env
         self.memory = actor.memory if actor else MEMORY  # you read as much as the model
 
-    def start(self, openings: Sequence[str]) -> "Aloud":
+    def start(self, openings: Sequence[str], generators: Generators = None) -> "Aloud":
         if self.actor:
-            self.session = self.actor.start(openings)
+            self.session = self.actor.start(openings, generators)
         else:
             self.screen.say("Type an action; ? lists what would be accepted now.\n", "dim")
         for line in openings[0].split("\n"):

@@ -7,10 +7,12 @@
     python train.py --run-dir runs/mine --resume          goes on after Ctrl-C or a crash
     python train.py --reflector FOLDER --bfloat16         a pretrained model learns to reflect
     python train.py --from-buffer FILE                    from rated reflections alone, offline
+    python train.py --envs household --games DIR --eval-games DIR    on the benchmarks' own files
     torchrun --nproc-per-node=2 train.py                  on two GPUs (never tried)
 
     base -> is there a gap to close? -> collect ratings -> imitate what worked
-         -> (offline: a reward model fitted to the ratings) -> PPO -> evaluation
+         -> (offline: a reward model fitted to the ratings) -> PPO
+         -> the best temperature and template -> evaluation
 
 The actor and the reflector share one small GPT, or are two. The actor is a frozen base; the
 reflector adds a LoRA adapter to its own, rewarded by how much better the actor's next trial goes:
@@ -21,14 +23,26 @@ import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
+from itertools import zip_longest
 from typing import Any, Literal
 
 import torch
 from tqdm import tqdm
 
 import envs
-from retro.evaluate import LONG, Evaluation, Reflector, evaluate, measure_gap, methods_of, report
+from envs.panel import content_hash
+from retro.evaluate import (
+    LONG,
+    Evaluation,
+    Reflector,
+    evaluate,
+    measure_gap,
+    methods_of,
+    try_temperatures,
+    try_templates,
+    variants,
+)
 from retro.interop.endpoint import Budget
 from retro.interop.open import ActorOptions, RoleOptions, open_actor, open_model
 from retro.language_model import LanguageModel
@@ -40,6 +54,7 @@ from retro.learn import (
     collect,
     draw,
     rollout,
+    truth,
     update,
 )
 from retro.lora import REFLECTOR, adapter_state, save_adapter
@@ -47,10 +62,12 @@ from retro.memory import Rated, read_buffer, replay_buffer
 from retro.policy import Policy
 from retro.ppo import KLController, PPOConfig
 from retro.reflect import RANGES
+from retro.report.results import best_of, mean_of, report
 from retro.report.tables import draw_picture, print_reward, table
 from retro.reward import ADAPTER as REWARD
 from retro.reward import FitConfig, RewardModel, fit
 from retro.run.cli import option, option_of, parse, run_script
+from retro.run.data import FileOptions, files_of
 from retro.run.device import pick_device, release_memory, seeded
 from retro.run.files import write_json
 from retro.run.folder import RunFolder
@@ -62,7 +79,7 @@ HEADINGS = "data", "adapter", "reward model (offline)", "PPO", "evaluation"
 data, adapter, reward_model, ppo, evaluation = (partial(option, group=g) for g in HEADINGS)
 
 @dataclass(frozen=True)
-class Config(RoleOptions, ActorOptions):
+class Config(FileOptions, RoleOptions, ActorOptions):
     run_dir: str = option("runs/joint", "folder where everything is written", "run")
     resume: bool = option(False, "go on with the run in --run-dir", "run")
     seed: int = option(0, "number from which every random draw follows", "run", low=0)
@@ -75,6 +92,7 @@ class Config(RoleOptions, ActorOptions):
     envs: str = data("household,hotpot,shop", "environments, comma-separated")
     gap_tasks: int = data(32, "tasks to compare oracle and plain retries on, at first", low=1)
     train_tasks: int = data(128, "tasks of each environment; failed ones are reflected on", low=1)
+    train_repeats: int = data(1, "first trials of each training task", low=1)
     collect_rounds: int = data(2, "retries of a failed task before training, for ratings", low=1)
     offline_each: int = data(4, "offline: reflections on each failed trial collected", low=1)
     rating: Literal["delta", "next", "success"] = data(
@@ -117,10 +135,15 @@ class Config(RoleOptions, ActorOptions):
         low=0, high=1,
     )  # fmt: skip
 
+    choice_tasks: int = evaluation(
+        64, "`seen` tasks of each environment on which temperatures are chosen", low=1
+    )
     eval_tasks: int = evaluation(64, "tasks of each environment", low=1)
     eval_split: str = evaluation("unseen", "split: train, seen or unseen")
+    eval_games: str = evaluation("", "household: folder of other games; none: generated tasks")
+    eval_data: str = evaluation("", "hotpot: file of other questions; none: generated tasks")
+    eval_goals: str = evaluation("", "shop: file of other goals for --products; none: of --goals")
     retries: int = evaluation(2, "retries after the first trial", low=0)
-    temperature: float = evaluation(1.0, "of the reflector's sampling; in training it is 1", low=0)
 
 # Offline runs have other defaults. A reward model wants many trials. Late updates, and reflections
 # far from those that it was fitted to, learn its errors.
@@ -138,7 +161,7 @@ def main(config: Config) -> None:
         fit_reward_model(training, training.reward, ratings)
     learn_by_ppo(training, failed)
     minutes = (time.time() - started) / 60
-    compare_methods(training)
+    compare_methods(training, choose(training))
     rest = (time.time() - started) / 60 - minutes
     print0, path = training.processes.print0, training.run.path
     print0(f"\n{minutes:.1f} minutes of training, {rest:.1f} of evaluation; see {path}/")
@@ -153,6 +176,7 @@ class Training:
     config: Config
     processes: Processes
     environments: dict[str, envs.Environment]  # none with --from-buffer
+    eval_environments: dict[str, envs.Environment]  # the same, where no other files are named
     lm: LanguageModel  # the reflector's; offline the reward model's too
     policy: Policy
     reward: RewardModel | None  # offline
@@ -162,6 +186,8 @@ class Training:
     run: RunFolder
     group: int  # reflections on one failed trial
     given: list[Rated]  # the rows of --from-buffer
+    train_tasks: list[dict]
+    eval_tasks: dict[str, list[dict]]  # by environment
 
     def generator(self, *names: object) -> torch.Generator:
         """Random numbers on the model's device, named by what they are for."""
@@ -171,28 +197,22 @@ class Training:
         assert self.actor, "where there are environments, somebody plays"
         return Arena(self.environments, self.train_tasks, self.actor, self.config.rating)
 
-    def evaluation(self, name: str, tasks: list[dict], retries: int) -> Evaluation:
+    def evaluation(
+        self, env: envs.Environment, tasks: list[dict], retries: int, template: str = ""
+    ) -> Evaluation:
         """Of this process's tasks of one environment."""
         assert self.actor, "where there are environments, somebody plays"
         own = self.processes.shard(tasks)
-        return Evaluation(self.environments[name], own, self.actor, retries, self.config.seed)
+        return Evaluation(env, own, self.actor, retries, self.config.seed, template=template)
 
     def reflector(self) -> Reflector:
-        config = self.config
         return Reflector(
-            self.lm, self.run.path, config.temperature, config.adapt_prompt, self.reward,
-            config.best_of if self.reward else 1,
+            self.lm, [self.run.path], self.config.adapt_prompt, self.reward,
+            self.config.best_of if self.reward else 1,
         )  # fmt: skip
 
-    def bar(self, rows: Iterable, **words: Any) -> tqdm:
+    def bar(self, rows: Iterable | None, **words: Any) -> tqdm:
         return tqdm(rows, disable=not self.processes.is_main, **words)
-
-    @cached_property
-    def train_tasks(self) -> list[dict]:
-        """Tasks of all environments in turn: the first of each, the second of each, ..."""
-        n, seed = self.config.train_tasks, self.config.seed
-        tasks = [env.tasks("train", n, seed) for env in self.environments.values()]
-        return [task for turn in zip(*tasks) for task in turn]
 
 def set_up(config: Config) -> Training:
     """1. The two roles: one frozen base, one adapter (offline a second one, the reward model's)."""
@@ -207,7 +227,7 @@ def set_up(config: Config) -> Training:
     if config.advantage == "group" and group == 1:
         raise ValueError("advantage group: each reflection would be alone, nothing to compare with")
 
-    environments = {} if config.from_buffer else envs.make_all(config.envs)
+    environments, others = ({}, {}) if config.from_buffer else open_environments(config)
     folder = config.reflector or config.base
     lm = open_model(folder, device, config.bfloat16 and bool(config.reflector))
     lm.model.recompute = config.recompute
@@ -228,11 +248,52 @@ def set_up(config: Config) -> Training:
     optimizer = torch.optim.AdamW(weights.values(), lr=config.sft_lr, weight_decay=0.0)
     # read before there is a folder: a wrong file leaves nothing behind
     given = read_buffer(config.from_buffer, RANGES[config.rating], lm) if config.from_buffer else []
+    train_tasks = training_tasks(config, environments)
+    eval_tasks = table_tasks(config, others, train_tasks)
     run = RunFolder(config, weights, optimizer, processes)
+    if processes.is_main:  # eval.py refuses them
+        write_json(run.path / "trained_on.json", sorted(map(content_hash, train_tasks)))
     return Training(
-        config, processes, environments, lm, policy, reward, actor, budget, optimizer, run, group,
-        given,
+        config, processes, environments, others, lm, policy, reward, actor, budget, optimizer, run,
+        group, given, train_tasks, eval_tasks,
     )  # fmt: skip
+
+def open_environments(config: Config) -> tuple[dict[str, envs.Environment], ...]:
+    """The environments to train on, and those of the table: of other files, where they are named.
+    Without them household and hotpot generate the table's tasks; shop's files have splits.
+    """
+    files, names = files_of(config), config.envs.split(",")
+    if foreign := [name for name in files if name not in names]:
+        raise ValueError(f"--envs {config.envs}: files of {foreign[0]} are given")
+    environments = envs.make_all(config.envs, files)
+    named = {"household": {"games": config.eval_games}, "hotpot": {"data": config.eval_data},
+             "shop": {"goals": config.eval_goals}}  # fmt: skip
+    others = dict(environments)
+    for name, own in named.items():
+        own = {key: path for key, path in own.items() if path}
+        if own and name not in names:
+            raise ValueError(f"--envs {config.envs}: files of {name} are given for the table")
+        if name == "shop":
+            own = files.get(name, {}) | own if own else {}
+        if own or name in files and name != "shop":
+            others[name] = envs.make(name, **own)
+    return environments, others
+
+def training_tasks(config: Config, environments: dict[str, envs.Environment]) -> list[dict]:
+    """Tasks of all environments in turn: the first of each, the second of each, ..."""
+    tasks = [env.tasks("train", config.train_tasks, config.seed) for env in environments.values()]
+    return [task for turn in zip_longest(*tasks) for task in turn if task]
+
+def table_tasks(config: Config, others: dict[str, envs.Environment],
+                train_tasks: list[dict]) -> dict[str, list[dict]]:  # fmt: skip
+    """The tasks of the table; ValueError if one of them is trained on, whatever its name."""
+    known, found = {content_hash(task) for task in train_tasks}, {}
+    for name, env in others.items():
+        tasks = found[name] = env.tasks(config.eval_split, config.eval_tasks, config.seed)
+        if both := [task["id"] for task in tasks if content_hash(task) in known]:
+            raise ValueError(f"{name}: {len(both)} of the table's {len(tasks)} tasks are trained "
+                             f"on, such as {both[0]}: name other files for the table")  # fmt: skip
+    return found
 
 def check_gaps(training: Training) -> None:
     """2. Is there a gap? Oracle reflections must help the actor, or there is nothing to learn."""
@@ -241,7 +302,7 @@ def check_gaps(training: Training) -> None:
     for name, env in training.environments.items():
         if name not in gaps:
             tasks = env.tasks("seen", config.gap_tasks, config.seed)
-            gap = measure_gap(training.evaluation(name, tasks, 1), training.reflector())
+            gap = measure_gap(training.evaluation(env, tasks, 1), training.reflector())
             gaps[name] = (processes.all_reduce(torch.tensor(gap)) / processes.world).tolist()
             run.save(gap=gaps)
         processes.print0("the gap in {}: success {:.2f} at first; after one retry {:.2f} without\n"
@@ -252,7 +313,7 @@ def collect_ratings(training: Training) -> tuple[list[FailedTrial], list[Rated]]
     resumed run has learnt from them already.
     """
     config, run, processes = training.config, training.run, training.processes
-    tasks, lm, arena = training.train_tasks, training.lm, training.arena()
+    tasks, lm, arena = training.train_tasks * config.train_repeats, training.lm, training.arena()
     failed = [FailedTrial.from_json(row, lm) for row in run.files["failed"]]
     ratings = stored_ratings(training)
     each = config.offline_each if config.mode == "offline" else 1
@@ -387,6 +448,7 @@ def one_update(
     if played.trials:
         rows = [row.to_row(training.lm) for row in played.rows(training.lm)]
         training.run.append("replay", processes.all_gather(rows))
+    checked = truth(training.environments, played, training.policy, processes)
     settings = PPOConfig(
         epochs=config.epochs, minibatch_size=config.minibatch // processes.world,
         clip_coef=config.clip_coef, vf_coef=config.vf_coef, ent_coef=config.ent_coef,
@@ -399,26 +461,44 @@ def one_update(
     )  # fmt: skip
     del played  # the prompts fill the memory
     release_memory()
-    return stats
+    return stats | checked
 
-def compare_methods(training: Training) -> None:
-    """7. Evaluation, on tasks with names that no training saw; eval.py has the other controls."""
+def choose(training: Training) -> dict[str, dict]:
+    """7. By environment: how each template does on training tasks, and each temperature on `seen`
+    ones. The table's tasks have no say in it.
+    """
+    config, run = training.config, training.run
+    choices = run.state.get("choices", {})
+    methods, reflector = methods_of(config.mode), training.reflector()
+    for name, env in training.bar(training.environments.items(), desc="choose"):
+        if name not in choices:
+            tasks = training.evaluation(env, env.tasks("train", config.gap_tasks, config.seed), 1)
+            seen = training.evaluation(env, env.tasks("seen", config.choice_tasks, config.seed), 1)
+            own = {"templates": try_templates(tasks, reflector),
+                   "temperatures": try_temperatures(seen, methods, reflector)}  # fmt: skip
+            choices[name] = mean_of(training.processes.all_gather([own]))
+            run.save(choices=choices)
+    if training.processes.is_main:
+        write_json(run.path / "choices.json", choices)
+    return choices
+
+def compare_methods(training: Training, choices: dict[str, dict]) -> None:
+    """8. Evaluation, on tasks with names that no training saw; eval.py has the other controls."""
     config, processes, run = training.config, training.processes, training.run
-    reports, methods = [], [name for name in methods_of(config.mode) if name not in LONG]
-    for name, env in training.environments.items():
-        tasks = env.tasks(config.eval_split, config.eval_tasks, config.seed)
-        own = evaluate(
-            training.evaluation(name, tasks, config.retries), methods, training.reflector(),
-            progress=partial(training.bar, desc=f"evaluate {name}", unit="method"),
-        )  # fmt: skip
-        chains = {method: processes.all_gather(trials) for method, trials in own.items()}
-        reports.append(report(name, config.eval_split, config.seed, chains, config.retries))
+    reports, reflector = [], training.reflector()
+    for name, env in training.eval_environments.items():
+        template, best = best_of(choices[name])
+        tasks, left_out = training.eval_tasks[name], (*LONG, *["template"] * (not template))
+        methods = [method for method in methods_of(config.mode) if method not in left_out]
+        evaluation = training.evaluation(env, tasks, config.retries, template)
+        with training.bar(None, desc=f"evaluate {name}", unit="trial") as bar:
+            played = evaluate(evaluation, variants(methods, best), reflector, bar=bar)
+        chains = {variant: processes.all_gather(own) for variant, own in played.items()}
+        reports.append(report(evaluation, config.eval_split, chains, best, reflector))
         if training.reward and name in run.state["reward"]["held_out"]:
             reports[-1]["reward"] = run.state["reward"]["held_out"][name]
-        processes.print0(
-            f"\n{len(tasks)} {config.eval_split} tasks of {name}, [95 % intervals]"
-        )
-        processes.print0(table(reports[-1]["methods"]))
+        processes.print0(f"\n{len(tasks)} {config.eval_split} tasks of {name}")
+        processes.print0(table(reports[-1]))
     if processes.is_main and reports:
         write_json(run.path / "results.json", reports)
         draw_picture(reports, run.path / "results.png")

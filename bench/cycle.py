@@ -114,7 +114,7 @@ class PeersActor:
         if temperature > 0:
             self.sampling = {"do_sample": True, "temperature": temperature, "top_k": 0}
 
-    def start(self, openings) -> "PeersActor":
+    def start(self, openings, generators=None) -> "PeersActor":
         self.texts = list(openings)
         return self
 

@@ -24,7 +24,8 @@ observation) pairs after it):
 oracle_reflection(observation, steps): what a perfect observer writes of a failed trial, from its
     text alone.
 judge(reflection, observation, steps): whether its cause is true, its plan sound, ... (`Verdict`).
-templates: name -> (observation, steps) -> reflection: constant plans, which need no model.
+    An environment without a judge can tell nothing.
+templates: name -> (observation, steps) -> reflection: constant plans, which need no model; or none.
 follows(reflection, steps): whether a trial's actions carry out a reflection's plan.
 questions(observation, steps, rng): neutral (question, answer) pairs about a trial.
 demonstrations(split, seed, oracle_share, drill_share): endless trials by players of mixed skill,
@@ -61,12 +62,14 @@ def make(name: str, **kwargs: Any) -> "Environment":
         found = getattr(import_module(f"envs.{name}"), found)
     return found(**kwargs)
 
-def make_all(names: str) -> dict[str, "Environment"]:
-    """The environments of a list such as "household,shop", by name and in the list's order."""
+def make_all(names: str, files: dict[str, dict] | None = None) -> dict[str, "Environment"]:
+    """The environments of a list such as "household,shop", by name and in the list's order; of
+    `files`, by name, what `make` takes.
+    """
     listed = names.split(",")
     if len(set(listed)) < len(listed):
         raise ValueError(f"environments {names!r}: one is named twice")
-    return {name: make(name) for name in listed}
+    return {name: make(name, **(files or {}).get(name, {})) for name in listed}
 
 class Environment:
     """What all environments share."""
@@ -125,11 +128,12 @@ class Environment:
         return self.observer.oracle_reflection(observation, steps)
 
     def judge(self, reflection: str, observation: str, steps: list[Step]) -> Verdict:
-        return self.observer.judge(reflection, observation, steps)
+        judge = getattr(getattr(self, "observer", None), "judge", None)
+        return judge(reflection, observation, steps) if judge else Verdict()
 
     @property
     def templates(self) -> dict[str, Callable[[str, list[Step]], str]]:
-        return self.observer.TEMPLATES
+        return getattr(getattr(self, "observer", None), "TEMPLATES", {})
 
     def follows(self, reflection: str, steps: list[tuple[str, str]]) -> bool:
         return self.observer.follows(reflection, steps)

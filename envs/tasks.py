@@ -11,6 +11,12 @@ def check_split(split: str) -> None:
     if split not in ("train", "seen", "unseen"):
         raise ValueError(f"split {split!r}: must be train, seen or unseen")
 
+def seed_range(seed: int) -> str:
+    """Who uses the `unseen` tasks of a seed: "dev", below a million: settings are chosen on them.
+    "test", below two: a release's tables, made once, by one script. "check": for anybody else.
+    """
+    return ("dev", "test", "check")[min(seed // 10**6, 2)]
+
 def draw_tasks(env: str, generate: Callable[[Random, str, str], dict], split: str, n: int,
                seed: int) -> list[dict]:  # fmt: skip
     """n tasks of a split, by `generate(rng, split, task id)`; ValueError for an unknown split."""

@@ -15,6 +15,7 @@ from retro.kv_cache import KVCache
 from retro.language_model import LanguageModel
 from retro.memory import MEMORY
 from retro.model import GPT
+from retro.trial import Generators
 
 ACTION_TOKENS = 16  # a longer action is cut off
 TEMPERATURE = 0.3  # of its sampling; hotter, a plain second draw does half of a reflection's work
@@ -36,15 +37,15 @@ class LMActor:
         self.action_tokens = action_tokens or ACTION_TOKENS
         self.device = lm.device
 
-    def start(self, openings: Sequence[str]) -> "LMSession":
-        return LMSession(self, openings)
+    def start(self, openings: Sequence[str], generators: Generators = None) -> "LMSession":
+        return LMSession(self, openings, generators)
 
 class LMSession:
     """Trials in lock step on one KV cache. Each turn appends an observation and samples an action.
     """
 
-    def __init__(self, actor: LMActor, openings: Sequence[str]):
-        self.actor, self.lm = actor, actor.lm
+    def __init__(self, actor: LMActor, openings: Sequence[str], generators: Generators = None):
+        self.actor, self.lm, self.generators = actor, actor.lm, generators
         self.encode = self.lm.tokenizer.encode
         self.ask = self.encode(prompts.ACT)
         first: list[int] = [] if self.lm.tokenizer.bos is None else [self.lm.tokenizer.bos]
@@ -62,11 +63,12 @@ class LMSession:
         self._drop_all_but(set(rows))
         if not self.rows:
             return [""] * len(rows)
+        own = self.generators and [self.generators[row] for row in self.rows]
         with self.lm.frozen():
             self.decoder = self.decoder or self.lm.decoder()
             out = self.lm.sample(
                 self.chunks, self.actor.action_tokens, self.actor.temperature,
-                self.actor.generator, self.cache, self.decoder,
+                own or self.actor.generator, self.cache, self.decoder,
             )  # fmt: skip
         self.cache, self.chunks = out.cache, out.pending
         texts = [self.lm.text(ids).strip() for ids in out.response_ids]

@@ -1,85 +1,172 @@
-"""Success by retry: what a reflection is worth, method by method, on the same tasks and first
-trials.
-
-A method is a writer: failed trajectories in, one reflection each out (None = retry without one).
+"""Methods side by side: what their reflections are worth, on the same tasks and first trials.
 
     react                retries without reflection: what sampling again gives
     last_attempt         the failed trial itself in place of a reflection (Shinn et al. 2023)
-    reflexion            the untrained reflector, the frozen base (the same)
+    template             a constant plan, made by a rule without a model (a control): of the
+                         environment's `templates` the best one on training tasks
+    reflexion            the untrained reflector, the frozen base (Shinn et al. 2023)
     sft                  the reflector after supervised fine-tuning on what raised the return
     retroformer          the reflector after PPO on the true rating: an online run's
     retroformer_offline  the reflector after PPO on the reward model: an offline run's. There the
                          reward model also picks the best of n samples, for this method and for sft
-    shuffled             the retroformer's reflections, each on another task than its own (a
-                         control)
+    shuffled             retroformer's reflections, each on another task than its own (a control)
+    best_of              n of retroformer's reflections are tried, and the best trial counts: what a
+                         perfect selector would reach (an upper line)
     oracle               a perfect observer of the failed trajectory (a control: the ceiling)
+
+A written method is compared at several temperatures, since greedy decoding alone may give what
+training gives. Its best one is chosen on `seen` tasks, and the table's tasks have no say in it.
+
+Nothing random is shared: each trial and each reflection draws from a generator named by its task,
+repeat and retry. So a method's result depends neither on the other methods nor on how many trials
+are played at a time, and trials that begin alike are played once.
 
 Read before: `reflect.py`, `reward.py`.
 """
 
-import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import torch
 
 from envs import Environment
 from retro import prompts
-from retro.actor import LMActor
-from retro.language_model import LanguageModel
-from retro.lora import REFLECTOR, load_adapter
+from retro.language_model import LanguageModel, PromptCache
+from retro.lora import load_adapter
 from retro.memory import recall
-from retro.reflect import reflect, reflection_prompt
+from retro.policy import mutual_information
+from retro.reflect import Reflection, reflect, reflection_prompt
 from retro.reward import RewardModel
 from retro.run.device import seeded
 from retro.trial import Actor, Trajectory, run_in_batches
 
-Writer = Callable[[Sequence[Trajectory]], Sequence[str | None]]
-Chains = list[list[Trajectory]]  # each task's trials: the first one, then the retries
+Chains = list[list[Trajectory]]  # each row's trials: the first one, then the retries
+# failed trials, temperature -> a reflection each
+Writer = Callable[[Sequence[Trajectory], float], Sequence[str | None]]
 
-UNTRAINED = ("react", "last_attempt", "reflexion", "oracle")  # need no adapter
+TEMPERATURES = (0.0, 0.3, 1.0)
+UNTRAINED = ("react", "last_attempt", "template", "reflexion", "oracle")  # need no adapter
 LONG = ("last_attempt", "shuffled")  # left out by train.py: nearly a third of the time
+ADAPTERS = {"sft": "sft", "retroformer": "adapter", "retroformer_offline": "adapter",
+            "shuffled": "adapter", "best_of": "adapter"}  # method -> folder of the run  # fmt: skip
+WRITTEN = ("reflexion", *ADAPTERS)  # by a language model
+CANDIDATES = 4  # reflections of best_of, unless another number is asked for
+ASKED = 16  # reflections whose mutual information with their trials is measured
+ROWS = 64  # trials that are played at a time
 
 def methods_of(mode: str) -> tuple[str, ...]:
-    """The methods that a run of `mode` can be compared by."""
+    """The methods that a run of `mode` is compared by; `best_of` only where it is asked for."""
     trained = "retroformer_offline" if mode == "offline" else "retroformer"
-    return ("react", "last_attempt", "reflexion", "sft", trained, "shuffled", "oracle")
+    return ("react", "last_attempt", "template", "reflexion", "sft", trained, "shuffled", "oracle")
 
-# ---- writers
+class Variant(NamedTuple):
+    """A method as it is played."""
+
+    method: str  # `template NAME` is one of the environment's templates
+    temperature: float | None = None  # of the reflections; None: they are not sampled
+    run: int = 0  # whose adapter, of several runs
+
+def variants(
+    methods: Sequence[str], best: dict[str, float], temperatures: Sequence[float] = TEMPERATURES,
+    runs: int = 1,
+) -> list[Variant]:  # fmt: skip
+    """What is to be played: written methods at all temperatures, once for each run that has an
+    adapter of theirs. Shuffled is played at the best one of the method that it shuffles.
+    """
+    found = []
+    for method in methods:
+        own: Sequence[float | None] = temperatures if method in WRITTEN else (None,)
+        if method == "shuffled":
+            own = (best.get("retroformer", best.get("retroformer_offline", 1.0)),)
+        elif method == "best_of":
+            own = (1.0,)  # samples must differ
+        adapters = range(runs if method in ADAPTERS else 1)
+        found += [Variant(method, t, run) for t, run in product(own, adapters)]
+    return found
+
+# ---- what writes
 
 @dataclass(frozen=True)
 class Reflector:
-    """What the methods write with: a language model, the adapters in a run's folder, how to sample.
+    """What written methods write with: a language model, and the folders of runs that have adapters
+    for it.
     """
 
     lm: LanguageModel
-    run_dir: Path
-    temperature: float
+    runs: Sequence[Path]
     adapt_prompt: bool  # as in training
     reward: RewardModel | None = None  # an offline run's
-    best_of: int = 1  # samples of which the reward model picks one
+    best_of: int = 1  # samples, of which the reward model picks one, or the method best_of
+    loaded: set[str] = field(default_factory=set)
+
+    def adapter(self, variant: Variant) -> str | None:
+        """The name of the variant's adapter, which is read from its run at the first use."""
+        if variant.method not in ADAPTERS:
+            return None
+        folder = ADAPTERS[variant.method]
+        name = f"{folder} {variant.run}"
+        if name not in self.loaded:
+            load_adapter(self.lm.model, self.runs[variant.run] / folder, name)
+            self.loaded.add(name)
+        return name
+
+    def samples(self, variant: Variant) -> int:
+        """Reflections that are written for one retry."""
+        if variant.method == "best_of":
+            return self.best_of if self.best_of > 1 else CANDIDATES
+        picked = variant.method in ADAPTERS and self.reward and variant.temperature
+        return self.best_of if picked else 1
 
     def write(
-        self, trajectories: Sequence[Trajectory], adapter: str | None,
-        generator: torch.Generator, best_of: int = 1,
-    ) -> list[str]:  # fmt: skip
-        """A reflection each, by the base or with the adapter in that folder of the run."""
-        if adapter:
-            load_adapter(self.lm.model, self.run_dir / adapter)
-        asked = [reflection_prompt(t, self.lm) for t in trajectories for _ in range(best_of)]
-        with self.lm.using(REFLECTOR if adapter else None):
-            written = reflect(
-                self.lm, asked, temperature=self.temperature, generator=generator,
-                adapt_prompt=self.adapt_prompt,
-            )  # fmt: skip
-        if best_of > 1:
-            assert self.reward, "one of several is picked by a reward model"
-            written = self.reward.best(written, best_of)
-        return [r.text for r in written]
+        self, asked: Sequence[tuple[Variant, Trajectory]], generators: Sequence[torch.Generator]
+    ) -> list[Reflection]:
+        """One reflection each. A prompt is read once for all methods and temperatures."""
+        ids = [reflection_prompt(trajectory, self.lm) for _, trajectory in asked]
+        written: dict[int, Reflection] = {}
+        reads = [None] if self.adapt_prompt else self.lm.prefill(ids)
+        for read in reads:
+            rows = read.rows if read else list(range(len(asked)))
+            together: dict[tuple, list[int]] = defaultdict(list)
+            for n, i in enumerate(rows):
+                together[self.adapter(asked[i][0]), asked[i][0].temperature].append(n)
+            for (adapter, temperature), own in together.items():
+                cache = None
+                if read:
+                    cache = [PromptCache(list(range(len(own))), read.slots[own], read.cache)]
+                with self.lm.using(adapter):
+                    found = reflect(
+                        self.lm, [ids[rows[n]] for n in own], temperature=temperature,
+                        generator=[generators[rows[n]] for n in own],
+                        adapt_prompt=self.adapt_prompt, caches=cache,
+                    )  # fmt: skip
+                written |= zip([rows[n] for n in own], found)
+        return [written[i] for i in range(len(asked))]
 
-    def writer(self, adapter: str | None, generator: torch.Generator, best_of: int = 1) -> Writer:
-        return lambda trajectories: self.write(trajectories, adapter, generator, best_of)
+    def information(self, compared: Sequence[Variant], chains: Sequence[Chains]) -> float | None:
+        """Mutual information of first trials and the reflections on them, mean over the runs;
+        None if there are not two.
+        """
+        found = []
+        for variant, own in zip(compared, chains):
+            pairs = list({t.task_id: (t, text) for t, text in said(own)}.values())[:ASKED]
+            written = [
+                Reflection(reflection_prompt(t, self.lm),
+                           self.lm.answer_ids(self.lm.as_answer(text)), [], text)
+                for t, text in pairs
+            ]  # fmt: skip
+            if len(written) > 1:
+                with self.lm.using(self.adapter(variant)):
+                    found.append(mutual_information(self.lm, written, self.adapt_prompt))
+        return sum(found) / len(found) if found else None
+
+def said(chains: Chains) -> list[tuple[Trajectory, str]]:
+    """The reflections on first trials, which all methods have in common."""
+    pairs = (chain[:2] for chain in chains if len(chain) > 1)
+    return [(before, after.reflections[-1]) for before, after in pairs if after.reflections]
 
 def last_attempt(trajectories: Sequence[Trajectory], lm: LanguageModel) -> list[str]:
     """What was done and answered, on one line; of a text that fills more than half of the model's
@@ -89,23 +176,28 @@ def last_attempt(trajectories: Sequence[Trajectory], lm: LanguageModel) -> list[
     texts = (prompts.transcript("", [], t.exchanges) for t in trajectories)
     return [tokenizer.decode(tokenizer.encode(prompts.one_line(text))[-room:]) for text in texts]
 
-def shuffled(writer: Writer) -> Writer:
-    """The writer's reflections, each handed to the next task. A task that is alone gets one that
-    was kept from before.
+def shuffled(texts: Sequence[str], task_ids: Sequence[str],
+             kept: list[tuple[str, str]]) -> list[str | None]:  # fmt: skip
+    """Each text handed to the next other task. A task that is alone gets the text of another one
+    that was `kept` from before: (task id, text).
     """
-    kept: list[tuple[str, str | None]] = []  # (task id, reflection)
-
-    def write(trajectories: Sequence[Trajectory]) -> list[str | None]:
-        kept.extend((t.task_id, text) for t, text in zip(trajectories, writer(trajectories)))
-        own = kept[-len(trajectories) :]
-        texts = [text for _, text in own[1:] + own[:1]]
-        if len(own) == 1:
-            texts = [next((text for task_id, text in kept if task_id != own[0][0]), None)]
-        return texts
-
-    return write
+    pairs = list(zip(task_ids, texts))
+    kept += pairs
+    handed: list[str | None] = []
+    for i, own in enumerate(task_ids):
+        others = [text for task_id, text in pairs[i + 1 :] + pairs[:i] + kept if task_id != own]
+        handed.append(others[0] if others else None)
+    return handed
 
 # ---- the comparison
+
+class Bar(Protocol):
+    """Progress: `n` of `total` trials have been played (a tqdm)."""
+
+    n: int
+    total: int
+
+    def update(self, n: int) -> object: ...
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -116,125 +208,166 @@ class Evaluation:
     actor: Actor
     retries: int  # after the first trial
     seed: int
+    repeats: int = 1  # of each task, with other draws
+    template: str = ""  # which of the environment's templates the method `template` is
 
-    def play(self, writer: Writer, first: Sequence[Trajectory] | None = None,
-             keep: int | None = None) -> Chains:  # fmt: skip
-        """Each task's trials: the first one, then up to `retries` more until it succeeds.
+    @property
+    def rows(self) -> list[tuple[dict, int]]:
+        """(task, repeat) of each chain."""
+        return [(task, repeat) for repeat in range(self.repeats) for task in self.tasks]
 
-        The actor draws from the same random numbers for every writer. `first` saves playing the
-        first trials again. Of the reflections the last `keep` are handed on (None = all; the actor
-        reads as many as its memory holds).
-        """
-        memories: list[tuple[str, ...]] = [() for _ in self.tasks]
-        if first is None:
-            first = self._trials(0, range(len(self.tasks)), memories)
-        chains = [[trajectory] for trajectory in first]
-        for retry in range(1, self.retries + 1):
-            failed = [i for i, chain in enumerate(chains) if not chain[-1].success]
-            if not failed:
-                break
-            for i, text in zip(failed, writer([chains[i][-1] for i in failed])):
-                if text is not None:
-                    longer = (*memories[i], text)
-                    memories[i] = recall(longer, len(longer) if keep is None else keep)
-            for i, trajectory in zip(failed, self._trials(retry, failed, memories)):
-                chains[i].append(trajectory)
-        return chains
+    def generator(self, device: torch.device, row: int, *names: object) -> torch.Generator:
+        task, repeat = self.rows[row]
+        return seeded(self.seed, self.env.name, task["id"], repeat, *names, device=device)
 
-    def _trials(
-        self, number: int, which: Sequence[int], memories: Sequence[Sequence[str]]
+    def trials(
+        self, retry: int, asked: Sequence[tuple[int, tuple[str, ...]]], bar: Bar | None = None
     ) -> list[Trajectory]:
-        self.actor.generator = seeded(self.seed, "evaluation", number, device=self.actor.device)
-        return run_in_batches(
-            {self.env.name: self.env}, [self.tasks[i] for i in which], self.actor,
-            [memories[i] for i in which],
-        )  # fmt: skip
-
-    def writer_of(self, method: str, reflector: Reflector) -> Writer:
-        """The writer of a method; the trained ones read their adapter from the run's folder."""
-        generator = seeded(self.seed, "reflector", method, device=reflector.lm.device)
-        picked = reflector.best_of
-        writers: dict[str, Writer] = {
-            "react": lambda trajectories: [None] * len(trajectories),
-            # the end of the trial in the actor's own tokens, where they are known here
-            "last_attempt": lambda trajectories: last_attempt(
-                trajectories, self.actor.lm if isinstance(self.actor, LMActor) else reflector.lm
-            ),
-            "reflexion": reflector.writer(None, generator),
-            "sft": reflector.writer("sft", generator, picked),
-            "retroformer": reflector.writer("adapter", generator),
-            "retroformer_offline": reflector.writer("adapter", generator, picked),
-            "shuffled": shuffled(reflector.writer("adapter", generator, picked)),
-            "oracle": lambda trajectories: [
-                self.env.oracle_reflection(t.observation, t.exchanges) for t in trajectories
-            ],
-        }
-        return writers[method]
+        """The trial of each (row, memory); equal ones are played once."""
+        rows = self.rows
+        asked = [(row, tuple(recall(memory, self.actor.memory))) for row, memory in asked]
+        distinct = list(dict.fromkeys(asked))
+        distinct.sort(key=lambda one: rows[one[0]][0]["max_steps"])
+        played: dict[tuple, Trajectory] = {}
+        for start in range(0, len(distinct), ROWS):
+            batch = distinct[start : start + ROWS]
+            trials = run_in_batches(
+                {self.env.name: self.env}, [rows[row][0] for row, _ in batch], self.actor,
+                [memory for _, memory in batch],
+                generators=[self.generator(self.actor.device, row, retry) for row, _ in batch],
+            )  # fmt: skip
+            played |= zip(batch, trials)
+            if bar:
+                bar.update(len(batch))
+        return [played[one] for one in asked]
 
 def evaluate(
-    evaluation: Evaluation,
-    methods: Sequence[str],
-    reflector: Reflector,
-    writers: dict[str, Writer] | None = None,
-    progress: Callable[[Sequence[str]], Iterable[str]] = lambda names: names,
-) -> dict[str, Chains]:
-    """The chains of every method, all from the same first trials. `writers` by method take the
-    place of `writer_of`.
+    evaluation: Evaluation, compared: Sequence[Variant], reflector: Reflector,
+    writers: dict[str, Writer] | None = None, bar: Bar | None = None,
+) -> dict[Variant, Chains]:  # fmt: skip
+    """Each row's trials by every variant: the same first one, then up to `retries` more until one
+    succeeds. `writers` by method take the place of those here.
     """
-    chains: dict[str, Chains] = {}
-    first = None
-    for method in progress(methods):
-        writer = (writers or {}).get(method) or evaluation.writer_of(method, reflector)
-        chains[method] = evaluation.play(writer, first, 1 if method == "last_attempt" else None)
-        first = [chain[0] for chain in chains[method]]
+    rows = range(len(evaluation.rows))
+    if bar:
+        bar.total = len(rows)
+    first = evaluation.trials(0, [(row, ()) for row in rows], bar)
+    chains = {variant: [[trial] for trial in first] for variant in compared}
+    scribe = Scribe(evaluation, reflector, writers or {})
+    for retry in range(1, evaluation.retries + 1):
+        failed = {
+            variant: {row: chain[-1] for row, chain in enumerate(own) if not chain[-1].success}
+            for variant, own in chains.items()
+        }
+        texts = scribe.write(failed, retry)
+        asked = [
+            (row, memory_of(variant.method, trial, text))
+            for variant, own in failed.items()
+            for (row, trial), candidates in zip(own.items(), texts[variant])
+            for text in candidates
+        ]
+        if bar:  # an upper bound of what is left
+            bar.total = bar.n + len(set(asked)) * (evaluation.retries - retry + 1)
+        trials = iter(evaluation.trials(retry, asked, bar))
+        for variant, own in failed.items():
+            for row, candidates in zip(own, texts[variant]):
+                tried = [next(trials) for _ in candidates]
+                chains[variant][row].append(max(tried, key=lambda t: t.episode_return))
     return chains
+
+def memory_of(method: str, trial: Trajectory, text: str | None) -> tuple[str, ...]:
+    """The reflections that the next trial starts with; the actor reads the newest of them."""
+    if text is None:
+        return trial.reflections
+    return (text,) if method == "last_attempt" else (*trial.reflections, text)
+
+Failed = dict[int, Trajectory]  # row -> its last trial
+Texts = list[list[str | None]]  # the candidates for each failed trial: one, but of best_of several
+
+class Scribe:
+    """Writes for all variants at a retry."""
+
+    def __init__(
+        self, evaluation: Evaluation, reflector: Reflector, writers: dict[str, Writer]
+    ):
+        self.evaluation, self.reflector, self.writers = evaluation, reflector, writers
+        self.kept: dict[Variant, list[tuple[str, str]]] = defaultdict(list)  # for `shuffled`
+
+    def write(self, failed: dict[Variant, Failed], retry: int) -> dict[Variant, Texts]:
+        sampled = [v for v in failed if v.method in WRITTEN and v.method not in self.writers]
+        texts = {v: [[text] for text in self.by_rule(v, [*failed[v].values()])]
+                 for v in failed if v not in sampled}  # fmt: skip
+        texts |= self.by_model({v: failed[v] for v in sampled}, retry)
+        for v in failed:
+            if v.method == "shuffled":
+                own = [trial.task_id for trial in failed[v].values()]
+                handed = shuffled([text or "" for (text,) in texts[v]], own, self.kept[v])
+                texts[v] = [[text] for text in handed]
+        return texts
+
+    def by_rule(self, variant: Variant, trials: Sequence[Trajectory]) -> Sequence[str | None]:
+        """What needs no reflector of ours."""
+        env, actor, (name, _, which) = (
+            self.evaluation.env, self.evaluation.actor, variant.method.partition(" ")
+        )  # fmt: skip
+        if name in self.writers:
+            return self.writers[name](trials, variant.temperature or 0.0)
+        if name == "react":
+            return [None] * len(trials)
+        if name == "last_attempt":  # in the actor's own tokens, where they are known here
+            return last_attempt(trials, getattr(actor, "lm", self.reflector.lm))
+        templates = env.templates | {"": env.oracle_reflection}
+        rule = templates[which or self.evaluation.template if name == "template" else ""]
+        return [rule(t.observation, t.exchanges) for t in trials]
+
+    def by_model(self, failed: dict[Variant, Failed], retry: int) -> dict[Variant, Texts]:
+        asked, generators = [], []
+        for variant, own in failed.items():
+            for row, trial in own.items():
+                for sample in range(self.reflector.samples(variant)):
+                    asked.append((variant, trial))
+                    generators.append(self.evaluation.generator(
+                        self.reflector.lm.device, row, retry, "reflection", sample
+                    ))  # fmt: skip
+        written = iter(self.reflector.write(asked, generators))
+        texts: dict[Variant, Texts] = {}
+        for variant, own in failed.items():
+            n = self.reflector.samples(variant)
+            found = [next(written) for _ in range(n * len(own))]
+            if n > 1 and variant.method != "best_of":
+                assert self.reflector.reward
+                found, n = (self.reflector.reward.best(found, n) if found else []), 1
+            texts[variant] = [[r.text for r in found[i : i + n]] for i in range(0, len(found), n)]
+        return texts
+
+# ---- what is chosen before the table, on other tasks
+
+def success(chains: Chains, retry: int) -> float:
+    """The share of rows that succeed by that retry."""
+    return sum(any(t.success for t in chain[: retry + 1]) for chain in chains) / len(chains)
 
 def measure_gap(evaluation: Evaluation, reflector: Reflector) -> list[float]:
     """Success at trial 0, after a retry without reflection, after one with the oracle's."""
-    chains = evaluate(evaluation, ("react", "oracle"), reflector)
-    plain, oracle = summary(chains["react"], 1), summary(chains["oracle"], 1)
-    return [*plain["success_by_retry"], oracle["success_by_retry"][1]]
+    react, oracle = Variant("react"), Variant("oracle")
+    chains = evaluate(evaluation, (react, oracle), reflector)
+    return [success(chains[react], 0), success(chains[react], 1), success(chains[oracle], 1)]
 
-# ---- the figures
+def try_templates(evaluation: Evaluation, reflector: Reflector) -> dict[str, float]:
+    """Success at retry 1 with each of the environment's templates."""
+    compared = [Variant(f"template {name}") for name in evaluation.env.templates]
+    chains = evaluate(evaluation, compared, reflector)
+    return {v.method.removeprefix("template "): success(own, 1) for v, own in chains.items()}
 
-def wilson(successes: int, n: int, z: float = 1.959964) -> list[float]:
-    """95 % interval of a share (Wilson 1927).
-
-    >>> [round(x, 3) for x in wilson(5, 10)]
-    [0.237, 0.763]
-    """
-    if n == 0:
-        return [0.0, 1.0]
-    p = successes / n
-    centre, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    low, high = ((centre + sign * spread) / (1 + z * z / n) for sign in (-1, 1))
-    return [0.0 if successes == 0 else low, 1.0 if successes == n else high]
-
-def summary(chains: Sequence[Sequence[Trajectory]], retries: int) -> dict:
-    """Success by retry 0..N: cumulative, with intervals; given that all before failed; mean return.
-
-    conditional_by_retry[i] is the share that succeeds at trial i of those that reach it (null if
-    none does); mean_return_by_retry[i] counts a solved task as 1 from then on.
-    """
-    n = len(chains)
-    solved = [
-        sum(any(t.success for t in chain[: i + 1]) for chain in chains) for i in range(retries + 1)
-    ]
-    reached = [n] + [n - s for s in solved[:-1]]
-    won = [solved[0]] + [b - a for a, b in zip(solved, solved[1:])]
-    returns = [
-        sum(chain[min(i, len(chain) - 1)].episode_return for chain in chains) / n
-        for i in range(retries + 1)
-    ]
-    return {
-        "n": n,
-        "success_by_retry": [s / n for s in solved],
-        "ci95": [wilson(s, n) for s in solved],
-        "conditional_by_retry": [w / r if r else None for w, r in zip(won, reached)],
-        "mean_return_by_retry": returns,
-    }
-
-def report(env: str, split: str, seed: int, chains: dict[str, Chains], retries: int) -> dict:
-    """What results.json and `eval.py --json` hold of an environment."""
-    methods = {name: summary(c, retries) for name, c in chains.items()}
-    return {"env": env, "split": split, "seed": seed, "methods": methods}
+def try_temperatures(
+    evaluation: Evaluation, methods: Sequence[str], reflector: Reflector,
+    temperatures: Sequence[float] = TEMPERATURES,
+) -> dict[str, dict[str, float]]:  # fmt: skip
+    """Success at retry 1 of each written method at each temperature, mean over the runs."""
+    written = [name for name in methods if name in WRITTEN and name not in ("shuffled", "best_of")]
+    compared = variants(written, {}, temperatures, len(reflector.runs))
+    found: dict[str, dict[str, float]] = {name: {} for name in written}
+    for v, own in evaluate(evaluation, compared, reflector).items():
+        runs = len(reflector.runs) if v.method in ADAPTERS else 1
+        shares, key = found[v.method], f"{v.temperature:g}"
+        shares[key] = shares.get(key, 0.0) + success(own, 1) / runs
+    return found

@@ -39,6 +39,7 @@ from retro.lora import add_lora, using
 from retro.model import GPT
 from retro.run.device import autocast
 
+Draws = torch.Generator | Sequence[torch.Generator]  # one for all rows, or one for each row
 PREFILL_TOKENS = 8192  # padding included, of the prompts read in one forward pass (a PromptCache)
 
 # ---- sampling
@@ -61,14 +62,14 @@ def generate(
     max_new_tokens: int,
     stop_ids: tuple[int, ...] = (),
     temperature: float = 1.0,
-    generator: torch.Generator | None = None,
+    generator: Draws | None = None,
     cache: KVCache | None = None,
 ) -> Generation:
     """Sample a response after each row's chunk, until a stop id or max_new_tokens.
 
     p(token) = softmax(logits / temperature); logprobs are log p: the model's own at temperature 1.
-    Temperature 0 takes the likeliest token, and log p = 0. `generator` is on the model's device.
-    `cache`, when given, has one row a chunk and grows in place; no chunk may be empty.
+    Temperature 0 takes the likeliest token, and log p = 0. `cache`, when given, has one row a chunk
+    and grows in place; no chunk may be empty.
     """
     assert max_new_tokens >= 1 and all(chunks), "each row needs a token to continue from"
     model = decoder_of(model)
@@ -81,6 +82,7 @@ def generate(
     cache.reserve(cache.longest + ids.shape[1] + max_new_tokens)
     hidden = model.hidden(ids, cache, counts)  # (B, S, D)
     hidden = hidden[torch.arange(B, device=device), counts - 1]  # (B, D)
+    u = uniforms(generator, B, max_new_tokens, device)  # (B, R)
 
     # 2. one token a row and step
     ends = torch.zeros(model.config.vocab_size, dtype=torch.bool, device=device)  # (V,)
@@ -91,7 +93,7 @@ def generate(
     rows, part = torch.arange(B, device=device), cache  # what is decoded: `part` holds these rows
     alive = torch.ones(B, dtype=torch.bool, device=device)  # of `rows`: no stop id yet
     for step in range(max_new_tokens):
-        token, logprob = sample(model.logits(hidden), temperature, generator)  # both (rows,)
+        token, logprob = sample(model.logits(hidden), temperature, u[rows, step])  # both (rows,)
         tokens[rows, step] = token
         logprobs[rows, step] = logprob.where(alive, 0.0)
         response_mask[rows, step] = alive
@@ -114,18 +116,25 @@ def generate(
     response_ids = [row[:n] for row, n in zip(tokens.tolist(), lengths, strict=True)]
     return Generation(response_ids, logprobs[:, :R], response_mask[:, :R], cache)
 
-def sample(
-    logits: Tensor, temperature: float, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor]:
-    """logits (B, V) -> one token a row (B,) and its log-probability (B,), in float32."""
+def uniforms(generator: Draws | None, B: int, R: int, device: torch.device | None) -> Tensor:
+    """(B, R) random numbers in (0, 1]. With a generator a row, a row's numbers do not depend on the
+    rows beside it.
+    """
+    if isinstance(generator, Sequence):
+        own = [torch.rand(R, generator=g, device=g.device) for g in generator]
+        return 1 - torch.stack(own).to(device)
+    where = generator.device if generator else device
+    return 1 - torch.rand(B, R, generator=generator, device=where)
+
+def sample(logits: Tensor, temperature: float, u: Tensor) -> tuple[Tensor, Tensor]:
+    """logits (B, V), u (B,) uniform in (0, 1] -> one token a row (B,), its log-probability (B,)."""
     if temperature == 0:
         token = logits.argmax(dim=-1)
         return token, torch.zeros(token.shape, device=token.device)
     p = torch.softmax(logits.float() / temperature, dim=-1)  # (B, V)
     # the first token with u <= p_1 + ... + p_token: 4 times as fast as torch.multinomial
     up_to = p.cumsum(dim=-1)  # (B, V)
-    u = 1 - torch.rand(len(logits), 1, generator=generator, device=logits.device)  # in (0, 1]
-    token = torch.searchsorted(up_to, u * up_to[:, -1:])  # (B, 1)
+    token = torch.searchsorted(up_to, u[:, None] * up_to[:, -1:])  # (B, 1)
     return token[:, 0], p.gather(1, token)[:, 0].log()
 
 def pad(rows: list[list[int]], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
@@ -264,7 +273,7 @@ class LanguageModel:
 
     def sample(
         self, chunks: list[list[int]], max_new_tokens: int, temperature: float,
-        generator: torch.Generator, cache: KVCache | None = None,
+        generator: Draws, cache: KVCache | None = None,
         decoder: "GPT | Decoder | None" = None,
     ) -> Generation:  # fmt: skip
         """One response after each chunk, up to a stop id; the arguments are generate's. A decoder

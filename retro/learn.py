@@ -10,22 +10,26 @@
 Read before: `trial.py`, `reflect.py`, `memory.py`; then `policy.py`, `ppo.py`.
 """
 
+import hashlib
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from retro.language_model import LanguageModel, PromptCache
 from retro.memory import Rated, stored_response
-from retro.policy import Policy
+from retro.policy import Policy, mutual_information
 from retro.ppo import Batch, PPOConfig, ppo_update
 from retro.prompts import well_formed
-from retro.reflect import Reflection, rate, reflect, reflection_prompt, with_room
+from retro.reflect import Reflection, faithfulness, rate, reflect, reflection_prompt, with_room
 from retro.reward import RewardModel
 from retro.run.processes import ALONE, Processes
 from retro.trial import Actor, Environments, Trajectory, run_in_batches
+
+ASKED = 8  # reflections of an environment whose mutual information with their trials is measured
 
 @dataclass(frozen=True)
 class FailedTrial:
@@ -38,9 +42,11 @@ class FailedTrial:
     length: int  # characters of the trial: what it costs to read, and to play again
     trajectory: Trajectory | None = None  # None where only the prompt was recorded
 
-    @property
+    @cached_property
     def key(self) -> str:
-        return f"{self.env} {self.task_id} {self.number}"
+        """Names this trial among all trials; one task may have several first trials."""
+        digest = hashlib.sha256(repr(self.prompt_ids).encode()).hexdigest()
+        return f"{self.env} {self.task_id} {self.number} {digest[:8]}"
 
     @staticmethod
     def of(trajectory: Trajectory, number: int, lm: LanguageModel) -> "FailedTrial":
@@ -235,6 +241,26 @@ def rollout_metrics(played: Rollout, baselines: Baselines, processes: Processes)
         "distinct": len(set(texts)) / len(texts),
         "tokens": sum(tokens) / len(tokens),
     }
+
+def truth(
+    environments: Environments, played: Rollout, policy: Policy, processes: Processes = ALONE
+) -> dict:
+    """What the reflections of all processes say, checked against their trials; and how much they
+    depend on them. By environment.
+    """
+    pairs = zip(played.failed, played.reflections)
+    rows = [(f.env, f.key, f.trajectory, r) for f, r in pairs]
+    rows = processes.all_gather(rows)
+    found: dict[str, dict] = {"faithfulness": {}, "mutual_information": {}}
+    for name in sorted({row[0] for row in rows}):
+        own = [row for row in rows if row[0] == name]
+        said = [(trajectory, r.text) for _, _, trajectory, r in own if trajectory]
+        if said:
+            found["faithfulness"][name] = faithfulness(environments[name], said)
+        distinct = list({key: r for _, key, _, r in own}.values())[:ASKED]
+        information = mutual_information(policy.lm, distinct, policy.adapt_prompt)
+        found["mutual_information"][name] = information
+    return found
 
 def check_health(stats: dict, max_kl: float, min_well_formed: float) -> None:
     """Stop a run that has collapsed, in words."""

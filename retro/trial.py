@@ -17,6 +17,7 @@ from retro import prompts
 from retro.memory import recall
 
 Environments = Mapping[str, Environment]  # by name
+Generators = Sequence[torch.Generator] | None  # one a trial; None: the actor's, for all of them
 
 @dataclass(frozen=True)
 class Step:
@@ -71,12 +72,12 @@ class Actor(Protocol):
     generator: torch.Generator  # what it samples with
     device: torch.device  # the generator's
 
-    def start(self, openings: Sequence[str]) -> Session:
-        """A trial begins with each of these texts."""
+    def start(self, openings: Sequence[str], generators: Generators = None) -> Session:
+        """A trial begins with each of these texts. Each may draw from a generator of its own."""
 
 def run_in_batches(
     environments: Environments, tasks: Sequence[dict], actor: Actor,
-    memories: Sequence[Sequence[str]], rows: int = 64,
+    memories: Sequence[Sequence[str]], rows: int = 64, generators: Generators = None,
 ) -> list[Trajectory]:  # fmt: skip
     """run_trials, at most `rows` trials at a time; trials of the same step limit run together."""
     order = sorted(range(len(tasks)), key=lambda i: tasks[i]["max_steps"])
@@ -84,22 +85,24 @@ def run_in_batches(
     for start in range(0, len(order), rows):
         batch = order[start : start + rows]
         trials = run_trials(
-            environments, [tasks[i] for i in batch], actor, [memories[i] for i in batch]
-        )
+            environments, [tasks[i] for i in batch], actor, [memories[i] for i in batch],
+            generators and [generators[i] for i in batch],
+        )  # fmt: skip
         done.update(zip(batch, trials))
     return [done[i] for i in range(len(tasks))]
 
 def run_trials(
     environments: Environments, tasks: Sequence[dict], actor: Actor,
-    memories: Sequence[Sequence[str]],
+    memories: Sequence[Sequence[str]], generators: Generators = None,
 ) -> list[Trajectory]:  # fmt: skip
     """One trial of each task. memories[i] holds the reflections on task i so far, of which the
-    actor reads the last `actor.memory`.
+    actor reads the last `actor.memory`. With generators, what a trial draws does not depend on the
+    trials beside it.
     """
     read = [recall(memory, actor.memory) for memory in memories]
     envs = [environments[task["env"]].fresh() for task in tasks]  # one a trial, stepped together
     first = [env.reset(task)[0] for env, task in zip(envs, tasks)]
-    session = actor.start([prompts.opening(o, m) for o, m in zip(first, read)])
+    session = actor.start([prompts.opening(o, m) for o, m in zip(first, read)], generators)
     steps: list[list[Step]] = [[] for _ in tasks]
     ends: list[tuple] = [()] * len(tasks)
     active = list(range(len(tasks)))

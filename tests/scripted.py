@@ -11,7 +11,7 @@ class ScriptedActor:
     def __init__(self, play: Callable[[str], str], memory: int = MEMORY):
         self.play, self.memory = play, memory
 
-    def start(self, openings: Sequence[str]) -> "ScriptedSession":
+    def start(self, openings: Sequence[str], generators=None) -> "ScriptedSession":
         return ScriptedSession(self.play, openings)
 
 class ScriptedSession:

@@ -12,8 +12,9 @@ from retro.interop import guides
 from retro.interop.endpoint import Client
 from retro.interop.guides import Turn
 from retro.interop.post import one_printable_line
+from retro.language_model import Draws, uniforms
 from retro.memory import MEMORY
-from retro.trial import Trajectory
+from retro.trial import Generators, Trajectory
 
 REPLY_TOKENS = REFLECTION_REPLY_TOKENS = 200  # of a thought and an action; of a reflection
 THOUGHTS = 2  # replies in a row that are a thought without an action; after them the action is ""
@@ -43,18 +44,18 @@ class APIActor:
         self.device = generator.device
         self.reply_tokens = REPLY_TOKENS if examples else ACTION_TOKENS
 
-    def start(self, openings: Sequence[str]) -> "APISession":
-        return APISession(self, openings)
+    def start(self, openings: Sequence[str], generators: Generators = None) -> "APISession":
+        return APISession(self, openings, generators)
 
 class APISession:
     """Trials in lock step. A turn is one request for each trial, and one more for each thought."""
 
-    def __init__(self, actor: APIActor, openings: Sequence[str]):
+    def __init__(self, actor: APIActor, openings: Sequence[str], generators: Generators = None):
         self.actor, self.openings = actor, list(openings)
         self.turns: list[list[Turn]] = [[] for _ in openings]
         self.last: dict[int, tuple[str, str]] = {}  # thought, action
         self.full: set[int] = set()  # trials that have outgrown the model's context
-        self.seeds = _seeds(actor.generator, len(self.openings), actor.temperature)
+        self.seeds = _seeds(generators or actor.generator, len(self.openings), actor.temperature)
 
     def act(self, rows: Sequence[int]) -> list[str]:
         """The next action of each trial in `rows`; "" from one whose context is full."""
@@ -140,8 +141,8 @@ def _bare(text: str) -> str:
     """A line without prompt signs, quotes and emphasis around it, and without a full stop."""
     return one_printable_line(text).lstrip("> ").strip("`*\"' ").removesuffix(".")
 
-def _seeds(generator: torch.Generator, n: int, temperature: float) -> list[int | None]:
+def _seeds(generator: Draws, n: int, temperature: float) -> list[int | None]:
     """A seed for each of n samples: it makes two trials with the same prompt two requests."""
     if temperature == 0:
         return [None] * n
-    return torch.randint(2**31, (n,), generator=generator, device=generator.device).tolist()
+    return (uniforms(generator, n, 1, None)[:, 0].double() * 2**31).long().tolist()

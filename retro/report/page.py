@@ -19,7 +19,7 @@ import torch
 
 from retro.evaluate import Chains
 from retro.language_model import LanguageModel
-from retro.lora import load_adapter
+from retro.lora import REFLECTOR, load_adapter
 from retro.policy import Policy
 from retro.ppo import gae, token_rewards
 from retro.reflect import REFLECTION_TOKENS, Reflection, rate, reflection_prompt
@@ -122,7 +122,8 @@ def weigh(policy: Policy, written: Sequence[tuple[Trajectory, Trajectory, str]],
     for part in (short[start : start + ROWS] for start in range(0, len(short), ROWS)):
         batch = policy.load_batch([asked[i] for i in part])
         mask = batch.mask  # (B, R)
-        logprobs, ref_logprobs, values = policy.evaluate(batch)  # (B, R) each
+        with lm.using(REFLECTOR):
+            logprobs, ref_logprobs, values = policy.evaluate(batch)  # (B, R) each
         rating = torch.tensor([ratings[i] for i in part], device=mask.device)  # (B,)
         rewards = token_rewards(rating, logprobs, ref_logprobs, mask, kl_coef)  # (B, R)
         advantages, _ = gae(rewards, values, mask, gamma, gae_lambda)  # (B, R)

@@ -8,6 +8,8 @@ metrics.jsonl       one line an update (docs/glossary.md); failed.jsonl: trials 
 replay.jsonl        D_RL: every rated reflection
 sft/, adapter/      the adapter after imitation and after PPO, in PEFT's format
 reward/             the reward model of an offline run: its adapter, its head
+trained_on.json     hashes of the training tasks: eval.py refuses to evaluate on them
+choices.json        success on other tasks by template and by temperature: what the table chooses by
 results.json, .png  success by retry of every method; the picture if matplotlib is there
 """
 

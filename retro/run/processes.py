@@ -11,11 +11,12 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from subprocess import DEVNULL, PIPE, Popen
 from tempfile import TemporaryFile
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from retro.run.device import pick_device
 
+R = TypeVar("R")
 MAX_PROCESSES = 4  # that `launch` starts; more were not tried
 
 @dataclass(frozen=True)
@@ -49,6 +51,10 @@ class Processes:
     def shard(self, rows: list) -> list:
         """This rank's rows, as many as any other's; the last len(rows) % world are left out."""
         return rows[: len(rows) // self.world * self.world][self.rank :: self.world]
+
+    def split(self, rows: Sequence[R]) -> Sequence[R]:
+        """This rank's rows, none left out: for work in which ranks need not go in step."""
+        return rows[self.rank :: self.world]
 
     def all_gather(self, rows: list) -> list:
         """The rows of all ranks (anything that pickles), rank after rank, on each of them."""

@@ -1,0 +1,162 @@
+"""The figures of a comparison (retro/evaluate.py): shares, intervals, paired tests.
+
+A task is one cluster, whatever its repeats, and so is an adapter: repeats of one task are no new
+tasks, and tasks played with one adapter say nothing about another adapter. Intervals resample both.
+
+Shapes: A adapters (runs), T tasks, N retries.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from envs import Environment
+from retro.evaluate import Chains, Evaluation, Reflector, Variant, said
+from retro.reflect import faithfulness
+
+RESAMPLES = 4000
+TRAINED = ("retroformer", "retroformer_offline")  # compared with each of RIVALS, task by task
+RIVALS = ("react", "last_attempt", "template", "reflexion", "sft")
+
+def wilson(successes: float, n: int, z: float = 1.959964) -> list[float]:
+    """95 % interval of a share (Wilson 1927).
+
+    >>> [round(x, 3) for x in wilson(5, 10)]
+    [0.237, 0.763]
+    """
+    p = successes / n
+    centre, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low, high = ((centre + sign * spread) / (1 + z * z / n) for sign in (-1, 1))
+    return [0.0 if successes == 0 else low, 1.0 if successes == n else high]
+
+def interval(values: np.ndarray) -> list[list[float]]:
+    """95 % intervals of the means of values (A, T, N + 1), for each retry: percentiles over
+    resampled tasks and adapters (a bootstrap by clusters). Where all values are equal, no sample
+    differs: there a share of 0 or 1 gets Wilson's interval of T tasks.
+    """
+    A, T, _ = values.shape
+    rng = np.random.default_rng(0)
+    adapters = rng.multinomial(A, np.full(A, 1 / A), RESAMPLES) / A  # weights
+    tasks = rng.multinomial(T, np.full(T, 1 / T), RESAMPLES) / T
+    means = np.einsum("sa,atn,st->sn", adapters, values, tasks, optimize=True)
+    bounds = np.percentile(means, (2.5, 97.5), axis=0).T.tolist()
+    for n, mean in enumerate(values.mean((0, 1))):
+        if np.ptp(values[..., n]) == 0 and mean in (0.0, 1.0):
+            bounds[n] = wilson(mean * T, T)
+    return bounds
+
+def sign_test(wins: int, losses: int) -> float:
+    """Two-sided p of so many wins and losses if both are equally likely; ties do not count. With
+    one trial of each task on either side this is McNemar's exact test.
+
+    >>> sign_test(9, 1), sign_test(3, 3)
+    (0.021484375, 1.0)
+    """
+    n, fewer = wins + losses, min(wins, losses)
+    return min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n)
+
+def solved(adapters: Sequence[Chains], retries: int) -> np.ndarray:
+    """(A, T, N + 1): each task's share of repeats that have succeeded by then. All adapters have
+    the same rows.
+    """
+    rows: dict[str, list[int]] = defaultdict(list)
+    for row, chain in enumerate(adapters[0]):
+        rows[chain[0].task_id].append(row)
+    values = np.array([
+        [[any(t.success for t in chain[: n + 1]) for n in range(retries + 1)] for chain in chains]
+        for chains in adapters
+    ], dtype=float)  # fmt: skip
+    return np.stack([values[:, own].mean(1) for own in rows.values()], axis=1)
+
+def summary(adapters: Sequence[Chains], retries: int) -> dict:
+    """Success by retry 0..N: cumulative, with intervals; given that all before failed; mean return.
+
+    conditional_by_retry[i] is the share that succeeds at trial i of those that reach it (null if
+    none does); mean_return_by_retry[i] counts a solved task as 1 from then on.
+    """
+    values, chains = solved(adapters, retries), [chain for own in adapters for chain in own]
+    shares = values.mean((0, 1)).tolist()
+    trials = [len([chain for chain in chains if len(chain) > i]) for i in range(retries + 1)]
+    won = [sum(chain[i].success for chain in chains if len(chain) > i) for i in range(retries + 1)]
+    returns = [
+        sum(chain[min(i, len(chain) - 1)].episode_return for chain in chains) / len(chains)
+        for i in range(retries + 1)
+    ]
+    return {
+        "n": values.shape[1],
+        "success_by_retry": shares,
+        "ci95": interval(values),
+        "conditional_by_retry": [w / n if n else None for w, n in zip(won, trials)],
+        "mean_return_by_retry": returns,
+    }
+
+def compared(trained: Sequence[Chains], rival: Sequence[Chains], retries: int) -> dict:
+    """The trained method less another one, paired by task, for each retry."""
+    ours, theirs = solved(trained, retries), solved(rival, retries)
+    apart = ours - theirs  # (A, T, N + 1); a rival without adapters is the same for all of ours
+    sign = np.sign(np.round(apart.mean(0), 9))  # (T, N + 1)
+    wins, losses = (sign > 0).sum(0).tolist(), (sign < 0).sum(0).tolist()
+    return {
+        "difference_by_retry": apart.mean((0, 1)).tolist(), "ci95": interval(apart),
+        "wins": wins, "losses": losses, "p": [sign_test(*pair) for pair in zip(wins, losses)],
+    }  # fmt: skip
+
+def mean_of(choices: Sequence[dict]) -> dict:
+    """The mean of choices (nested dicts of shares) of several runs or processes."""
+    first = choices[0]
+    return {
+        key: mean_of([c[key] for c in choices]) if isinstance(value, dict)
+        else sum(c[key] for c in choices) / len(choices)
+        for key, value in first.items()
+    }  # fmt: skip
+
+def best_of(choices: dict) -> tuple[str, dict[str, float]]:
+    """The best template ("" if there is none), and each method's best temperature; of equal ones
+    the first.
+    """
+    first = lambda shares: max(shares, key=shares.get, default="")
+    temperatures = choices["temperatures"].items()
+    best = {name: float(first(shares)) for name, shares in temperatures}
+    return first(choices["templates"]), best
+
+def checked(env: Environment, adapters: Sequence[Chains]) -> dict:
+    """What the reflections on first trials say, checked; {} where there are none."""
+    pairs = [pair for chains in adapters for pair in said(chains)]
+    return {"faithfulness": faithfulness(env, pairs)} if pairs else {}
+
+def report(
+    evaluation: Evaluation, split: str, chains: dict[Variant, Chains], best: dict[str, float],
+    reflector: Reflector,
+) -> dict:  # fmt: skip
+    """What results.json and `eval.py --json` hold of an environment. A written method's own figures
+    are those at its temperature in `best`; `by_temperature` has all.
+    """
+    env, retries = evaluation.env, evaluation.retries
+    groups: dict[str, dict[float | None, list[Variant]]] = defaultdict(lambda: defaultdict(list))
+    for variant in chains:
+        groups[variant.method][variant.temperature].append(variant)
+    methods, headline = {}, {}
+    for name, by_temperature in groups.items():
+        found = {}
+        for temperature, own in by_temperature.items():
+            adapters = [chains[variant] for variant in own]
+            found[temperature] = summary(adapters, retries) | checked(env, adapters)
+        chosen = best.get(name) if best.get(name) in found else next(reversed(found))
+        headline[name] = [chains[variant] for variant in by_temperature[chosen]]
+        methods[name] = found[chosen] | {"temperature": chosen}
+        if len(found) > 1:
+            methods[name]["by_temperature"] = {f"{t:g}": own for t, own in found.items()}
+        if name in ("reflexion", "sft", *TRAINED):
+            information = reflector.information(by_temperature[chosen], headline[name])
+            methods[name]["mutual_information"] = information
+    comparisons = {
+        ours: {name: compared(headline[ours], headline[name], retries)
+               for name in RIVALS if name in headline}
+        for ours in TRAINED if ours in headline
+    }  # fmt: skip
+    return {
+        "env": env.name, "split": split, "seed": evaluation.seed, "repeats": evaluation.repeats,
+        "template": evaluation.template, "methods": methods, "comparisons": comparisons,
+    }  # fmt: skip
