@@ -1,6 +1,7 @@
-"""What a reader of a household trial knows (Notes), and the plans that it can write. Read
-`envs/observer.py` first. A reflection is one line: what went wrong, then `Plan: ` and clauses, such
-as `take mug 1 from drawer 2`, `use desklamp 1 on desk 2`, `search drawer 3, drawer 4`.
+"""What a reader of a household trial knows (Notes), the plans that it can write, and the judge of
+what others write. Read `envs/observer.py` first. A reflection is one line: what went wrong, then
+`Plan: ` and clauses, such as `take mug 1 from drawer 2`, `use desklamp 1 on desk 2`,
+`search drawer 3, drawer 4`.
 """
 
 import re
@@ -219,31 +220,28 @@ def judge(reflection: str, observation: str, steps: list[Step]) -> Verdict:
     homes, plan = _homes(notes, steps), parse_plan(reflection)
     best = parse_plan(write_reflection(notes))
     stated = reflection.partition("Plan: ")[0].strip()
-    causes = [(k, match.groups()) for k, p in _STATED.items() if (match := p.fullmatch(stated))]
+    found = ((k, match.groups()) for k, p in _STATED.items() if (match := p.fullmatch(stated)))
+    kind_, words = next(found, ("", ()))
+    cause = _is_true(kind_, words, notes, homes) if kind_ else None
     searched, fresh = ({c[1] for c in clauses if c[0] == "search"} for clauses in (plan, best))
     sound = plan != [] and _reach(plan, notes, homes) >= _reach(best, notes, homes)
     if fresh:
         sound = sound or all(clause[0] == "search" for clause in plan)
         sound = sound and not searched.isdisjoint(notes.unsearched() or fresh)
-    named = [(c[1], c[2]) for c in plan if c[0] in ("take", "use") and c[1] in homes]
+    right = [c[2] in homes[c[1]] for c in plan if c[0] in ("take", "use") and c[1] in homes]
     shown = " ".join([observation, *(reply for _, reply in steps)])
-    return Verdict(
-        kind=causes[0][0] if causes else "",
-        cause=_is_true(*causes[0], notes, homes) if causes else None,
-        sound=sound,
-        place=all(place in homes[thing] for thing, place in named) if named else None,
-        invented=not {*_NAME.findall(reflection)} <= {*_NAME.findall(shown)},
-    )
+    invented = not set(_NAME.findall(reflection)) <= set(_NAME.findall(shown))
+    return Verdict(kind_, cause, sound, all(right) if right else None, invented)
 
 def _homes(notes: Notes, steps: list[Step]) -> dict[str, set[str]]:
     """Thing -> where it lies at the start of every trial: in one place, seldom in two."""
-    homes, moved = {thing: {place} for thing, place in notes.home.items()}, set()
+    homes, put = {thing: {place} for thing, place in notes.home.items()}, set()
     for _, reply in steps:
         if match := _PUT.search(reply):
-            moved.add(match.groups())
+            put.add(match.groups())
         elif match := CONTENTS.search(reply):
             for thing in THING.findall(match[2]):
-                homes[thing] |= {match[1]} - {place for t, place in moved if t == thing}
+                homes[thing] |= {match[1]} if (thing, match[1]) not in put else set()
     return homes
 
 def _is_true(kind_: str, words: tuple[str, ...], notes: Notes, homes: dict[str, set[str]]) -> bool:
@@ -265,28 +263,24 @@ def _is_true(kind_: str, words: tuple[str, ...], notes: Notes, homes: dict[str, 
 
 def _reach(plan: Sequence[tuple[str, ...]], notes: Notes,
            homes: dict[str, set[str]]) -> tuple[int, ...]:  # fmt: skip
-    """How far a plan's clauses lead from a trial's start; one that can't be done is passed over.
-    More is better: (most things ready in one target, in all targets, no wrong thing in hand), and
-    for a lamp (lit, wanted thing in hand, no wrong one).
+    """How far a plan's clauses lead from a trial's start: (most things ready in one target, in all
+    targets, no wrong thing in hand), under a lamp (lit, wanted thing in hand, no wrong one). More
+    is better. A clause that can't be done is passed over.
     """
     goal, held, wanted, lit = notes.goal, "", False, False
     lie = {thing: set(places) for thing, places in homes.items()}
     ready, on = set[str]() if goal.treatment in APPLIANCE else set(homes), set[str]()
     for verb, *names in plan:
         thing, at = names[0], names[-1]
-        if at not in notes.places:
-            continue
         if verb == "take" and not held and at in lie.get(thing, ()):
             held = thing
             lie[thing].remove(at)
-        elif verb == "put" and held == thing:
+        elif verb == "put" and held == thing and at in notes.places:
             held = ""
             lie[thing].add(at)
-        elif verb in APPLIANCE and held == thing and kind(at) == APPLIANCE[verb]:
-            if verb == goal.treatment:
-                ready.add(thing)
-            elif {verb, goal.treatment} == {"heat", "cool"}:
-                ready.discard(thing)
+        elif held == thing and kind(at) == APPLIANCE.get(verb) and at in notes.places:
+            ready -= {thing} if {verb, goal.treatment} == {"heat", "cool"} else set()
+            ready |= {thing} if verb == goal.treatment else set()
         elif verb == "use" and at in lie.get(thing, ()) and kind(thing) == goal.target:
             on.add(thing)
         wanted = kind(held) == goal.object
