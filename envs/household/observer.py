@@ -1,11 +1,13 @@
-"""What a reader of a household trial knows (Notes), and the plans that it can write. Read
-`envs/observer.py` first. A reflection is one line: what went wrong, then `Plan: ` and clauses, such
-as `take mug 1 from drawer 2`, `use desklamp 1 on desk 2`, `search drawer 3, drawer 4`.
+"""What a reader of a household trial knows (Notes), the plans that it can write, and the judge of
+what others write. Read `envs/observer.py` first. A reflection is one line: what went wrong, then
+`Plan: ` and clauses, such as `take mug 1 from drawer 2`, `use desklamp 1 on desk 2`,
+`search drawer 3, drawer 4`.
 """
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from envs.household.tasks import APPLIANCE, kind, likely_first, number
@@ -24,6 +26,7 @@ _CLAUSE = re.compile(
     "(take) (N) from (N)|(clean|heat|cool) (N) with (N)|(put) (N) in/on (N)|(use) (N) on (N)"
     "|(search) (N(?:, N)*)".replace("N", r"\w+ \d+")
 )
+_NAME = re.compile(r"\b\w+ \d+\b")
 THING = re.compile(r"\ba (\w+ \d+)")
 CONTENTS = re.compile(r"(?:On the|The) (\w+ \d+)(?: is open\. In it)?, you see (.*)\.$")
 _CLOSED = re.compile(r"The (\w+ \d+) is closed\.")
@@ -189,7 +192,120 @@ def _cause(notes: Notes, things: list[str], home: dict[str, str], needed: int) -
         return f"I took {thing} from {place} but did not {goal.treatment} it."
     return f"I took {thing} from {place} too late."
 
-def judge(reflection: str, observation: str, steps: list[Step]) -> Verdict:
-    raise NotImplementedError
+_STATED = {  # kind of cause -> the sentence of `_cause`; N stands for a thing or place
+    kind_: re.compile(form.replace("N", r"(\w+ \d+)"))
+    for kind_, form in {
+        "never found": r"I never found a (\w+)\.",
+        "no lamp": r"I never found a (\w+), and N was in N\.",
+        "one missing": r"I found only N in N\.",
+        "not taken": r"I saw N in N but did not take it\.",
+        "not treated": r"I took N from N but did not (clean|heat|cool) it\.",
+        "too late": r"I took N from N too late\.",
+    }.items()
+}
 
-TEMPLATES: dict = {}
+def judge(reflection: str, observation: str, steps: list[Step]) -> Verdict:
+    """What a reflection says, checked against the trial that it is on.
+
+    cause     A sentence of `_cause`; of any other, None. What is true of a thing that the goal does
+              not ask for explains nothing: it is False. "Too late" says that nothing was missing:
+              all was found, and the thing was treated as asked.
+    sound     True if the clauses alone lead as far as those of the oracle, with each thing where it
+              lay at first. If the oracle searches, the plan must search too, where nobody looked
+              yet, and may leave out the rest. Words that are no clauses lead nowhere.
+    place     Of the clauses take and use, if the trial showed the thing.
+    invented  Of all names with a number (`mug 1`), compared with the observations.
+    """
+    notes = read_trial(Notes(observation), steps)
+    homes, plan = _homes(notes, steps), parse_plan(reflection)
+    best = parse_plan(write_reflection(notes))
+    stated = reflection.partition("Plan: ")[0].strip()
+    found = ((k, match.groups()) for k, p in _STATED.items() if (match := p.fullmatch(stated)))
+    kind_, words = next(found, ("", ()))
+    cause = _is_true(kind_, words, notes, homes) if kind_ else None
+    searched, fresh = ({c[1] for c in clauses if c[0] == "search"} for clauses in (plan, best))
+    sound = plan != [] and _reach(plan, notes, homes) >= _reach(best, notes, homes)
+    if fresh:
+        sound = sound or all(clause[0] == "search" for clause in plan)
+        sound = sound and not searched.isdisjoint(notes.unsearched() or fresh)
+    right = [c[2] in homes[c[1]] for c in plan if c[0] in ("take", "use") and c[1] in homes]
+    shown = " ".join([observation, *(reply for _, reply in steps)])
+    invented = not set(_NAME.findall(reflection)) <= set(_NAME.findall(shown))
+    return Verdict(kind_, cause, sound, all(right) if right else None, invented)
+
+def _homes(notes: Notes, steps: list[Step]) -> dict[str, set[str]]:
+    """Thing -> where it lies at the start of every trial: in one place, seldom in two."""
+    homes, put = {thing: {place} for thing, place in notes.home.items()}, set()
+    for _, reply in steps:
+        if match := _PUT.search(reply):
+            put.add(match.groups())
+        elif match := CONTENTS.search(reply):
+            for thing in THING.findall(match[2]):
+                homes[thing] |= {match[1]} if (thing, match[1]) not in put else set()
+    return homes
+
+def _is_true(kind_: str, words: tuple[str, ...], notes: Notes, homes: dict[str, set[str]]) -> bool:
+    """Is a cause true? `words` are what its sentence names."""
+    goal, known = notes.goal, notes.known(notes.goal.object)
+    things = [t for t in known if goal.treatment or kind(notes.home[t]) != goal.target]
+    no_lamp = goal.treatment == "light" and not notes.known(goal.target)
+    if kind_ == "never found":
+        return (words[0] == goal.object and not things) or (words[0] == goal.target and no_lamp)
+    thing, place = words[1:] if kind_ == "no lamp" else words[:2]
+    taken, treated = thing in notes.handled, notes.is_treated(thing)
+    return thing in things and place in homes[thing] and {
+        "no lamp": no_lamp and words[0] == goal.target,
+        "one missing": len(known) < goal.number,
+        "not taken": not taken,
+        "not treated": taken and not treated and words[-1] == goal.treatment,
+        "too late": taken and treated and len(known) >= goal.number and not no_lamp,
+    }[kind_]
+
+def _reach(plan: Sequence[tuple[str, ...]], notes: Notes,
+           homes: dict[str, set[str]]) -> tuple[int, ...]:  # fmt: skip
+    """How far a plan's clauses lead from a trial's start: (most things ready in one target, in all
+    targets, no wrong thing in hand), under a lamp (lit, wanted thing in hand, no wrong one). More
+    is better. A clause that can't be done is passed over.
+    """
+    goal, held, wanted, lit = notes.goal, "", False, False
+    lie = {thing: set(places) for thing, places in homes.items()}
+    ready, on = set[str]() if goal.treatment in APPLIANCE else set(homes), set[str]()
+    for verb, *names in plan:
+        thing, at = names[0], names[-1]
+        if verb == "take" and not held and at in lie.get(thing, ()):
+            held = thing
+            lie[thing].remove(at)
+        elif verb == "put" and held == thing and at in notes.places:
+            held = ""
+            lie[thing].add(at)
+        elif held == thing and kind(at) == APPLIANCE.get(verb) and at in notes.places:
+            ready -= {thing} if {verb, goal.treatment} == {"heat", "cool"} else set()
+            ready |= {thing} if verb == goal.treatment else set()
+        elif verb == "use" and at in lie.get(thing, ()) and kind(thing) == goal.target:
+            on.add(thing)
+        wanted = kind(held) == goal.object
+        lit = lit or (wanted and any(at in lie[lamp] for lamp in on))
+    if goal.treatment == "light":
+        return lit, wanted, not held or wanted
+    ready = {thing for thing in ready if kind(thing) == goal.object}
+    targets = [place for place in notes.places if kind(place) == goal.target]
+    inside = [sum(target in lie[thing] for thing in ready) for target in targets]
+    return max(inside, default=0), sum(inside), not held or wanted
+
+def _template(rule: str, observation: str, steps: list[Step]) -> str:
+    """A reflection that needs no model. `first seen` brings the thing that was seen first, if any,
+    without treatment; else it searches, as `unsearched` does.
+    """
+    notes = read_trial(Notes(observation), steps)
+    unsearched = [place for place in notes.places if place not in notes.contents]
+    again = {"all again": notes.places, "last again": notes.visits[-1:]}
+    places = again.get(rule, unsearched) or notes.places
+    plan: list[tuple[str, ...]] = [("search", place) for place in places[:MAX_LISTED]]
+    for thing in notes.known(notes.goal.object)[: rule == "first seen"]:
+        plan = [("take", thing, notes.home[thing])]
+        if target := notes.place(notes.goal.target):  # there is none under a lamp
+            plan.append(("put", thing, target))
+    return f"I did not finish in time. Plan: {write_plan(plan)}."
+
+RULES = ("all again", "last again", "unsearched", "first seen")
+TEMPLATES: dict[str, Callable[[str, list[Step]], str]] = {r: partial(_template, r) for r in RULES}
