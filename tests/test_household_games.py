@@ -6,8 +6,11 @@ import tarfile
 import time
 
 import pytest
+from small_room import room
 
 from envs.household import Household, find_games, load_game
+from envs.household.furniture import furniture
+from envs.household.tasks import FURNITURE
 
 DATA = os.environ.get("RETRO_DATA")
 needs_data = pytest.mark.skipif(not DATA, reason="RETRO_DATA names no folder with ALFWorld's games")
@@ -51,6 +54,38 @@ def test_all_games_load_quickly_and_are_json(games):
         seconds.append(time.process_time() - start)
         assert json.loads(json.dumps(task)) == task
     assert sorted(seconds)[170] < 0.02, f"median {1000 * sorted(seconds)[170]:.1f} ms a file"
+
+# ---- Furniture
+
+@needs_data
+def test_furniture_is_that_of_the_training_games_alone(games):
+    paths = find_games(games / "valid_train")
+    assert furniture([load_game(path) for path in paths]) == FURNITURE
+    plans = [int(path.split("/")[-3].rsplit("-", 1)[1]) for path in paths]  # 301 is a bedroom
+    for i, name in enumerate(["kitchen", "", "livingroom", "bedroom", "bathroom"]):
+        share = sum(plan // 100 == i for plan in plans) / len(paths)
+        assert share == pytest.approx(FURNITURE["rooms"][name]["share"] if name else 0, abs=0.005)
+    for kind, share in FURNITURE["goals"].items():  # the folder's name starts with the kind
+        assert share == sum(f"/{kind}-" in path for path in paths) / len(paths)
+
+def test_what_furniture_counts():
+    one, two = room(), room("pick_two_obj_and_place")
+    for task in (one, two):
+        task["receptacles"]["bed 1"] = {"loc": 1, "openable": False, "open": False}
+    two["receptacles"].pop("cabinet 2")
+    two["objects"]["vase 1"]["in"] = ["desk 1"]
+    counts = furniture([one, one, two, two])
+    assert counts["goals"] == {"pick_and_place_simple": 0.5, "pick_two_obj_and_place": 0.5}
+    bedroom = counts["rooms"]["bedroom"]
+    assert bedroom["share"] == 1 and counts["rooms"]["kitchen"]["share"] == 0
+    assert bedroom["receptacles"]["cabinet"] == [1, 1, 2, 2]
+    assert bedroom["receptacles"]["sinkbasin"] == [1, 2, 2, 2]  # one of them called bathtubbasin
+    assert bedroom["objects"]["vase"] == [1, 1.5, {"desk": 4, "cabinet": 2}]
+    assert bedroom["objects"]["mug"] == [1, 2, {"cabinet": 4, "sinkbasin": 4}]
+    assert "egg" not in bedroom["objects"]  # it lies nowhere
+    assert counts["openable"] == {"cabinet": 1, "fridge": 1, "microwave": 1}
+    assert counts["accepts"]["desk"] == ["apple", "knife", "mug", "vase"]
+    assert counts["traits"]["isreceptacle"] == ["mug"]
 
 # ---- Files
 

@@ -1,5 +1,5 @@
 """Rooms and tasks for the household, from a seed: endless, no download. Read `envs/tasks.py` first.
-Rooms are drawn from `furniture.json`, which counts what stands and lies where in ALFWorld's rooms.
+Rooms are drawn from `furniture.json`: what stands and lies where in ALFWorld's training games.
 `train` and `seen` mix the first three of WORLDS. `unseen` tasks are all renamed, with names that no
 training text contains. In a renamed room things lie anywhere, so only reading tells where.
 """
@@ -14,7 +14,7 @@ from envs.tasks import read_json
 FURNITURE = read_json(Path(__file__).with_name("furniture.json"))
 WORDS = read_json(Path(__file__).with_name("words.json"))
 ROOMS, ACCEPTS, OPENABLE, TRAITS = (FURNITURE[x] for x in "rooms accepts openable traits".split())
-GOALS = WORDS["goals"]  # kind -> share of ALFWorld's games, its two wordings
+GOALS, SHARES = WORDS["goals"], FURNITURE["goals"]  # kind -> its two wordings, share of the games
 OBJECT_HEADS, OBJECT_TAILS = WORDS["object_heads"], WORDS["object_tails"]
 PLACE_HEADS, PLACE_TAILS = WORDS["place_heads"], WORDS["place_tails"]
 APPLIANCE = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
@@ -57,7 +57,7 @@ def generate_task(rng: Random, split: str, name: str, world: str = "", hurry: bo
         world = "renamed" if split == "unseen" else world
         hurry = world != "full" or rng.random() < 0.5
     drawn = WORLDS[world]
-    errand = rng.choices(list(GOALS), [share for share, _ in GOALS.values()])[0]
+    errand = rng.choices(list(SHARES), list(SHARES.values()))[0]
     goals: list[tuple[str, str, str]] = []
     while not goals:  # until the room drawn offers such a task
         room = rng.choices(list(ROOMS), [r["share"] for r in ROOMS.values()])[0]
@@ -78,7 +78,7 @@ def generate_task(rng: Random, split: str, name: str, world: str = "", hurry: bo
         for i, place in enumerate(places, 1):
             where = f"{new[place]} {rng.randint(1, counts[place])}"
             things[f"{new[t]} {i}"] = {"in": [where], "traits": traits}
-    text = rng.choice(GOALS[errand][1]).format(o=new[obj], r=new[target])
+    text = rng.choice(GOALS[errand]).format(o=new[obj], r=new[target])
     steps = drawn.hurry[errand == "pick_two_obj_and_place"] if hurry else drawn.steps
     return {
         "env": "household", "id": name, "max_steps": steps,
