@@ -30,8 +30,9 @@ from retro.run.cli import option, parse, run_script
 from retro.run.device import pick_device, seeded
 from retro.trial import Actor, Generators, Trajectory, run_trials
 
-FILES = {"household": ("game.tw-pddl",), "hotpot": ("data",), "shop": ("products", "goals")}
-NAMED = "; ".join(f"{env} {','.join(files)}" for env, files in FILES.items())
+FILES = {"household": ("game.tw-pddl",), "hotpot": ("data",),
+         "shop": ("products", "goals", "attributes")}  # fmt: skip
+NAMED = "household game.tw-pddl; hotpot data; shop products,goals or products,goals,attributes"
 CANDIDATES = 20  # tasks among which to find one that the actor fails at first
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def main(config: Config) -> None:
 def choose(config: Config) -> tuple[envs.Environment, list[dict]]:
     """The environment and the tasks to choose from: generated ones, or a game file's own."""
     files, expected = config.game.split(",") if config.game else [], FILES.get(config.env, ())
-    if files and len(files) != len(expected):
+    if files and len(expected) - len(files) not in ((0, 1) if config.env == "shop" else (0,)):
         raise ValueError(f"--game {config.game!r} of {config.env!r}: expected {NAMED}")
     if files and config.env == "household":
         return envs.make(config.env), [load_game(config.game)]

@@ -1,6 +1,7 @@
 """The shop: WebShop's reward, its pages, and a transcript letter by letter."""
 
 import json
+import math
 import os
 import random
 import re
@@ -11,7 +12,7 @@ from small_shop import GOAL, raw, task
 
 from envs.observer import read_trial
 from envs.shop import Shop, purchase_reward
-from envs.shop.engine import index, nouns, rank, token_set_ratio
+from envs.shop.engine import index, nouns, rank, token_set_ratio, type_reward
 from envs.shop.files import product as shown
 from envs.shop.observer import Notes
 from retro import prompts
@@ -29,7 +30,7 @@ BOTH = {"color": "red", "size": "small"}
         ({}, [], BOTH, 15, {}, 4 / 5),  # `easy clean` nowhere
         ({}, ["easy to clean"], BOTH, 20.01, {}, 4 / 5),
         ({}, ["easy to clean"], {"color": "red"}, 15, {}, 4 / 5),
-        ({}, ["easy to clean"], {"color": "light red #3", "size": "large"}, 15, {}, 4 / 5),
+        ({}, ["easy to clean"], {"color": "bright red #3", "size": "large"}, 15, {}, 4 / 5),
         ({}, ["easy to clean"], {}, 99, {}, 2 / 5),
         ({}, [], {}, 15, {"goal_options": [], "attributes": ["washable"]}, 1.0),
         ({}, ["washable", "washable"], {}, 15, {"goal_options": [], "attributes": ["padded"]}, 1.0),
@@ -58,7 +59,53 @@ def test_fuzzy_matching():
     assert token_set_ratio("abcd", "abce") == 75  # 2 * 3 common letters of 8
     # "a b" against "a b cc" (2 * 3 / 9) and "a b d" (2 * 3 / 8), and these: 2 * 4 / 11
     assert token_set_ratio("a b cc", "a b d") == pytest.approx(75)
+    assert token_set_ratio("décor_red", "Dcor red") == 100  # no accents, `_` parts words
     assert nouns("The 2 Red Lamps for a Desk") == ["lamps", "desk"]
+
+# What WebShop's own tests of its reward fix: likeness of kinds, attributes, options, colours.
+
+@pytest.mark.parametrize(
+    ("categories", "alike"),
+    [("c › a › b", True), ("x › y › z", False), ("a › x › b", True), ("a › a › b", True),
+     ("a › a › x", False)],
+)  # fmt: skip
+def test_two_different_categories_make_one_kind(categories, alike):
+    product = {"query": "q", "name": "lamp", "product_category": "a › b › c"}
+    other = product | {"query": "r", "name": "lamp desk reading bulb stand metal"}  # 1 noun of 6
+    assert type_reward(product | {"product_category": categories}, other) == (1 if alike else 0.5)
+    assert type_reward(product, product | {"name": "3 + 4"}) == 1  # a goal without nouns
+
+@pytest.mark.parametrize(
+    ("has", "features", "description", "found"),
+    [(["pine tar", "scented oil", "fresh herbs"], [], "", 3),  # a plural counts
+     (["scented oil", "fresh herbs"], [], "", 2),
+     ([], ["With scented oils, for men"], "Soap of fresh herbs.", 2),
+     (["pine cone", "green soap"], ["Calming, fresh smell"], "Soap with oil", 0)],
+)  # fmt: skip
+def test_attributes_of_a_product_or_in_its_texts(has, features, description, found):
+    raws = raw(small_description=features, full_description=description)
+    goal = GOAL | {"attributes": ["pine tar", "scented oils", "fresh herbs"], "goal_options": []}
+    got = purchase_reward(shown(raws, has), {}, 99, goal)
+    assert got == pytest.approx(found / 4)
+
+@pytest.mark.parametrize(
+    ("asked", "chosen", "found"),
+    [(["grey", "XL", "pack of 6"], ["pack of 6", "grey", "xl"], 3),
+     (["grey", "XL", "pack of 6"], ["pack of 6", "blue", "XL"], 2),
+     (["fine winter mist", "XL"], ["XL", "winter mist"], 2),  # words of the other
+     ([], ["one", "two"], 0), (["one", "two"], [], 0),
+     # colours: the first of the list that occurs, even within a word
+     (["forest of black"], ["black 7"], 1), (["lavender"], ["violet lavender"], 1),
+     (["violet"], ["violet lavender"], 0), (["fuchsia"], ["steelfuchsia"], 1),
+     (["alabaster"], ["12alabaster"], 1), (["light red"], ["light blue"], 0),
+     (["light red"], ["light"], 1), (["standard"], ["tan"], 1)],
+)  # fmt: skip
+def test_options_in_any_order(asked, chosen, found):
+    options = dict(zip("abc", chosen))
+    for named in (asked, dict(zip("xyz", asked))):
+        goal = GOAL | {"goal_options": named, "attributes": ["padded"]}
+        got = purchase_reward(shown(raw(small_description=[]), []), options, 99, goal)
+        assert got == pytest.approx(found / (len(asked) + 2))
 
 # ---- Pages.
 
@@ -184,7 +231,34 @@ def test_ranking_by_hand():
     documents = index([shown(raw(name=n), []) for n in ("red lamp", "velvet lamp", "oak chair")])
     assert rank("velvet lamp", documents) == [1, 0]  # both words, then one
     assert rank("chair chair", documents) == [2]
-    assert rank("nothing", documents) == [] == rank("lamp", [])
+    assert rank("nothing", documents) == [] == rank("lamp", index([]))
+
+def test_ranking_is_bm25():
+    rng = random.Random(0)
+    texts = [" ".join(rng.choices("abcdef", k=rng.randint(1, 30))) for _ in range(40)]
+    bare = {"small_description": [], "full_description": ""}
+    found = rank("b e e zz", index([shown(raw(name=text, **bare), []) for text in texts]))
+    mean = sum(len(text.split()) for text in texts) / 40
+
+    def score(text):
+        total = 0.0
+        for word in "be":
+            count, having = text.split().count(word), sum(word in other for other in texts)
+            length = 0.6 + 0.4 * len(text.split()) / mean
+            total += math.log(1 + (40.5 - having) / (having + 0.5)) * count / (count + 0.9 * length)
+        return round(total, 9)
+
+    expected = [i for i in range(40) if score(texts[i])]
+    assert found == sorted(expected, key=lambda i: (-score(texts[i]), i))
+
+def test_loaded_products_are_indexed_once(tmp_path):
+    (tmp_path / "p").write_text(json.dumps([raw()]))
+    (tmp_path / "g").write_text(json.dumps({"BAK73": {"attributes": ["a"], "instruction": "x",
+                                                      "instruction_attributes": ["a"]}}))
+    env = Shop(products=tmp_path / "p", attributes=tmp_path / "g")
+    copy = env.fresh()
+    copy.reset(env.tasks("seen", 1, 0)[0])
+    assert "[BAK73]" in copy.step("search[lamp]")[0] and copy.indexed is env.indexed
 
 def test_progress_truncation_and_fresh():
     env = Shop(max_steps=4)

@@ -1,12 +1,17 @@
 """WebShop's own files: goals that people wrote, goals made from attributes, and broken ones."""
 
 import json
+import os
+import random
 from pathlib import Path
 
 import pytest
 from small_shop import raw, shop_perfectly
 
-from envs.shop import Shop
+from envs.shop import Shop, purchase_reward
+from envs.shop.files import product
+
+DATA = os.environ.get("RETRO_DATA")
 
 def write(folder: Path, **files) -> dict[str, str]:
     for name, value in files.items():
@@ -66,14 +71,79 @@ def test_goals_made_from_attributes(tmp_path):
     for t in tasks:
         assert shop_perfectly(env.fresh(), t)["success"]
 
+def test_made_goals_are_worded_and_limited_as_in_webshop(tmp_path):
+    values = {"Size": ["2 oz."], "color": ["red", "navy"], "Style": None}
+    options = {g: v and [{"value": x} for x in v] for g, v in values.items()}
+    made = {"BAK73": ATTRIBUTES["BAK73"] | {"instruction": "find it..."}}
+    product = raw(pricing="$20.00", customization_options=options)
+    paths = write(tmp_path, products=[product], attributes=made)
+    tasks = Shop(**paths).loaded
+    (limit,) = {t["goal"]["price_upper"] for t in tasks}  # one for all
+    assert limit in (40.0, 50.0, 60.0)  # the larger of two of 30 .. 60
+    tail = f"size: 2 oz., and price lower than {limit:.2f} dollars"
+    assert [t["instruction"] for t in tasks] == [
+        f"find it... with color: {color}, and {tail}" for color in ("red", "navy")
+    ]
+
+@pytest.mark.parametrize(
+    ("pricing", "limit"), [("$975", 990.0), ("$980", 1e6), ("$2,000.00", 1e6), ("$949.5", ...)]
+)
+def test_limits_end_at_990_dollars(tmp_path, pricing, limit):
+    paths = write(tmp_path, products=[raw(pricing=pricing)], goals=HUMAN)
+    (t,) = Shop(**paths).loaded
+    assert limit in (..., t["goal"]["price_upper"])
+    assert t["goal"]["price_upper"] in (960.0, 970.0, 980.0, 990.0, 1e6)
+    assert ("price lower" in t["instruction"]) == (t["goal"]["price_upper"] < 1e6)
+    assert t["instruction"].startswith("i want a red velvet lamp") and "." not in t["id"]
+
+@pytest.mark.parametrize(
+    ("pricing", "shown", "paid"),
+    [(None, "$100.0", 100), ("", "$100.0", 100), ("$1,234.50", "$1234.5", 1234.5),
+     ("$10.00 to $25.00", "$10.0 to $25.0", 17.5), ("$3.99$10.99", "$3.99 to $10.99", 7.49),
+     ("$1$2$9", "$1.0 to $2.0", 1.5), ("from $5 on", "$5.0", 5)],
+)  # fmt: skip
+def test_prices(pricing, shown, paid):
+    item = product(raw(pricing=pricing), [])
+    assert (item["Price"], item["price"]) == (shown, pytest.approx(paid))
+
+def test_odd_products():
+    bare = raw(small_description=None, full_description=None, customization_options="")
+    del bare["pricing"]
+    item = product(bare | {"query": " Velvet LAMP "}, [])
+    assert item["Price"] == "$100.0" and item["query"] == "velvet lamp"
+    assert (item["BulletPoints"], item["Description"], item["options"]) == ([""], "", {})
+    options = {"Size": None, "COLOR": [{"value": " Navy/Blue "}]}
+    item = product(raw(small_description="one text", customization_options=options), [])
+    assert (item["BulletPoints"], item["options"]) == (["one text"], {"color": ["navy | blue"]})
+
+@pytest.mark.skipif(not DATA, reason="RETRO_DATA names no folder with WebShop's products")
+def test_real_products():
+    paths = {f: Path(DATA) / f"webshop_{f}_1000.json" for f in ("products", "attributes")}
+    env = Shop(**paths)
+    assert len(env.loaded) == 6910 and len({t["id"] for t in env.loaded}) == 6910
+    assert all(t["products"] is env.loaded[0]["products"] for t in env.loaded)
+    assert len(env.loaded[0]["products"]) == 1000
+    order = list(range(6910))
+    random.seed(233)
+    random.shuffle(order)
+    for split, places in {"unseen": order[:500], "seen": order[500:1500],
+                          "train": order[1500:]}.items():  # fmt: skip
+        ids = {t["id"] for t in env.tasks(split, 10_000, 0)}
+        assert ids == {env.loaded[i]["id"] for i in places}
+    for t in env.tasks("seen", 20, 0):  # what a goal was made from fulfils it
+        item = next(p for p in t["products"] if p["asin"] == t["goal"]["asin"])
+        assert purchase_reward(item, t["goal"]["goal_options"], item["price"], t["goal"]) == 1.0
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
         ({"products": "[{", "goals": HUMAN}, r"products.json: not JSON"),
         ({"products": {}, "goals": HUMAN}, r"products.json: expected a JSON array"),
-        ({"products": [{"asin": "B1"}], "goals": HUMAN}, r"product 0 is broken .*pricing"),
+        ({"products": [{"asin": "B1"}], "goals": HUMAN}, r"product 0 is broken .*small_desc"),
         ({"products": [3], "goals": HUMAN}, r"product 0 is broken"),
         ({"products": [raw(pricing="$1.2.3")], "goals": HUMAN}, r"product 0 is broken .*1\.2\.3"),
+        ({"products": [raw(pricing="9.50")], "goals": HUMAN}, r"the price '9\.50' has no \$"),
+        ({"products": [raw(pricing=9.5)], "goals": HUMAN}, r"product 0 is broken"),
         ({"products": PRODUCTS, "goals": []}, r"goals.json: expected a JSON object"),
         ({"products": PRODUCTS, "goals": {"BAK73": [{}]}}, r"the goal of BAK73 is broken"),
         ({"products": PRODUCTS, "goals": {"BZZ": []}}, r"no goal for any product"),

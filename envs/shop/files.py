@@ -4,8 +4,8 @@
     items_ins_v2*.json     asin -> {attributes, instruction, instruction_attributes}
     items_human_ins.json   asin -> [{instruction, instruction_attributes, instruction_options}, ...]
 
-Changed from WebShop, to get the same tasks in every process: of a price range the middle is paid,
-and a price limit is drawn from the asin.
+Changed from WebShop, whose prices and limits differ from process to process: of a price range the
+middle is paid, and a price limit is drawn from the asin.
 """
 
 import math
@@ -23,10 +23,13 @@ BROKEN = (KeyError, TypeError, AttributeError, ValueError)  # what a broken row 
 
 def product(raw: dict, attributes: list[str]) -> dict:
     """A product as the pages and the reward need it, from a product of WebShop's schema. As in
-    WebShop's loader, a missing price is $100.0, and option values have ` | ` in place of `/`.
+    WebShop's loader, a missing or empty price is $100.0, each `$` starts an amount, the first two
+    count, and option values have ` | ` in place of `/`. ValueError for a price without `$`.
     """
-    shown = (raw["pricing"] or "").split("$")[1:3] or ["100.0"]
-    prices = [float(re.sub(r"[^\d.]", "", price)) for price in shown]
+    pricing = raw.get("pricing") or "$100.0"
+    prices = [float(re.sub(r"[^\d.]", "", price)) for price in pricing.split("$")[1:3]]
+    if not prices:
+        raise ValueError(f"the price {pricing!r} has no $")
     bullets = raw["small_description"]
     bullets = bullets if isinstance(bullets, list) else [bullets or ""]
     texts = [raw[field] for field in ("asin", "name", "category", "query", "product_category")]
@@ -50,13 +53,14 @@ def load(products: str | Path, goals: str | Path | None,
          attributes: str | Path | None) -> list[dict]:  # fmt: skip
     """Tasks from paths of WebShop's files; all tasks share one list of products.
     goals: items_human_ins.json, or items_ins_v2*.json (then each combination of options is a goal).
-    attributes: items_ins_v2*.json; if None, they are read from `goals`, where it has them.
+    attributes: items_ins_v2*.json. Where one of the two is None, the other serves as both.
     ValueError, with path and reason, if a file is missing, broken or foreign.
     """
+    goals = attributes if goals is None else goals
     if goals is None:
         raise ValueError(f"{products}: products without goals; name their file too")
     asked = _read(goals, dict)
-    known = _read(attributes, dict) if attributes is not None else asked
+    known = asked if attributes in (None, goals) else _read(attributes, dict)
     shown: dict[str, dict] = {}
     for i, raw in enumerate(_read(products, list)):
         try:
@@ -83,19 +87,21 @@ def split_tasks(tasks: list[dict], split: str, n: int, seed: int) -> list[dict]:
     """
     check_split(split)
     shares = {"unseen": (0, 500), "seen": (500, 1500), "train": (1500, None)}
-    shuffled = random.Random(233).sample(tasks, len(tasks))
+    shuffled = tasks[:]
+    random.Random(233).shuffle(shuffled)  # WebShop's seed and method
     if len(tasks) >= 2000:
         shuffled = shuffled[slice(*shares[split])]
     return random.Random(f"shop {split} {seed}").sample(shuffled, min(n, len(shuffled)))
 
 def _tasks(item: dict, asked: object, products: list[dict]) -> list[dict]:
     """The tasks of a product. `asked`: a list of goals by people, or a dict to make goals from."""
-    goals = asked if isinstance(asked, list) else []
-    if isinstance(asked, dict) and asked.get("instruction"):
-        if math.prod(map(len, item["options"].values())) > COMBINATIONS:
+    made, goals = isinstance(asked, dict), asked if isinstance(asked, list) else []
+    if isinstance(asked, dict) and asked.get("instruction") is not None:
+        groups = dict(sorted(item["options"].items()))
+        if math.prod(map(len, groups.values())) > COMBINATIONS:
             raise ValueError(f"more than {COMBINATIONS} combinations of options")
-        for values in combinations(*item["options"].values()):
-            chosen = dict(zip(item["options"], values))
+        for values in combinations(*groups.values()):
+            chosen = dict(zip(groups, values))
             named = ", and ".join(f"{group}: {value}" for group, value in chosen.items())
             text = asked["instruction"] + (f" with {named}" if named else "")
             goals.append(asked | {"instruction": text, "instruction_options": chosen})
@@ -110,14 +116,15 @@ def _tasks(item: dict, asked: object, products: list[dict]) -> list[dict]:
         _check_texts([*options.values()] if isinstance(options, dict) else options)
         limit, text = 1_000_000.0, ""  # no limit
         if len(above) >= 2:
-            limit = max(random.Random(f"{item['asin']} {i}").sample(above, 2))
+            number = 0 if made else i  # goals made for one product share a limit
+            limit = max(random.Random(f"{item['asin']} {number}").sample(above, 2))
             text = f", and price lower than {limit:.2f} dollars"
         fields = ("asin", "category", "query", "name", "product_category")
         task_goal = {field: item[field] for field in fields}
+        wanted = goal["instruction"].strip("" if made else ".")
         task_goal |= {"attributes": attributes, "goal_options": options, "price_upper": limit}
         tasks.append({"env": "shop", "id": f"{item['asin']}-{i}", "max_steps": MAX_STEPS,
-                      "products": products, "goal": task_goal,
-                      "instruction": goal["instruction"].strip(".") + text})  # fmt: skip
+                      "products": products, "goal": task_goal, "instruction": wanted + text})
     return tasks
 
 def _check_texts(values: object) -> None:
