@@ -1,5 +1,6 @@
 """HotPotQA: the engine to the letter, the official scores, tasks from files and made-up ones."""
 
+import html
 import json
 import os
 import random
@@ -111,6 +112,77 @@ def test_admissible_actions():
         env.reset(TASK)
         assert not env.step(action)[0].startswith(("Could not", "Invalid")), action
 
+# ---- Titles as HotpotQA really has them.
+
+def opened(context: list, *searches: str, gold=("none",)) -> list:
+    """What each search says, and the last progress, in a question with these paragraphs."""
+    env = Hotpot(max_steps=100)
+    item = ITEM | {"context": context, "supporting_facts": [[title, 0] for title in gold]}
+    env.reset(TASK | {"item": item})
+    said = [env.step(f"Search[{words}]")[0] for words in searches]
+    return [*said, env.info()["progress"]]
+
+def test_a_title_is_searched_as_the_text_writes_it():
+    context = [["Simon &amp; Garfunkel", ["Two."]], ["Say &quot;Ah&#39;&quot;", ["Ah."]]]
+    names = "SIMON & Garfunkel", "simon &amp; garfunkel", 'say "Ah\'"', "Say &quot;Ah'&quot;"
+    assert opened(context, *names)[:-1] == ["Two.", "Two.", "Ah.", "Ah."]
+    none = 'Could not find Simo. Similar: Simon & Garfunkel, Say "Ah\'".'
+    assert opened(context, "Simo")[0] == none
+    for title in ("Simon & Garfunkel", "Simon &amp; Garfunkel"):  # in supporting_facts
+        assert opened(context, "Simon & Garfunkel", gold=[title])[-1] == 0.25
+    env = Hotpot()
+    env.reset(TASK | {"item": ITEM | {"context": context}})
+    assert "Search[Simon & Garfunkel]" in env.admissible_actions()
+    assert env.glance(random.Random(0))[0] == ("Search[ Simon & Garfunkel ]", "Two.")
+
+@pytest.mark.parametrize("title", ["AT&T", "Q&A; B", "a &copycat", "x & y", "&", "&nosuch;"])
+def test_an_ampersand_that_is_no_escape_stays(title):
+    assert opened([[title, ["It."]], ["y", ["No."]]], title) == ["It.", 0]
+
+def test_no_paragraph_hides_another():
+    first, second = ([f"{x}{i}." for i in range(7)] for x in "ab")
+    said, progress = opened([["R", first], ["R", second]], "R", gold=["R"])
+    assert said == "a0. a1. a2. a3. a4. b0. b1. b2. b3. b4." and progress == 0.25
+    context = [["IT", ["Films."]], ["It", ["Words."]], ["Other", ["No."]]]
+    assert opened(context, "It", "IT", "it")[:-1] == ["Words.", "Films.", "Films. Words."]
+    assert opened(context, "it", gold=["It"])[-1] == 0.25
+    assert opened(context, "IT", gold=["It"])[-1] == 0
+    env = Hotpot()
+    env.reset(TASK | {"item": ITEM | {"context": [["R", first], ["R", second]]}})
+    env.step("Search[R]")
+    assert [env.step("Lookup[6]")[0] for _ in "12"] == ["(Result 1 / 2) a6.", "(Result 2 / 2) b6."]
+
+@pytest.mark.parametrize(
+    "title, searches",
+    [
+        ("  Oak\n Cross ", ["Oak Cross", " oak  cross"]),
+        ("Caf\u00e9", ["Cafe\u0301", "CAF\u00c9", "Caf\u00e9"]),  # composed or not
+        ("Cafe\u0301", ["Caf\u00e9", "cafe\u0301"]),
+        ("Oak\xa0&nbsp;Cross", ["Oak Cross"]),
+        ("List [a]", ["List [a]", "list [A]"]),
+        ("a]b", ["a]b"]),
+        ("]", ["]"]),
+        ("\uff21\ufb01", ["Afi"]),  # wide letters, ligatures
+        ("", ["", " "]),
+    ],
+)
+def test_spellings_of_a_title(title, searches):
+    said = opened([["x", ["No."]], [title, ["It."]]], *searches, gold=[title])
+    assert said == ["It."] * len(searches) + [0.25]
+
+def test_a_paragraph_without_text():
+    assert opened([["a", []], ["b", ["", " "]], ["c", ["", "It.", " ", "So."]]], *"abc") == [
+        "No text.", "No text.", "It. So.", 0]  # fmt: skip
+
+@pytest.mark.parametrize("answer", ["The", "!!!", "a", "An, the"])
+def test_an_answer_of_articles_and_marks_only(answer):
+    for words in ("", " ", "x", "the one", answer.lower()):
+        env = Hotpot()
+        env.reset(TASK | {"item": ITEM | {"answer": answer}})
+        _, reward, _, _, info = env.step(f"Finish[{words}]")
+        right = words == answer.lower()
+        assert (reward, info) == (right, {"success": right, "progress": right}), words
+
 # ---- The official scores.
 
 @pytest.mark.parametrize(
@@ -129,9 +201,17 @@ def test_admissible_actions():
         ("U.S.A.", "usa", 1, True),
         ("well-known", "well known", 0, False),  # punctuation goes, and no blank comes
         ("a-ha", "aha", 1, True),  # punctuation goes first, so this "a" is no article
-        ("", "", 0, True),  # the official script: no common token, no credit; yet a match
-        ("the", "", 0, True),
         ("", "x", 0, False),
+        ("the", "x", 0, False),
+        # the official script leaves nothing of these answers: it calls "" a match, with F1 0
+        (" the ", "The", 1, True),
+        ("!!!", "!!!", 1, True),
+        ("A", "a", 1, True),
+        ("!!", "!!!", 0, False),
+        ("", "The", 0, False),
+        ("an", "a", 0, False),
+        ("", "", 0, False),
+        (" ", "", 0, False),
         ("x x x", "x", 0.5, False),  # repeated tokens count as often as they occur in both
         ("x x y", "x x z", 2 / 3, False),
         ("new york city", "new york", 0.8, False),
@@ -159,22 +239,29 @@ def test_scores_of_recorded_answers():
 def gold_trial(env, task) -> tuple:
     """Search the gold titles, finish with the gold answer: the last answer of the environment."""
     env.reset(task)
-    titles = dict.fromkeys(title for title, _ in task["item"]["supporting_facts"])
-    for title in titles:
-        reply = env.step(f"Search[{title}]")[0]
-        assert not reply.startswith("Could not find"), (task["id"], title)
+    item = task["item"]
+    for title in dict.fromkeys(title for title, _ in item["supporting_facts"]):
+        name = html.unescape(title)
+        start = " ".join(" ".join(dict(item["context"])[title][:1]).split())
+        assert env.step(f"Search[{name}]")[0].startswith(start), (task["id"], name)
     return env.step(f"Finish[{task['item']['answer']}]")
 
 @real
-def test_real_questions():
-    env = Hotpot(Path(DATA) / "hotpotqa_distractor_50.json")
+@pytest.mark.parametrize("name, n", [("distractor_50", 50), ("train_100", 100)])
+def test_real_questions(name, n):
+    env = Hotpot(Path(DATA) / f"hotpotqa_{name}.json")
     tasks = env.tasks("any", 1000, 0)
-    assert len(tasks) == 50 and tasks == env.tasks("other", 50, 0) != env.tasks("any", 50, 1)
+    assert len(tasks) == n and tasks == env.tasks("other", n, 0) != env.tasks("any", n, 1)
     assert env.tasks("any", 7, 0) == tasks[:7]
     rng = random.Random(0)
     for task in tasks:
         _, reward, terminated, _, info = gold_trial(env, task)
         assert (reward, terminated, info) == (1.0, True, {"success": True, "progress": 1.0})
+        for raw, text in task["item"]["context"]:  # the distractors too, however they are written
+            for title in (raw, html.unescape(raw)):
+                env.reset(task)
+                reply = env.step(f"Search[{title}]")[0]
+                assert reply and " ".join(" ".join(text).split()).startswith(reply), title
         observation, _ = env.reset(task)
         actions = rng.sample(env.admissible_actions(), 3) + ["Search[x y]"]
         steps = [(action, env.step(action)[0]) for action in actions]
@@ -192,6 +279,7 @@ def test_real_questions():
         ("[]", "a list of questions"),
         ("[1]", "question 0: is not an object"),
         (json.dumps([ITEM, ITEM | {"answer": 3}]), "question 1: 'answer' must be a string"),
+        (json.dumps([ITEM | {"answer": " "}]), "question 0: 'answer' is empty"),
         (json.dumps([ITEM | {"context": []}]), "'context' must be a list that is not empty"),
         (json.dumps([ITEM | {"context": [["t"]]}]), "'context' must hold [title, sentences]"),
         (json.dumps([ITEM | {"context": [["t", "s"]]}]), "'context' must hold [title, sentences]"),

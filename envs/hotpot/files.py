@@ -1,8 +1,20 @@
 """HotpotQA's own files, a JSON list of questions. Read `envs/tasks.py` first."""
 
+import html
+import re
+import unicodedata
 from pathlib import Path
 
+from envs.hotpot.observer import one_line
 from envs.tasks import read_json
+
+def shown(title: str) -> str:
+    """A title as sentences write it: they are not HTML-escaped as titles are. In Unicode's NFC.
+    >>> shown(" Simon &amp; Garfunkel")
+    'Simon & Garfunkel'
+    """
+    text = re.sub(r"&#?\w+;", lambda entity: html.unescape(entity[0]), title)
+    return unicodedata.normalize("NFC", one_line(text))
 
 def load_items(path: str | Path) -> list[dict]:
     """The items of a HotpotQA file, in its order; ValueError, one line, if it is not one."""
@@ -21,6 +33,8 @@ def _fault(item: object) -> str:
     for field in ("_id", "question", "answer"):
         if not isinstance(item.get(field), str):
             return f"{field!r} must be a string"
+    if not item["answer"].strip():
+        return "'answer' is empty"
     context, facts = item.get("context"), item.get("supporting_facts")
     for field, pairs, second in (("context", context, list), ("supporting_facts", facts, int)):
         if not isinstance(pairs, list) or not pairs:
