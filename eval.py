@@ -220,9 +220,11 @@ def tasks_of(config: Config, env: envs.Environment, runs: list[Path]) -> list[di
     """The tasks of one environment; ValueError if a run has trained on one, whatever its name."""
     n = config.tasks or (10**6 if files_of(config).get(env.name) else 100)
     tasks = env.tasks(config.split, n, config.seed)
+    shared: dict = {}
+    hashes = [content_hash(task, shared) for task in tasks]
     for path in (run / "trained_on.json" for run in runs if config.split != "train"):
         known = set(read_json(path)) if path.exists() else set()
-        if both := [task["id"] for task in tasks if content_hash(task) in known]:
+        if both := [task["id"] for task, own in zip(tasks, hashes) if own in known]:
             raise ValueError(f"{path.parent}: was trained on {len(both)} of the {len(tasks)} tasks "
                              f"of {env.name}, such as {both[0]}")  # fmt: skip
     return tasks

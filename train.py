@@ -249,10 +249,12 @@ def set_up(config: Config) -> Training:
     # read before there is a folder: a wrong file leaves nothing behind
     given = read_buffer(config.from_buffer, RANGES[config.rating], lm) if config.from_buffer else []
     train_tasks = training_tasks(config, environments)
-    eval_tasks = table_tasks(config, others, train_tasks)
+    shared: dict = {}  # a shop's list of products is hashed once
+    trained_on = sorted(content_hash(task, shared) for task in train_tasks)
+    eval_tasks = table_tasks(config, others, trained_on)
     run = RunFolder(config, weights, optimizer, processes)
     if processes.is_main:  # eval.py refuses them
-        write_json(run.path / "trained_on.json", sorted(map(content_hash, train_tasks)))
+        write_json(run.path / "trained_on.json", trained_on)
     return Training(
         config, processes, environments, others, lm, policy, reward, actor, budget, optimizer, run,
         group, given, train_tasks, eval_tasks,
@@ -285,12 +287,12 @@ def training_tasks(config: Config, environments: dict[str, envs.Environment]) ->
     return [task for turn in zip_longest(*tasks) for task in turn if task]
 
 def table_tasks(config: Config, others: dict[str, envs.Environment],
-                train_tasks: list[dict]) -> dict[str, list[dict]]:  # fmt: skip
+                trained_on: list[str]) -> dict[str, list[dict]]:  # fmt: skip
     """The tasks of the table; ValueError if one of them is trained on, whatever its name."""
-    known, found = {content_hash(task) for task in train_tasks}, {}
+    known, found, shared = set(trained_on), {}, {}
     for name, env in others.items():
         tasks = found[name] = env.tasks(config.eval_split, config.eval_tasks, config.seed)
-        if both := [task["id"] for task in tasks if content_hash(task) in known]:
+        if both := [task["id"] for task in tasks if content_hash(task, shared) in known]:
             raise ValueError(f"{name}: {len(both)} of the table's {len(tasks)} tasks are trained "
                              f"on, such as {both[0]}: name other files for the table")  # fmt: skip
     return found

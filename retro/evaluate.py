@@ -237,7 +237,7 @@ class Evaluation:
                 generators=[self.generator(self.actor.device, row, retry) for row, _ in batch],
             )  # fmt: skip
             played |= zip(batch, trials)
-            if bar:
+            if bar is not None:
                 bar.update(len(batch))
         return [played[one] for one in asked]
 
@@ -249,7 +249,7 @@ def evaluate(
     succeeds. `writers` by method take the place of those here.
     """
     rows = range(len(evaluation.rows))
-    if bar:
+    if bar is not None:
         bar.total = len(rows)
     first = evaluation.trials(0, [(row, ()) for row in rows], bar)
     chains = {variant: [[trial] for trial in first] for variant in compared}
@@ -266,7 +266,7 @@ def evaluate(
             for (row, trial), candidates in zip(own.items(), texts[variant])
             for text in candidates
         ]
-        if bar:  # an upper bound of what is left
+        if bar is not None:  # an upper bound of what is left
             bar.total = bar.n + len(set(asked)) * (evaluation.retries - retry + 1)
         trials = iter(evaluation.trials(retry, asked, bar))
         for variant, own in failed.items():
