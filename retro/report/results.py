@@ -33,19 +33,14 @@ def wilson(successes: float, n: int, z: float = 1.959964) -> list[float]:
 
 def interval(values: np.ndarray) -> list[list[float]]:
     """95 % intervals of the means of values (A, T, N + 1), for each retry: percentiles over
-    resampled tasks and adapters (a bootstrap by clusters). Where all values are equal, no sample
-    differs: there a share of 0 or 1 gets Wilson's interval of T tasks.
+    resampled tasks and adapters (a bootstrap by clusters).
     """
     A, T, _ = values.shape
     rng = np.random.default_rng(0)
     adapters = rng.multinomial(A, np.full(A, 1 / A), RESAMPLES) / A  # weights
     tasks = rng.multinomial(T, np.full(T, 1 / T), RESAMPLES) / T
     means = np.einsum("sa,atn,st->sn", adapters, values, tasks, optimize=True)
-    bounds = np.percentile(means, (2.5, 97.5), axis=0).T.tolist()
-    for n, mean in enumerate(values.mean((0, 1))):
-        if np.ptp(values[..., n]) == 0 and mean in (0.0, 1.0):
-            bounds[n] = wilson(mean * T, T)
-    return bounds
+    return np.percentile(means, (2.5, 97.5), axis=0).T.tolist()
 
 def sign_test(wins: int, losses: int) -> float:
     """Two-sided p of so many wins and losses if both are equally likely; ties do not count. With
@@ -84,10 +79,14 @@ def summary(adapters: Sequence[Chains], retries: int) -> dict:
         sum(chain[min(i, len(chain) - 1)].episode_return for chain in chains) / len(chains)
         for i in range(retries + 1)
     ]
+    bounds, T = interval(values), values.shape[1]
+    for n, share in enumerate(shares):  # where all succeed or none does, no resample differs
+        if share in (0.0, 1.0):
+            bounds[n] = wilson(share * T, T)
     return {
-        "n": values.shape[1],
+        "n": T,
         "success_by_retry": shares,
-        "ci95": interval(values),
+        "ci95": bounds,
         "conditional_by_retry": [w / n if n else None for w, n in zip(won, trials)],
         "mean_return_by_retry": returns,
     }
