@@ -11,7 +11,9 @@ import pytest
 from small_room import room
 
 from envs.household import Household, find_games, load_game, load_games
+from envs.household.engine import ACTIONS
 from envs.household.furniture import furniture
+from envs.household.observer import Notes
 from envs.household.tasks import FURNITURE
 
 DATA = os.environ.get("RETRO_DATA")
@@ -98,6 +100,20 @@ def test_what_the_new_grammar_adds_to_a_task(games, tmp_path):
         path.write_text(json.dumps({**game, "grammar": game["grammar"].replace(good, bad)}))
         with pytest.raises(ValueError, match=f"^{path}: a grammar that is not supported: "):
             load_game(path)
+
+def test_a_reader_learns_the_same_in_both_grammars():
+    known = []
+    for words in ({}, {"go": "You arrive at {0}.", "move": "You move the {0} to the {1}."}):
+        env, task = Household(), room(grammar=words)
+        task["goal"]["text"] = "put a mug in desk."
+        notes, put = Notes(env.reset(task)[0]), ACTIONS["move" if words else "put"]
+        for action in ("go to desk 1", "take vase 1 from desk 1", "go to cabinet 1", "go to desk 2",
+                       put.format("vase 1", "desk 2"), "go to fridge 1"):  # fmt: skip
+            notes.read(action, env.step(action)[0])
+        assert "You arrive at fridge 1." in notes.reply or not words
+        known.append({k: x for k, x in vars(notes).items() if k != "reply"})
+    assert known[0] == known[1] and known[0]["contents"]["desk 2"] == ["vase 1"]
+    assert known[0]["at"] == "fridge 1" and known[0]["closed"] == {"cabinet 1", "fridge 1"}
 
 def test_both_grammars_understand_put_and_move_and_list_their_own():
     env, lists = Household(), {}
