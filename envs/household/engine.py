@@ -9,25 +9,29 @@ letter as the real engine does. Rules that common sense does not tell:
   - an object may lie in two receptacles: taken from one, it still lies in the other.
 """
 
+import os
 import re
+from collections import Counter
 from random import Random
 
 import envs.household.demonstrations as demonstrations
 import envs.household.observer as observer
 from envs import Environment
+from envs.household.files import ANSWERS, load_games
 from envs.household.tasks import generate_task, kind
 from envs.observer import Step
 
 ROOM = "You are in the middle of a room. Looking quickly around you, you see"
-# The forms of all commands. ALFWorld >= 0.4 says `move` for `put`: understood, never listed.
-_FORMS = """look, inventory, go to {}, open {}, close {}, examine {}, take {} from {},
+# The forms of all commands. `put` and `move` (ALFWorld >= 0.4) are both understood; the one of the
+# game's own grammar is listed.
+_FORMS = """look, inventory, help, go to {}, open {}, close {}, examine {}, take {} from {},
 put {} in/on {}, move {} to {}, use {}, clean {} with {}, heat {} with {}, cool {} with {},
 slice {} with {}"""
 ACTIONS = {form.split()[0]: form for form in re.split(r",\s", _FORMS)}  # verb -> its form
 _PATTERNS = {verb: re.compile(form.replace("{}", r"(\S+ \d+)")) for verb, form in ACTIONS.items()}
 _REPLIES = {  # verb -> the grammar's sentence, where it does not depend on what is seen
+    **ANSWERS, "move": "You move the {} to the {}.",
     "close": "You close the {}.", "take": "You pick up the {} from the {}.",
-    "put": "You put the {} in/on the {}.", "move": "You move the {} to the {}.",
     "use": "You turn on the {}.", "slice": "You sliced the {} with the {}.",
     **{x: f"You {x} the {{}} using the {{}}." for x in ("clean", "heat", "cool")}}  # fmt: skip
 # verb -> the state it gives, the state it ends. "on" is the PDDL's isToggled: never taken back.
@@ -54,8 +58,28 @@ class Household(Environment):
     observer, demonstrators = observer, demonstrations
     generate_task = staticmethod(generate_task)
 
+    def __init__(self, games: str | os.PathLike | None = None, max_steps: int | None = None):
+        """`games`: a folder of ALFWorld's games; tasks then come from it, not from the generator.
+        `skipped`: how many of them ALFWorld would not play, and why (`load_games`).
+        """
+        super().__init__(max_steps)
+        self.games: list[dict] = []
+        self.skipped = Counter[str]()
+        if games is not None:
+            self.games, self.skipped = load_games(games)
+
+    def tasks(self, split: str, n: int, seed: int) -> list[dict]:
+        """n generated tasks of a split; with `games`, at most n of these, of any split."""
+        if not self.games:
+            return super().tasks(split, n, seed)
+        shuffled = [*self.games]
+        Random(f"household {seed}").shuffle(shuffled)
+        return shuffled[:n]
+
     def _start(self, task: dict) -> str:
         self.task, self.goal = task, task["goal"]
+        self.replies = {**_REPLIES, **task.get("grammar", {})}
+        self.unlisted = "put" if "move" in task.get("grammar", {}) else "move"
         self.receptacles, self.objects = task["receptacles"], task["objects"]
         self.types = {r: x.get("type") or kind(r) for r, x in self.receptacles.items()}
         objects = self.objects.items()
@@ -94,7 +118,7 @@ class Household(Environment):
 
     def admissible_actions(self) -> list[str]:
         """Every command that is not answered with "Nothing happens.", sorted."""
-        verbs = [verb for verb in ACTIONS if verb != "move"]
+        verbs = [verb for verb in ACTIONS if verb != self.unlisted]
         return sorted({ACTIONS[v].format(*args) for v in verbs for args in self._allowed(v)})
 
     def _here(self) -> list[str]:
@@ -103,8 +127,8 @@ class Household(Environment):
 
     def _allowed(self, verb: str) -> list[tuple[str, ...]]:
         """The PDDL's preconditions: what `verb` applies to now, as tuples that fill its form."""
-        if verb in ("look", "inventory"):
-            return [()]
+        if verb in ("look", "inventory", "help"):
+            return [()] if verb != "help" or verb in self.replies else []
         here, held, states = self._here(), self.held, self.states
         if verb == "go":  # not to where one stands already, under any name
             return [(r,) for r in self.receptacles if r not in here]
@@ -132,6 +156,8 @@ class Household(Environment):
 
     def _perform(self, verb: str, x: str = "", y: str = "") -> str:
         """The PDDL's effects, and the answer in the grammar's words."""
+        if verb == "help":
+            return self.replies[verb]
         if verb == "look":  # the engine lists the room's receptacles in the first observation only
             here = self._here()
             facing = f"You are facing the {listing(here, '')}. Next to it, you see"
@@ -143,7 +169,7 @@ class Household(Environment):
             return self._view(x) if x in self.receptacles else self._looks(x)
         if verb == "go":
             self.loc = self.receptacles[x]["loc"]
-            return f"You arrive at loc {self.loc}. {self._view(x)}"
+            return f"{self.replies[verb].format(x, f'loc {self.loc}')} {self._view(x)}"
         if verb == "open":
             self.opened.add(x)
             return f"You open the {x}. {self._view(x)}"
@@ -162,7 +188,7 @@ class Household(Environment):
             given, ended = EFFECTS[verb]
             self.states[x].add(given)
             self.states[x].discard(ended)
-        return _REPLIES[verb].format(x, y)
+        return self.replies[verb].format(x, y)
 
     def _view(self, r: str) -> str:
         """What can be seen of a receptacle, wherever the player stands."""

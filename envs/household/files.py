@@ -1,8 +1,9 @@
 """ALFWorld's own game files (`game.tw-pddl`) as tasks of the household. Read `envs/tasks.py` first.
 
-A game file is JSON with a PDDL domain, a PDDL problem and a text grammar inside. Domain and grammar
-are the same in all games, but for the line "Your task is to: ...": so that line and the problem's
-facts and goal are read. Names and numbers are those of ALFWorld's Demangler.
+A game file is JSON with a PDDL domain, a PDDL problem and a text grammar inside. The domain is the
+same in all games. Of the grammar the line "Your task is to: ..." and the words that versions of
+ALFWorld differ in are read; of the problem its facts and goal. Names and numbers are those of
+ALFWorld's Demangler.
 """
 
 import json
@@ -17,7 +18,8 @@ from envs.tasks import read_json
 
 Facts = dict[str, set[tuple]]  # predicate -> {arguments}
 _ATOM = re.compile(r"\(\s*([\w=-]+)((?:\s+[\w?-]+)*)\s*\)")
-_TASK_LINE = re.compile(r'"Your task is to: ((?:[^"\\]|\\.)*)"')
+_STRING = r'"((?:[^"\\]|\\.)*)"'
+_TASK_LINE = re.compile(f'"Your task is to: {_STRING[1:]}')
 _TRAITS = {  # predicate of one object -> trait
     **{x: x for x in "pickupable cleanable heatable coolable toggleable sliceable".split()},
     "isreceptacleobject": "isreceptacle", "isclean": "clean", "ishot": "hot", "iscool": "cool",
@@ -37,12 +39,51 @@ _GOALS = {  # kind -> the predicates of its PDDL goal, each as often as it stand
     "pick_two_obj_and_place": [*_PLACED, *_PLACED, "="],
 }
 
+# verb -> answer in the grammar before ALFWorld 0.4; `go`: {0} the receptacle, {1} its loc
+ANSWERS = {"go": "You arrive at {1}.", "put": "You put the {0} in/on the {1}."}
+_ACTIONS = re.compile(r'action (GotoLocation|PutObject|help)\s*\{\s*template :: "([^"]*)";'
+                      r'\s*feedback :: "([^"]*)";')  # fmt: skip
+_PUTS = ("put {o} in/on {r}", "move {o} to {r}")  # templates of PutObject
+
 def find_games(folder: str | os.PathLike) -> list[str]:
-    """Paths of all `game.tw-pddl` in a folder and below, sorted; ValueError if there are none."""
-    paths = sorted(str(path) for path in Path(folder).rglob("game.tw-pddl"))
+    """Paths of all `game.tw-pddl` in a folder and below, sorted; ValueError if there are none.
+    Links are followed, but no folder is entered twice.
+    """
+    paths, entered = [], set()
+    for root, folders, files in os.walk(str(folder), followlinks=True):
+        if (real := os.path.realpath(root)) in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        folders.sort()
+        paths += [os.path.join(root, name) for name in files if name == "game.tw-pddl"]
     if not paths:
         raise ValueError(f"{folder}: no game.tw-pddl in this folder or below it")
-    return paths
+    return sorted(paths)
+
+def load_games(folder: str | os.PathLike) -> tuple[list[dict], Counter[str]]:
+    """(tasks, skipped) of a folder's games, chosen as ALFWorld's `collect_game_files` does; skipped
+    counts by reason: "movable" or "sliced" in the path, "unsolvable", "unchecked" (the file does
+    not say whether it is solvable). ValueError if none is left, and as in `load_game`.
+    """
+    tasks, skipped = [], Counter[str]()
+    for path in find_games(folder):
+        if found := re.search("movable|Sliced", path):
+            skipped[found[0].lower()] += 1
+            continue
+        game = read_json(path)
+        if isinstance(game, dict) and not game.get("solvable", True):
+            skipped["unsolvable"] += 1
+            continue
+        task = _checked_task(game, path)
+        if "solvable" in game:
+            tasks.append(task)
+        else:
+            skipped["unchecked"] += 1
+    if not tasks:
+        counts = ", ".join(f"{n} {reason}" for reason, n in sorted(skipped.items()))
+        raise ValueError(f"{folder}: all games in it are skipped ({counts})")
+    return tasks, skipped
 
 def load_game(path: str | os.PathLike) -> dict:
     """One game as a task; ValueError, with path and reason, if it is missing, broken or foreign.
@@ -59,8 +100,13 @@ def load_game(path: str | os.PathLike) -> dict:
                    at: locs where it can be sliced, if these are not its receptacles' locs
       accepts      receptacle type -> object types that can be put there
       start        loc of the player; None is the middle of the room
+      grammar      only where it differs from ANSWERS: verb -> answer. If it has `move`, this is
+                   listed in place of `put`; `help` is a command only if it is here.
     """
-    game = read_json(path)
+    return _checked_task(read_json(path), path)
+
+def _checked_task(game: Any, path: str | os.PathLike) -> dict:
+    """The task of a file's content; ValueError names the file."""
     try:
         return _task(game, task_id="/".join(Path(path).parts[-3:-1]))
     except ValueError as error:
@@ -93,12 +139,30 @@ def _task(game: Any, task_id: str) -> dict:
     pairs = [(r.removesuffix("type"), o.removesuffix("type")) for r, o in facts["cancontain"]]
     places, things = sorted({types[r] for r in locs if r in types}), {kind(o) for o in objects}
     start = [number(names[at]) for _, at in facts["atlocation"]]
+    words = _words(grammar)
     return {
         "env": "household", "id": task_id, "max_steps": 50,
         "goal": {**_goal(goal), "text": json.loads(f'"{task_line[1]}"')},
         "receptacles": receptacles, "objects": objects,
         "accepts": {t: sorted(o for r, o in pairs if r == t and o in things) for t in places},
-        "start": start[0] if start else None}  # fmt: skip
+        "start": start[0] if start else None, **({"grammar": words} if words else {})}  # fmt: skip
+
+def _words(grammar: str) -> dict[str, str]:
+    """Verb -> answer of the grammar's go, put and help, where it is not that of ANSWERS. TextWorld
+    drops white space at an answer's start.
+    """
+    words = {}
+    for action, template, feedback in _ACTIONS.findall(grammar):
+        rule = re.search(rf'"{re.escape(feedback[1:-1])}":\s*\[\s*{{\s*"rhs": {_STRING}', grammar)
+        answer = json.loads(f'"{rule[1] if rule else feedback}"', strict=False)
+        answer = answer.lstrip().removesuffix(" #examineReceptacle.feedback#")
+        for i, name in enumerate(("r", "lend") if action == "GotoLocation" else ("o", "r")):
+            answer = answer.replace(f"{{{name}.name}}", f"{{{i}}}")
+        known = action != "PutObject" or template in _PUTS
+        if not known or re.search(r"[][#{}]", re.sub("{[01]}", "", answer)):
+            raise ValueError(f"a grammar that is not supported: {template} -> {answer[:200]!r}")
+        words[template.split()[0]] = answer
+    return {verb: answer for verb, answer in words.items() if answer != ANSWERS.get(verb)}
 
 def _names(ids: set[str]) -> dict[str, str]:
     """`mug_bar__plus_02_dot_56...` -> `mug 1`. The last id of a type in the alphabet is number 1.
