@@ -38,7 +38,9 @@ NO_TIME = [DETOUR, NOVEL, ARTIST]  # all was read; then the steps were used up
         (NO_TIME, "I did not read Fernkin. Plan: search Fernkin.",
          "not read", False, True, None, False),
         (NO_TIME, "I did not read Quietverse (novel). Plan: search Quietverse (novel).",
-         "not read", False, False, None, False),  # ends before the last paragraph
+         "not read", False, True, None, False),  # without the detour three steps suffice
+        (NO_TIME[1:], "I did not read Quietverse (novel). Plan: search Quietverse (novel).",
+         "not read", False, False, None, False),  # two steps do not
         (NO_TIME, "I did not read the film Quietverse. Plan: search Quietverse (film).",
          "not read", False, False, None, False),  # unread, but off the way
         (NO_TIME, "I did not read Ravenyard. Plan: search Ravenyard.",

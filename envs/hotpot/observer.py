@@ -198,9 +198,10 @@ _SENSE = re.compile(r" \((film|novel|song|artist|town)\)$")
 def judge(reflection: str, observation: str, steps: list[Step]) -> Verdict:
     """cause: True if the trial shows all that it says; a paragraph not read must be one that was
     next on the question's way. sound: the plan ends with the answer that the facts lead to or with
-    a search of the paragraph that states it, or while that is unread, of the next on the way; of a
-    comparison, also with searches of both. place: facts that the cause states are in the
-    paragraphs. Of a real question only `kind` and the plan's `invented` are told.
+    a search of the paragraph that states it, or while that is unread, of the next on the way; or of
+    one before, if from there the trial's number of steps suffices. Of a comparison, also with
+    searches of both. place: facts that the cause states are in the paragraphs. Of a real question
+    only `kind` and the plan's `invented` are told.
     """
     notes = read_trial(Notes(observation), steps)
     cause, _, rest = reflection.partition("Plan: ")
@@ -216,7 +217,7 @@ def judge(reflection: str, observation: str, steps: list[Step]) -> Verdict:
     facts = re.findall(r"(\w+) of (\w+) is (the \w+|\w+)", cause)
     place = all(fact in notes.known() for fact in facts) if facts else None
     best = parse_plan(oracle_reflection(observation, steps))
-    return Verdict(kind, true, _leads(notes, plan, best), place, invented)
+    return Verdict(kind, true, _leads(notes, plan, best, len(steps)), place, invented)
 
 def due(notes: Notes) -> list[Entity]:
     """The next paragraphs on the question's way."""
@@ -238,7 +239,7 @@ def _cause(notes: Notes, stated: str) -> tuple[str, bool | None]:
             return "", None
     return kind, all(shown) if notes.goal.starts else None
 
-def _leads(notes: Notes, plan: Plan, best: Plan) -> bool:
+def _leads(notes: Notes, plan: Plan, best: Plan, n_steps: int) -> bool:
     """Does a plan lead where the oracle's does? What follows an answer is never done."""
     answers = [clause for clause in plan if clause[0] == "finish"]
     last = (answers[:1] or plan[-1:] or [("", "")])[0]
@@ -248,7 +249,12 @@ def _leads(notes: Notes, plan: Plan, best: Plan) -> bool:
         return last in best
     asked, answer = notes.goal.relations[-1], best[0][1]
     stating = [e for e, facts in notes.facts.items() if facts.get(asked) == answer]
-    titles = {notes.title(e): f"{e[1]} ({e[0]})" for e in due(notes) or stating}
+    # paragraphs read on the way, from which the steps of the trial suffice up to the answer
+    again, name, n = [], notes.goal.starts[0][1], len(notes.goal.kinds)
+    for level, (kind, relation) in enumerate(zip(notes.goal.kinds, notes.goal.relations)):
+        again += [(kind, name)] * (n - level + len(plan) <= n_steps and (kind, name) in notes.facts)
+        name = notes.facts.get((kind, name), {}).get(relation, "")
+    titles = {notes.title(e): f"{e[1]} ({e[0]})" for e in [*(due(notes) or stating), *again]}
     seen = [*notes.offered, *notes.searched]  # of another title the long form may exist
     return any(last[1] in (t, t if t in seen else long) for t, long in titles.items())
 
