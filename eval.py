@@ -127,7 +127,8 @@ def main(config: Config) -> None:
             chains = evaluate(evaluation, compared, reflector, writers, bar)
         chains = {variant: processes.all_gather(own) for variant, own in chains.items()}
         if processes.is_main:
-            source = config.games or config.data or config.products or config.split
+            files = config.games or config.data or config.products
+            source = Path(files).name if files else config.split
             found = report(evaluation, source, chains, best, reflector)
             found |= {"runs": [run.name for run in runs], "panel": panel_hash(manifest(env, tasks))}
             reports.append(found)

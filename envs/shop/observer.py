@@ -65,8 +65,9 @@ class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader
             self.score = float(text.rpartition(" ")[2])
 
     def price(self, asin: str) -> float:
-        """In dollars; the upper end of a range."""
-        return float(self.prices[asin].rpartition("$")[2])
+        """In dollars; of a range the middle, which is what is paid."""
+        shown = [float(price) for price in self.prices[asin].replace("$", "").split(" to ")]
+        return sum(shown) / len(shown)
 
     def shown(self, asin: str) -> list[str]:
         """The option values on a product's page; none if it was not opened."""
@@ -245,10 +246,16 @@ def _template(pick: Callable) -> Callable[[str, list[Step]], str]:
         return f"I bought the wrong thing. Plan: {write_plan(plan)}."
     return write
 
+def _cheapest(notes: Notes, asins: list[str]) -> list[str]:
+    """Of the kind that is asked for and not opened yet, else any, the cheapest first."""
+    left = [a for a in asins if a not in notes.opened and notes.kind in notes.titles[a]]
+    return sorted(left or asins, key=notes.price)
+
 TEMPLATES: dict[str, Callable[[str, list[Step]], str]] = {
     "first": _template(lambda notes, asins: asins),
     "second": _template(lambda notes, asins: asins[1:] or asins),
     "third": _template(lambda notes, asins: asins[2:] or asins),
     "unopened": _template(lambda notes, asins: [a for a in asins if a not in notes.opened]),
+    "cheapest": _template(_cheapest),
     "search again": _template(lambda notes, asins: []),
 }
