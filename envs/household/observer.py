@@ -142,7 +142,8 @@ def command(clause: tuple[str, ...]) -> str:
     return f"use {clause[1]}" if clause[0] == "use" else write_plan([clause])
 
 def follows(reflection: str, steps: list[Step]) -> bool:
-    return carried_out(parse_plan(reflection), steps, lambda action, c: action == command(c))
+    old = [(re.sub(r"^move (.+) to ", r"put \1 in/on ", action), reply) for action, reply in steps]
+    return carried_out(parse_plan(reflection), old, lambda action, c: action == command(c))
 
 def oracle_reflection(observation: str, steps: list[Step]) -> str:
     return write_reflection(read_trial(Notes(observation), steps))
