@@ -143,7 +143,7 @@ def main(config: Config) -> None:
     if config.json and processes.is_main:
         write_json(config.json, reports[0] if len(reports) == 1 else reports)
     if config.report and processes.is_main:
-        write_page(config.report, reports, played, runs[0], lm)
+        write_page(config.report, reports, played, environments, runs[0], lm)
     if config.transcripts and processes.is_main:
         write_atomically(config.transcripts, "\n".join(map(episodes, played)).encode())
     processes.leave()
