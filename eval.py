@@ -223,7 +223,7 @@ def tasks_of(config: Config, env: envs.Environment, runs: list[Path]) -> list[di
     shared: dict = {}
     hashes = [content_hash(task, shared) for task in tasks]
     for path in (run / "trained_on.json" for run in runs if config.split != "train"):
-        known = set(read_json(path)) if path.exists() else set()
+        known = {*read_json(path)["hashes"]} if path.exists() else set()
         if both := [task["id"] for task, own in zip(tasks, hashes) if own in known]:
             raise ValueError(f"{path.parent}: was trained on {len(both)} of the {len(tasks)} tasks "
                              f"of {env.name}, such as {both[0]}")  # fmt: skip

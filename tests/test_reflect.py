@@ -22,7 +22,7 @@ def test_prompt_that_does_not_fit_keeps_task_and_end(tiny_lm, trials):
     tiny_lm.context = len(whole) - 50 + retro.reflect.REFLECTION_TOKENS
     cut = reflection_prompt(trials[0], tiny_lm)
     text = tiny_lm.tokenizer.decode(cut)
-    assert len(cut) == len(whole) - 50
+    assert len(whole) - 53 <= len(cut) <= len(whole) - 50  # joined, two halves may be fewer tokens
     assert text.startswith(trials[0].observation) and text.endswith(
         "Failed, score 0.00.\nReflection:"
     )
