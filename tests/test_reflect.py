@@ -16,16 +16,16 @@ def trials():
 def short_reflections(monkeypatch):
     shorten(monkeypatch)
 
-def test_prompt_that_does_not_fit_keeps_task_and_end(tiny_lm, trials):
+def test_prompt_that_does_not_fit_keeps_task_and_end(tiny_lm):
+    (trial,) = failed_trials(1, steps=20)
     tiny_lm.context = 10**6
-    whole = reflection_prompt(trials[0], tiny_lm)
+    whole = reflection_prompt(trial, tiny_lm)
     tiny_lm.context = len(whole) - 50 + retro.reflect.REFLECTION_TOKENS
-    cut = reflection_prompt(trials[0], tiny_lm)
+    cut = reflection_prompt(trial, tiny_lm)
     text = tiny_lm.tokenizer.decode(cut)
     assert len(whole) - 53 <= len(cut) <= len(whole) - 50  # joined, two halves may be fewer tokens
-    assert text.startswith(trials[0].observation) and text.endswith(
-        "Failed, score 0.00.\nReflection:"
-    )
+    assert text.startswith(trial.observation)
+    assert text.endswith("Failed, score 0.00.\nReflection:")
 
 def test_same_seed_same_reflections_and_order_is_kept(tiny_lm, trials):
     a, b = sample(tiny_lm, trials), sample(tiny_lm, trials)
