@@ -39,7 +39,7 @@ def interval(values: np.ndarray) -> list[list[float]]:
     adapters = rng.multinomial(A, np.full(A, 1 / A), RESAMPLES) / A  # weights
     tasks = rng.multinomial(T, np.full(T, 1 / T), RESAMPLES) / T
     means = np.einsum("sa,atn,st->sn", adapters, values, tasks, optimize=True)
-    return np.percentile(means, (2.5, 97.5), axis=0).T.tolist()
+    return np.percentile(means.clip(-1, 1), (2.5, 97.5), axis=0).T.tolist()  # 1 + 4e-16 is 1
 
 def sign_test(wins: int, losses: int) -> float:
     """Two-sided p of so many wins and losses if both are equally likely; ties do not count. With
