@@ -155,6 +155,7 @@ def report(
         for ours in TRAINED if ours in headline
     }  # fmt: skip
     return {
-        "env": evaluation.env.name, "split": split, "seed": evaluation.seed, "repeats": evaluation.repeats,
-        "template": evaluation.template, "methods": methods, "comparisons": comparisons,
+        "env": evaluation.env.name, "split": split, "seed": evaluation.seed,
+        "repeats": evaluation.repeats, "template": evaluation.template, "methods": methods,
+        "comparisons": comparisons,
     }  # fmt: skip
