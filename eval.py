@@ -127,7 +127,8 @@ def main(config: Config) -> None:
             chains = evaluate(evaluation, compared, reflector, writers, bar)
         chains = {variant: processes.all_gather(own) for variant, own in chains.items()}
         if processes.is_main:
-            source = config.games or config.data or config.products or config.split
+            files = config.games or config.data or config.products
+            source = Path(files).name if files else config.split
             found = report(evaluation, source, chains, best, reflector)
             found |= {"runs": [run.name for run in runs], "panel": panel_hash(manifest(env, tasks))}
             reports.append(found)
@@ -142,7 +143,7 @@ def main(config: Config) -> None:
     if config.json and processes.is_main:
         write_json(config.json, reports[0] if len(reports) == 1 else reports)
     if config.report and processes.is_main:
-        write_page(config.report, reports, played, runs[0], lm)
+        write_page(config.report, reports, played, environments, runs[0], lm)
     if config.transcripts and processes.is_main:
         write_atomically(config.transcripts, "\n".join(map(episodes, played)).encode())
     processes.leave()

@@ -6,6 +6,7 @@ import re
 import shutil
 import unicodedata
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,14 +15,16 @@ from hypothesis import strategies as st
 from tiny import largest_gap
 
 import envs
+from envs.observer import Verdict
 from retro import policy as policies
-from retro.evaluate import Evaluation, summary
+from retro.evaluate import Evaluation, Variant, evaluate
 from retro.interop.open import open_model
 from retro.lora import add_lora, lora_parameters, save_adapter, using
 from retro.memory import JsonLines
 from retro.policy import Policy
 from retro.reflect import reflection_prompt
 from retro.report import page as report
+from retro.report import results
 from retro.run import checkpoint
 from retro.run.files import write_json
 from tests.scripted import ScriptedActor
@@ -44,24 +47,40 @@ def trained(base, seed=0):
         weight.data.normal_(0, 0.3, generator=generator)
     return policy
 
+def judge(reflection, observation, steps):
+    """Takes CAUSE for true, the hostile text for false and invented, and knows no other."""
+    assert observation.startswith("You are") and [action for action, _ in steps] == ["look"] * 2
+    return {CAUSE: Verdict("not found", True, None, None, False)}.get(
+        reflection, Verdict(HOSTILE, False, False, None, True) if "漢" in reflection else Verdict()
+    )
+
 @pytest.fixture(scope="module")
-def chains():
-    """Three methods on three tasks which all fail; each step looks about."""
+def evaluation():
+    """Three tasks which all fail; each step looks about."""
     env = envs.make("household", max_steps=2)
+    env.judge = judge
     actor = ScriptedActor(lambda text: "look")
     actor.device, actor.generator = torch.device("cpu"), None
     tasks = env.tasks("seen", 3, 0)
-    writers = {
-        "react": lambda trajectories: [None] * len(trajectories),
-        "reflexion": lambda ts: [CAUSE] * len(ts),
-        "retroformer": lambda ts: [f"{HOSTILE} Plan: é漢🙂."] * len(ts),
-        "long": lambda ts: ["look " * 200] * len(ts),
-    }
-    evaluation = Evaluation(env, tasks, actor, retries=2, seed=0)
-    return {method: evaluation.play(writer) for method, writer in writers.items()}
+    return Evaluation(env, tasks, actor, retries=2, seed=0, template="first seen")
+
+REFLECTOR = SimpleNamespace(write=lambda asked, generators: [], information=lambda *_: 0.5)
 
 @pytest.fixture(scope="module")
-def page(tiny_base, chains, tmp_path_factory):
+def played(evaluation):
+    """The chains of five methods, one of them at two temperatures."""
+    texts = {"react": None, "reflexion": CAUSE, "retroformer": f"{HOSTILE} Plan: é漢🙂.",
+             "long": "look " * 200, "template": "Plan: look."}  # fmt: skip
+    writers = {name: lambda ts, _, text=text: [text] * len(ts) for name, text in texts.items()}
+    variants = [Variant(n, 0.0 if n in ("reflexion", "retroformer") else None) for n in texts]
+    return evaluate(evaluation, [*variants, Variant("reflexion", 1.0)], REFLECTOR, writers)
+
+@pytest.fixture(scope="module")
+def chains(played):
+    return {variant.method: own for variant, own in played.items() if variant.temperature != 1}
+
+@pytest.fixture(scope="module")
+def page(tiny_base, evaluation, played, chains, tmp_path_factory):
     """(bytes of the page, data in it, folder) of a run made by hand, named by an attacker."""
     run_dir = tmp_path_factory.mktemp("runs") / "<b>in<"
     policy = trained(tiny_base)
@@ -72,10 +91,15 @@ def page(tiny_base, chains, tmp_path_factory):
     checkpoint.save(run_dir / "checkpoint", weights, [], {})
     curves = ("mean_rating", "success", "kl", "entropy", "value_loss", "explained_variance")
     rows = [{"update": i, "kl_coef": 0.1} | {c: i / 7 for c in curves} for i in range(5)]
+    for i, row in enumerate(rows[2:]):
+        row["faithfulness"] = {"household": {"cause": i / 3, "sound": None, "invented": 0.1}}
+        row["mutual_information"] = {"household": 0.3}
     JsonLines(run_dir / "metrics.jsonl").append([*rows, rows[-1] | {"kl": float("nan")}])
-    methods = {name: summary(c, 2) for name, c in chains.items()}
-    reports = [{"env": "household", "split": HOSTILE, "seed": 0, "methods": methods}]
-    report.write_page(run_dir / "report.html", reports, [chains], run_dir, opened(tiny_base))
+    found = results.report(evaluation, HOSTILE, played, {"reflexion": 0.0}, REFLECTOR)
+    found |= {"runs": ["a", HOSTILE], "panel": HOSTILE}
+    environments = {"household": evaluation.env}
+    report.write_page(run_dir / "report.html", [found], [chains], environments, run_dir,
+                      opened(tiny_base))  # fmt: skip
     html = (run_dir / "report.html").read_bytes()
     return html, json.loads(re.search(rb'id="data">(.*?)</script>', html, re.S)[1]), run_dir
 
@@ -116,9 +140,11 @@ def test_the_page_holds_the_episodes(page, chains):
     retries = data["episodes"][0]["chains"]
     assert [r["text"] for r in retries["reflexion"]] == [CAUSE] * 2
     assert "".join(token for token, *_ in retries["reflexion"][0]["tokens"]) == f" {CAUSE}\n"
-    assert retries["react"][0]["text"] is None and retries["react"][0]["tokens"] is None
+    assert retries["react"][0]["text"] is None and "tokens" not in retries["react"][0]
     assert retries["long"][0]["text"] and retries["long"][0]["tokens"] is None
     assert retries["react"][1]["trial"]["steps"][0][0] == "look"
+    verdict = {"kind": "not found", "cause": True, "sound": None, "place": None, "invented": False}
+    assert [r["verdict"] for r in retries["reflexion"]] == [verdict] * 2
     assert data["metrics"][-1]["kl"] is None  # NaN is no JSON
 
 def test_hostile_text_stays_data(page):
@@ -169,12 +195,13 @@ def test_environments_take_turns(chains, monkeypatch):
     assert [env for env, _ in picked] == ["a", "b", "c", "b", "c"]
     assert picked[3][1]["long"] is chains["long"][1]
 
-def test_a_page_never_grows_too_large(page, tiny_base, chains, monkeypatch):
+def test_a_page_never_grows_too_large(page, tiny_base, evaluation, chains, monkeypatch):
     """Episodes that do not fit are left out."""
     size = len(json.dumps(page[1]["episodes"][0], separators=(",", ":")))
     monkeypatch.setattr(report, "EPISODE_BYTES", int(size * 2.5))
     reports = [{"env": "household"}]
-    data = report.page_data(reports, [chains], page[2], opened(tiny_base))
+    environments = {"household": evaluation.env}
+    data = report.page_data(reports, [chains], environments, page[2], opened(tiny_base))
     assert 1 <= len(data["episodes"]) <= 2 and data["failed"] == 3
 
 def test_a_run_without_a_critic_is_told_in_words(tiny_base, tmp_path):
@@ -218,8 +245,21 @@ def test_in_a_browser(page, tmp_path, scheme, width):
         tab.locator("[name=shade][value=advantage]").focus()
         tab.keyboard.press("ArrowRight")
         assert tab.locator("[name=shade]:checked").get_attribute("value") == "kl"
-        assert tab.locator("#success circle").count() == 4 * 3
+        assert tab.locator("#success circle").count() == 5 * 3
         assert tab.locator("#curves svg").count() == 6
+        assert tab.locator("#truths svg").count() == 3  # no plan is known to be sound or not
+        words = tab.locator("#episode .ordinal").all_inner_texts()
+        assert words[0] == "Reflection 1, cause true"
+        assert words[2] == "Reflection 1, cause false, plan not sound, invented"
+        rows = [" ".join(row.split()) for row in tab.locator("#pairs tbody tr").all_inner_texts()]
+        names = ("react", "template: first seen", "reflexion, T = 0")
+        assert rows == [f"{name}{' 0 [0, 0] 0 : 0 1.000' * 2}" for name in names]
+        rows = [row.split("\t") for row in tab.locator("#said tbody tr").all_inner_texts()]
+        assert rows[0] == ["reflexion, T = 0", "3", *"100\xa0%,-,-,0\xa0%,0.00,0.50".split(","),
+                           "not found 3"]  # fmt: skip
+        assert len(rows) == 4 and "</script>" in rows[1][-1]
+        folded = tab.locator("#numbers details tbody tr")
+        assert folded.all_text_contents()[0].startswith("reflexion, T = 1")
         assert "</script>" in tab.locator("#episode").inner_text()
         assert tab.locator("#episode img, #list img").count() == 0
         assert tab.title().startswith("Retroformer: ")

@@ -4,6 +4,7 @@ as `search Quietverse (film), finish Greyton`.
 """
 
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 from envs.hotpot.tasks import RELATIONS
@@ -134,8 +135,8 @@ def oracle_reflection(observation: str, steps: list[Step]) -> str:
         return write_reflection("I did not find the answer.", [("search", title)])
     return write_reflection(*(_comparison if notes.goal.answers else _chain)(notes))
 
-def _chain(notes: Notes) -> tuple[str, Plan]:
-    """Cause and plan of a chain: the facts lead to a name, the next search or the answer."""
+def lead(notes: Notes) -> tuple[int, str]:
+    """How far the trial got: as `Notes.walk` tells, or from where the trial itself began."""
     goal = notes.goal
     level, name = notes.walk()
     if level == 0 and notes.facts:  # the trial may have started further on, by an earlier plan
@@ -146,6 +147,11 @@ def _chain(notes: Notes) -> tuple[str, Plan]:
             further = notes.walk((begun, first[1]))
             if further[1] != notes.given:
                 level, name = further
+    return level, name
+
+def _chain(notes: Notes) -> tuple[str, Plan]:
+    """Cause and plan of a chain: the facts lead to a name, the next search or the answer."""
+    goal, (level, name) = notes.goal, lead(notes)
     if level == 0:
         start = goal.starts[0]
         return f"I did not read the {start[0]} {name}.", [("search", notes.title(start))]
@@ -173,7 +179,99 @@ def _comparison(notes: Notes) -> tuple[str, Plan]:
     unread = (notes.unread() or names)[0]
     return f"I did not read {unread}.", [("search", name) for name in names]
 
-def judge(reflection: str, observation: str, steps: list[Step]) -> Verdict:
-    raise NotImplementedError
+# ---- The judge.
+CLAIMS: tuple[tuple[str, str, Callable], ...] = (  # part of a cause, its kind, is it shown?
+    (r"I had no step left", "no step left", lambda n: n.given is None),
+    (r"I answered (.*)", "wrong answer", lambda n, words: n.given == words),
+    (r"is wrong", "wrong answer", lambda n: n.given is not None),
+    (r"it is only the (\w+) of (\w+)", "only a step", lambda n, *fact: (
+        (*fact, n.given) in n.known() and fact[0] != n.goal.relations[-1])),
+    (r"the (\w+) of (\w+) is (the \w+|\w+)", "", lambda n, *fact: fact in n.known()),
+    (r"read (\w+) and (\w+)", "", lambda n, *names: {*names} <= {name for _, name in n.facts}),
+    (r"(?:I )?did not read (?:the (\w+) )?(\w+)(?: \((\w+)\))?", "not read",
+     lambda n, kind, name, sense: any(
+         name == e[1] and {kind or e[0], sense or e[0]} == {e[0]} for e in due(n))),
+    (r"I did not find the answer", "no answer", lambda n: True),
+)  # fmt: skip
+_SENSE = re.compile(r" \((film|novel|song|artist|town)\)$")
 
-TEMPLATES: dict = {}
+def judge(reflection: str, observation: str, steps: list[Step]) -> Verdict:
+    """cause: True if the trial shows all that it says; a paragraph not read must be one that was
+    next on the question's way. sound: the plan ends with the answer that the facts lead to or with
+    a search of the paragraph that states it, or while that is unread, of the next on the way; or of
+    one before, if from there the trial's number of steps suffices. Of a comparison, also with
+    searches of both. place: facts that the cause states are in the paragraphs. Of a real question
+    only `kind` and the plan's `invented` are told.
+    """
+    notes = read_trial(Notes(observation), steps)
+    cause, _, rest = reflection.partition("Plan: ")
+    kind, true = _cause(notes, cause.strip().removesuffix("."))
+    plan = parse_plan("Plan: " + rest.partition(" Plan: ")[0])
+    names = [words for _, words in plan if words not in (*notes.goal.answers, "the topic")]
+    names += re.findall(r"\b(?!I\b)[A-Z]\w*", cause) if notes.goal.starts else []
+    text = " ".join([observation, *sum(steps, ())])
+    plain = [re.escape(_SENSE.sub("", name)) for name in names]
+    invented = any(not re.search(rf"(?<!\w){name}(?!\w)", text) for name in plain)
+    if not notes.goal.starts:
+        return Verdict(kind, invented=invented if plan else None)
+    facts = re.findall(r"(\w+) of (\w+) is (the \w+|\w+)", cause)
+    place = all(fact in notes.known() for fact in facts) if facts else None
+    best = parse_plan(oracle_reflection(observation, steps))
+    return Verdict(kind, true, _leads(notes, plan, best, len(steps)), place, invented)
+
+def due(notes: Notes) -> list[Entity]:
+    """The next paragraphs on the question's way."""
+    if notes.goal.answers:
+        return [start for start in notes.goal.starts if start not in notes.facts]
+    level, name = lead(notes)
+    return [(kind, name) for kind in notes.goal.kinds[level : level + 1]]
+
+def _cause(notes: Notes, stated: str) -> tuple[str, bool | None]:
+    """Kind and truth of a cause, whose parts are each looked up among the claims."""
+    kind, shown = "", []
+    for part in re.split(r", (?:but|which) ", stated):
+        for pattern, own, shows in CLAIMS:
+            if match := re.fullmatch(pattern, part):
+                kind = own or kind
+                shown.append(not notes.goal.starts or shows(notes, *match.groups()))
+                break
+        else:
+            return "", None
+    return kind, all(shown) if notes.goal.starts else None
+
+def _leads(notes: Notes, plan: Plan, best: Plan, n_steps: int) -> bool:
+    """Does a plan lead where the oracle's does? What follows an answer is never done."""
+    answers = [clause for clause in plan if clause[0] == "finish"]
+    last = (answers[:1] or plan[-1:] or [("", "")])[0]
+    if notes.goal.answers and not answers:
+        return {name for _, name in notes.goal.starts} <= {words for _, words in plan}
+    if last[0] != "search" or last in best:
+        return last in best
+    asked, answer = notes.goal.relations[-1], best[0][1]
+    stating = [e for e, facts in notes.facts.items() if facts.get(asked) == answer]
+    # paragraphs read on the way, from which the steps of the trial suffice up to the answer
+    again, name, n = [], notes.goal.starts[0][1], len(notes.goal.kinds)
+    for level, (kind, relation) in enumerate(zip(notes.goal.kinds, notes.goal.relations)):
+        again += [(kind, name)] * (n - level + len(plan) <= n_steps and (kind, name) in notes.facts)
+        name = notes.facts.get((kind, name), {}).get(relation, "")
+    titles = {notes.title(e): f"{e[1]} ({e[0]})" for e in [*(due(notes) or stating), *again]}
+    seen = [*notes.offered, *notes.searched]  # of another title the long form may exist
+    return any(last[1] in (t, t if t in seen else long) for t, long in titles.items())
+
+# ---- Constant plans: rules on the order of the titles in the trial, whatever went wrong.
+def _template(pick: Callable, verb: str = "search") -> Callable[[str, list[Step]], str]:
+    """`pick`: (notes, titles found) -> words of the plan."""
+    def write(observation: str, steps: list[Step]) -> str:
+        notes = read_trial(Notes(observation), steps)
+        found = [title for title in notes.searched if title not in notes.missing]
+        words = pick(notes, found) or [*found, *notes.offered, "the topic"][:1]
+        return write_reflection("I did not find the answer.", [(verb, w) for w in words])
+    return write
+
+TEMPLATES: dict[str, Callable[[str, list[Step]], str]] = {
+    "last": _template(lambda notes, found: found[-1:]),
+    "last two": _template(lambda notes, found: found[-2:]),
+    "first": _template(lambda notes, found: found[:1]),
+    "unread": _template(lambda notes, _: [t for t in notes.offered if t not in notes.searched][:1]),
+    "last name": _template(lambda notes, _: [v for _, _, v in notes.known()][-1:], "finish"),
+}

@@ -4,6 +4,7 @@ as `open BAK73, choose red, choose small, buy`, or `search velvet lamp`.
 """
 
 import re
+from collections.abc import Callable
 
 from envs.observer import Step, Verdict, carried_out, read_trial
 
@@ -64,8 +65,9 @@ class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader
             self.score = float(text.rpartition(" ")[2])
 
     def price(self, asin: str) -> float:
-        """In dollars; the upper end of a range."""
-        return float(self.prices[asin].rpartition("$")[2])
+        """In dollars; of a range the middle, which is what is paid."""
+        shown = [float(price) for price in self.prices[asin].replace("$", "").split(" to ")]
+        return sum(shown) / len(shown)
 
     def shown(self, asin: str) -> list[str]:
         """The option values on a product's page; none if it was not opened."""
@@ -159,7 +161,101 @@ def cause(notes: Notes) -> str:
         return f"I opened {item} too late."
     return "I opened no product." if notes.titles else "I never searched."
 
-def judge(reflection: str, observation: str, steps: list[Step]) -> Verdict:
-    raise NotImplementedError
+# ---- The judge.
+CAUSES: tuple[tuple[str, str, Callable], ...] = (  # a cause, its kind, is it shown?
+    (r"(?P<asin>\w+) was no (?P<kind>\w+ \w+)", "wrong kind", lambda n, asin, kind: (
+        kind == n.kind and kind not in n.titles[asin])),
+    (r"(?P<asin>\w+) cost (?P<price>.+), too much", "too dear", lambda n, asin, price: (
+        price == n.prices[asin] and n.price(asin) > n.limit)),
+    (r"(?P<asin>\w+) had no (?P<value>.+)", "no such option", lambda n, asin, value: (
+        value in n.missing(asin))),
+    (r"(?P<asin>\w+) was not (?P<word>\w+)", "lacks the attribute", lambda n, asin, word: (
+        word == n.attribute and n.has_attribute(asin) is False)),
+    (r"(?P<asin>\w+) did not fit", "did not fit", lambda n, asin: n.score is not None),
+    (r"I opened (?P<asin>\w+) too late", "too late", lambda n, asin: (
+        n.score is None and asin == n.item)),
+    (r"I did not choose (?P<value>.+)", "not chosen", lambda n, value: (
+        n.score is not None and value in n.wanted(n.item) and value not in n.chosen.values())),
+    (r"I opened no product", "opened none", lambda n: bool(n.titles) and not n.opened),
+    (r"I never searched", "never searched", lambda n: not n.titles),
+)  # fmt: skip
+ASKED = ("wrong kind", "no such option", "lacks the attribute")  # compare with what was asked for
 
-TEMPLATES: dict = {}
+def judge(reflection: str, observation: str, steps: list[Step]) -> Verdict:
+    """cause: True if the trial shows it, of the product bought or, if none was, of one opened.
+    sound: the plan buys a product without a known fault, and one known to fit if there is one, with
+    the wanted values and no others; if all products have faults, it searches for the kind. place:
+    the price stated is that product's, and the values to choose are on the page of the product to
+    buy; None if the trial shows neither. Of a real instruction `sound` and some causes are None.
+    """
+    notes, plan = read_trial(Notes(observation), steps), parse_plan(reflection)
+    stated = reflection.partition("Plan: ")[0].strip().removesuffix(".")
+    kind, said, true = _cause(notes, stated)
+    asin, values = bought(plan)
+    checks = [notes.prices.get(said["asin"]) == said["price"]] if "price" in said else []
+    checks += [value in notes.shown(asin) for value in values if asin in notes.values]
+    names = [what for _, what in plan if what]
+    names += [name for part, name in said.items() if part != "price"]
+    names += re.findall(r"\b(?!I\b)[A-Z]\w*", stated) if notes.asked else []
+    text = " ".join([observation, *sum(steps, ())])
+    invented = any(not re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) for name in names)
+    sound = _leads(notes, plan) if notes.asked else None
+    return Verdict(kind, true, sound, all(checks) if checks else None, invented)
+
+def _cause(notes: Notes, stated: str) -> tuple[str, dict[str, str], bool | None]:
+    """Kind of a cause, what it names, and its truth."""
+    for pattern, kind, shows in CAUSES:
+        if match := re.fullmatch(pattern, stated):
+            said = match.groupdict()
+            blamed = notes.opened if notes.score is None else [notes.item]
+            if notes.asked is None and kind in ASKED:
+                return kind, said, None
+            right = "asin" not in said or said["asin"] in blamed
+            return kind, said, right and shows(notes, **said)
+    return "", {}, None
+
+def bought(plan: list[tuple[str, str]]) -> tuple[str, list[str]]:
+    """The product that a plan buys, and the values that it chooses; ("", []) if it buys none."""
+    asin, values = "", list[str]()
+    for verb, what in plan:
+        if verb == "open":
+            asin, values = what, []
+        elif verb == "choose":
+            values.append(what)
+        elif verb == "buy":
+            return asin, values
+    return "", []
+
+def _leads(notes: Notes, plan: list[tuple[str, str]]) -> bool:
+    """Does a plan lead where the oracle's does?"""
+    best, (asin, values) = right_product(notes), bought(plan)
+    if best is None:
+        return plan[:1] == [("search", notes.kind)]
+    if asin not in notes.titles or fault(notes, asin):
+        return False
+    fits = notes.has_attribute(asin) or not notes.has_attribute(best)
+    return fits and {*values} == {*notes.wanted(asin)}
+
+# ---- Constant plans: rules on the order of the products seen, whatever went wrong.
+def _template(pick: Callable) -> Callable[[str, list[Step]], str]:
+    """`pick`: (notes, products seen) -> what to buy, the first of them; none: search again."""
+    def write(observation: str, steps: list[Step]) -> str:
+        notes = read_trial(Notes(observation), steps)
+        asins = pick(notes, [*notes.titles])[:1]
+        plan = purchase(asins[0], notes.wanted(asins[0])) if asins else [("search", notes.kind)]
+        return f"I bought the wrong thing. Plan: {write_plan(plan)}."
+    return write
+
+def _cheapest(notes: Notes, asins: list[str]) -> list[str]:
+    """Of the kind that is asked for and not opened yet, else any, the cheapest first."""
+    left = [a for a in asins if a not in notes.opened and notes.kind in notes.titles[a]]
+    return sorted(left or asins, key=notes.price)
+
+TEMPLATES: dict[str, Callable[[str, list[Step]], str]] = {
+    "first": _template(lambda notes, asins: asins),
+    "second": _template(lambda notes, asins: asins[1:] or asins),
+    "third": _template(lambda notes, asins: asins[2:] or asins),
+    "unopened": _template(lambda notes, asins: [a for a in asins if a not in notes.opened]),
+    "cheapest": _template(_cheapest),
+    "search again": _template(lambda notes, asins: []),
+}

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from retro.ppo import gae, token_rewards
 from retro.reflect import REFLECTION_TOKENS, Reflection, rate, reflection_prompt
 from retro.report.terminal import visible
 from retro.run.files import JsonLines, read_bytes, read_json, read_tensors, write_atomically
-from retro.trial import Trajectory
+from retro.trial import Environments, Trajectory
 
 EPISODES = 40  # tasks of an environment on the page, at most
 EPISODE_BYTES = 1_500_000  # of all episodes together
@@ -33,13 +33,17 @@ ROWS = 64  # reflections that pass the model together
 
 TaskChains = dict[str, list[Trajectory]]  # method -> one task's chain
 
-def write_page(path: str | Path, reports: Sequence[dict], chains: Sequence[dict[str, Chains]],
-               run_dir: Path, lm: LanguageModel) -> None:  # fmt: skip
-    """Write the page of a finished run: one report of results.json, with chains, an environment."""
-    write_atomically(path, render(page_data(reports, chains, Path(run_dir), lm)))
+def write_page(
+    path: str | Path, reports: Sequence[dict], chains: Sequence[dict[str, Chains]],
+    environments: Environments, run_dir: Path, lm: LanguageModel,
+) -> None:  # fmt: skip
+    """Write the page of a finished run: a report (`results.report`) and chains an environment."""
+    write_atomically(path, render(page_data(reports, chains, environments, Path(run_dir), lm)))
 
-def page_data(reports: Sequence[dict], chains: Sequence[dict[str, Chains]], run_dir: Path,
-              lm: LanguageModel) -> dict:  # fmt: skip
+def page_data(
+    reports: Sequence[dict], chains: Sequence[dict[str, Chains]], environments: Environments,
+    run_dir: Path, lm: LanguageModel,
+) -> dict:  # fmt: skip
     """Everything the page shows, as JSON can hold it."""
     settings = read_json(run_dir / "config.json")
     metrics = list(JsonLines(run_dir / "metrics.jsonl"))
@@ -52,8 +56,8 @@ def page_data(reports: Sequence[dict], chains: Sequence[dict[str, Chains]], run_
                if after.reflections]  # fmt: skip
     tokens = iter(weigh(policy, written, kl_coef, settings["gamma"], settings["gae_lambda"]))
     shown, size = [], 0
-    for env, task_chains in picked:
-        one = episode(env, task_chains, tokens)
+    for name, task_chains in picked:
+        one = episode(name, task_chains, environments[name].judge, tokens)
         size += len(json.dumps(plain(one)))
         if size > EPISODE_BYTES:
             break
@@ -64,7 +68,7 @@ def page_data(reports: Sequence[dict], chains: Sequence[dict[str, Chains]], run_
             "episodes": shown, "failed": failed}  # fmt: skip
 
 def failed_first(chains: dict[str, Chains]) -> list[int]:
-    """The tasks whose first trial failed: only they have a reflection to show."""
+    """The rows whose first trial failed: only they have a reflection to show."""
     return [i for i, trials in enumerate(next(iter(chains.values()))) if not trials[0].success]
 
 def pick(reports: Sequence[dict],
@@ -75,13 +79,16 @@ def pick(reports: Sequence[dict],
               for report, env_chains in zip(reports, chains)]  # fmt: skip
     return [one for turn in zip_longest(*by_env) for one in turn if one]
 
-def episode(env: str, task_chains: TaskChains, tokens: Iterator) -> dict:
+def episode(env: str, task_chains: TaskChains, judge: Callable, tokens: Iterator) -> dict:
     """A task's chains as data; `tokens` yields each reflection's, method by method."""
 
     def retry(before: Trajectory, after: Trajectory) -> dict:
-        text, found = (after.reflections[-1], next(tokens)) if after.reflections else (None, None)
-        return {"text": text, "tokens": found, "rating": rate(before, after),
-                "trial": trial_data(after)}  # fmt: skip
+        retried = {"text": None, "rating": rate(before, after), "trial": trial_data(after)}
+        if not after.reflections:
+            return retried
+        text = after.reflections[-1]
+        verdict = judge(text, before.observation, before.exchanges)
+        return retried | {"text": text, "tokens": next(tokens), "verdict": verdict._asdict()}
 
     chains = {m: [retry(*pair) for pair in pairwise(own)] for m, own in task_chains.items()}
     first = next(iter(task_chains.values()))[0]

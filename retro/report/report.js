@@ -3,7 +3,7 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
-const CONTROLS = ["shuffled", "oracle", "last_attempt"];
+const CONTROLS = ["template", "shuffled", "oracle", "last_attempt", "best_of"];
 const AFTER = ["retroformer", "retroformer_offline", "sft"]; // what training made, best first
 
 function build(space, tag, attributes, children) {
@@ -17,6 +17,8 @@ const svg = (tag, attributes, ...children) => build("http://www.w3.org/2000/svg"
 const percent = (share) => `${Math.round(100 * share)}\u00a0%`;
 const signed = (x, digits = 2) => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(digits);
 const pretty = (method) => method.replaceAll("_", " ");
+const named = (method, temperature) => (temperature === null ? pretty(method) : `${pretty(method)}, T = ${Number(temperature)}`);
+const label = (report, method) => (method === "template" && report.template ? `template: ${report.template}` : named(method, report.methods[method].temperature));
 const has = (object, key) => Object.prototype.hasOwnProperty.call(object, key);
 const style = (method) => (/^[a-z_]+$/.test(method) ? method : "");
 
@@ -25,7 +27,7 @@ const style = (method) => (/^[a-z_]+$/.test(method) ? method : "");
 function finding(report) {
   const last = (method) => report.methods[method].success_by_retry.at(-1);
   const trained = AFTER.find((method) => has(report.methods, method));
-  const parts = [[trained, "with trained reflections"], ["reflexion", "with untrained ones"], ["react", "without any"]]
+  const parts = [[trained, "with trained reflections"], ["reflexion", "with untrained ones"], ["template", "with a constant plan"], ["react", "without any"]]
     .filter(([method]) => method && has(report.methods, method))
     .map(([method, words], i) => [el(i ? "span" : "strong", {}, percent(last(method))), ` ${words}`]);
   const n = Object.values(report.methods)[0].n;
@@ -39,7 +41,9 @@ function finding(report) {
 function successChart(report, width) {
   const methods = Object.entries(report.methods);
   const retries = methods[0][1].success_by_retry.length - 1;
-  const narrow = width < 440, height = 330, left = 40, right = narrow ? 122 : 148, top = 12, bottom = 36;
+  const narrow = width < 440, height = 330, left = 40, top = 12, bottom = 36;
+  const names = methods.map(([name, m]) => `${String(Math.round(100 * m.success_by_retry.at(-1))).padStart(3, "\u2007")} ${narrow ? pretty(name) : label(report, name)}`);
+  const right = (narrow ? 10 : 16) + 7 * Math.max(...names.map((name) => name.length));
   const when = (retry) => (retry ? `${narrow ? "" : "retry "}${retry}` : narrow ? "first" : "first trial");
   const spread = Math.min(9, (width - left - right) / (retries + 1) / methods.length / 1.6);
   const shared = new Set(methods.map(([, m]) => m.success_by_retry[0])).size === 1; // all start from the same first trials
@@ -63,10 +67,9 @@ function successChart(report, width) {
     points.forEach(([px, py], r) => {
       const [low, high] = m.ci95[r];
       if (i === 0 || r || !shared) group.append(svg("path", { class: "interval", d: `M${px} ${y(low)}V${y(high)}` }));
-      group.append(svg("circle", { cx: px, cy: py, r: kind === "main" ? 4 : 3 }, svg("title", {}, `${pretty(name)}, ${r ? `retry ${r}` : "first trial"}: ${percent(m.success_by_retry[r])} [${percent(low)}, ${percent(high)}]`)));
+      group.append(svg("circle", { cx: px, cy: py, r: kind === "main" ? 4 : 3 }, svg("title", {}, `${label(report, name)}, ${r ? `retry ${r}` : "first trial"}: ${percent(m.success_by_retry[r])} [${percent(low)}, ${percent(high)}]`)));
     });
-    const label = labels.find((one) => one.i === i);
-    group.append(svg("text", { x: width - right + (narrow ? 8 : 14), y: label.y + 4 }, `${pretty(name)} ${Math.round(100 * m.success_by_retry.at(-1))}`));
+    group.append(svg("text", { x: width - right + (narrow ? 8 : 14), y: labels.find((one) => one.i === i).y + 4 }, names[i]));
     const choose = (on) => () => { chart.classList.toggle("chosen", on); group.classList.toggle("on", on); };
     group.addEventListener("pointerenter", choose(true));
     group.addEventListener("pointerleave", choose(false));
@@ -75,13 +78,54 @@ function successChart(report, width) {
   return chart;
 }
 
+// rows: the row's name, then its cells: texts or lists of texts and nodes
+function table(caption, head, rows) {
+  const cells = ([name, ...own]) => el("tr", {}, el("th", { scope: "row" }, name), ...own.map((cell) => el("td", {}, ...[cell].flat())));
+  return el("div", { class: "scroll" }, el("table", {}, el("caption", {}, caption),
+    el("thead", {}, el("tr", {}, ...head.map((text) => el("th", { scope: "col" }, text)))), el("tbody", {}, ...rows.map(cells))));
+}
+
+function successTable(caption, results) {
+  const head = results[0][1].success_by_retry.map((_, r) => (r ? `retry ${r}` : "first trial"));
+  const range = (bounds) => el("small", {}, `[${bounds.map((b) => Math.round(100 * b)).join(", ")}]`);
+  return table(caption, ["method", ...head], results.map(([name, m]) => [name, ...m.success_by_retry.map((share, r) => [percent(share), " ", range(m.ci95[r])])]));
+}
+
 function numbers(report) {
-  const methods = Object.entries(report.methods);
-  const head = methods[0][1].success_by_retry.map((_, r) => el("th", { scope: "col" }, r ? `retry ${r}` : "first trial"));
-  const rows = methods.map(([name, m]) => el("tr", {}, el("th", { scope: "row" }, pretty(name)),
-    ...m.success_by_retry.map((share, r) => el("td", {}, percent(share), " ", el("small", {}, `[${m.ci95[r].map((b) => Math.round(100 * b)).join(", ")}]`)))));
-  return el("div", { class: "scroll" }, el("table", {}, el("caption", {}, `${report.env}, ${report.split}, seed ${report.seed}`),
-    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "method"), ...head)), el("tbody", {}, ...rows)));
+  const times = report.repeats > 1 ? `, ${report.repeats} times each` : "";
+  const runs = report.runs.length > 1 ? `, adapters of ${report.runs.length} runs` : "";
+  const own = successTable(`${report.env}, ${report.split}, seed ${report.seed}${times}${runs}; panel ${report.panel.slice(0, 12)}`,
+    Object.entries(report.methods).map(([name, m]) => [label(report, name), m]));
+  const others = Object.entries(report.methods).flatMap(([name, m]) => Object.entries(m.by_temperature || {})
+    .filter(([t]) => Number(t) !== m.temperature).sort(([a], [b]) => a - b).map(([t, result]) => [named(name, t), result]));
+  return others.length ? [own, el("details", {}, el("summary", {}, "At other temperatures"), successTable(report.env, others))] : [own];
+}
+
+// The trained methods less each other one, task by task, at retry 1 and the last.
+function pairs(report) {
+  const points = (share) => (Math.round(100 * share) ? signed(100 * share, 0) : "0");
+  return Object.entries(report.comparisons).filter(([, rivals]) => Object.keys(rivals).length).map(([trained, rivals]) => {
+    const last = Object.values(rivals)[0].p.length - 1;
+    const shown = [...new Set([Math.min(1, last), last])];
+    return table(`${report.env}: ${label(report, trained)}, less another method`,
+      ["less", ...shown.flatMap((r) => [r ? `retry ${r}` : "first trial", "won : lost", "p"])],
+      Object.entries(rivals).map(([name, c]) => [label(report, name), ...shown.flatMap((r) => [
+        [points(c.difference_by_retry[r]), " ", el("small", {}, `[${c.ci95[r].map(points).join(", ")}]`)],
+        `${c.wins[r]} : ${c.losses[r]}`, c.p[r] < 0.001 ? "< 0.001" : c.p[r].toFixed(3)])]));
+  });
+}
+
+// What reflections on first trials say, checked.
+function truth(report) {
+  const checked = Object.entries(report.methods).filter(([, m]) => m.faithfulness);
+  if (!checked.length) return [];
+  const told = (value, text) => (Number.isFinite(value) ? text(value) : "-");
+  const causes = (kinds) => Object.entries(kinds).sort((a, b) => b[1] - a[1]).slice(0, 3).map(([kind, n]) => `${kind || "none"} ${n}`).join(", ");
+  return [table(`${report.env}: reflections on first trials`,
+    ["method", "reflections", "cause true", "plan sound", "place right", "invented", "I(kind)", "I(trial)", "most frequent causes"],
+    checked.map(([name, { faithfulness: f, mutual_information }]) => [label(report, name), f.n,
+      ...[f.cause, f.sound, f.place, f.invented].map((share) => told(share, percent)),
+      ...[f.kind_information, mutual_information].map((nats) => told(nats, (x) => x.toFixed(2))), causes(f.kinds)]))];
 }
 
 // ---- learning curves
@@ -100,6 +144,16 @@ function curves() {
   const parts = new Set(data.metrics.flatMap((row) => Object.keys(row.mean_rating_by_env || {})));
   if (parts.size > 1) all.splice(1, 0, ...[...parts].map((env) => [`mean rating, ${env}`, 3, (row) => (row.mean_rating_by_env || {})[env], false]));
   return all.filter(([, , get]) => data.metrics.some((row) => Number.isFinite(get(row))));
+}
+
+// the same of what reflections say, by environment; older runs did not log it
+function truths() {
+  const parts = [...new Set(data.metrics.flatMap((row) => Object.keys(row.mutual_information || {})))];
+  const checked = [["cause", "cause true"], ["sound", "plan sound"], ["invented", "invented"]];
+  return parts.flatMap((env) => [
+    ...checked.map(([key, title]) => [`${title}, ${env}`, 2, (row) => ((row.faithfulness || {})[env] || {})[key], true]),
+    [`I(trial), ${env}, nats`, 2, (row) => (row.mutual_information || {})[env], false],
+  ]).filter(([, , get]) => data.metrics.some((row) => Number.isFinite(get(row))));
 }
 
 function curve([title, digits, get, share], width, panels) {
@@ -151,15 +205,20 @@ function drawCharts() {
   const room = $("curves").clientWidth, side = 28;
   const across = Math.max(1, Math.floor((room + side) / (250 + side)));
   const panels = [];
-  const known = curves();
-  $("curves").replaceChildren(...known.map((one) => curve(one, (room - side * (across - 1)) / across, panels)));
-  if (!known.length) $("curves").append(el("p", { class: "meta" }, "No update was made."));
+  for (const [id, known] of [["curves", curves()], ["truths", truths()]])
+    $(id).replaceChildren(...known.map((one) => curve(one, (room - side * (across - 1)) / across, panels)));
+  if (!$("curves").childElementCount) $("curves").append(el("p", { class: "meta" }, "No update was made."));
 }
 
-$("run").textContent = `Run ${data.run.name}, seed ${data.run.seed}. Intervals are 95 % (Wilson).`;
+const runs = data.reports[0].runs.length;
+$("run").textContent = `Run ${data.run.name}, seed ${data.run.seed}${runs > 1 ? `: the first of ${runs}, whose curves and episodes these are` : ""}. Intervals are 95 %, over tasks${runs > 1 ? " and runs" : ""}.`;
 document.title = `Retroformer: ${data.run.name}`;
 $("findings").append(...data.reports.map(finding));
-$("numbers").append(...data.reports.map(numbers));
+$("numbers").append(...data.reports.flatMap(numbers));
+$("pairs").append(...data.reports.flatMap(pairs));
+$("pairs").nextElementSibling.hidden = !$("pairs").childElementCount;
+$("said").append(...data.reports.flatMap(truth));
+$("truth").hidden = !$("said").childElementCount;
 drawCharts();
 let drawn = window.innerWidth;
 window.addEventListener("resize", () => {

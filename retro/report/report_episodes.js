@@ -76,11 +76,23 @@ function reflection(retry) {
   return [box, readout];
 }
 
+// What the judge says of a reflection, in a few words.
+function judged({ verdict }) {
+  const word = (good, text) => [", ", el("span", { class: good ? "solved" : "failed" }, text)];
+  if (!verdict) return [];
+  return [
+    ...(verdict.cause === null ? [] : word(verdict.cause, verdict.cause ? "cause true" : "cause false")),
+    ...(verdict.sound === null ? [] : word(verdict.sound, verdict.sound ? "plan sound" : "plan not sound")),
+    ...(verdict.invented ? word(false, "invented") : []),
+  ];
+}
+
 function side(episode, method, kind) {
-  const column = el("section", { class: `side ${kind}` }, el("h3", {}, `${WHEN[method] || "Control"}: ${pretty(method)}`));
-  if (!WHEN[method]) column.firstChild.textContent = pretty(method);
+  const when = WHEN[method] || (CONTROLS.includes(method) ? "Control" : "");
+  const name = label(data.reports.find((report) => report.env === episode.env), method);
+  const column = el("section", { class: `side ${kind}` }, el("h3", {}, when ? `${when}: ${name}` : name));
   episode.chains[method].forEach((retry, i) => {
-    column.append(el("p", { class: "hint ordinal" }, `Reflection ${i + 1}`), ...reflection(retry));
+    column.append(el("p", { class: "hint ordinal" }, `Reflection ${i + 1}`, ...judged(retry)), ...reflection(retry));
     const trial = el("details", {}, el("summary", {}, `Retry ${i + 1}: `, verdict(retry.trial)), transcript(retry.trial));
     trial.open = i === 0;
     column.append(trial);
@@ -160,7 +172,7 @@ if (methods.length) {
     picker("outcome", "Outcome", OUTCOMES.map(([key]) => [key, ""]), "", (v) => (chosen.outcome = v)),
     shading(),
   );
-  const note = `${data.episodes.length} of the ${data.failed} tasks whose first trial failed. Shades run from `;
+  const note = `${data.episodes.length} of the ${data.failed} first trials that failed. Shades run from `;
   $("episodes-note").append(note, "−1", el("span", { class: "key", role: "img", "aria-label": "red to green" }), "+1 in advantage (rating), from −2 to +2 in KL (nats), as the trained policy and its critic see each text. ",
     el("kbd", {}, "j"), " ", el("kbd", {}, "k"), " next and previous episode.");
   $("list").addEventListener("keydown", (event) => {
