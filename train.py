@@ -411,8 +411,7 @@ def learn_by_ppo(training: Training, trials: list[FailedTrial]) -> None:
     kl_control = KLController(
         state.get("kl_coef", config.kl_coef), config.kl_target or None, config.kl_horizon
     )
-    # "earned" is the name in older runs
-    baselines = Baselines(config.baseline_step, state.get("baselines", state.get("earned", {})))
+    baselines = Baselines(config.baseline_step, state.get("baselines", {}))
     min_well_formed = 0.0 if config.reflector or config.from_buffer else config.min_well_formed
     judge = training.reward or training.arena()
     done = state.get("updates", 0)
