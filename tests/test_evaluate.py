@@ -334,7 +334,8 @@ def test_temperatures_are_tried_with_every_runs_adapter(reflector):
             assert found[name][f"{t:g}"] == pytest.approx(won / (5 * runs))
 
 def test_information_is_that_of_first_reflections_mean_over_the_runs(reflector, monkeypatch):
-    """Of at most ASKED tasks, each once; with their own adapter; None if there is but one task."""
+    """Of at most ASKED tasks, each once, in whatever order processes bring them; None of one task.
+    """
     seen = []
 
     def counted(lm, written, adapt_prompt):
@@ -347,7 +348,7 @@ def test_information_is_that_of_first_reflections_mean_over_the_runs(reflector, 
     after = [[trial(name, False, reflections=(f"on {name}.",))] for name in "abcda"]
     chains = [[t, *rest] for t, rest in zip(first, after)] + [[trial("won", True)]]
     both = [Variant("sft", 1.0, run) for run in range(2)]
-    assert reflector.information(both, [chains, chains]) == 1.5
+    assert reflector.information(both, [chains, chains[::-1]]) == 1.5
     assert seen == [[" on a.\n", " on b.\n", " on c.\n"]] * 2
     assert reflector.information(both, [chains[:1], chains[-1:]]) is None
     monkeypatch.undo()
