@@ -139,9 +139,8 @@ class Reflector:
             for i in slots:
                 together[self.adapter(asked[i][0]), asked[i][0].temperature].append(i)
             for (adapter, temperature), rows in together.items():
-                cache = read and [PromptCache(
-                    list(range(len(rows))), torch.tensor([slots[i] for i in rows]), read.cache
-                )]  # fmt: skip
+                where = torch.tensor([slots[i] for i in rows], device=self.lm.device)
+                cache = [PromptCache(list(range(len(rows))), where, read.cache)] if read else None
                 with self.lm.using(adapter):
                     found = reflect(
                         self.lm, [ids[i] for i in rows], temperature=temperature,
