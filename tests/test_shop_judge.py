@@ -133,6 +133,7 @@ def test_constant_plans():
         "second": f"open BEL20{end}",
         "third": f"open BIN31{end}",
         "unopened": f"open BEL20{end}",
+        "cheapest": f"open BIN31{end}",
         "search again": "search velvet lamp.",
     }
     assert set(plans([]).values()) == {"search velvet lamp."}
