@@ -18,6 +18,7 @@ method's line in the table is that of its best one, which the run has chosen on 
 
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 from tqdm import tqdm
@@ -88,6 +89,9 @@ class Config(FileOptions, ActorOptions):
 def main(config: Config) -> None:
     runs, device = [Path(run) for run in (config.runs or config.run_dir).split(",")], pick_device()
     settings = read_json(runs[0] / "config.json")
+    for run, key in product(runs[1:], ("base", "reflector", "mode", "adapt_prompt")):
+        if read_json(run / "config.json").get(key) != settings.get(key):
+            raise ValueError(f"--runs: {run} has another {key} than {runs[0]}")
     own = settings.get("reflector") or settings["base"]
     folder = own if config.reflector in ("", "openai") else config.reflector
     of_the_run, processes = folder == own and config.reflector != "openai", join(device)
@@ -224,7 +228,7 @@ def tasks_of(config: Config, env: envs.Environment, runs: list[Path]) -> list[di
     shared: dict = {}
     hashes = [content_hash(task, shared) for task in tasks]
     for path in (run / "trained_on.json" for run in runs if config.split != "train"):
-        known = set(read_json(path)) if path.exists() else set()
+        known = {*read_json(path)["hashes"]} if path.exists() else set()
         if both := [task["id"] for task, own in zip(tasks, hashes) if own in known]:
             raise ValueError(f"{path.parent}: was trained on {len(both)} of the {len(tasks)} tasks "
                              f"of {env.name}, such as {both[0]}")  # fmt: skip

@@ -254,7 +254,7 @@ def set_up(config: Config) -> Training:
     eval_tasks = table_tasks(config, others, trained_on)
     run = RunFolder(config, weights, optimizer, processes)
     if processes.is_main:  # eval.py refuses them
-        write_json(run.path / "trained_on.json", trained_on)
+        write_json(run.path / "trained_on.json", {"hashes": trained_on})
     return Training(
         config, processes, environments, others, lm, policy, reward, actor, budget, optimizer, run,
         group, given, train_tasks, eval_tasks,
@@ -411,8 +411,7 @@ def learn_by_ppo(training: Training, trials: list[FailedTrial]) -> None:
     kl_control = KLController(
         state.get("kl_coef", config.kl_coef), config.kl_target or None, config.kl_horizon
     )
-    # "earned" is the name in older runs
-    baselines = Baselines(config.baseline_step, state.get("baselines", state.get("earned", {})))
+    baselines = Baselines(config.baseline_step, state.get("baselines", {}))
     min_well_formed = 0.0 if config.reflector or config.from_buffer else config.min_well_formed
     judge = training.reward or training.arena()
     done = state.get("updates", 0)
@@ -514,6 +513,6 @@ if __name__ == "__main__":
         lambda given: OFFLINE if given.mode == "offline" or given.from_buffer else {},
     )
     alone = 1 if config.actor or config.reflector else 0  # a large model, or one behind an API
-    shared = config.gap_tasks, config.train_tasks, config.minibatch, config.eval_tasks
-    with launch(alone, *shared, config.batch_reflections):
+    shared = config.gap_tasks, config.train_tasks, config.choice_tasks, config.eval_tasks
+    with launch(alone, *shared, config.minibatch, config.batch_reflections):
         run_script(main, config)

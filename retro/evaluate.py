@@ -124,24 +124,28 @@ class Reflector:
     ) -> list[Reflection]:
         """One reflection each. A prompt is read once for all methods and temperatures."""
         ids = [reflection_prompt(trajectory, self.lm) for _, trajectory in asked]
-        written: dict[int, Reflection] = {}
-        reads = [None] if self.adapt_prompt else self.lm.prefill(ids)
-        for read in reads:
-            rows = read.rows if read else list(range(len(asked)))
+        rows_of: dict[tuple, list[int]] = defaultdict(list)
+        for i, own in enumerate(ids):
+            rows_of[tuple(own)].append(i)
+        distinct, written = [*rows_of], dict[int, Reflection]()
+        for read in [None] if self.adapt_prompt else self.lm.prefill([*map(list, distinct)]):
+            slots = dict.fromkeys(range(len(ids)), 0) if read is None else {
+                i: slot for n, slot in zip(read.rows, read.slots.tolist())
+                for i in rows_of[distinct[n]]
+            }  # fmt: skip
             together: dict[tuple, list[int]] = defaultdict(list)
-            for n, i in enumerate(rows):
-                together[self.adapter(asked[i][0]), asked[i][0].temperature].append(n)
-            for (adapter, temperature), own in together.items():
-                cache = None
-                if read:
-                    cache = [PromptCache(list(range(len(own))), read.slots[own], read.cache)]
+            for i in slots:
+                together[self.adapter(asked[i][0]), asked[i][0].temperature].append(i)
+            for (adapter, temperature), rows in together.items():
+                where = torch.tensor([slots[i] for i in rows], device=self.lm.device)
+                cache = [PromptCache(list(range(len(rows))), where, read.cache)] if read else None
                 with self.lm.using(adapter):
                     found = reflect(
-                        self.lm, [ids[rows[n]] for n in own], temperature=temperature,
-                        generator=[generators[rows[n]] for n in own],
+                        self.lm, [ids[i] for i in rows], temperature=temperature,
+                        generator=[generators[i] for i in rows],
                         adapt_prompt=self.adapt_prompt, caches=cache,
                     )  # fmt: skip
-                written |= zip([rows[n] for n in own], found)
+                written |= zip(rows, found)
         return [written[i] for i in range(len(asked))]
 
 def last_attempt(trajectories: Sequence[Trajectory], lm: LanguageModel) -> list[str]:
@@ -193,7 +197,7 @@ class Evaluation:
         return [(task, repeat) for repeat in range(self.repeats) for task in self.tasks]
 
     def generator(self, device: torch.device, row: int, *names: object) -> torch.Generator:
-        task, repeat = self.rows[row]
+        repeat, task = row // len(self.tasks), self.tasks[row % len(self.tasks)]
         return seeded(self.seed, self.env.name, task["id"], repeat, *names, device=device)
 
     def trials(

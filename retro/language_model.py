@@ -256,12 +256,13 @@ class LanguageModel:
         """
         before, after = self.around
         encode, room = self.tokenizer.encode, limit - len(before) - len(after)
-        ids = encode(text)
-        if len(ids) > room:
-            head = min(len(encode(start)) or room, room // 2)
-            ids = ids[:head] + ids[len(ids) - (room - head) :]
-            # as a run that is resumed from the text would read it
-            ids = encode(self.tokenizer.decode(ids))[-room:]
+        whole = ids = encode(text)
+        head = min(len(encode(start)) or room, room // 2) if len(ids) > room else 0
+        tail = room - head
+        while len(ids) > room:
+            # as a run that is resumed from the text would read it, maybe in more ids
+            ids = encode(self.tokenizer.decode(whole[:head] + whole[len(whole) - tail :]))
+            tail -= 1
         return before + ids + after
 
     # ---- reading and writing

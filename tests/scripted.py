@@ -1,6 +1,8 @@
-"""An actor that plays by a plain function of what it has read."""
+"""An actor that plays by a plain function of what it has read, without any chance."""
 
 from collections.abc import Callable, Sequence
+
+import torch
 
 from retro import prompts
 from retro.memory import MEMORY
@@ -8,8 +10,10 @@ from retro.memory import MEMORY
 class ScriptedActor:
     """`play(transcript) -> action`, a plain function of what an actor would read."""
 
+    device = torch.device("cpu")
+
     def __init__(self, play: Callable[[str], str], memory: int = MEMORY):
-        self.play, self.memory = play, memory
+        self.play, self.memory, self.generator = play, memory, torch.Generator()
 
     def start(self, openings: Sequence[str], generators=None) -> "ScriptedSession":
         return ScriptedSession(self.play, openings)

@@ -35,6 +35,7 @@ def config(base, folder, **changes):
         minibatch=2,
         updates=2,
         epochs=2,
+        choice_tasks=2,
         eval_tasks=1,
         retries=1,
         lr=1e-2,
@@ -101,6 +102,8 @@ def outcome(folder):
         "sft/adapter_model.safetensors",
         "reward/adapter_model.safetensors",
         "reward/head.safetensors",
+        "choices.json",
+        "trained_on.json",
     )
     files = [folder / name for name in files]
     return [metrics] + [file.read_bytes() if file.exists() else None for file in files]
@@ -113,6 +116,7 @@ class Killed(BaseException):
     """No handler of the program catches this, as none catches a kill -9."""
 
 def evaluated(run_dir, tmp_path, **changes):
-    settings = dict(run_dir=str(run_dir), tasks=2, retries=1, json=str(tmp_path / "r.json"))
+    settings = dict(run_dir=str(run_dir), tasks=2, choice_tasks=2, retries=1,
+                    json=str(tmp_path / "r.json"))  # fmt: skip
     evaluation.main(evaluation.Config(**settings | changes))
     return json.loads((tmp_path / "r.json").read_text())

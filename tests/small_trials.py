@@ -1,4 +1,4 @@
-"""A tiny language model with an adapter, failed trials, and its reflections on them."""
+"""A tiny language model with an adapter, trials, and its reflections on failed ones."""
 
 from contextlib import nullcontext
 
@@ -11,7 +11,7 @@ import retro.policy
 import retro.reflect
 from retro.lora import lora_parameters
 from retro.reflect import reflect, reflection_prompt
-from retro.trial import run_trials
+from retro.trial import Trajectory, run_trials
 from tests.scripted import ScriptedActor
 
 def failed_trials(n: int, steps: int) -> list:
@@ -19,6 +19,11 @@ def failed_trials(n: int, steps: int) -> list:
     env = envs.make("household", max_steps=steps)
     actor = ScriptedActor(lambda text: "look")
     return run_trials({"household": env}, env.tasks("train", n, 2), actor, [[]] * n)
+
+def trial(task: str, success: bool, g: float = 0.0, reflections=()) -> Trajectory:
+    """One without steps."""
+    g = 1.0 if success else g
+    return Trajectory("guess", task, "x", (*reflections,), (), g, success, success, not success)
 
 def shorten(patch: pytest.MonkeyPatch) -> None:
     """A few tokens a reflection; and no bfloat16, whatever the processor has: for tight tolerances.
@@ -33,7 +38,7 @@ def sample(lm, trials, seed=0, **changes):
     generator = torch.Generator().manual_seed(seed)
     return reflect(lm, asked, temperature=1.0, generator=generator, **changes)
 
-def randomise(lm, name="reflector", std=0.2) -> None:
+def randomise(lm, name="reflector", std=0.2, seed=0) -> None:
     """Weights of the adapter that matter."""
-    for i, weight in enumerate(lora_parameters(lm.model, name)):
+    for i, weight in enumerate(lora_parameters(lm.model, name), 100 * seed):
         torch.nn.init.normal_(weight, std=std, generator=torch.Generator().manual_seed(i))

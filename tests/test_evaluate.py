@@ -1,105 +1,218 @@
-"""Counting successes: intervals and summaries by other arithmetic; the controls do what they say.
+"""Methods side by side: a row's trials are its own whatever is played beside it; the controls and
+the choices do what they say.
 """
+
+from dataclasses import replace
+from types import SimpleNamespace
+from zlib import crc32
 
 import pytest
 import torch
 
-import envs
+import retro.evaluate
+import retro.language_model
+import retro.reflect
+import retro.report.truth
 from retro.evaluate import (
+    TEMPERATURES,
     Evaluation,
     Reflector,
+    Variant,
     evaluate,
     last_attempt,
     measure_gap,
     methods_of,
-    report,
     shuffled,
-    summary,
-    wilson,
+    success,
+    try_temperatures,
+    try_templates,
+    variants,
 )
-from retro.lora import adapter_state, save_adapter
-from retro.report.tables import draw_picture, table
-from retro.trial import Step, Trajectory
-from tests.scripted import ScriptedActor
-from tests.small_trials import failed_trials, randomise, shorten
+from retro.lora import load_adapter, save_adapter
+from retro.reflect import reflect, reflection_prompt
+from retro.report.truth import information_of
+from retro.run.processes import Processes
+from retro.trial import Step, Trajectory, run_trials
+from tests.guess import Guess
+from tests.scripted import ScriptedActor, ScriptedSession
+from tests.small_trials import randomise, shorten, trial
 
-def trial(task, success, g=0.0, reflections=()):
-    return Trajectory(
-        "household",
-        task,
-        "x",
-        tuple(reflections),
-        (),
-        1.0 if success else g,
-        success,
-        success,
-        not success,
-    )
+class Lucky(Guess):
+    """A number wins if 8 divides it: something to retry and something to win."""
 
-def test_wilson_solves_its_own_equation():
-    """The bounds are the p with |p_hat - p| = z sqrt(p (1 - p) / n), found here by bisection."""
-    z = 1.959964
-    for k, n in ((3, 10), (50, 100), (297, 300)):
-        for bound, (a, b) in zip(wilson(k, n), ((0.0, k / n), (1.0, k / n))):
-            for _ in range(80):  # a is outside the interval, b inside
-                p = (a + b) / 2
-                inside = abs(k / n - p) <= z * (p * (1 - p) / n) ** 0.5
-                a, b = (a, p) if inside else (p, b)
-            assert bound == pytest.approx((a + b) / 2, abs=1e-9)
-    assert wilson(0, 20)[0] == 0 and wilson(20, 20)[1] == 1 and wilson(0, 0) == [0, 1]
+    templates = {"first": lambda o, steps: "I lost. Plan: say a.",
+                 "again": lambda o, steps: f"I lost. Plan: say {steps[0][0]}."}  # fmt: skip
 
-def test_summary_on_a_hand_worked_example():
-    chains = [
-        [trial("a", True)],
-        [trial("b", False, 0.5), trial("b", True)],
-        [trial("c", False), trial("c", False, 0.25), trial("c", True)],
-        [trial("d", False), trial("d", False), trial("d", False, 0.5)],
-    ]
-    s = summary(chains, 2)
-    assert s["success_by_retry"] == [0.25, 0.5, 0.75]
-    assert s["conditional_by_retry"] == [0.25, 1 / 3, 0.5]
-    assert s["mean_return_by_retry"] == [1.5 / 4, 2.25 / 4, 3.5 / 4]
-    assert s["ci95"][0] == wilson(1, 4)
-    assert "0.75" in table({"react": s})
+    def fresh(self) -> "Lucky":
+        return Lucky()
 
-def test_nobody_left_to_retry_gives_null():
-    assert summary([[trial("a", True)]], 1)["conditional_by_retry"] == [1.0, None]
+    def step(self, action: str) -> tuple:
+        reply, _, _, over, _ = super().step(action)
+        won, rest = int(action) % 8 == 0, int(action) % 7 / 7
+        info = {"success": won, "progress": 1.0 if won else rest}
+        self.answer = (reply, int(won), won, over and not won, info)
+        return self.answer
 
-def test_shuffled_hands_each_reflection_to_another_task():
-    writer = shuffled(lambda ts: [f"about {t.task_id}" for t in ts])
-    got = writer([trial(name, False) for name in "abc"])
-    assert sorted(got) == ["about a", "about b", "about c"]
-    assert all(text != f"about {name}" for text, name in zip(got, "abc"))
-    assert writer([trial("b", False)]) != ["about b"] and writer([trial("b", False)])[0] is not None
+class Gambler(ScriptedActor):
+    """Its actions are numbers, made of all that it has read and of its trial's own draws."""
 
-def scripted_evaluation(n: int, retries: int, play=lambda text: "look") -> Evaluation:
-    env, actor = envs.make("household", max_steps=2), ScriptedActor(play)
-    actor.device, actor.generator = torch.device("cpu"), None
-    return Evaluation(env, env.tasks("seen", n, 0), actor, retries, seed=0)
+    def __init__(self):
+        super().__init__(lambda text: str(crc32(text.encode())))
 
-def test_chains_retry_only_what_failed_and_remember_in_order():
-    evaluation = scripted_evaluation(3, retries=4)
-    ids = [task["id"] for task in evaluation.tasks]
-    first = [trial(name, i == 0) for i, name in enumerate(ids)]
+    def start(self, openings, generators=None) -> ScriptedSession:
+        play, draws = self.play, dict(enumerate(generators))
+        session = super().start([f"{i} {text}" for i, text in enumerate(openings)], generators)
+
+        def gamble(text: str) -> str:
+            row, _, rest = text.partition(" ")
+            return play(f"{torch.rand(1, generator=draws[int(row)]).item()} {rest}")
+
+        session.play = gamble
+        return session
+
+@pytest.fixture
+def reflector(tiny_lm, tmp_path, monkeypatch) -> Reflector:
+    """Of two runs: four adapters that differ."""
+    shorten(monkeypatch)
+    monkeypatch.setattr(retro.reflect, "REFLECTION_TOKENS", 5)
+    tiny_lm.add_adapter("reflector", 2, 4.0, torch.Generator())
+    for i, run in enumerate("ab"):
+        for j, name in enumerate(("sft", "adapter")):
+            randomise(tiny_lm, std=0.4, seed=2 * i + j)
+            save_adapter(tiny_lm.model, tmp_path / run / name)
+    return Reflector(tiny_lm, [tmp_path / "a", tmp_path / "b"], False, best_of=3)
+
+def lucky(n=4, retries=2, **changes) -> Evaluation:
+    return Evaluation(Lucky(), Lucky().tasks("unseen", n, 0), Gambler(), retries, 3, **changes)
+
+def scripted(n: int, retries: int, play=lambda text: "look", **changes) -> Evaluation:
+    env = Guess()
+    return Evaluation(env, env.tasks("seen", n, 0), ScriptedActor(play), retries, 0, **changes)
+
+def nobody(lm) -> Reflector:
+    return Reflector(lm, [], False)
+
+# ---- what a row draws is its own
+
+def everything(**changes) -> list[Variant]:
+    methods = (*methods_of("online"), "best_of")
+    return variants(methods, {"retroformer": 1.0}, (0.0, 1.0), runs=2)
+
+@pytest.mark.parametrize("adapt_prompt", [False, True])
+def test_a_variant_plays_alone_as_it_plays_beside_all_others(
+    reflector, monkeypatch, adapt_prompt
+):
+    """And however many trials are played or prompts are read at a time. Another seed differs."""
+    reflector = replace(reflector, adapt_prompt=adapt_prompt)
+    evaluation = lucky(n=5, template="first")
+    together = evaluate(evaluation, everything(), reflector)
+    won = {sum(chain[-1].success for chain in chains) for chains in together.values()}
+    assert len(won) > 2, won
+    monkeypatch.setattr(retro.evaluate, "ROWS", 4)
+    monkeypatch.setattr(retro.language_model, "PREFILL_TOKENS", 200)
+    for variant in everything()[:: 9 if adapt_prompt else 4]:
+        assert evaluate(evaluation, [variant], reflector) == {variant: together[variant]}, variant
+    again = evaluate(evaluation, everything()[::-1], reflector)
+    assert again == together
+    other = evaluate(replace(evaluation, seed=4), [Variant("react")], reflector)
+    assert other[Variant("react")] != together[Variant("react")]
+
+def test_a_row_plays_alone_as_it_plays_beside_all_others(reflector):
+    """As if each task had a process of its own. Shuffled has other texts then."""
+    whole = lucky(n=3, repeats=2)
+    compared = [v for v in everything() if v.method not in ("shuffled", "template")]
+    together = evaluate(whole, compared, reflector)
+    apart: dict = {variant: [] for variant in compared}
+    for rank in range(3):
+        own = replace(whole, tasks=Processes(rank, 3).split(whole.tasks))
+        for variant, chains in evaluate(own, compared, reflector).items():
+            apart[variant] += chains
+    for variant, chains in together.items():  # rows: repeats of the tasks, here repeat by repeat
+        assert [apart[variant][i] for i in (0, 2, 4, 1, 3, 5)] == chains, variant
+    first = [chain[0] for chain in together[Variant("react")]]
+    assert first[:3] != first[3:]  # repeats have draws of their own
+
+def test_a_retry_is_the_reflection_and_the_trial_that_its_row_names(reflector):
+    """By hand, one at a time: three reflections, each tried; best_of takes the best trial."""
+    evaluation, lm = lucky(6, retries=1), reflector.lm
+    best, plain = Variant("best_of", 1.0, 1), Variant("retroformer", 1.0, 1)
+    chains = evaluate(evaluation, [best, plain], reflector)
+    returns = []
+    for row, (first, *rest) in enumerate(chains[best]):
+        if first.success:
+            assert not rest
+            continue
+        tried = []
+        for n in range(3):
+            names = row, 1, "reflection", n
+            with lm.using(reflector.adapter(best)):
+                (written,) = reflect(
+                    lm, [reflection_prompt(first, lm)], temperature=1.0,
+                    generator=evaluation.generator(lm.device, *names),
+                )  # fmt: skip
+            tried += run_trials(
+                {"guess": evaluation.env}, [evaluation.tasks[row]], evaluation.actor,
+                [[written.text]], [evaluation.generator(lm.device, row, 1)],
+            )  # fmt: skip
+        returns.append([t.episode_return for t in tried])
+        assert rest == [tried[returns[-1].index(max(returns[-1]))]]
+        assert chains[plain][row][1] == tried[0]
+    assert len(returns) > 1 and any(max(own) > own[0] for own in returns), returns
+
+def test_equal_trials_are_played_once(tiny_lm, monkeypatch):
+    """Two methods write the same, a third one something else; the fourth writes nothing."""
+    played, run = [], retro.evaluate.run_in_batches
+
+    def counted(environments, tasks, actor, memories, **rest):
+        played.extend((task["id"], tuple(memory)) for task, memory in zip(tasks, memories))
+        return run(environments, tasks, actor, memories, **rest)
+
+    monkeypatch.setattr(retro.evaluate, "run_in_batches", counted)
+    say = lambda text: lambda trials, temperature: [text] * len(trials)
+    writers = {"reflexion": say("a"), "oracle": say("a"), "last_attempt": say("b")}
+    compared = variants(("react", *writers), {}, (1.0,))
+    bar = SimpleNamespace(n=0, total=0)
+    bar.update = lambda n: setattr(bar, "n", bar.n + n)
+    evaluation = scripted(5, retries=2, repeats=2)
+    evaluate(evaluation, compared, nobody(tiny_lm), writers, bar)
+    ids = [task["id"] for task in evaluation.tasks] * 2
+    memories = [[()], [(), ("a",), ("b",)], [(), ("a", "a"), ("b",)]]
+    assert sorted(played) == sorted((i, m) for i in ids for own in memories for m in own)
+    assert bar.n == bar.total == len(played) == 10 * 7
+    played.clear()
+    forgetful = replace(evaluation, actor=ScriptedActor(lambda text: "look", memory=0))
+    chains = evaluate(forgetful, compared, nobody(tiny_lm), writers)
+    assert len(played) == 10 * 3 and len({str(own) for own in chains.values()}) == 1
+
+# ---- chains
+
+def test_chains_retry_only_what_failed_and_remember_in_order(tiny_lm):
+    ids = [task["id"] for task in scripted(3, 0).tasks]
+    words = scripted(3, 0).tasks[0]["words"]
+    win = scripted(3, 0).tasks[0]["word"]
     calls = []
 
-    def writer(trajectories):
-        calls.append([t.task_id for t in trajectories])
-        return [f"note {len(calls)}" for _ in trajectories]
+    def writer(trials, temperature):
+        calls.append(([t.task_id for t in trials], temperature))
+        return [f"note {len(calls)}" for _ in trials]
 
-    chains = evaluation.play(writer, first)
-    assert [len(chain) for chain in chains] == [1, 5, 5]
-    assert calls == [[ids[1], ids[2]]] * 4
-    assert chains[1][-1].reflections == ("note 2", "note 3", "note 4")
-    assert chains[1][1].reflections == ("note 1",)
-    plain = scripted_evaluation(3, retries=1).play(lambda trials: [None] * len(trials), first)
-    assert all(t.reflections == () for t in plain[1])
+    play = lambda text: win if ", ".join(words) in text else "look"
+    reflexion, react = Variant("reflexion", 0.5), Variant("react")
+    chains = evaluate(scripted(3, 4, play), [reflexion, react], nobody(tiny_lm),
+                      {"reflexion": writer})  # fmt: skip
+    assert [len(chain) for chain in chains[reflexion]] == [1, 5, 5]
+    assert calls == [([ids[1], ids[2]], 0.5)] * 4
+    assert chains[reflexion][1][-1].reflections == ("note 2", "note 3", "note 4")
+    assert chains[reflexion][1][1].reflections == ("note 1",)
+    assert all(t.reflections == () for chain in chains[react] for t in chain)
+    assert success(chains[react], 0) == success(chains[react], 4) == 1 / 3
 
-def test_only_the_last_attempt_is_kept_where_asked():
-    notes = iter("abcd")
-    chain = scripted_evaluation(1, 3).play(lambda ts: [next(notes)], keep=1)[0]
-    memories = [t.reflections for t in chain]
-    assert memories == [(), ("a",), ("b",), ("c",)]
+def test_only_the_last_attempt_is_kept_and_a_text_that_is_missing_adds_nothing(tiny_lm):
+    notes = iter(["a", "b", None])
+    writers = {"last_attempt": lambda ts, temperature: [next(notes)]}
+    variant = Variant("last_attempt")
+    (chain,) = evaluate(scripted(1, 3), [variant], nobody(tiny_lm), writers)[variant]
+    assert [t.reflections for t in chain] == [(), ("a",), ("b",), ("b",)]
 
 def test_last_attempt_is_the_trial_without_its_opening_and_keeps_its_end(tiny_lm):
     steps = tuple(Step(f"go to bed {i}", "Nothing happens.", 0.0) for i in range(9))
@@ -111,53 +224,135 @@ def test_last_attempt_is_the_trial_without_its_opening_and_keeps_its_end(tiny_lm
         assert ("> go to bed 0 " in text) == whole and "You see" not in text and "old" not in text
         assert len(tiny_lm.tokenizer.encode(text)) <= context // 2 or whole
 
-def test_methods_share_the_first_trials_and_a_writer_can_be_replaced(tiny_lm, tmp_path):
-    """The first trials are played once. The oracle's plan is obeyed here: it closes the gap."""
-    reflector = Reflector(tiny_lm, tmp_path, 1.0, False)
-    seen = []
+# ---- who writes
 
-    def play(text):
-        seen.append(text)
-        return "look"
+def test_each_method_writes_with_its_runs_adapter(reflector, tiny_lm):
+    """Greedy texts on the same failed trials, beside those that each adapter writes alone."""
+    folders, texts = {"sft": "sft", "retroformer": "adapter"}, {}
+    compared = variants(("reflexion", *folders), {}, (0.0,), runs=2)
+    for variant, chains in evaluate(lucky(n=6, retries=1), compared, reflector).items():
+        failed, name = [chain for chain in chains if len(chain) > 1], None
+        if folder := folders.get(variant.method):
+            load_adapter(tiny_lm.model, reflector.runs[variant.run] / folder, name := "alone")
+        with tiny_lm.using(name):
+            alone = reflect(tiny_lm, [reflection_prompt(c[0], tiny_lm) for c in failed],
+                            temperature=0.0, generator=torch.Generator())  # fmt: skip
+        texts[variant] = tuple(c[1].reflections[0] for c in failed)
+        assert texts[variant] == tuple(r.text for r in alone) and failed
+    assert len(set(texts.values())) == len(compared) == 5
 
-    evaluation = scripted_evaluation(2, 1, play)
-    writers = {"reflexion": lambda trajectories: ["Mine."] * len(trajectories)}
-    chains = evaluate(evaluation, ("react", "reflexion"), reflector, writers)
-    assert list(chains) == ["react", "reflexion"]
-    assert [c[0] for c in chains["react"]] == [c[0] for c in chains["reflexion"]]
-    assert [c[1].reflections for c in chains["reflexion"]] == [("Mine.",)] * 2
-    assert len(seen) == 2 * 2 * 3  # tasks, steps; the first trials and each method's retries
-    assert measure_gap(evaluation, reflector) == [0.0, 0.0, 0.0]
-    assert sum("Plan: " in text for text in seen[12:]) == 2 * 2  # the oracle's, in its retries
-
-def test_each_method_writes_with_its_own_adapter_and_the_gap_needs_none(
-    tiny_lm, tmp_path, monkeypatch
-):
-    shorten(monkeypatch)
-    tiny_lm.add_adapter("reflector", 2, 4.0, torch.Generator())
-    for name, std in (("sft", 0.0), ("adapter", 0.5)):
-        randomise(tiny_lm, std=std)
-        save_adapter(tiny_lm.model, tmp_path / name)
-    reflector, trials = Reflector(tiny_lm, tmp_path, 0.0, False), failed_trials(2, steps=2)
-    evaluation = scripted_evaluation(2, 1)
-    texts = {
-        method: evaluation.writer_of(method, reflector)(trials)
-        for method in ("reflexion", "sft", "retroformer", "shuffled")
-    }
-    assert texts["reflexion"] == texts["sft"] != texts["retroformer"]  # weights of 0 say nothing
-    assert texts["shuffled"] == texts["retroformer"][::-1]
-    assert evaluation.writer_of("react", reflector)(trials) == [None, None]
-    assert all("Plan: " in text for text in evaluation.writer_of("oracle", reflector)(trials))
-    assert any(weight.any() for weight in adapter_state(tiny_lm.model).values())
+def test_methods_without_adapters_are_played_once_whatever_the_runs():
+    found = variants((*methods_of("online"), "best_of"), {"retroformer": 0.3}, runs=2)
+    each = {m: [v for v in found if v.method == m] for m in (*methods_of("online"), "best_of")}
+    sizes = {m: len(own) for m, own in each.items()}
+    assert sizes == dict(react=1, last_attempt=1, template=1, reflexion=3, sft=6, retroformer=6,
+                         shuffled=2, oracle=1, best_of=2)  # fmt: skip
+    assert {v.temperature for v in each["shuffled"]} == {0.3}
+    assert {v.temperature for v in each["best_of"]} == {1.0}
+    assert {v.temperature for v in each["sft"]} == set(TEMPERATURES)
+    assert {v.run for v in each["sft"]} == {0, 1} and {v.run for v in each["reflexion"]} == {0}
+    offline = variants(methods_of("offline"), {"retroformer_offline": 0.0})
+    assert Variant("shuffled", 0.0) in offline and len(set(offline)) == len(offline)
 
 def test_methods_name_the_mode():
     online, offline = methods_of("online"), methods_of("offline")
     assert "retroformer" in online and "retroformer_offline" not in online
     assert [m.replace("_offline", "") for m in offline] == list(online)
 
-@pytest.mark.slow
-def test_picture_has_a_place_for_each_environment(tmp_path):
-    pytest.importorskip("matplotlib")
-    chains = {"react": [[trial("a", True)], [trial("b", False), trial("b", True)]]}
-    reports = [report(name, "unseen", 0, chains, 1) for name in ("household", "guess")]
-    assert draw_picture(reports, tmp_path / "r.png") and (tmp_path / "r.png").stat().st_size > 1000
+def test_the_reward_model_picks_among_samples_but_not_among_greedy_ones(reflector):
+    best = lambda found, n: [max(found[i : i + n], key=lambda r: r.text)
+                             for i in range(0, len(found), n)]  # fmt: skip
+    judged = replace(reflector, reward=SimpleNamespace(best=best))
+    evaluation = lucky(retries=1)
+    hot, cold = Variant("retroformer_offline", 1.0), Variant("retroformer_offline", 0.0)
+    assert [judged.samples(v) for v in (hot, cold, Variant("reflexion", 1.0))] == [3, 1, 1]
+    chains = evaluate(evaluation, [hot, cold], judged)
+    for row, (first, *rest) in enumerate(chains[hot]):
+        draws = [evaluation.generator(torch.device("cpu"), row, 1, "reflection", n)
+                 for n in range(3)]  # fmt: skip
+        written = reflector.write([(hot, first)] * 3, draws)
+        assert [t.reflections for t in rest] in ([], [(max(r.text for r in written),)])
+
+# ---- controls
+
+def test_no_task_is_handed_its_own_text():
+    """The next other task's, in a circle; of one alone that of a task kept from before."""
+    kept: list = []
+    assert shuffled(["A", "B", "C"], ["a", "b", "c"], kept) == ["B", "C", "A"]
+    assert shuffled(["A1", "A2", "B1"], ["a", "a", "b"], kept) == ["B1", "B1", "A1"]
+    assert shuffled(["C2"], ["c"], kept) == ["A"]
+    assert shuffled(["A"], ["a"], []) == [None] and shuffled([], [], []) == []
+    numbers, kept = torch.Generator().manual_seed(0), []
+    for _ in range(50):
+        n, tasks = torch.randint(1, 6, (2,), generator=numbers).tolist()
+        ids = torch.randint(tasks, (n,), generator=numbers).tolist()
+        handed = shuffled([f"about {i}" for i in ids], ids, kept)
+        others = {task for task, _ in kept}
+        for own, text in zip(ids, handed):
+            assert text != f"about {own}" and (text is not None or others == {own}), (ids, handed)
+
+def test_shuffled_reads_the_other_tasks_texts(tiny_lm):
+    evaluation = scripted(3, retries=2, repeats=2)
+    writers = {"shuffled": lambda trials, t: [f"on {x.task_id}" for x in trials]}
+    (chains,) = evaluate(evaluation, [Variant("shuffled", 1.0)], nobody(tiny_lm), writers).values()
+    ids = [task["id"] for task in evaluation.tasks]
+    for chain in chains:
+        own = ids.index(chain[0].task_id)
+        assert chain[2].reflections == (f"on {ids[(own + 1) % 3]}",) * 2
+
+def obedient(text: str) -> str:
+    """Says what the last plan tells it."""
+    plan = text.split("\n>")[0].rpartition("Plan: say ")[2]
+    return plan.rstrip(".") if "Plan: say " in text else "look"
+
+def test_the_oracle_closes_the_gap_and_a_template_does_what_its_rule_says(tiny_lm, monkeypatch):
+    assert measure_gap(scripted(3, 1, obedient), nobody(tiny_lm)) == [0.0, 0.0, 1.0]
+    evaluation = scripted(3, 1, obedient)
+    word = evaluation.tasks[0]["word"]
+    rules = {"none": lambda o, steps: "I lost. Plan: say nothing.",
+             "one": lambda o, steps: f"I lost. Plan: say {word}.",
+             "all": evaluation.env.oracle_reflection}  # fmt: skip
+    monkeypatch.setattr(Guess, "templates", rules)
+    shares = try_templates(evaluation, nobody(tiny_lm))
+    assert shares == {"none": 0.0, "one": 1 / 3, "all": 1.0}
+    for name, share in shares.items():
+        variant = Variant("template")
+        chosen = replace(evaluation, template=name)
+        assert success(evaluate(chosen, [variant], nobody(tiny_lm))[variant], 1) == share
+    monkeypatch.undo()
+    assert try_templates(evaluation, nobody(tiny_lm)) == {}  # it has none
+
+def test_temperatures_are_tried_with_every_runs_adapter(reflector):
+    evaluation = lucky(n=5, retries=1)
+    methods = methods_of("online") + ("best_of",)
+    found = try_temperatures(evaluation, methods, reflector, (0.0, 1.0))
+    assert list(found) == ["reflexion", "sft", "retroformer"]
+    assert all(list(shares) == ["0", "1"] for shares in found.values())
+    for name, runs in (("reflexion", 1), ("sft", 2)):
+        for t in (0.0, 1.0):
+            own = [Variant(name, t, run) for run in range(runs)]
+            chains = [evaluate(evaluation, [v], reflector)[v] for v in own]
+            won = sum(any(t.success for t in chain) for part in chains for chain in part)
+            assert found[name][f"{t:g}"] == pytest.approx(won / (5 * runs))
+
+def test_information_is_that_of_first_reflections_mean_over_the_runs(reflector, monkeypatch):
+    """Of at most ASKED tasks, each once, in whatever order processes bring them; None of one task.
+    """
+    seen = []
+
+    def counted(lm, written, adapt_prompt):
+        seen.append([lm.answer_text(r.response_ids) for r in written])
+        return float(len(seen))
+
+    monkeypatch.setattr(retro.report.truth, "mutual_information", counted)
+    monkeypatch.setattr(retro.report.truth, "ASKED", 3)
+    first = [trial(name, False) for name in "abcda"]
+    after = [[trial(name, False, reflections=(f"on {name}.",))] for name in "abcda"]
+    chains = [[t, *rest] for t, rest in zip(first, after)] + [[trial("won", True)]]
+    both = [Variant("sft", 1.0, run) for run in range(2)]
+    assert information_of(reflector, both, [chains, chains[::-1]]) == 1.5
+    assert seen == [[" on a.\n", " on b.\n", " on c.\n"]] * 2
+    assert information_of(reflector, both, [chains[:1], chains[-1:]]) is None
+    monkeypatch.undo()
+    value = information_of(reflector, both[:1], [chains])
+    assert value is not None and value <= torch.tensor(4.0).log().item()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import random_ids, tiny_gpt
 
-from retro.language_model import generate, pad, sample
+from retro.language_model import generate, pad, sample, uniforms
 
 def logprobs_by_recomputation(model, context, response, temperature=1.0):
     """log p of each response token, from one uncached pass over the whole sequence."""
@@ -112,10 +112,51 @@ def test_one_token_and_no_token():
     with pytest.raises(AssertionError, match="needs a token"):
         generate(model, [[1], []], 1)
 
+def generators(*seeds) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+def test_with_a_generator_a_row_it_does_not_matter_who_stands_beside():
+    """Two turns of four rows are those of each row alone, and of the rows in another order."""
+    model, prompts = tiny_gpt(scale=5.0), [[1], [2, 3], [4, 5, 6], [2, 3]]
+
+    def play(rows):
+        draws = generators(*rows)
+        out = generate(model, [prompts[i] for i in rows], 9, (7,), generator=draws)
+        first = out.response_ids
+        chunks = [last + [i] for i, last in zip(rows, out.pending)]
+        out = generate(model, chunks, 5, (7,), generator=draws, cache=out.cache)
+        return dict(zip(rows, zip(first, out.response_ids)))
+
+    together = play([0, 1, 2, 3])
+    assert play([3, 1]) | play([2]) | play([0]) == together == play([2, 0, 3, 1])
+    assert together[1] != together[3]  # the same prompt, another generator
+
+def test_uniforms_are_above_zero_and_a_rows_own():
+    """Of 20,000 numbers each tenth of (0, 1] has 2,000, within 5 sigma (212): once in 100,000."""
+    for draws in (torch.Generator().manual_seed(0), generators(*range(200))):
+        u = uniforms(draws, 200, 100, None)
+        assert u.shape == (200, 100) and u.min() > 0 and u.max() <= 1
+        counts = torch.histc(u, 10, 0, 1)
+        assert (counts - 2000).abs().max() < 212, counts
+        assert len({tuple(row) for row in u.tolist()}) == 200
+    u = uniforms(generators(3, 4), 2, 5, None)
+    assert torch.equal(u[1], 1 - torch.rand(5, generator=torch.Generator().manual_seed(4)))
+
+def test_a_uniform_number_picks_the_token_whose_share_it_falls_in():
+    """Shares .5, .3, .2 of the interval, from the left; at temperature 1/2 their squares'."""
+    p = torch.tensor([0.5, 0.3, 0.2])
+    u = torch.tensor([1e-9, 0.49, 0.51, 0.79, 0.81, 1.0])
+    token, logprob = sample(p.log().expand(6, 3), 1.0, u)
+    assert token.tolist() == [0, 0, 1, 1, 2, 2]
+    assert logprob.exp().tolist() == pytest.approx([0.5, 0.5, 0.3, 0.3, 0.2, 0.2])
+    token, logprob = sample(p.log().expand(2, 3), 0.5, torch.tensor([24 / 38, 26 / 38]))
+    assert token.tolist() == [0, 1]
+    assert logprob.exp().tolist() == pytest.approx([25 / 38, 9 / 38])
+
 def test_log_probabilities_are_float32_whatever_the_logits():
     logits = torch.tensor([[8.0, 0.0, -30.0]], dtype=torch.bfloat16)
-    token, logprob = sample(logits, 1.0, torch.Generator().manual_seed(0))
-    assert token.item() == 0 and logprob.dtype == torch.float32  # a miss: once in 3,000 seeds
+    token, logprob = sample(logits, 1.0, torch.tensor([0.5]))
+    assert token.item() == 0 and logprob.dtype == torch.float32
     assert logprob.item() == pytest.approx(-3.3540e-4, rel=1e-3)  # -log(1 + e^-8); bfloat16 says 0
 
 def test_pad():

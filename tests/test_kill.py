@@ -24,6 +24,7 @@ import pytest
 from tqdm import tqdm
 
 import train
+from retro.evaluate import Evaluation
 from retro.run import folder as run_folder
 from retro.run.cli import run_script
 from retro.run.files import read_tensors
@@ -113,20 +114,19 @@ def kill_at_write(patch, n: int, share: float) -> None:
     patch.setattr(os, "fsync", fsync)
 
 def kill_in_evaluation(patch, n: int) -> None:
-    """SIGKILL before the n-th method that is evaluated."""
-    evaluate, left = train.evaluate, n
+    """SIGKILL before the trials of the n-th retry that is evaluated: for the gap, the choices, the
+    table.
+    """
+    trials, left = Evaluation.trials, n
 
-    def counted(names):
+    def counted(*args):
         nonlocal left
-        for name in names:
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            yield name
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return trials(*args)
 
-    patch.setattr(
-        train, "evaluate", lambda *args, progress: evaluate(*args, progress=counted)
-    )
+    patch.setattr(Evaluation, "trials", counted)
 
 def check_files(folder: Path, before: dict) -> dict:
     """What a kill left in the folder is whole, and goes on from `before`, what an earlier one left.
@@ -173,7 +173,7 @@ def test_killed_at_random_moments(small_run, tiny_base, tmp_path):
                 share = rng.choice([0.0, rng.random(), 1.0])
                 process = Trainer(settings, kill_at_write, rng.randint(1, 12), share)
             else:
-                process = Trainer(settings, kill_in_evaluation, rng.randint(1, 10))
+                process = Trainer(settings, kill_in_evaluation, rng.randint(1, 16))
             status, said = process.finish()
             ended = status == 0
             assert ended or status == -signal.SIGKILL, said

@@ -149,9 +149,11 @@ def test_one_process_is_a_rank_alone(monkeypatch, capsys):
     processes.leave()
 
 def test_rows_are_dealt_in_turn_and_one_process_speaks(capsys):
-    """Of 8 rows each of 3 processes gets 2; the last 2 are left out."""
+    """Of 8 rows each of 3 processes gets 2; the last 2 are left out, but not by `split`."""
     three = [Processes(rank, 3) for rank in range(3)]
     assert [one.shard(list(range(8))) for one in three] == [[0, 3], [1, 4], [2, 5]]
+    assert [one.split("abcdefgh") for one in three] == ["adg", "beh", "cf"]
+    assert [one.split([7]) for one in three] == [[7], [], []] and ALONE.split("abc") == "abc"
     assert [one.is_main for one in three] == [True, False, False]
     for one in three:
         one.print0("rank", one.rank)

@@ -8,18 +8,22 @@ import json
 import runpy
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
+import envs
 import retro.learn
 import train
+from envs.panel import content_hash
 from retro import prompts
 from retro.evaluate import methods_of
-from retro.learn import Arena
+from retro.interop.open import open_model
+from retro.learn import Arena, FailedTrial
 from retro.run.checkpoint import load, save
-from retro.run.files import read_tensors
+from retro.run.files import JsonLines, read_json
 from retro.tokenizer import Tokenizer
 from tests.small_run import GUESS, Killed, config, outcome, short_games, slow  # noqa: F401
 
@@ -36,6 +40,8 @@ ROOT = Path(__file__).parent.parent
         slow("online", retro.learn, "reflect", 5),  # as `retry`
         slow("online", retro.learn, "ppo_update", 1),
         slow("online", train, "measure_gap", 1),
+        slow("online", train, "try_templates", 1),
+        slow("online", train, "choose", 1),
         slow("online", train, "evaluate", 1),
         slow("online", train, "save_adapter", 1),
         slow("offline", train, "print_reward", 1),
@@ -75,39 +81,124 @@ def counted(function, count):
 
     return whole_generator if inspect.isgeneratorfunction(function) else whole
 
-def test_a_run_of_an_older_version_resumes(tiny_base, tmp_path, small_run, monkeypatch):
-    """It called the baselines "earned", and its config.json lacks what came later."""
-    folder, saves = tmp_path / "run", train.RunFolder.save
+def test_choices_survive_a_kill(tiny_base, tmp_path, monkeypatch, small_run):
+    """Killed in the second environment's choice: the first one's is not made again."""
+    folder, tried = tmp_path / "run", []
+    try_temperatures = train.try_temperatures
 
-    def save_as_before(self, **state):
-        if "baselines" in state:
-            state["earned"] = state.pop("baselines")
-        saves(self, **state)
+    def counted(evaluation, *rest):
+        tried.append(evaluation.env.name)
+        if len(tried) == 2:
+            raise Killed
+        return try_temperatures(evaluation, *rest)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(train.RunFolder, "save", save_as_before)
-        patch.setattr(train, "check_health", killer)
+    monkeypatch.setattr(train, "try_temperatures", counted)
+    with pytest.raises(Killed):
         train.main(config(tiny_base, folder))
-    state = json.loads(bytes(read_tensors(folder / "checkpoint")["state"].tolist()))
-    assert state["updates"] == 1 and any(state["earned"].values()) and "baselines" not in state
+    assert not (folder / "choices.json").exists()
     train.main(config(tiny_base, folder, resume=True))
+    assert tried == ["household", "guess", "guess"]
     assert outcome(folder) == outcome(small_run("online"))
 
 def killer(*args, **kwargs):
     raise Killed
 
+def leave_out_evaluation(patch) -> None:
+    patch.setattr(train, "choose", lambda *args: {})
+    patch.setattr(train, "compare_methods", lambda *args: None)
+
 def test_results_are_one_report_for_each_environment(small_run):
     runs = {mode: outcome(small_run(mode)) for mode in ("online", "offline")}
+    both = {"household", "guess"}
     for mode, left in runs.items():
-        reports = json.loads(left[3])
+        reports, choices = json.loads(left[3]), json.loads(left[-2])
         assert [r["env"] for r in reports] == ["household", "guess"]
         methods = [name for name in methods_of(mode) if name not in ("last_attempt", "shuffled")]
-        assert all(list(r["methods"]) == methods for r in reports)
-        assert {m["success"] is None for m in left[0]} == {mode == "offline"}
-        assert all(set(m["mean_rating_by_env"]) == {"household", "guess"} for m in left[0])
+        assert list(reports[0]["methods"]) == methods
+        assert list(reports[1]["methods"]) == [m for m in methods if m != "template"]  # it has none
+        written = ["reflexion", "sft", methods[-2]]
+        for report in reports:
+            own = choices[report["env"]]
+            assert list(own["temperatures"]) == written
+            for name in written:  # the table has each at the first of its best temperatures
+                shares = own["temperatures"][name]
+                assert list(shares) == ["0", "0.3", "1"]
+                best = next(t for t in shares if shares[t] == max(shares.values()))
+                assert report["methods"][name]["temperature"] == float(best)
+            assert set(report["comparisons"]) == {methods[-2]}
+        templates = choices["household"]["templates"]
+        assert set(templates) == {*envs.make("household").templates} and reports[0]["template"]
+        assert not choices["guess"]["templates"] and not reports[1]["template"]
+        for row in left[0]:
+            assert (row["success"] is None) == (mode == "offline")
+            by_env = ("mean_rating_by_env", "faithfulness", "mutual_information")
+            assert all(set(row[key]) == both for key in by_env)
+            said = row["faithfulness"]["household"]
+            assert said["n"] == sum(said["kinds"].values()) == 2  # an update's, of one environment
+            assert set(row["faithfulness"]["guess"]["kinds"]) == {""}  # it has no judge
     replay = [json.loads(line) for line in runs["online"][1].splitlines()]
     last = replay[-4:]  # an update's rated reflections: equal parts
     assert sorted(row["env"] for row in last) == ["guess"] * 2 + ["household"] * 2
+
+def test_repeats_are_more_first_trials_each_with_its_name(tiny_base, tmp_path, monkeypatch):
+    """Four tasks, three times: 12 first trials of which almost none equals another."""
+    monkeypatch.setattr(train, "imitate", killer)
+    folder = tmp_path / "run"
+    with pytest.raises(Killed):
+        train.main(config(tiny_base, folder, envs="guess", train_repeats=3))
+    lm = open_model(str(tiny_base), torch.device("cpu"), False)
+    failed = [FailedTrial.from_json(row, lm) for row in JsonLines(folder / "failed.jsonl")]
+    assert Counter(f.task_id for f in failed) == {f"train-0-{i}": 3 for i in range(4)}
+    texts = {(f.task_id, f.trajectory.text()) for f in failed}
+    assert len({f.key for f in failed}) == len(texts) > 8
+
+# ---- files, and tasks that are trained on
+
+def questions(path: Path, n: int, seed=0, **changes) -> str:
+    """A file of HotpotQA's, of generated questions."""
+    items = [task["item"] | changes for task in envs.make("hotpot").tasks("train", n, seed)]
+    path.write_text(json.dumps(items))
+    return str(path)
+
+def test_a_task_is_refused_in_the_table_if_it_is_trained_on(tiny_base, tmp_path):
+    """Under another id too; not where all are others."""
+    data = questions(tmp_path / "a.json", 4)
+    same, other = questions(tmp_path / "b.json", 1, _id="new"), questions(tmp_path / "c.json", 4, 1)
+    settings = dict(envs="hotpot", data=data, eval_tasks=4)
+    with pytest.raises(ValueError, match="hotpot: 1 of the table's 1 tasks are trained on, such"):
+        train.set_up(config(tiny_base, tmp_path / "x", eval_data=same, **settings))
+    assert not (tmp_path / "x").exists()
+    training = train.set_up(config(tiny_base, tmp_path / "y", eval_data=other, **settings))
+    assert [len(tasks) for tasks in training.eval_tasks.values()] == [4]
+    hashes = read_json(tmp_path / "y/trained_on.json")["hashes"]
+    assert hashes == sorted(content_hash(task) for task in training.train_tasks)
+    assert len(set(hashes)) == 4 and not {*hashes} & {
+        content_hash(task) for task in training.eval_tasks["hotpot"]
+    }
+
+def test_without_other_files_the_table_has_generated_tasks(tiny_base, tmp_path):
+    data = questions(tmp_path / "a.json", 2)
+    settings = config(tiny_base, tmp_path / "x", envs="hotpot,guess", data=data)
+    (own, guess), (other, same) = (found.values() for found in train.open_environments(settings))
+    first = lambda env: env.tasks("unseen", 1, 5)[0]["item"]
+    assert first(other) == first(envs.make("hotpot")) != first(own)
+    assert same is guess
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(envs="guess", data="d"), "--envs guess: files of hotpot are given$"),
+        (dict(envs="hotpot", games="d"), "--envs hotpot: files of household are given$"),
+        (dict(envs="guess", eval_games="d"), "files of household are given for the table"),
+        (dict(envs="shop", products="p"), "shop needs --products, and --attributes or --goals"),
+        (dict(envs="shop", goals="g"), "--products '': shop needs"),
+        (dict(envs="shop", eval_goals="g"), "name their file too"),
+    ],
+)
+def test_files_belong_to_their_environment(tiny_base, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train.set_up(config(tiny_base, tmp_path / "x", **changes))
+    assert not (tmp_path / "x").exists()
 
 @pytest.mark.parametrize(
     "change",
@@ -122,15 +213,13 @@ def test_results_are_one_report_for_each_environment(small_run):
         slow(dict(advantage="group")),
         slow(dict(lora_rank=1, adapt_prompt=True)),
         slow(dict(adapt_prompt=True, mode="offline")),
-        slow(dict(temperature=0.0)),
     ],
 )
 def test_ablations_run_and_are_read(tiny_base, tmp_path, change, small_run):
     settings = config(tiny_base, tmp_path / "run", **GUESS | change)
     train.main(settings)
     left = outcome(tmp_path / "run")
-    if change != dict(temperature=0.0):
-        assert left[:2] != outcome(small_run(settings.mode, guess=True))[:2]
+    assert left[:2] != outcome(small_run(settings.mode, guess=True))[:2]
     assert left[3] is not None and len(left[0]) == 1
     replay = [json.loads(line) for line in left[1].splitlines()]
     if settings.mode == "online":  # the update's rows come in groups on one prompt
@@ -150,7 +239,7 @@ def test_the_mean_of_a_trials_ratings_is_taken_from_its_next_ones(tiny_base, tmp
 
     monkeypatch.setattr(retro.learn, "ppo_update", spy)
     settings = config(tiny_base, tmp_path / "run", envs="guess", updates=4, baseline_step=0.5)
-    monkeypatch.setattr(train, "compare_methods", lambda training: None)
+    leave_out_evaluation(monkeypatch)
     train.main(settings)
     replay = [json.loads(line) for line in (tmp_path / "run/replay.jsonl").read_text().splitlines()]
     past: dict[tuple, list[float]] = {}
@@ -166,12 +255,16 @@ def test_the_mean_of_a_trials_ratings_is_taken_from_its_next_ones(tiny_base, tmp
 
 def test_without_memory_every_method_is_a_plain_retry(tiny_base, tmp_path):
     train.main(config(tiny_base, tmp_path / "run", envs="guess", memory=0, updates=0, eval_tasks=9))
-    for report in json.loads((tmp_path / "run" / "results.json").read_text()):
-        results = list(report["methods"].values())
-        assert all(result == results[0] for result in results)
+    (report,) = json.loads((tmp_path / "run" / "results.json").read_text())
+    for result in report["methods"].values():
+        shares = [key for key in result if key.endswith("_by_retry")]
+        assert len(shares) == 3
+        assert all(result[key] == report["methods"]["react"][key] for key in shares)
+    for rivals in report["comparisons"].values():
+        assert all(rival["wins"] == rival["losses"] == [0, 0] for rival in rivals.values())
 
 def test_a_group_is_as_large_as_divides_the_batch(tiny_base, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "compare_methods", lambda training: None)
+    leave_out_evaluation(monkeypatch)
     train.main(config(tiny_base, tmp_path / "run", group=6, updates=1, envs="guess"))
     replay = [json.loads(line) for line in (tmp_path / "run/replay.jsonl").read_text().splitlines()]
     first, second, third, fourth = (row["prompt"] for row in replay[-4:])
@@ -231,7 +324,7 @@ def test_a_prompt_is_built_and_encoded_once(tiny_base, tmp_path, monkeypatch):
     monkeypatch.setattr(prompts, "transcript", counted_transcript)
     monkeypatch.setattr(Tokenizer, "encode", counted_encode)
     monkeypatch.setattr(train, "one_update", counted_update)
-    monkeypatch.setattr(train, "compare_methods", lambda training: None)
+    leave_out_evaluation(monkeypatch)
     train.main(config(tiny_base, tmp_path / "run"))
     failed = (tmp_path / "run/failed.jsonl").read_text().splitlines()
     assert in_updates == [(0, 0)] * 2

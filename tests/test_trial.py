@@ -121,6 +121,29 @@ def test_cached_session_equals_reading_everything_anew(env, tiny_lm, monkeypatch
             if "�" not in action:  # a cut-off action may end inside a character
                 assert action == t.steps[n].action, n
 
+def test_with_its_own_generator_a_trial_does_not_depend_on_those_beside_it(
+    env, tiny_lm, monkeypatch
+):
+    """At temperature 1: all at once, in twos, in another order; the actor's own draws nothing."""
+    monkeypatch.setattr(retro.language_model, "autocast", lambda device: nullcontext())
+    short, shared = envs.make("household", max_steps=4), torch.Generator().manual_seed(9)
+    before, tasks = shared.get_state(), short.tasks("train", 5, 7)
+    memories = [[], ["a. Plan: b."], [], ["c. Plan: d."] * 9, []]
+
+    def play(order, rows):
+        trials = run_in_batches(
+            {"household": short}, [tasks[i] for i in order], LMActor(tiny_lm, 1.0, shared),
+            [memories[i] for i in order], rows,
+            [torch.Generator().manual_seed(i) for i in order],
+        )  # fmt: skip
+        return dict(zip(order, trials))
+
+    together = play([0, 1, 2, 3, 4], 64)
+    assert play([4, 2, 0, 1, 3], 2) == together == play([3], 1) | play([0, 1, 2, 4], 3)
+    assert torch.equal(shared.get_state(), before)
+    other = run_trials(short, tasks[:1], LMActor(tiny_lm, 1.0, shared), [[]])
+    assert other != [together[0]] and not torch.equal(shared.get_state(), before)
+
 def test_full_context_ends_in_silence_not_in_a_crash(env, tiny_lm):
     tiny_lm.context = 300
     actor = LMActor(tiny_lm, 1.0, torch.Generator().manual_seed(0))

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from envs import Environment
 from retro.evaluate import Chains, Evaluation, Reflector, Variant
 from retro.report.truth import faithfulness, information_of, said
 
@@ -40,7 +39,7 @@ def interval(values: np.ndarray) -> list[list[float]]:
     adapters = rng.multinomial(A, np.full(A, 1 / A), RESAMPLES) / A  # weights
     tasks = rng.multinomial(T, np.full(T, 1 / T), RESAMPLES) / T
     means = np.einsum("sa,atn,st->sn", adapters, values, tasks, optimize=True)
-    return np.percentile(means, (2.5, 97.5), axis=0).T.tolist()
+    return np.percentile(means.clip(-1, 1), (2.5, 97.5), axis=0).T.tolist()  # 1 + 4e-16 is 1
 
 def sign_test(wins: int, losses: int) -> float:
     """Two-sided p of so many wins and losses if both are equally likely; ties do not count. With
@@ -120,10 +119,10 @@ def best_of(choices: dict) -> tuple[str, dict[str, float]]:
     best = {name: float(first(shares)) for name, shares in temperatures}
     return first(choices["templates"]), best
 
-def checked(env: Environment, adapters: Sequence[Chains]) -> dict:
+def checked(evaluation: Evaluation, adapters: Sequence[Chains]) -> dict:
     """What the reflections on first trials say, checked; {} where there are none."""
     pairs = [pair for chains in adapters for pair in said(chains)]
-    return {"faithfulness": faithfulness(env, pairs)} if pairs else {}
+    return {"faithfulness": faithfulness(evaluation.env, pairs)} if pairs else {}
 
 def report(
     evaluation: Evaluation, split: str, chains: dict[Variant, Chains], best: dict[str, float],
@@ -132,7 +131,7 @@ def report(
     """What results.json and `eval.py --json` hold of an environment. A written method's own figures
     are those at its temperature in `best`; `by_temperature` has all.
     """
-    env, retries = evaluation.env, evaluation.retries
+    retries = evaluation.retries
     groups: dict[str, dict[float | None, list[Variant]]] = defaultdict(lambda: defaultdict(list))
     for variant in chains:
         groups[variant.method][variant.temperature].append(variant)
@@ -141,7 +140,7 @@ def report(
         found = {}
         for temperature, own in by_temperature.items():
             adapters = [chains[variant] for variant in own]
-            found[temperature] = summary(adapters, retries) | checked(env, adapters)
+            found[temperature] = summary(adapters, retries) | checked(evaluation, adapters)
         chosen = best.get(name) if best.get(name) in found else next(reversed(found))
         headline[name] = [chains[variant] for variant in by_temperature[chosen]]
         methods[name] = found[chosen] | {"temperature": chosen}
@@ -156,6 +155,7 @@ def report(
         for ours in TRAINED if ours in headline
     }  # fmt: skip
     return {
-        "env": env.name, "split": split, "seed": evaluation.seed, "repeats": evaluation.repeats,
-        "template": evaluation.template, "methods": methods, "comparisons": comparisons,
+        "env": evaluation.env.name, "split": split, "seed": evaluation.seed,
+        "repeats": evaluation.repeats, "template": evaluation.template, "methods": methods,
+        "comparisons": comparisons,
     }  # fmt: skip

@@ -91,7 +91,7 @@ def information_of(
     """
     found = []
     for variant, own in zip(compared, chains):
-        pairs = list({t.task_id: (t, text) for t, text in said(own)}.values())[:ASKED]
+        pairs = [one for _, one in sorted({p[0].task_id: p for p in said(own)}.items())[:ASKED]]
         written = [
             Reflection(reflection_prompt(t, reflector.lm),
                        reflector.lm.answer_ids(reflector.lm.as_answer(text)), [], text)
