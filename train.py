@@ -54,7 +54,6 @@ from retro.learn import (
     collect,
     draw,
     rollout,
-    truth,
     update,
 )
 from retro.lora import REFLECTOR, adapter_state, save_adapter
@@ -64,6 +63,7 @@ from retro.ppo import KLController, PPOConfig
 from retro.reflect import RANGES
 from retro.report.results import best_of, mean_of, report
 from retro.report.tables import draw_picture, print_reward, table
+from retro.report.truth import truth
 from retro.reward import ADAPTER as REWARD
 from retro.reward import FitConfig, RewardModel, fit
 from retro.run.cli import option, option_of, parse, run_script

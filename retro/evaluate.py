@@ -38,7 +38,6 @@ from retro import prompts
 from retro.language_model import LanguageModel, PromptCache
 from retro.lora import load_adapter
 from retro.memory import recall
-from retro.policy import mutual_information
 from retro.reflect import Reflection, reflect, reflection_prompt
 from retro.reward import RewardModel
 from retro.run.device import seeded
@@ -55,7 +54,6 @@ ADAPTERS = {"sft": "sft", "retroformer": "adapter", "retroformer_offline": "adap
             "shuffled": "adapter", "best_of": "adapter"}  # method -> folder of the run  # fmt: skip
 WRITTEN = ("reflexion", *ADAPTERS)  # by a language model
 CANDIDATES = 4  # reflections of best_of, unless another number is asked for
-ASKED = 16  # reflections whose mutual information with their trials is measured
 ROWS = 64  # trials that are played at a time
 
 def methods_of(mode: str) -> tuple[str, ...]:
@@ -149,28 +147,6 @@ class Reflector:
                     )  # fmt: skip
                 written |= zip(rows, found)
         return [written[i] for i in range(len(asked))]
-
-    def information(self, compared: Sequence[Variant], chains: Sequence[Chains]) -> float | None:
-        """Mutual information of first trials and the reflections on them, mean over the runs;
-        None if there are not two.
-        """
-        found = []
-        for variant, own in zip(compared, chains):
-            pairs = [one for _, one in sorted({p[0].task_id: p for p in said(own)}.items())[:ASKED]]
-            written = [
-                Reflection(reflection_prompt(t, self.lm),
-                           self.lm.answer_ids(self.lm.as_answer(text)), [], text)
-                for t, text in pairs
-            ]  # fmt: skip
-            if len(written) > 1:
-                with self.lm.using(self.adapter(variant)):
-                    found.append(mutual_information(self.lm, written, self.adapt_prompt))
-        return sum(found) / len(found) if found else None
-
-def said(chains: Chains) -> list[tuple[Trajectory, str]]:
-    """The reflections on first trials, which all methods have in common."""
-    pairs = (chain[:2] for chain in chains if len(chain) > 1)
-    return [(before, after.reflections[-1]) for before, after in pairs if after.reflections]
 
 def last_attempt(trajectories: Sequence[Trajectory], lm: LanguageModel) -> list[str]:
     """What was done and answered, on one line; of a text that fills more than half of the model's

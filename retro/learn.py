@@ -21,15 +21,13 @@ import torch
 
 from retro.language_model import LanguageModel, PromptCache
 from retro.memory import Rated, stored_response
-from retro.policy import Policy, mutual_information
+from retro.policy import Policy
 from retro.ppo import Batch, PPOConfig, ppo_update
 from retro.prompts import well_formed
-from retro.reflect import Reflection, faithfulness, rate, reflect, reflection_prompt, with_room
+from retro.reflect import Reflection, rate, reflect, reflection_prompt, with_room
 from retro.reward import RewardModel
 from retro.run.processes import ALONE, Processes
 from retro.trial import Actor, Environments, Trajectory, run_in_batches
-
-ASKED = 8  # reflections of an environment whose mutual information with their trials is measured
 
 @dataclass(frozen=True)
 class FailedTrial:
@@ -241,26 +239,6 @@ def rollout_metrics(played: Rollout, baselines: Baselines, processes: Processes)
         "distinct": len(set(texts)) / len(texts),
         "tokens": sum(tokens) / len(tokens),
     }
-
-def truth(
-    environments: Environments, played: Rollout, policy: Policy, processes: Processes = ALONE
-) -> dict:
-    """What the reflections of all processes say, checked against their trials; and how much they
-    depend on them. By environment.
-    """
-    pairs = zip(played.failed, played.reflections)
-    rows = [(f.env, f.key, f.trajectory, r) for f, r in pairs]
-    rows = processes.all_gather(rows)
-    found: dict[str, dict] = {"faithfulness": {}, "mutual_information": {}}
-    for name in sorted({row[0] for row in rows}):
-        own = [row for row in rows if row[0] == name]
-        said = [(trajectory, r.text) for _, _, trajectory, r in own if trajectory]
-        if said:
-            found["faithfulness"][name] = faithfulness(environments[name], said)
-        distinct = list({key: r for _, key, _, r in own}.values())[:ASKED]
-        information = mutual_information(policy.lm, distinct, policy.adapt_prompt)
-        found["mutual_information"][name] = information
-    return found
 
 def check_health(stats: dict, max_kl: float, min_well_formed: float) -> None:
     """Stop a run that has collapsed, in words."""

@@ -12,10 +12,9 @@ the b responses, V vocabulary, D width. Every per-token tensor is response-align
 [i, t] belongs to token t of response i.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -193,27 +192,3 @@ def minibatches(
         batch = ResponseBatch(lm, [responses[i] for i in numbers.tolist()])
         for rows in batch.shuffled(generator).split(size):
             yield batch, numbers.to(rows.device)[rows], rows
-
-@torch.no_grad()
-def mutual_information(
-    lm: LanguageModel, responses: Sequence[Response], adapt_prompt: bool = False
-) -> float:
-    """I(x; y) between trial and reflection, nats a reflection, of N responses to N prompts:
-
-        mean over i of  log p(y_i | x_i) - log( mean over j of p(y_i | x_j) )
-
-    under the adapter that is active; at most log N. Near 0 the reflections would do for any trial:
-    they have collapsed into a template (RAGEN-2, Wang et al. 2026, arXiv 2604.06268).
-    """
-    n = len(responses)
-    crossed = [Crossed(x.prompt_ids, y.response_ids) for y in responses for x in responses]
-    batch = ResponseBatch(lm, crossed, adapt_prompt=adapt_prompt)
-    logprobs = torch.cat([batch.logprobs(part).sum(1) for part in batch.parts()])
-    logprobs = logprobs.view(n, n)  # (y, x)
-    return float((logprobs.diagonal() - logprobs.logsumexp(1) + math.log(n)).mean())
-
-class Crossed(NamedTuple):
-    """A response after another response's prompt."""
-
-    prompt_ids: list[int]
-    response_ids: list[int]

@@ -3,7 +3,6 @@
     reflection_prompt(trajectory)     x, as the ids of a prompt      (paper, section 4)
     reflect(lm, prompts)              y ~ M_r(. | x)                 (paper, section 4)
     rate(trajectory, next_trajectory) r(x, y) = G_next - G           (paper, section 4)
-    faithfulness(env, said)           is what reflections say true of their trials?  (ours)
 
 The adapter acts from the prompt's last token on (activated LoRA, Greenewald et al. 2025). So the
 prompt's keys and values are the frozen base's: they are computed once and serve sampling, reference
@@ -11,12 +10,9 @@ and every epoch. With `adapt_prompt` the adapter acts on all tokens, as in the p
 is read anew each time. Read before: `trial.py`, `language_model.py`.
 """
 
-import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from envs import Environment
 from retro import prompts
 from retro.language_model import Draws, LanguageModel, PromptCache
 from retro.trial import Trajectory
@@ -88,35 +84,3 @@ def rate(trajectory: Trajectory, next_trajectory: Trajectory, kind: str = "delta
         "next": after,
         "success": float(next_trajectory.success),
     }[kind]
-
-# ---- is it true? The rating pays for what follows, not for what is true.
-
-def faithfulness(env: Environment, said: Sequence[tuple[Trajectory, str]]) -> dict:
-    """Reflections, checked against their trials by the environment's judge (`envs.observer.Verdict`
-    says what is checked): shares of those for which it can be told, None where it never can.
-
-    `kinds` counts the kinds of cause that they state. `kind_information` is the mutual information
-    between this kind and the oracle's, in nats, from the counts: 0 if they always state the same.
-    """
-    verdicts = [env.judge(text, t.observation, t.exchanges) for t, text in said]
-    found: dict = {"n": len(said)}
-    for field in ("cause", "sound", "place", "invented"):
-        told = [value for v in verdicts if (value := getattr(v, field)) is not None]
-        found[field] = sum(told) / len(told) if told else None
-    oracle = [(t, env.oracle_reflection(t.observation, t.exchanges)) for t, _ in said]
-    right = [env.judge(text, t.observation, t.exchanges).kind for t, text in oracle]
-    kinds = [v.kind for v in verdicts]
-    found["kinds"] = dict(Counter(kinds).most_common())
-    found["kind_information"] = information(list(zip(right, kinds)))
-    return found
-
-def information(pairs: Sequence[tuple[str, str]]) -> float:
-    """sum p(a, b) log p(a, b) / (p(a) p(b)) of the pairs, in nats, from their counts. Of few pairs
-    it is too high.
-
-    >>> round(information([("x", "1"), ("y", "2")]), 4), information([("x", "1"), ("y", "1")])
-    (0.6931, 0.0)
-    """
-    n, joint = len(pairs), Counter(pairs)
-    a, b = (Counter(own) for own in zip(*pairs)) if pairs else (Counter(), Counter())
-    return sum(c / n * math.log(c * n / (a[x] * b[y])) for (x, y), c in joint.items())

@@ -20,7 +20,7 @@ FLOORS = {
     "core": {"envs", "retro.run", "retro.fast"},
     "retro.interop": {"core", "retro.run"},
     "retro.pretrain": {"core", "retro.run", "retro.fast", "envs"},
-    "retro.report": {"core", "retro.run"},
+    "retro.report": {"core", "retro.run", "envs"},
     "scripts": {"core", "retro.run", "retro.interop", "retro.report", "envs"},
 }
 

@@ -5,11 +5,11 @@ and its picture.
 import random
 from itertools import product
 from statistics import fmean
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import retro.report.results
 from envs.observer import Verdict
 from envs.tasks import seed_range
 from retro.evaluate import Evaluation, Variant
@@ -180,7 +180,7 @@ class Judged(Guess):
         return "the"
 
 @pytest.fixture
-def found() -> dict:
+def found(monkeypatch) -> dict:
     """Two adapters of retroformer at two temperatures, beside react and shuffled."""
     env, ids = Judged(), "abcd"
     of = lambda said, *retries: [chain(i, r, said=said) for i, r in zip(ids, retries)]
@@ -195,8 +195,9 @@ def found() -> dict:
     }
     tasks = [{"id": i} for i in ids]
     evaluation = Evaluation(env, tasks, ScriptedActor(str), 2, 7, template="x")
-    reflector = SimpleNamespace(information=lambda own, chains: len(own) / 8)
-    return report(evaluation, "unseen", chains, {"retroformer": 0.0}, reflector)
+    information = lambda reflector, own, chains: len(own) / 8
+    monkeypatch.setattr(retro.report.results, "information_of", information)
+    return report(evaluation, "unseen", chains, {"retroformer": 0.0}, None)
 
 def test_a_report_has_each_method_at_its_best_temperature(found):
     rest = {key: value for key, value in found.items() if key not in ("methods", "comparisons")}

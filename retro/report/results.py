@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from retro.evaluate import Chains, Evaluation, Reflector, Variant, said
-from retro.reflect import faithfulness
+from retro.evaluate import Chains, Evaluation, Reflector, Variant
+from retro.report.truth import faithfulness, information_of, said
 
 RESAMPLES = 4000
 TRAINED = ("retroformer", "retroformer_offline")  # compared with each of RIVALS, task by task
@@ -147,7 +147,7 @@ def report(
         if len(found) > 1:
             methods[name]["by_temperature"] = {f"{t:g}": own for t, own in found.items()}
         if name in ("reflexion", "sft", *TRAINED):
-            information = reflector.information(by_temperature[chosen], headline[name])
+            information = information_of(reflector, by_temperature[chosen], headline[name])
             methods[name]["mutual_information"] = information
     comparisons = {
         ours: {name: compared(headline[ours], headline[name], retries)
