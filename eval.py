@@ -134,6 +134,8 @@ def main(config: Config) -> None:
             files = config.games or config.data or config.products
             source = Path(files).name if files else config.split
             found = report(evaluation, source, chains, best, reflector)
+            for name in {*writers} & {*found["methods"]}:  # another model's odds are not known here
+                found["methods"][name]["mutual_information"] = None
             found |= {"runs": [run.name for run in runs], "panel": panel_hash(manifest(env, tasks))}
             reports.append(found)
             played.append({name: chains[Variant(name, result["temperature"])]

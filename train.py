@@ -289,7 +289,8 @@ def training_tasks(config: Config, environments: dict[str, envs.Environment]) ->
 def table_tasks(config: Config, others: dict[str, envs.Environment],
                 trained_on: list[str]) -> dict[str, list[dict]]:  # fmt: skip
     """The tasks of the table; ValueError if one of them is trained on, whatever its name."""
-    known, shared = set(trained_on), dict[int, str]()
+    shared: dict = {}
+    known = set() if config.eval_split == "train" else set(trained_on)  # there they are meant
     found: dict[str, list[dict]] = {}
     for name, env in others.items():
         tasks = found[name] = env.tasks(config.eval_split, config.eval_tasks, config.seed)

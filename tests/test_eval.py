@@ -175,3 +175,16 @@ def test_a_test_seed_is_named(seed, said):
     assert ("a test seed" in text) is said
     assert "9 tasks of guess (unseen), 3 times each, adapters of 2 runs; panel 000000000000" in text
     assert "test seed" not in evaluation.heading(found | {"split": "seen"}, 9, envs.make("guess"))
+
+@pytest.mark.slow
+def test_a_reflector_behind_an_api_writes_once(small_run, tmp_path, url, key, played):
+    """At temperature 1; how it weighs its words is not known here."""
+    run = small_run("online", guess=True)
+    played.clear()
+    found = evaluated(run, tmp_path, methods="react,reflexion", reflector="openai",
+                      base_url=f"{url}/v1", reflector_model="base", api="completions",
+                      answers=str(tmp_path / "answers"))  # fmt: skip
+    reflexion = found["methods"]["reflexion"]
+    assert reflexion["temperature"] == 1.0 and "by_temperature" not in reflexion
+    assert reflexion["mutual_information"] is None and reflexion["faithfulness"]["n"] == 2
+    assert len(played) == 2

@@ -12,7 +12,6 @@ import torch
 import retro.evaluate
 import retro.language_model
 import retro.reflect
-import retro.report.truth
 from retro.evaluate import (
     TEMPERATURES,
     Evaluation,
@@ -30,12 +29,11 @@ from retro.evaluate import (
 )
 from retro.lora import load_adapter, save_adapter
 from retro.reflect import reflect, reflection_prompt
-from retro.report.truth import information_of
 from retro.run.processes import Processes
 from retro.trial import Step, Trajectory, run_trials
 from tests.guess import Guess
 from tests.scripted import ScriptedActor, ScriptedSession
-from tests.small_trials import randomise, shorten, trial
+from tests.small_trials import randomise, shorten
 
 class Lucky(Guess):
     """A number wins if 8 divides it: something to retry and something to win."""
@@ -98,7 +96,9 @@ def everything(**changes) -> list[Variant]:
     methods = (*methods_of("online"), "best_of")
     return variants(methods, {"retroformer": 1.0}, (0.0, 1.0), runs=2)
 
-@pytest.mark.parametrize("adapt_prompt", [False, True])
+@pytest.mark.parametrize(
+    "adapt_prompt", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_a_variant_plays_alone_as_it_plays_beside_all_others(
     reflector, monkeypatch, adapt_prompt
 ):
@@ -334,25 +334,3 @@ def test_temperatures_are_tried_with_every_runs_adapter(reflector):
             chains = [evaluate(evaluation, [v], reflector)[v] for v in own]
             won = sum(any(t.success for t in chain) for part in chains for chain in part)
             assert found[name][f"{t:g}"] == pytest.approx(won / (5 * runs))
-
-def test_information_is_that_of_first_reflections_mean_over_the_runs(reflector, monkeypatch):
-    """Of at most ASKED tasks, each once, in whatever order processes bring them; None of one task.
-    """
-    seen = []
-
-    def counted(lm, written, adapt_prompt):
-        seen.append([lm.answer_text(r.response_ids) for r in written])
-        return float(len(seen))
-
-    monkeypatch.setattr(retro.report.truth, "mutual_information", counted)
-    monkeypatch.setattr(retro.report.truth, "ASKED", 3)
-    first = [trial(name, False) for name in "abcda"]
-    after = [[trial(name, False, reflections=(f"on {name}.",))] for name in "abcda"]
-    chains = [[t, *rest] for t, rest in zip(first, after)] + [[trial("won", True)]]
-    both = [Variant("sft", 1.0, run) for run in range(2)]
-    assert information_of(reflector, both, [chains, chains[::-1]]) == 1.5
-    assert seen == [[" on a.\n", " on b.\n", " on c.\n"]] * 2
-    assert information_of(reflector, both, [chains[:1], chains[-1:]]) is None
-    monkeypatch.undo()
-    value = information_of(reflector, both[:1], [chains])
-    assert value is not None and value <= torch.tensor(4.0).log().item()

@@ -2,9 +2,6 @@
 untouched.
 """
 
-from dataclasses import replace
-from math import exp, log
-
 import pytest
 import torch
 
@@ -14,7 +11,6 @@ import retro.reflect
 from retro.lora import adapter_state, lora_parameters
 from retro.policy import Policy, ResponseBatch, minibatches
 from retro.ppo import Batch, PPOConfig, ppo_update
-from retro.report.truth import mutual_information
 from retro.sft import sft_update
 from tests.small_trials import failed_trials, randomise, sample, shorten
 
@@ -137,41 +133,6 @@ def test_sft_raises_the_likelihood_of_what_it_saw(lm, trials, adapt_prompt):
     reflections, policy = sample(lm, trials), Policy(lm, adapt_prompt)
     losses = sft(policy, optimizer, reflections, epochs=6, minibatch_size=3)
     assert losses[-1] < losses[0] - 0.1, losses
-
-@pytest.mark.parametrize("adapt_prompt", [False, True])
-def test_mutual_information_against_a_double_loop(lm, trials, adapt_prompt):
-    """Each response after each prompt by itself: mean of log p(y | x) / mean_x' p(y | x')."""
-    randomise(lm, std=0.4)
-    said = sample(lm, trials, adapt_prompt=adapt_prompt)
-
-    def logprob(prompt, response):
-        batch = ResponseBatch(lm, [replace(response, prompt_ids=prompt)], adapt_prompt=adapt_prompt)
-        with torch.no_grad():
-            return batch.logprobs(torch.tensor([0])).double().sum().item()
-
-    expected = 0.0
-    for y in said:
-        own = logprob(y.prompt_ids, y)
-        ratios = [exp(logprob(x.prompt_ids, y) - own) for x in said]
-        expected -= log(sum(ratios) / len(said)) / len(said)
-    found = mutual_information(lm, said, adapt_prompt)
-    assert found == pytest.approx(expected, abs=2e-4) and 0.05 < found <= log(len(said))
-    with lm.frozen():  # without the adapter that wrote them they are others
-        assert abs(mutual_information(lm, said, adapt_prompt) - found) > 1e-3
-
-def test_mutual_information_at_its_ends(lm, trials):
-    """One prompt for all: nothing can depend on it. Responses that only their own prompt would
-    give: log N."""
-    said = sample(lm, trials)
-    same = [replace(r, prompt_ids=said[0].prompt_ids) for r in said]
-    assert mutual_information(lm, same) == pytest.approx(0, abs=1e-5)
-    assert mutual_information(lm, said[:1]) == pytest.approx(0, abs=1e-6)
-    apart = lambda self, rows: torch.where(
-        torch.eye(6, dtype=bool).flatten()[rows, None], -1.0, -60.0
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ResponseBatch, "logprobs", apart)
-        assert mutual_information(lm, said) == pytest.approx(log(6))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sign", [1, -1])

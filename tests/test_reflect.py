@@ -1,22 +1,11 @@
 """Reflecting: what the reflector is asked, what it answers, and what a reflection was worth."""
 
-from math import log
-
 import pytest
 import torch
 
 import retro.reflect
-from envs.observer import Verdict
-from retro.reflect import (
-    RANGES,
-    Reflection,
-    rate,
-    reflect,
-    reflection_prompt,
-)
-from retro.report.truth import faithfulness, information
-from retro.trial import Step, Trajectory
-from tests.guess import Guess
+from retro.reflect import RANGES, Reflection, rate, reflect, reflection_prompt
+from retro.trial import Trajectory
 from tests.small_trials import failed_trials, sample, shorten
 
 @pytest.fixture(scope="module")
@@ -90,63 +79,3 @@ def test_each_prompt_may_have_a_generator_of_its_own(tiny_lm, trials):
     together = write(range(6))
     assert [r.text for r in write([4, 1])] == [together[4].text, together[1].text]
     assert [r.text for r in write([3])] == [together[3].text]
-
-# ---- is it true?
-
-class Judged(Guess):
-    """A judge by the book: reflection -> verdict, and the oracle's by the trial's last action."""
-
-    BOOK = {
-        "never seen, search a": Verdict("never seen", True, True, True, False),
-        "never seen, search b": Verdict("never seen", True, False, None, False),
-        "not taken, search c": Verdict("not taken", False, False, None, True),
-        "look": Verdict(),
-        "right 1": Verdict("never seen", True, True),
-        "right 2": Verdict("not taken", True, True),
-    }
-
-    def judge(self, reflection: str, observation: str, steps: list) -> Verdict:
-        assert observation == "x" and len(steps) == 1
-        return self.BOOK[reflection]
-
-    def oracle_reflection(self, observation: str, steps: list) -> str:
-        return f"right {steps[0][0]}"
-
-def said(*pairs) -> list:
-    """(the trial's action, what is reflected) of each."""
-    step = lambda action: (Step(action, "No.", 0.0),)
-    return [
-        (Trajectory("guess", "a", "x", (), step(action), 0.0, False, False, True), text)
-        for action, text in pairs
-    ]
-
-def test_faithfulness_on_a_hand_worked_example():
-    found = faithfulness(Judged(), said(
-        ("1", "never seen, search a"), ("1", "never seen, search b"),
-        ("2", "not taken, search c"), ("2", "look"),
-    ))  # fmt: skip
-    # what each reflection's judge cannot tell is not counted
-    shares = dict(n=4, cause=2 / 3, sound=1 / 3, place=1.0, invented=1 / 3)
-    assert found.items() >= shares.items()
-    assert found.keys() - shares.keys() == {"kinds", "kind_information"}
-    assert found["kinds"] == {"never seen": 2, "not taken": 1, "": 1}
-    # "never seen" is said of all trials of one kind, the other two of the other kind: the entropy
-    assert found["kind_information"] == pytest.approx(log(2))
-
-def test_who_always_says_the_same_is_told_by_its_information():
-    found = faithfulness(Judged(), said(*[(a, "never seen, search a") for a in "1212"]))
-    assert found["cause"] == found["sound"] == 1 and found["kind_information"] == 0
-    silent = faithfulness(Judged(), said(("1", "look")))
-    assert [silent[k] for k in ("cause", "sound", "place", "invented")] == [None] * 4
-    assert faithfulness(Guess(), said(("1", "mug")))["cause"] is None  # it has no judge
-
-def test_information_of_pairs():
-    """Independent: none. A function of the other: its entropy. Else H(a) + H(b) - H(a, b)."""
-    assert information([(a, b) for a in "xyz" for b in "12"]) == pytest.approx(0, abs=1e-12)
-    copies = [(a, a.upper()) for a in "xxxyyz"]
-    entropy = lambda *counts: -sum(c / sum(counts) * log(c / sum(counts)) for c in counts)
-    assert information(copies) == pytest.approx(entropy(3, 2, 1))
-    assert information([(a, "same") for a in "xyz"]) == information([]) == 0
-    mixed = [("x", "1")] * 3 + [("x", "2")] + [("y", "2")] * 4
-    assert information(mixed) == pytest.approx(entropy(4, 4) + entropy(3, 5) - entropy(3, 1, 4))
-    assert information(mixed) == pytest.approx(information([(b, a) for a, b in mixed]))

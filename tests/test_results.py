@@ -195,9 +195,9 @@ def found(monkeypatch) -> dict:
     }
     tasks = [{"id": i} for i in ids]
     evaluation = Evaluation(env, tasks, ScriptedActor(str), 2, 7, template="x")
-    monkeypatch.setattr(retro.report.results, "information_of", lambda _, own, chains: len(own) / 8)
-    reflector = None
-    return report(evaluation, "unseen", chains, {"retroformer": 0.0}, reflector)
+    information = lambda reflector, own, chains: len(own) / 8
+    monkeypatch.setattr(retro.report.results, "information_of", information)
+    return report(evaluation, "unseen", chains, {"retroformer": 0.0}, None)
 
 def test_a_report_has_each_method_at_its_best_temperature(found):
     rest = {key: value for key, value in found.items() if key not in ("methods", "comparisons")}

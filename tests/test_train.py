@@ -176,6 +176,11 @@ def test_a_task_is_refused_in_the_table_if_it_is_trained_on(tiny_base, tmp_path)
         content_hash(task) for task in training.eval_tasks["hotpot"]
     }
 
+def test_the_table_may_ask_for_training_tasks(tiny_base, tmp_path):
+    settings = config(tiny_base, tmp_path / "x", envs="guess", eval_tasks=4)
+    training = train.set_up(dataclasses.replace(settings, eval_split="train"))
+    assert training.eval_tasks["guess"] == training.train_tasks
+
 def test_without_other_files_the_table_has_generated_tasks(tiny_base, tmp_path):
     data = questions(tmp_path / "a.json", 2)
     settings = config(tiny_base, tmp_path / "x", envs="hotpot,guess", data=data)
