@@ -53,11 +53,11 @@ def spent(folder: Path, name: str, run: str) -> dict:
     return (read(record) if record.exists() else {}) | {"versions": versions["runs"][0]}
 
 def update(row: dict) -> dict:
-    """Of a line of metrics.jsonl what the pages may tell."""
-    keys = ("update", "mean_rating", "mean_rating_by_env", "kl", "mutual_information")
-    shares = {env: {key: own[key] for key in ("n", "cause", "sound", "place", "invented")}
-              for env, own in row["faithfulness"].items()}  # fmt: skip
-    return {key: row[key] for key in keys} | {"faithfulness": shares}
+    """Of a line of metrics.jsonl what the pages may tell, the shares by environment."""
+    shares = {env: {"mean_rating": rating, "mutual_information": row["mutual_information"].get(env)}
+              | {k: v for k, v in row["faithfulness"].get(env, {}).items() if k != "kinds"}
+              for env, rating in row["mean_rating_by_env"].items()}  # fmt: skip
+    return {"mean_rating": row["mean_rating"], "kl": row["kl"]} | shares
 
 def condense(folder: Path) -> None:
     """docs/figures/ and docs/success.png from the steps of docs/measure.py that are done."""
@@ -196,16 +196,14 @@ def truth(figures: Figures, file: str, env: str) -> str:
 def learning(figures: Figures) -> str:
     """The first and the last update, means of the runs s0, s1, s2."""
     runs = [run["updates"] for run in figures["runs"].values() if "updates" in run]
-    values = {"mean rating": lambda row, env: row["mean_rating_by_env"].get(env),
-              "cause true": lambda row, env: row["faithfulness"].get(env, {}).get("cause"),
-              "plan sound": lambda row, env: row["faithfulness"].get(env, {}).get("sound"),
-              "I(trial)": lambda row, env: row["mutual_information"].get(env)}  # fmt: skip
+    columns = {"mean_rating": "mean rating", "cause": "cause true", "sound": "plan sound",
+               "mutual_information": "I(trial)"}  # fmt: skip
     body = []
-    for env in sorted(runs[0][0]["mean_rating_by_env"]):
-        ends = [[share(mean([value(run[i], env) for run in runs])) for i in (0, LAST)]
-                for value in values.values()]  # fmt: skip
+    for env in (name for name, own in runs[0][0].items() if isinstance(own, dict)):
+        ends = [[share(mean([run[i].get(env, {}).get(key) for run in runs])) for i in (0, LAST)]
+                for key in columns]  # fmt: skip
         body.append([env, *(f"{first} to {last}" for first, last in ends)])
-    return rows([f"update 1 to {len(runs[0])}", *values], body)
+    return rows([f"update 1 to {len(runs[0])}", *columns.values()], body)
 
 def choices(figures: Figures) -> str:
     """Success at retry 1 on training tasks by template, on `seen` ones by temperature; means of
