@@ -21,11 +21,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from measure import steps
+
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES, PAGES = ROOT / "docs/figures", ("README.md", "docs/results.md")
 BLOCK = re.compile(r"(<!-- figures (\w+)((?: [^ >]+)*) -->)(.*?)(<!-- /figures -->)", re.DOTALL)
-WRITTEN = ("reflexion", "sft", "retroformer")
-LAST = -1  # retry
 Figures = dict[str, Any]  # name of a file in docs/figures/, without its ending -> content
 
 # ---- condensing a folder of runs
@@ -85,8 +85,7 @@ def condense(folder: Path) -> None:
             text = excerpt((folder / f"{log}.log").read_bytes().decode(), env)
             (FIGURES / f"{name}.txt").write_text(text, encoding="utf-8")
     if (folder / "test.json").exists():
-        reports = [*by_env(read(folder / "test.json")).values()]
-        if not draw_picture(reports, ROOT / "docs/success.png"):
+        if not draw_picture(read(folder / "test.json"), ROOT / "docs/success.png"):
             print("docs/success.png is not drawn: matplotlib is not there")
 
 def excerpt(log: str, env: str) -> str:
@@ -154,15 +153,16 @@ def success(figures: Figures, file: str, env: str) -> str:
 
 def temperatures(figures: Figures, file: str, env: str) -> str:
     """Success at retry 1 and at the last one by temperature; the method's own one in bold."""
-    methods, body = figures[file][env]["methods"], []
-    for name, own in ((name, methods[name]) for name in WRITTEN if name in methods):
-        cells = []
-        for t, found in own["by_temperature"].items():
-            cell = " ".join(share(found["success_by_retry"][retry]) for retry in (1, LAST))
-            cells.append(f"**{cell}**" if float(t) == own["temperature"] else cell)
-        body.append([name, *cells])
-    last = len(own["success_by_retry"]) - 1
-    return rows([f"retry 1, retry {last}", *(f"T = {t}" for t in own["by_temperature"])], body)
+    body = []
+    for name, own in figures[file][env]["methods"].items():
+        if found := own.get("by_temperature"):
+            last, cells = len(own["success_by_retry"]) - 1, []
+            for t in found:
+                cell = " ".join(share(found[t]["success_by_retry"][retry]) for retry in (1, last))
+                cells.append(f"**{cell}**" if float(t) == own["temperature"] else cell)
+            head = [f"retry 1, retry {last}", *(f"T = {t}" for t in found)]
+            body.append([name, *cells])
+    return rows(head, body)
 
 def pairs(figures: Figures, file: str, env: str) -> str:
     """PPO less each other method, task by task: difference, tasks won : lost, sign test's p."""
@@ -200,7 +200,7 @@ def learning(figures: Figures) -> str:
                "mutual_information": "I(trial)"}  # fmt: skip
     body = []
     for env in (name for name, own in runs[0][0].items() if isinstance(own, dict)):
-        ends = [[share(mean([run[i].get(env, {}).get(key) for run in runs])) for i in (0, LAST)]
+        ends = [[share(mean([run[i].get(env, {}).get(key) for run in runs])) for i in (0, -1)]
                 for key in columns]  # fmt: skip
         body.append([env, *(f"{first} to {last}" for first, last in ends)])
     return rows([f"update 1 to {len(runs[0])}", *columns.values()], body)
@@ -225,19 +225,24 @@ def choices(figures: Figures) -> str:
             body.append([env, f"{method}, T", ", ".join(line(found))])
     return rows(["", "choice", "success at retry 1"], body)
 
+def done(figures: Figures) -> dict[str, dict]:
+    """The steps of docs/measure.py that there are figures of, in its order."""
+    found = figures.get("runs", {}) | figures
+    return {name: found[name] for name in steps("", "") if name in found}
+
 def cost(figures: Figures) -> str:
-    """Minutes and memory of each step of docs/measure.py."""
-    steps = figures.get("runs", {}) | {n: own for n, own in figures.items() if "run" in own}
-    spent = {name: own["run"] for name, own in steps.items() if "seconds" in own["run"]}
+    """Minutes and memory (of the largest process) of each step of docs/measure.py."""
+    spent = {name: own["run"] for name, own in done(figures).items() if "seconds" in own["run"]}
     body = [[name, f"{own['seconds'] / 60:.1f}", f"{own['peak_mib'] / 1024:.1f}",
              f"`{own['command']}`"] for name, own in spent.items()]  # fmt: skip
     return rows(["step", "minutes", "GiB", "command"], body)
 
 def panel(figures: Figures) -> str:
     """The hashes of the tasks (`python -m envs.panel`)."""
-    body = [[name, env, report["split"], str(report["seed"]), str(report["methods"]["react"]["n"]),
-             f"`{report['panel']}`"] for name, own in figures.items() if "run" in own
-            for env, report in own.items() if env != "run"]  # fmt: skip
+    reports = [(name, own[env]) for name, own in done(figures).items() for env in own
+               if "panel" in own[env]]  # fmt: skip
+    body = [[name, own["env"], own["split"], str(own["seed"]), str(own["methods"]["react"]["n"]),
+             f"`{own['panel']}`"] for name, own in reports]  # fmt: skip
     return rows(["table", "environment", "tasks of", "seed", "tasks", "panel"], body)
 
 def printed(name: str) -> Any:
@@ -280,7 +285,7 @@ def filled(text: str, figures: Figures) -> str:
         begin, name, arguments, _, end = found.groups()
         try:
             body = BLOCKS[name](figures, *arguments.split())
-        except (KeyError, IndexError, StopIteration, TypeError) as error:
+        except (LookupError, StopIteration, TypeError, AttributeError) as error:
             raise ValueError(f"{begin}: no such block or figure ({error!r})") from error
         return f"{begin}{body}{end}" if name == "say" else f"{begin}\n{body}\n{end}"
 

@@ -74,7 +74,7 @@ FIGURES = {
     "games": {"run": {}, "household": REPORT | {"panel": "feed"}},
     "runs": {"s0": run_of(0.1, 0.3, 0.8), "s1": run_of(0.2, 0.5, 0.6),
              "w0": {"run": {}, "choices": {}}},
-    "run": "hello\n",
+    "run": "it has run\n",
 }  # fmt: skip
 
 def block(text: str) -> str:
@@ -122,7 +122,7 @@ EXPECTED = {
 | table | environment | tasks of | seed | tasks | panel |
 | test | household | unseen | 7 | 20 | `c0ffee` |
 | games | household | unseen | 7 | 20 | `feed` |""",
-    "run": "\n```\nhello\n```",
+    "run": "\n```\nit has run\n```",
 }
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -152,7 +152,9 @@ def test_a_number_in_a_sentence(key, expected):
     page = build.filled(f"It is {mark}?<!-- /figures -->, or so.", FIGURES)
     assert page == f"It is {mark}{expected}<!-- /figures -->, or so."
 
-@pytest.mark.parametrize("wrong", ["nothing", "say test.shop.sft.n", "success test", "pairs x y"])
+@pytest.mark.parametrize(
+    "wrong", ["nothing", "say test.shop.n", "say test.run.seconds.n", "success test", "pairs x y"]
+)
 def test_a_block_that_cannot_be_filled_is_named(wrong):
     with pytest.raises(ValueError, match=f"<!-- figures {wrong} -->"):
         build.filled(f"<!-- figures {wrong} --><!-- /figures -->", FIGURES)
@@ -276,25 +278,45 @@ def test_only_the_table_of_the_test_tasks_has_a_test_seed():
              if "--seed" in command}  # fmt: skip
     assert {name for name, seed in seeds.items() if int(seed) >= 10**6} == {"test"}
 
+SCRIPT = """
+import sys, json, pathlib
+name, folder, *others = sys.argv[1:]
+print(*sys.argv[1:])
+path = pathlib.Path(folder)
+path.mkdir(exist_ok=True)
+if name == "bad" or (name == "stopped" and "--resume" not in others):
+    (path / "config.json").write_text("{}")
+    sys.exit(3)
+(path / "results.json").write_text("{}")
+"""
+
 def test_a_failure_stops_only_the_steps_that_need_it(tmp_path, monkeypatch, capsys):
+    (tmp_path / "train.py").write_text(SCRIPT)
+    out = tmp_path / "out"
+    (out / "games").mkdir(parents=True)
+    names = {"good": "", "bad": "", "stopped": "", "reads": "--runs x/good",
+             "waits": "--runs x/good,x/bad"}  # fmt: skip
+    steps = {name: f"train.py {name} {out}/{name} {rest}".split() for name, rest in names.items()}
     monkeypatch.setattr(measure, "ROOT", tmp_path)
-    (tmp_path / "out/games").mkdir(parents=True)
-    script = ("import sys, pathlib; a = sys.argv; print(a[1:]); path = pathlib.Path(a[a.index('--')"
-              " + 1]); sys.exit(3) if 'bad' in path.name else path.write_text('{}')")  # fmt: skip
-    write = lambda name, *words: ["-c", script, *words, "--", f"{tmp_path}/out/{name}.json"]
-    own = {"good": write("good"), "bad": write("bad"), "reads": write("reads", "--runs", "x/good"),
-           "waits": write("waits", "--runs", "x/good,x/bad")}  # fmt: skip
-    monkeypatch.setattr(measure, "steps", lambda folder, data: own)
-    monkeypatch.setattr(sys, "argv", ["measure.py", str(tmp_path / "out"), "--data", str(tmp_path)])
-    assert measure.main() == 1
-    told = capsys.readouterr().out
-    assert json.loads(told[told.index("{\n"):]) == {"bad": "exit status 3, see bad.log",
-                                                    "waits": "needs bad"}  # fmt: skip
-    assert "--runs" in (tmp_path / "out/reads.log").read_text()
-    spent = json.loads((tmp_path / "out/good.time.json").read_text())
-    assert 0 < spent["seconds"] < 60 and 1 < spent["peak_mib"] < 1000
-    assert measure.main() == 1
-    assert "good:" not in capsys.readouterr().out, "done already"
+    monkeypatch.setattr(measure, "steps", lambda folder, data: steps)
+
+    def left(*only: str) -> dict[str, str]:
+        argv = ["measure.py", str(out), "--data", str(tmp_path), *only]
+        monkeypatch.setattr(sys, "argv", argv)
+        measure.main()
+        said = capsys.readouterr().out
+        assert ("good: " in said) == (not only), "done already, or not"
+        return json.loads(said[said.index("{") :]) if "{" in said else {}
+
+    status = "exit status 3, see {}.log".format
+    assert left() == {"bad": status("bad"), "stopped": status("stopped"), "waits": "needs bad"}
+    assert (out / "reads.log").read_text().split() == steps["reads"][1:]
+    first = json.loads((out / "stopped.time.json").read_text())
+    assert 0 < first["seconds"] < 60 and 1 < first["peak_mib"] < 1000
+    assert left("--only", "good,stopped") == {}
+    assert "--resume" in (out / "stopped.log").read_text().splitlines()[1]
+    both = json.loads((out / "stopped.time.json").read_text())
+    assert both["seconds"] > first["seconds"] and both["command"] == first["command"]
 
 def test_figures_name_no_place_on_a_machine():
     for path in build.FIGURES.glob("*.*"):
