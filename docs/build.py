@@ -90,7 +90,7 @@ def condense(folder: Path) -> None:
 
 def excerpt(log: str, env: str) -> str:
     """What a script printed on one environment: no progress bars, no other temperatures."""
-    log = re.sub(r"[^\n]*\r[^\n]*\n?", "", log)
+    log = re.sub(r"(.*\r.*|^\t.*)\n?", "", log, flags=re.MULTILINE)  # nor what `time -v` adds
     log = re.sub(r"see \S*/(\w+)/", r"see FOLDER/\1/", log)
     kept, mine = [], True
     for part in re.split(r"\n\n|\n(?=the gap in |SFT on )", log):
@@ -156,28 +156,27 @@ def temperatures(figures: Figures, file: str, env: str) -> str:
     body = []
     for name, own in figures[file][env]["methods"].items():
         if found := own.get("by_temperature"):
-            last, cells = len(own["success_by_retry"]) - 1, []
+            retries, cells = sorted({1, len(own["success_by_retry"]) - 1}), []
             for t in found:
-                cell = " ".join(share(found[t]["success_by_retry"][retry]) for retry in (1, last))
+                cell = " ".join(share(found[t]["success_by_retry"][retry]) for retry in retries)
                 cells.append(f"**{cell}**" if float(t) == own["temperature"] else cell)
-            head = [f"retry 1, retry {last}", *(f"T = {t}" for t in found)]
+            head = [", ".join(f"retry {i}" for i in retries), *(f"T = {t}" for t in found)]
             body.append([name, *cells])
     return rows(head, body)
 
 def pairs(figures: Figures, file: str, env: str) -> str:
     """PPO less each other method, task by task: difference, tasks won : lost, sign test's p."""
     rivals = figures[file][env]["comparisons"]["retroformer"]
-    last = len(next(iter(rivals.values()))["p"]) - 1
-    body = []
+    retries, body = sorted({1, len(next(iter(rivals.values()))["p"]) - 1}), []
     for name, own in rivals.items():
         cells = [name]
-        for retry in (1, last):
+        for retry in retries:
             difference, ci, won, lost, p = (
                 own[key][retry] for key in ("difference_by_retry", "ci95", "wins", "losses", "p")
             )
             cells += [f"{share(difference, '+')} {bounds(ci, '+')}", f"{won} : {lost}", p_value(p)]
         body.append(cells)
-    head = [cell for retry in (1, last) for cell in (f"retry {retry}", "won : lost", "p")]
+    head = [cell for retry in retries for cell in (f"retry {retry}", "won : lost", "p")]
     return rows(["retroformer less", *head], body)
 
 def truth(figures: Figures, file: str, env: str) -> str:

@@ -180,7 +180,7 @@ def folder_of_runs(folder: Path) -> None:
     (folder / "test.log").write_bytes((log + "\nreflections, checked\n").encode())
     log = ("the gap in household: 1\n    2\nthe gap in shop: 3\n\rPPO: 1%\nSFT on 5\n\n64 unseen "
            "tasks of household\nabc\n\n64 unseen tasks of shop\nx\n\n4.2 minutes; see "
-           f"{folder}/s0/\n")  # fmt: skip
+           f"{folder}/s0/\n\tElapsed: 4:12\n\tExit status: 0\n")  # fmt: skip
     (folder / "s0.log").write_bytes(log.encode())
 
 def test_a_folder_of_runs_becomes_figures_and_pages(tmp_path, monkeypatch, capsys):
