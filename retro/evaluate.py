@@ -133,15 +133,16 @@ class Reflector:
                 i: slot for n, slot in zip(read.rows, read.slots.tolist())
                 for i in rows_of[distinct[n]]
             }  # fmt: skip
-            together: dict[tuple, list[int]] = defaultdict(list)
+            together: dict[str | None, list[int]] = defaultdict(list)
             for i in slots:
-                together[self.adapter(asked[i][0]), asked[i][0].temperature].append(i)
-            for (adapter, temperature), rows in together.items():
+                together[self.adapter(asked[i][0])].append(i)
+            for adapter, rows in together.items():
                 where = torch.tensor([slots[i] for i in rows], device=self.lm.device)
                 cache = [PromptCache(list(range(len(rows))), where, read.cache)] if read else None
                 with self.lm.using(adapter):
                     found = reflect(
-                        self.lm, [ids[i] for i in rows], temperature=temperature,
+                        self.lm, [ids[i] for i in rows],
+                        temperature=[asked[i][0].temperature or 0.0 for i in rows],
                         generator=[generators[i] for i in rows],
                         adapt_prompt=self.adapt_prompt, caches=cache,
                     )  # fmt: skip

@@ -61,15 +61,15 @@ def generate(
     chunks: list[list[int]],
     max_new_tokens: int,
     stop_ids: tuple[int, ...] = (),
-    temperature: float = 1.0,
+    temperature: float | Sequence[float] = 1.0,
     generator: Draws | None = None,
     cache: KVCache | None = None,
 ) -> Generation:
     """Sample a response after each row's chunk, until a stop id or max_new_tokens.
 
     p(token) = softmax(logits / temperature); logprobs are log p: the model's own at temperature 1.
-    Temperature 0 takes the likeliest token, and log p = 0. `cache`, when given, has one row a chunk
-    and grows in place; no chunk may be empty.
+    Temperature 0 takes the likeliest token, and log p = 0. Each row may have a temperature of its
+    own. `cache`, when given, has one row a chunk and grows in place; no chunk may be empty.
     """
     assert max_new_tokens >= 1 and all(chunks), "each row needs a token to continue from"
     model = decoder_of(model)
@@ -83,6 +83,7 @@ def generate(
     hidden = model.hidden(ids, cache, counts)  # (B, S, D)
     hidden = hidden[torch.arange(B, device=device), counts - 1]  # (B, D)
     u = uniforms(generator, B, max_new_tokens, device)  # (B, R)
+    heat = torch.as_tensor(temperature, dtype=torch.float, device=device).expand(B)  # (B,)
 
     # 2. one token a row and step
     ends = torch.zeros(model.config.vocab_size, dtype=torch.bool, device=device)  # (V,)
@@ -93,7 +94,7 @@ def generate(
     rows, part = torch.arange(B, device=device), cache  # what is decoded: `part` holds these rows
     alive = torch.ones(B, dtype=torch.bool, device=device)  # of `rows`: no stop id yet
     for step in range(max_new_tokens):
-        token, logprob = sample(model.logits(hidden), temperature, u[rows, step])  # both (rows,)
+        token, logprob = sample(model.logits(hidden), heat[rows], u[rows, step])  # both (rows,)
         tokens[rows, step] = token
         logprobs[rows, step] = logprob.where(alive, 0.0)
         response_mask[rows, step] = alive
@@ -126,16 +127,17 @@ def uniforms(generator: Draws | None, B: int, R: int, device: torch.device | Non
     where = generator.device if generator else device
     return 1 - torch.rand(B, R, generator=generator, device=where)
 
-def sample(logits: Tensor, temperature: float, u: Tensor) -> tuple[Tensor, Tensor]:
-    """logits (B, V), u (B,) uniform in (0, 1] -> one token a row (B,), its log-probability (B,)."""
-    if temperature == 0:
-        token = logits.argmax(dim=-1)
-        return token, torch.zeros(token.shape, device=token.device)
-    p = torch.softmax(logits.float() / temperature, dim=-1)  # (B, V)
+def sample(logits: Tensor, temperature: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """logits (B, V), temperature (B,), u (B,) uniform in (0, 1] -> one token a row (B,) and its
+    log-probability (B,), in float32.
+    """
+    greedy = temperature == 0  # (B,)
+    p = torch.softmax(logits.float() / temperature.masked_fill(greedy, 1.0)[:, None], dim=-1)
     # the first token with u <= p_1 + ... + p_token: 4 times as fast as torch.multinomial
     up_to = p.cumsum(dim=-1)  # (B, V)
     token = torch.searchsorted(up_to, u[:, None] * up_to[:, -1:])  # (B, 1)
-    return token[:, 0], p.gather(1, token)[:, 0].log()
+    logprob = p.gather(1, token)[:, 0].log()
+    return torch.where(greedy, logits.argmax(dim=-1), token[:, 0]), logprob.masked_fill(greedy, 0.0)
 
 def pad(rows: list[list[int]], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """Ragged ids -> right-padded (B, S) with zeros, and counts (B,)."""
@@ -273,7 +275,7 @@ class LanguageModel:
             return decoder_of(self.model)
 
     def sample(
-        self, chunks: list[list[int]], max_new_tokens: int, temperature: float,
+        self, chunks: list[list[int]], max_new_tokens: int, temperature: float | Sequence[float],
         generator: Draws, cache: KVCache | None = None,
         decoder: "GPT | Decoder | None" = None,
     ) -> Generation:  # fmt: skip

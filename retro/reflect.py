@@ -45,7 +45,7 @@ def reflect(
     lm: LanguageModel,
     prompts_: Sequence[list[int]],
     *,
-    temperature: float,
+    temperature: float | Sequence[float],
     generator: Draws,
     adapt_prompt: bool = False,
     caches: Iterable[PromptCache] | None = None,
@@ -54,16 +54,17 @@ def reflect(
 
     With an adapter on the model this is M_r; inside `lm.frozen()` it is the untrained reflector.
     `caches` is what `lm.prefill` gave for these prompts, if they have been read already.
-    `generator` may be a sequence, with one generator for each prompt.
+    `temperature` and `generator` may be sequences, with one for each prompt.
     """
     reflections: dict[int, Reflection] = {}
     decoder = lm.decoder()
+    own = lambda value, rows: [value[i] for i in rows] if isinstance(value, Sequence) else value
     for read in caches or lm.prefill(prompts_, adapt_prompt):
         out = lm.sample(
             [prompts_[i][-1:] for i in read.rows],
             REFLECTION_TOKENS,
-            temperature,
-            [generator[i] for i in read.rows] if isinstance(generator, Sequence) else generator,
+            own(temperature, read.rows),
+            own(generator, read.rows),
             read.cache.select(read.slots, REFLECTION_TOKENS + 1),  # a copy: the cache stays
             decoder,
         )

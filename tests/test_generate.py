@@ -146,16 +146,16 @@ def test_a_uniform_number_picks_the_token_whose_share_it_falls_in():
     """Shares .5, .3, .2 of the interval, from the left; at temperature 1/2 their squares'."""
     p = torch.tensor([0.5, 0.3, 0.2])
     u = torch.tensor([1e-9, 0.49, 0.51, 0.79, 0.81, 1.0])
-    token, logprob = sample(p.log().expand(6, 3), 1.0, u)
+    token, logprob = sample(p.log().expand(6, 3), torch.ones(6), u)
     assert token.tolist() == [0, 0, 1, 1, 2, 2]
     assert logprob.exp().tolist() == pytest.approx([0.5, 0.5, 0.3, 0.3, 0.2, 0.2])
-    token, logprob = sample(p.log().expand(2, 3), 0.5, torch.tensor([24 / 38, 26 / 38]))
+    token, logprob = sample(p.log().expand(2, 3), torch.full((2,), 0.5), torch.tensor([24 / 38, 26 / 38]))
     assert token.tolist() == [0, 1]
     assert logprob.exp().tolist() == pytest.approx([25 / 38, 9 / 38])
 
 def test_log_probabilities_are_float32_whatever_the_logits():
     logits = torch.tensor([[8.0, 0.0, -30.0]], dtype=torch.bfloat16)
-    token, logprob = sample(logits, 1.0, torch.tensor([0.5]))
+    token, logprob = sample(logits, torch.ones(len(logits)), torch.tensor([0.5]))
     assert token.item() == 0 and logprob.dtype == torch.float32
     assert logprob.item() == pytest.approx(-3.3540e-4, rel=1e-3)  # -log(1 + e^-8); bfloat16 says 0
 
