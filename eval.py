@@ -180,9 +180,13 @@ def chosen_methods(config: Config, mode: str, of_the_run: bool) -> tuple[str, ..
         raise ValueError("--report: shows what the run's own reflector thinks, not --reflector's")
     return methods
 
+def behind_an_api(config: Config) -> bool:
+    """Then nothing is played only in order to choose: requests cost money."""
+    return "openai" in (config.actor, config.reflector)
+
 def chosen_temperatures(config: Config) -> tuple[float, ...]:
     if not config.temperatures:
-        return (1.0,) if config.reflector == "openai" else TEMPERATURES
+        return (1.0,) if behind_an_api(config) else TEMPERATURES
     try:
         found = tuple(float(t) for t in config.temperatures.split(","))
     except ValueError:
@@ -207,7 +211,7 @@ def choices(
         base, env=env, retries=1, repeats=1,
         tasks=processes.shard(env.tasks(split, config.choice_tasks, config.seed)),
     )  # fmt: skip
-    if "template" in methods and "templates" not in whole:
+    if "template" in methods and "templates" not in whole and not behind_an_api(config):
         whole["templates"] = mean_of(processes.all_gather([try_templates(on("train"), reflector)]))
     wanted = {f"{t:g}" for t in temperatures}
     tried = whole.get("temperatures", {})
