@@ -149,7 +149,8 @@ def test_a_uniform_number_picks_the_token_whose_share_it_falls_in():
     token, logprob = sample(p.log().expand(6, 3), torch.ones(6), u)
     assert token.tolist() == [0, 0, 1, 1, 2, 2]
     assert logprob.exp().tolist() == pytest.approx([0.5, 0.5, 0.3, 0.3, 0.2, 0.2])
-    token, logprob = sample(p.log().expand(2, 3), torch.full((2,), 0.5), torch.tensor([24 / 38, 26 / 38]))
+    u, half = torch.tensor([24 / 38, 26 / 38]), torch.full((2,), 0.5)
+    token, logprob = sample(p.log().expand(2, 3), half, u)
     assert token.tolist() == [0, 1]
     assert logprob.exp().tolist() == pytest.approx([25 / 38, 9 / 38])
 

@@ -64,7 +64,7 @@ def evaluation():
     tasks = env.tasks("seen", 3, 0)
     return Evaluation(env, tasks, actor, retries=2, seed=0, template="first seen")
 
-REFLECTOR = SimpleNamespace(write=lambda asked, generators: [], information=lambda *_: 0.5)
+REFLECTOR = SimpleNamespace(write=lambda asked, generators: [])
 
 @pytest.fixture(scope="module")
 def played(evaluation):
@@ -95,7 +95,9 @@ def page(tiny_base, evaluation, played, chains, tmp_path_factory):
         row["faithfulness"] = {"household": {"cause": i / 3, "sound": None, "invented": 0.1}}
         row["mutual_information"] = {"household": 0.3}
     JsonLines(run_dir / "metrics.jsonl").append([*rows, rows[-1] | {"kl": float("nan")}])
-    found = results.report(evaluation, HOSTILE, played, {"reflexion": 0.0}, REFLECTOR)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "information_of", lambda *_: 0.5)
+        found = results.report(evaluation, HOSTILE, played, {"reflexion": 0.0}, REFLECTOR)
     found |= {"runs": ["a", HOSTILE], "panel": HOSTILE}
     environments = {"household": evaluation.env}
     report.write_page(run_dir / "report.html", [found], [chains], environments, run_dir,

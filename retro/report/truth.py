@@ -44,7 +44,7 @@ def faithfulness(env: Environment, pairs: Sequence[tuple[Trajectory, str]]) -> d
     oracle = [(t, env.oracle_reflection(t.observation, t.exchanges)) for t, _ in pairs]
     right = [env.judge(text, t.observation, t.exchanges).kind for t, text in oracle]
     kinds = [v.kind for v in verdicts]
-    found["kinds"] = dict(Counter(kinds).most_common())
+    found["kinds"] = dict(sorted(Counter(kinds).items(), key=lambda kind: (-kind[1], kind[0])))
     found["kind_information"] = information(list(zip(right, kinds)))
     return found
 
