@@ -15,7 +15,7 @@ import torch
 
 from envs import Environment
 from retro.evaluate import Chains, Reflector, Variant
-from retro.language_model import LanguageModel
+from retro.language_model import LanguageModel, PromptCache
 from retro.learn import Rollout
 from retro.policy import Policy, Response, ResponseBatch
 from retro.reflect import Reflection, reflection_prompt
@@ -72,7 +72,12 @@ def mutual_information(
     """
     n = len(responses)
     crossed = [Crossed(x.prompt_ids, y.response_ids) for y in responses for x in responses]
-    batch = ResponseBatch(lm, crossed, adapt_prompt=adapt_prompt)
+    caches = None if adapt_prompt else [  # each prompt is read once
+        PromptCache([y * n + x for x in read.rows for y in range(n)],
+                    read.slots.repeat_interleave(n), read.cache)
+        for read in lm.prefill([x.prompt_ids for x in responses])
+    ]  # fmt: skip
+    batch = ResponseBatch(lm, crossed, caches, adapt_prompt)
     logprobs = torch.cat([batch.logprobs(part).sum(1) for part in batch.parts()])
     logprobs = logprobs.view(n, n)  # (y, x)
     return float((logprobs.diagonal() - logprobs.logsumexp(1) + math.log(n)).mean())
@@ -109,15 +114,18 @@ def truth(
     depend on them. By environment.
     """
     pairs = zip(played.failed, played.reflections)
-    rows = [(f.env, f.key, f.trajectory, r) for f, r in pairs]
-    rows = processes.all_gather(rows)
-    found: dict[str, dict] = {"faithfulness": {}, "mutual_information": {}}
-    for name in sorted({row[0] for row in rows}):
+    rows = processes.all_gather([(f.env, f.key, f.trajectory, r) for f, r in pairs])
+    found: dict[str, dict] = {}
+    for name in processes.split(sorted({row[0] for row in rows})):
         own = [row for row in rows if row[0] == name]
-        said = [(trajectory, r.text) for _, _, trajectory, r in own if trajectory]
-        if said:
-            found["faithfulness"][name] = faithfulness(environments[name], said)
+        told = [(trajectory, r.text) for _, _, trajectory, r in own if trajectory]
         distinct = list({key: r for _, key, _, r in own}.values())[: ASKED // 2]
-        information = mutual_information(policy.lm, distinct, policy.adapt_prompt)
-        found["mutual_information"][name] = information
-    return found
+        found[name] = {
+            "faithfulness": faithfulness(environments[name], told) if told else None,
+            "mutual_information": mutual_information(policy.lm, distinct, policy.adapt_prompt),
+        }
+    found = dict(pair for part in processes.all_gather([found]) for pair in part.items())
+    return {
+        key: {name: own[key] for name, own in sorted(found.items()) if own[key] is not None}
+        for key in ("faithfulness", "mutual_information")
+    }
