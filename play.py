@@ -3,6 +3,7 @@
     python play.py                                  the untrained reflector
     python play.py --run-dir runs/joint             the trained one
     python play.py --you actor                      you play; `?` lists what can be done
+    python play.py --games DIR                      ALFWorld's own games, or one game file
     python play.py --you reflector                  you write; the frozen actor reads it
 
 Ctrl-C or Ctrl-D ends it. Colours and pauses are for terminals only, and NO_COLOR is heeded.
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import envs
-from envs.household import load_game
 from retro import prompts
 from retro.actor import LMActor
 from retro.interop.open import open_model, run_settings
@@ -27,20 +27,17 @@ from retro.memory import MEMORY
 from retro.reflect import rate, reflect, reflection_prompt
 from retro.report.terminal import Screen
 from retro.run.cli import option, parse, run_script
+from retro.run.data import FileOptions, files_of
 from retro.run.device import pick_device, seeded
 from retro.trial import Actor, Generators, Trajectory, run_trials
 
-FILES = {"household": ("game.tw-pddl",), "hotpot": ("data",),
-         "shop": ("products", "goals", "attributes")}  # fmt: skip
-NAMED = "household game.tw-pddl; hotpot data; shop products,goals or products,goals,attributes"
 CANDIDATES = 20  # tasks among which to find one that the actor fails at first
 
 @dataclass(frozen=True)
-class Config:
+class Config(FileOptions):
     run_dir: str = option("", "folder of a run of train.py; none: an untrained reflector", "run")
     seed: int = option(0, "number that chooses the task and the samples", "run", low=0)
-    env: str = option("household", "environment that is played", "data")
-    game: str = option("", f"files of the benchmark itself, comma-separated: {NAMED}", "data")
+    env: str = option("", "environment that is played; none: of the files, or household", "data")
     retries: int = option(2, "retries after the first trial", "trial", low=0)
     delay: float = option(0.5, "seconds that a step is shown", "trial", low=0, high=60)
     you: Literal["", "actor", "reflector"] = option("", "which of the two you are", "trial")
@@ -97,13 +94,12 @@ def main(config: Config) -> None:
         last = trajectory
 
 def choose(config: Config) -> tuple[envs.Environment, list[dict]]:
-    """The environment and the tasks to choose from: generated ones, or a game file's own."""
-    files, expected = config.game.split(",") if config.game else [], FILES.get(config.env, ())
-    if files and len(expected) - len(files) not in ((0, 1) if config.env == "shop" else (0,)):
-        raise ValueError(f"--game {config.game!r} of {config.env!r}: expected {NAMED}")
-    if files and config.env == "household":
-        return envs.make(config.env), [load_game(config.game)]
-    env = envs.make(config.env, **dict(zip(expected, files)))
+    """The environment and the tasks to choose from: generated ones, or those of files."""
+    files = files_of(config)
+    name = config.env or next(iter(files), "household")
+    if foreign := [other for other in files if other != name]:
+        raise ValueError(f"--env {name}: a file of {foreign[0]} is given")
+    env = envs.make(name, **files.get(name, {}))
     return env, env.tasks("unseen", CANDIDATES, config.seed)
 
 def tell_end(screen: Screen, trajectory: Trajectory, last: Trajectory | None) -> None:

@@ -200,7 +200,7 @@ class Training:
     def evaluation(
         self, env: envs.Environment, tasks: list[dict], retries: int, template: str = ""
     ) -> Evaluation:
-        """Of this process's tasks of one environment; of fewer tasks than processes all play all."""
+        """Of this process's tasks; of fewer tasks than processes, all play all."""
         assert self.actor, "where there are environments, somebody plays"
         own = self.processes.shard(tasks) or tasks
         return Evaluation(env, own, self.actor, retries, self.config.seed, template=template)

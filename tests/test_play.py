@@ -96,8 +96,8 @@ def test_as_a_program():
     assert not gone.stderr
 
 @pytest.mark.parametrize(
-    "wrong", [{"env": "chess"}, {"env": "household,hotpot", "game": "x"}, {"game": "nowhere"},
-              {"env": "shop", "game": "x"}, {"env": "shop", "game": "x,x,x,x"}]
+    "wrong", [{"env": "chess"}, {"env": "hotpot", "games": "x"}, {"games": "nowhere"},
+              {"products": "x"}, {"goals": "x"}, {"games": "x", "data": "x"}]
 )
 def test_wrong_settings(capsys, monkeypatch, wrong):
     with pytest.raises(ValueError):
@@ -114,25 +114,24 @@ def test_real_game_files(capsys, monkeypatch, tmp_path):
     with tarfile.open(Path(os.environ["RETRO_DATA"]) / "alfworld_games.tgz") as archive:
         game = next(m for m in archive if m.name.endswith("game.tw-pddl"))
         (tmp_path / "game").write_bytes(archive.extractfile(game).read())
-    out = told(capsys, monkeypatch, "inventory\n" * 2, game=str(tmp_path / "game"), you="actor")
+    out = told(capsys, monkeypatch, "inventory\n" * 2, games=str(tmp_path / "game"), you="actor")
     assert "You are not carrying anything." in out
 
 def test_real_questions(capsys, monkeypatch):
     pytest.importorskip("envs.hotpot")
     if "RETRO_DATA" not in os.environ:
         pytest.skip("needs RETRO_DATA, the folder with hotpotqa_distractor_50.json")
-    game = str(Path(os.environ["RETRO_DATA"]) / "hotpotqa_distractor_50.json")
-    out = told(capsys, monkeypatch, "think[so]\n" * 2, env="hotpot", game=game, you="actor")
+    data = str(Path(os.environ["RETRO_DATA"]) / "hotpotqa_distractor_50.json")
+    out = told(capsys, monkeypatch, "think[so]\n" * 2, data=data, you="actor")
     assert "FAILED" in out
 
 def test_real_products(capsys, monkeypatch):
     if "RETRO_DATA" not in os.environ:
         pytest.skip("needs RETRO_DATA, the folder with webshop_products_1000.json")
-    products, goals = (f"{os.environ['RETRO_DATA']}/webshop_{f}_1000.json"
-                       for f in ("products", "attributes"))  # fmt: skip
-    for game in (f"{products},{goals}", f"{products},{goals},{goals}"):
-        out = told(capsys, monkeypatch, "search[lamp]\n" * 2, env="shop", game=game, you="actor")
-        assert "(Total results: 24)" in out
+    files = {f: f"{os.environ['RETRO_DATA']}/webshop_{f}_1000.json"
+             for f in ("products", "attributes")}  # fmt: skip
+    out = told(capsys, monkeypatch, "search[lamp]\n" * 2, **files, you="actor")
+    assert "(Total results: 24)" in out
 
 class Hostile(envs.Environment):
     """Answers with what would clear the screen, retitle the window and turn the text around."""

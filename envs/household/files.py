@@ -46,9 +46,11 @@ _ACTIONS = re.compile(r'action (GotoLocation|PutObject|help)\s*\{\s*template :: 
 _PUTS = ("put {o} in/on {r}", "move {o} to {r}")  # templates of PutObject
 
 def find_games(folder: str | os.PathLike) -> list[str]:
-    """Paths of all `game.tw-pddl` in a folder and below, sorted; ValueError if there are none.
-    Links are followed, but no folder is entered twice.
+    """Paths of all `game.tw-pddl` in a folder and below, sorted, or of one game file; ValueError if
+    there are none. Links are followed, but no folder is entered twice.
     """
+    if os.path.isfile(folder):
+        return [str(folder)]
     paths, entered = [], set()
     for root, folders, files in os.walk(str(folder), followlinks=True):
         if (real := os.path.realpath(root)) in entered:

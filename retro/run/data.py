@@ -11,7 +11,7 @@ data_option = partial(option, group="data")
 
 @dataclass(frozen=True)
 class FileOptions:
-    games: str = data_option("", "household: folder of ALFWorld's game.tw-pddl files")
+    games: str = data_option("", "household: folder of ALFWorld's game.tw-pddl files, or one file")
     data: str = data_option("", "hotpot: a file of HotpotQA's questions")
     products: str = data_option("", "shop: WebShop's products; needs --attributes or --goals")
     attributes: str = data_option("", "shop: WebShop's attributes; without --goals of goals too")
