@@ -99,7 +99,8 @@ def excerpt(log: str, env: str) -> str:
         elif re.match(r"SFT on |[\d.]+ minutes", part):
             mine = True
         if mine and not part.startswith("at other temperatures"):
-            kept.append(part.strip("\n"))
+            table = re.match(r"\w+ less |reflections, checked", part)
+            kept.append("\n" * bool(table) + part.strip("\n"))
     return "\n".join(kept) + "\n"
 
 # ---- numbers

@@ -206,7 +206,7 @@ def test_a_folder_of_runs_becomes_figures_and_pages(tmp_path, monkeypatch, capsy
         "mean_rating": 0.3333, "kl": 2.0,
         "household": {"mean_rating": 0.25, "mutual_information": 2.0, "n": 4, "cause": 0.6667},
     }]  # fmt: skip
-    assert figures["eval"] == "20 tasks of hotpot (unseen)\nreact 0.5\nreflections, checked\n"
+    assert figures["eval"] == "20 tasks of hotpot (unseen)\nreact 0.5\n\nreflections, checked\n"
     assert figures["run"] == ("the gap in household: 1\n    2\nSFT on 5\n64 unseen tasks of "
                               "household\nabc\n4.2 minutes; see FOLDER/s0/\n")  # fmt: skip
     page = tmp_path / "docs/results.md"
@@ -248,7 +248,6 @@ def test_what_looks_measured():
     ]  # fmt: skip
     assert not loose("\n".join(hidden))
 
-@pytest.mark.xfail(strict=False, reason="until the pages are written from docs/figures")
 @pytest.mark.parametrize("page", PAGES)
 def test_no_number_stands_outside_a_block(page):
     assert not loose(PAGES[page])
