@@ -122,31 +122,37 @@ class Reflector:
     def write(
         self, asked: Sequence[tuple[Variant, Trajectory]], generators: Sequence[torch.Generator]
     ) -> list[Reflection]:
-        """One reflection each. A prompt is read once for all methods and temperatures."""
+        """One reflection each. A prompt is read once for all adapters and temperatures that ask it,
+        together with prompts that the same adapters ask.
+        """
         ids = [reflection_prompt(trajectory, self.lm) for _, trajectory in asked]
+        adapters = [self.adapter(variant) for variant, _ in asked]
         rows_of: dict[tuple, list[int]] = defaultdict(list)
         for i, own in enumerate(ids):
             rows_of[tuple(own)].append(i)
-        distinct, written = [*rows_of], dict[int, Reflection]()
-        for read in [None] if self.adapt_prompt else self.lm.prefill([*map(list, distinct)]):
-            slots = dict.fromkeys(range(len(ids)), 0) if read is None else {
-                i: slot for n, slot in zip(read.rows, read.slots.tolist())
-                for i in rows_of[distinct[n]]
-            }  # fmt: skip
-            together: dict[str | None, list[int]] = defaultdict(list)
-            for i in slots:
-                together[self.adapter(asked[i][0])].append(i)
-            for adapter, rows in together.items():
-                where = torch.tensor([slots[i] for i in rows], device=self.lm.device)
-                cache = [PromptCache(list(range(len(rows))), where, read.cache)] if read else None
-                with self.lm.using(adapter):
-                    found = reflect(
-                        self.lm, [ids[i] for i in rows],
-                        temperature=[asked[i][0].temperature or 0.0 for i in rows],
-                        generator=[generators[i] for i in rows],
-                        adapt_prompt=self.adapt_prompt, caches=cache,
-                    )  # fmt: skip
-                written |= zip(rows, found)
+        askers: dict[frozenset, list[tuple]] = defaultdict(list)
+        for prompt, rows in rows_of.items():
+            askers[frozenset(adapters[i] for i in rows)].append(prompt)
+        written: dict[int, Reflection] = {}
+        for names, shared in askers.items():
+            reads = [None] if self.adapt_prompt else self.lm.prefill([*map(list, shared)])
+            for read in reads:
+                slots = zip(range(len(shared)), shared) if read is None else zip(
+                    read.slots.tolist(), (shared[n] for n in read.rows)
+                )  # fmt: skip
+                slot_of = {i: slot for slot, prompt in slots for i in rows_of[prompt]}
+                for adapter in sorted(names, key=str):
+                    rows = [i for i in slot_of if adapters[i] == adapter]
+                    where = torch.tensor([slot_of[i] for i in rows], device=self.lm.device)
+                    cache = read and [PromptCache([*range(len(rows))], where, read.cache)]
+                    with self.lm.using(adapter):
+                        found = reflect(
+                            self.lm, [ids[i] for i in rows],
+                            temperature=[asked[i][0].temperature or 0.0 for i in rows],
+                            generator=[generators[i] for i in rows],
+                            adapt_prompt=self.adapt_prompt, caches=cache or None,
+                        )  # fmt: skip
+                    written |= zip(rows, found)
         return [written[i] for i in range(len(asked))]
 
 def last_attempt(trajectories: Sequence[Trajectory], lm: LanguageModel) -> list[str]:
