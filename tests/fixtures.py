@@ -19,6 +19,7 @@ from retro.pretrain.corpus import weighted_texts
 from retro.run.files import write_json
 from retro.run.tokenizer_json import as_tokenizer_json
 from tests.small_run import small_run  # noqa: F401
+from tests.small_trials import failed_trials, shorten
 
 torch.set_num_threads(1)
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -77,3 +78,15 @@ def url():
 def key(monkeypatch):
     """OPENAI_API_KEY is set."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+@pytest.fixture(scope="module")
+def trials():
+    """Failed trials of different lengths."""
+    return failed_trials(6, steps=4)
+
+@pytest.fixture
+def lm(tiny_lm, monkeypatch):
+    """That tiny language model with an adapter; a few tokens a reflection."""
+    shorten(monkeypatch)
+    tiny_lm.add_adapter("reflector", 2, 4.0, torch.Generator().manual_seed(1))
+    return tiny_lm

@@ -1,12 +1,12 @@
 """HotPotQA's judge against verdicts made by hand, and its constant plans."""
 
-from itertools import islice
 
 import pytest
 
 import envs
 from envs.observer import Verdict
 from retro.prompts import well_formed
+from tests.judging import judge_the_oracle_and_templates
 
 ENV = envs.make("hotpot")
 QUESTION = "Answer by searching: What is the home of the author of the novel Quietverse?"
@@ -127,14 +127,4 @@ def test_constant_plans():
 @pytest.mark.parametrize("split", ["train", "seen", "unseen"])
 @pytest.mark.parametrize("n", [100, pytest.param(2000, marks=pytest.mark.slow)])
 def test_the_oracle_is_right_and_constant_plans_invent_nothing(split, n):
-    for d in islice(ENV.demonstrations(split, "judge", 0.3), n):
-        if d.reflection is None:
-            continue
-        said = ENV.oracle_reflection(d.observation, d.steps)
-        verdict = ENV.judge(said, d.observation, d.steps)
-        assert verdict.kind and verdict.place is not False, (said, verdict)
-        assert (verdict.cause, verdict.sound, verdict.invented) == (True, True, False), said
-        for write in ENV.templates.values():
-            said = write(d.observation, d.steps)
-            assert well_formed(said) and "\n" not in said
-            assert ENV.judge(said, d.observation, d.steps).invented is False, said
+    judge_the_oracle_and_templates(ENV, split, n)

@@ -12,22 +12,10 @@ from retro.lora import adapter_state, lora_parameters
 from retro.policy import Policy, ResponseBatch, minibatches
 from retro.ppo import Batch, PPOConfig, ppo_update
 from retro.sft import sft_update
-from tests.small_trials import failed_trials, randomise, sample, shorten
+from tests.small_trials import randomise, sample
 
 PPO = PPOConfig(epochs=2, minibatch_size=3, clip_coef=0.2, vf_coef=0.5, ent_coef=0.0, gamma=1.0,
                 gae_lambda=0.95, max_grad_norm=1.0, target_kl=None)  # fmt: skip
-
-@pytest.fixture(scope="module")
-def trials():
-    """Failed trials of different lengths."""
-    return failed_trials(6, steps=4)
-
-@pytest.fixture
-def lm(tiny_lm, monkeypatch):
-    """The tiny language model, with an adapter."""
-    shorten(monkeypatch)
-    tiny_lm.add_adapter("reflector", 2, 4.0, torch.Generator().manual_seed(1))
-    return tiny_lm
 
 @pytest.mark.parametrize("adapt_prompt", [False, True])
 def test_policy_agrees_with_the_plain_forward(lm, trials, adapt_prompt):

@@ -8,10 +8,6 @@ from retro.reflect import RANGES, Reflection, rate, reflect, reflection_prompt
 from retro.trial import Trajectory
 from tests.small_trials import failed_trials, sample, shorten
 
-@pytest.fixture(scope="module")
-def trials():
-    return failed_trials(6, steps=4)
-
 @pytest.fixture(autouse=True)
 def short_reflections(monkeypatch):
     shorten(monkeypatch)

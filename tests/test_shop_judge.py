@@ -2,7 +2,6 @@
 
 import json
 import os
-from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 import envs
 from envs.observer import Verdict
 from retro.prompts import well_formed
+from tests.judging import judge_the_oracle_and_templates
 
 DATA = os.environ.get("RETRO_DATA")
 ENV = envs.make("shop")
@@ -141,17 +141,7 @@ def test_constant_plans():
 @pytest.mark.parametrize("split", ["train", "seen", "unseen"])
 @pytest.mark.parametrize("n", [50, pytest.param(2000, marks=pytest.mark.slow)])
 def test_the_oracle_is_right_and_constant_plans_invent_nothing(split, n):
-    for d in islice(ENV.demonstrations(split, "judge", 0.3), n):
-        if d.reflection is None:
-            continue
-        said = ENV.oracle_reflection(d.observation, d.steps)
-        verdict = ENV.judge(said, d.observation, d.steps)
-        assert verdict.kind and verdict.place is not False, (said, verdict)
-        assert (verdict.cause, verdict.sound, verdict.invented) == (True, True, False), said
-        for write in ENV.templates.values():
-            said = write(d.observation, d.steps)
-            assert well_formed(said) and "\n" not in said
-            assert ENV.judge(said, d.observation, d.steps).invented is False, said
+    judge_the_oracle_and_templates(ENV, split, n)
 
 @pytest.mark.skipif(not DATA, reason="RETRO_DATA does not name the folder of real data")
 def test_recorded_trials():

@@ -25,19 +25,7 @@ from retro.report.truth import (
 )
 from retro.trial import Step, Trajectory
 from tests.guess import Guess
-from tests.small_trials import failed_trials, randomise, sample, shorten, trial
-
-@pytest.fixture(scope="module")
-def trials():
-    """Failed ones, of different lengths."""
-    return failed_trials(6, steps=4)
-
-@pytest.fixture
-def lm(tiny_lm, monkeypatch):
-    """The tiny language model, with an adapter."""
-    shorten(monkeypatch)
-    tiny_lm.add_adapter("reflector", 2, 4.0, torch.Generator().manual_seed(1))
-    return tiny_lm
+from tests.small_trials import randomise, sample, trial
 
 # ---- is it true?
 
