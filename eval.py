@@ -24,7 +24,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 import envs
-from envs.panel import content_hash, manifest, panel_hash
+from envs.panel import manifest, panel_hash, repeated
 from envs.tasks import seed_range
 from retro.evaluate import (
     TEMPERATURES,
@@ -229,20 +229,18 @@ def choices(
 
 def tasks_of(config: Config, env: envs.Environment, runs: list[Path]) -> list[dict]:
     """The tasks of one environment; ValueError if a run has trained on one, whatever its name."""
-    n = config.tasks or (10**6 if files_of(config).get(env.name) else 100)
+    n = config.tasks or (10**6 if env.name in files_of(config, envs.FILES) else 100)
     tasks = env.tasks(config.split, n, config.seed)
-    shared: dict = {}
-    hashes = [content_hash(task, shared) for task in tasks]
     for path in (run / "trained_on.json" for run in runs if config.split != "train"):
         known = {*read_json(path)["hashes"]} if path.exists() else set()
-        if both := [task["id"] for task, own in zip(tasks, hashes) if own in known]:
+        if both := repeated(tasks, known):
             raise ValueError(f"{path.parent}: was trained on {len(both)} of the {len(tasks)} tasks "
                              f"of {env.name}, such as {both[0]}")  # fmt: skip
     return tasks
 
 def open_environments(config: Config, trained_on: str) -> dict[str, envs.Environment]:
     """The environments to evaluate, by name, those that files are given for on those files."""
-    files = files_of(config)
+    files = files_of(config, envs.FILES)
     names = config.env or ",".join(files) or trained_on
     for name in files:
         if name not in names.split(","):

@@ -95,7 +95,7 @@ def main(config: Config) -> None:
 
 def choose(config: Config) -> tuple[envs.Environment, list[dict]]:
     """The environment and the tasks to choose from: generated ones, or those of files."""
-    files = files_of(config)
+    files = files_of(config, envs.FILES)
     name = config.env or next(iter(files), "household")
     if foreign := [other for other in files if other != name]:
         raise ValueError(f"--env {name}: a file of {foreign[0]} is given")

@@ -31,7 +31,7 @@ import torch
 from tqdm import tqdm
 
 import envs
-from envs.panel import content_hash
+from envs.panel import content_hashes, repeated
 from retro.evaluate import (
     LONG,
     Evaluation,
@@ -249,8 +249,7 @@ def set_up(config: Config) -> Training:
     # read before there is a folder: a wrong file leaves nothing behind
     given = read_buffer(config.from_buffer, RANGES[config.rating], lm) if config.from_buffer else []
     train_tasks = training_tasks(config, environments)
-    shared: dict = {}  # a shop's list of products is hashed once
-    trained_on = sorted(content_hash(task, shared) for task in train_tasks)
+    trained_on = sorted(content_hashes(train_tasks))
     eval_tasks = table_tasks(config, others, trained_on)
     run = RunFolder(config, weights, optimizer, processes)
     if processes.is_main:  # eval.py refuses them
@@ -264,21 +263,20 @@ def open_environments(config: Config) -> tuple[dict[str, envs.Environment], ...]
     """The environments to train on, and those of the table: of other files, where they are named.
     Without them household and hotpot generate the table's tasks; shop's files have splits.
     """
-    files, names = files_of(config), config.envs.split(",")
+    files, names = files_of(config, envs.FILES), config.envs.split(",")
     if foreign := [name for name in files if name not in names]:
         raise ValueError(f"--envs {config.envs}: files of {foreign[0]} are given")
     environments = envs.make_all(config.envs, files)
-    named = {"household": {"games": config.eval_games}, "hotpot": {"data": config.eval_data},
-             "shop": {"goals": config.eval_goals}}  # fmt: skip
+    named = (("household", "games", config.eval_games), ("hotpot", "data", config.eval_data),
+             ("shop", "goals", config.eval_goals))  # fmt: skip
     others = dict(environments)
-    for name, own in named.items():
-        own = {key: path for key, path in own.items() if path}
-        if own and name not in names:
+    for name, key, path in named:
+        if path and name not in names:
             raise ValueError(f"--envs {config.envs}: files of {name} are given for the table")
-        if name == "shop":
-            own = files.get(name, {}) | own if own else {}
-        if own or name in files and name != "shop":
-            others[name] = envs.make(name, **own)
+        if path:
+            others[name] = envs.make(name, **files.get(name, {}) | {key: path})
+        elif name in files and name != "shop":
+            others[name] = envs.make(name)
     return environments, others
 
 def training_tasks(config: Config, environments: dict[str, envs.Environment]) -> list[dict]:
@@ -289,12 +287,11 @@ def training_tasks(config: Config, environments: dict[str, envs.Environment]) ->
 def table_tasks(config: Config, others: dict[str, envs.Environment],
                 trained_on: list[str]) -> dict[str, list[dict]]:  # fmt: skip
     """The tasks of the table; ValueError if one of them is trained on, whatever its name."""
-    shared: dict = {}
     known = set() if config.eval_split == "train" else set(trained_on)  # there they are meant
     found: dict[str, list[dict]] = {}
     for name, env in others.items():
         tasks = found[name] = env.tasks(config.eval_split, config.eval_tasks, config.seed)
-        if both := [task["id"] for task in tasks if content_hash(task, shared) in known]:
+        if both := repeated(tasks, known):
             raise ValueError(f"{name}: {len(both)} of the table's {len(tasks)} tasks are trained "
                              f"on, such as {both[0]}: name other files for the table")  # fmt: skip
     return found

@@ -53,6 +53,9 @@ from envs.tasks import draw_tasks
 # the name of an environment -> the name of its class in the module envs.<name>, or the class itself
 CLASSES: dict[str, Any] = {"household": "Household", "hotpot": "Hotpot", "shop": "Shop"}
 
+# the name of an environment -> what `make` takes: paths of the benchmark's own files
+FILES = {"household": ("games",), "hotpot": ("data",), "shop": ("products", "goals", "attributes")}
+
 def make(name: str, **kwargs: Any) -> "Environment":
     """The environment `name`; ValueError if there is none. Its module is imported only now."""
     if name not in CLASSES:

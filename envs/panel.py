@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import envs
+from envs import FILES
 from envs.tasks import read_json
 
-FILES = {"household": ("games",), "hotpot": ("data",), "shop": ("products", "goals", "attributes")}
 FIELDS = {"env": str, "split": str, "tasks": int, "seed": int, "files": dict, "rows": list,
           "hash": str}  # fmt: skip
 Row = dict[str, str]
@@ -46,6 +46,14 @@ def content_hash(task: dict, shared: dict | None = None) -> str:
     if "item" in task:
         task["item"] = {key: value for key, value in task["item"].items() if key != "_id"}
     return task_hash(task, shared)
+
+def content_hashes(tasks: list[dict]) -> list[str]:
+    shared: dict = {}  # a list of products that they share is hashed once
+    return [content_hash(task, shared) for task in tasks]
+
+def repeated(tasks: list[dict], known: set[str]) -> list[str]:
+    """The ids of the tasks whose content is among these hashes, whatever their names."""
+    return [task["id"] for task, own in zip(tasks, content_hashes(tasks)) if own in known]
 
 def manifest(env: envs.Environment, tasks: list[dict]) -> list[Row]:
     """For each task `id`, `task` (its hash) and `first` (the hash of its first observation)."""

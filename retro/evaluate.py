@@ -25,7 +25,7 @@ Read before: `reflect.py`, `reward.py`.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -122,38 +122,45 @@ class Reflector:
     def write(
         self, asked: Sequence[tuple[Variant, Trajectory]], generators: Sequence[torch.Generator]
     ) -> list[Reflection]:
-        """One reflection each. A prompt is read once for all adapters and temperatures that ask it,
-        together with prompts that the same adapters ask.
-        """
+        """One reflection each."""
         ids = [reflection_prompt(trajectory, self.lm) for _, trajectory in asked]
         adapters = [self.adapter(variant) for variant, _ in asked]
+        written: dict[int, Reflection] = {}
+        for adapter, rows, caches in self.read(ids, adapters):
+            with self.lm.using(adapter):
+                found = reflect(
+                    self.lm, [ids[i] for i in rows],
+                    temperature=[asked[i][0].temperature or 0.0 for i in rows],
+                    generator=[generators[i] for i in rows],
+                    adapt_prompt=self.adapt_prompt, caches=caches,
+                )  # fmt: skip
+            written |= zip(rows, found)
+        return [written[i] for i in range(len(asked))]
+
+    def read(
+        self, ids: Sequence[list[int]], adapters: Sequence[str | None]
+    ) -> Iterator[tuple[str | None, list[int], list[PromptCache] | None]]:
+        """(adapter, which prompts, their cache). A prompt is read once for all adapters that ask
+        it, together with prompts that the same adapters ask; not where an adapter is on it.
+        """
+        if self.adapt_prompt:
+            for adapter in dict.fromkeys(adapters):
+                yield adapter, [i for i, own in enumerate(adapters) if own == adapter], None
+            return
         rows_of: dict[tuple, list[int]] = defaultdict(list)
         for i, own in enumerate(ids):
             rows_of[tuple(own)].append(i)
         askers: dict[frozenset, list[tuple]] = defaultdict(list)
         for prompt, rows in rows_of.items():
             askers[frozenset(adapters[i] for i in rows)].append(prompt)
-        written: dict[int, Reflection] = {}
         for names, shared in askers.items():
-            reads = [None] if self.adapt_prompt else self.lm.prefill([*map(list, shared)])
-            for read in reads:
-                slots = zip(range(len(shared)), shared) if read is None else zip(
-                    read.slots.tolist(), (shared[n] for n in read.rows)
-                )  # fmt: skip
-                slot_of = {i: slot for slot, prompt in slots for i in rows_of[prompt]}
+            for found in self.lm.prefill([list(prompt) for prompt in shared]):
+                prompts_read = zip(found.slots.tolist(), (shared[n] for n in found.rows))
+                slot_of = {i: slot for slot, prompt in prompts_read for i in rows_of[prompt]}
                 for adapter in sorted(names, key=str):
                     rows = [i for i in slot_of if adapters[i] == adapter]
-                    where = torch.tensor([slot_of[i] for i in rows], device=self.lm.device)
-                    cache = read and [PromptCache([*range(len(rows))], where, read.cache)]
-                    with self.lm.using(adapter):
-                        found = reflect(
-                            self.lm, [ids[i] for i in rows],
-                            temperature=[asked[i][0].temperature or 0.0 for i in rows],
-                            generator=[generators[i] for i in rows],
-                            adapt_prompt=self.adapt_prompt, caches=cache or None,
-                        )  # fmt: skip
-                    written |= zip(rows, found)
-        return [written[i] for i in range(len(asked))]
+                    slots = torch.tensor([slot_of[i] for i in rows], device=self.lm.device)
+                    yield adapter, rows, [PromptCache([*range(len(rows))], slots, found.cache)]
 
 def last_attempt(trajectories: Sequence[Trajectory], lm: LanguageModel) -> list[str]:
     """What was done and answered, on one line; of a text that fills more than half of the model's
@@ -214,18 +221,13 @@ class Evaluation:
         rows = self.rows
         asked = [(row, tuple(recall(memory, self.actor.memory))) for row, memory in asked]
         distinct = list(dict.fromkeys(asked))
-        distinct.sort(key=lambda one: rows[one[0]][0]["max_steps"])
-        played: dict[tuple, Trajectory] = {}
-        for start in range(0, len(distinct), ROWS):
-            batch = distinct[start : start + ROWS]
-            trials = run_in_batches(
-                {self.env.name: self.env}, [rows[row][0] for row, _ in batch], self.actor,
-                [memory for _, memory in batch],
-                generators=[self.generator(self.actor.device, row, retry) for row, _ in batch],
-            )  # fmt: skip
-            played |= zip(batch, trials)
-            if bar is not None:
-                bar.update(len(batch))
+        trials = run_in_batches(
+            {self.env.name: self.env}, [rows[row][0] for row, _ in distinct], self.actor,
+            [memory for _, memory in distinct], rows=ROWS,
+            generators=[self.generator(self.actor.device, row, retry) for row, _ in distinct],
+            progress=None if bar is None else bar.update,
+        )  # fmt: skip
+        played = dict(zip(distinct, trials))
         return [played[one] for one in asked]
 
 def evaluate(

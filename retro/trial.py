@@ -6,7 +6,7 @@ Many trials run in lock step, so that the actor answers all of them in one batch
 `prompts.py`, and the contract of an environment in `envs/__init__.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
@@ -78,8 +78,11 @@ class Actor(Protocol):
 def run_in_batches(
     environments: Environments, tasks: Sequence[dict], actor: Actor,
     memories: Sequence[Sequence[str]], rows: int = 64, generators: Generators = None,
+    progress: Callable[[int], object] | None = None,
 ) -> list[Trajectory]:  # fmt: skip
-    """run_trials, at most `rows` trials at a time; trials of the same step limit run together."""
+    """run_trials, at most `rows` trials at a time; trials of the same step limit run together.
+    `progress` hears of each batch how many trials it had.
+    """
     order = sorted(range(len(tasks)), key=lambda i: tasks[i]["max_steps"])
     done: dict[int, Trajectory] = {}
     for start in range(0, len(order), rows):
@@ -89,6 +92,8 @@ def run_in_batches(
             generators and [generators[i] for i in batch],
         )  # fmt: skip
         done.update(zip(batch, trials))
+        if progress:
+            progress(len(batch))
     return [done[i] for i in range(len(tasks))]
 
 def run_trials(

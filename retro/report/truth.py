@@ -41,11 +41,14 @@ def faithfulness(env: Environment, pairs: Sequence[tuple[Trajectory, str]]) -> d
     for field in ("cause", "sound", "place", "invented"):
         told = [value for v in verdicts if (value := getattr(v, field)) is not None]
         found[field] = sum(told) / len(told) if told else None
-    oracle = [(t, env.oracle_reflection(t.observation, t.exchanges)) for t, _ in pairs]
-    right = [env.judge(text, t.observation, t.exchanges).kind for t, text in oracle]
-    kinds = [v.kind for v in verdicts]
-    found["kinds"] = dict(sorted(Counter(kinds).items(), key=lambda kind: (-kind[1], kind[0])))
-    found["kind_information"] = information(list(zip(right, kinds)))
+    right: dict[int, str] = {}  # the oracle is asked once for each trial
+    for key, t in {id(t): t for t, _ in pairs}.items():
+        text = env.oracle_reflection(t.observation, t.exchanges)
+        right[key] = env.judge(text, t.observation, t.exchanges).kind
+    kinds = [(right[id(t)], v.kind) for (t, _), v in zip(pairs, verdicts)]
+    counts = Counter(stated for _, stated in kinds)
+    found["kinds"] = dict(sorted(counts.items(), key=lambda kind: (-kind[1], kind[0])))
+    found["kind_information"] = information(kinds)
     return found
 
 def information(pairs: Sequence[tuple[str, str]]) -> float:

@@ -1,12 +1,12 @@
-"""Options that name a benchmark's own files, and the environments that read them."""
+"""Options that name a benchmark's own files."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from retro.run.cli import option
 
-FILES = {"household": ("games",), "hotpot": ("data",), "shop": ("products", "attributes", "goals")}
 data_option = partial(option, group="data")
 
 @dataclass(frozen=True)
@@ -17,11 +17,13 @@ class FileOptions:
     attributes: str = data_option("", "shop: WebShop's attributes; without --goals of goals too")
     goals: str = data_option("", "shop: WebShop's file of instructions that people wrote")
 
-def files_of(options: Any) -> dict[str, dict[str, str]]:
-    """name -> what `envs.make` takes, of the environments that files are given for."""
+def files_of(options: Any, known: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
+    """name -> what `envs.make` takes, of the environments that files are given for. `known`: the
+    options of each environment (`envs.FILES`).
+    """
     given = {
         name: {key: path for key in keys if (path := getattr(options, key))}
-        for name, keys in FILES.items()
+        for name, keys in known.items()
     }
     shop = given["shop"]
     if shop and not ("products" in shop and len(shop) > 1):
