@@ -115,7 +115,7 @@ def main(config: Config) -> None:
         )(trials)
     offline = settings["mode"] == "offline" and config.best_of > 1
     reward = RewardModel(lm, 0.0, 1.0).load(runs[0] / "reward") if offline else None
-    reflector = Reflector(lm, runs, settings["adapt_prompt"], reward, config.best_of)
+    reflector = Reflector(lm, runs, settings["adapt_prompt"], reward, config.best_of, writers)
 
     # 2. every method on the same tasks and first trials
     reports, played = [], []
@@ -128,14 +128,12 @@ def main(config: Config) -> None:
         shown = [m for m in methods if m != "template" or template]
         with tqdm(desc=f"evaluate {name}", unit="trial", disable=not processes.is_main) as bar:
             compared = variants(shown, best, temperatures, len(runs))
-            chains = evaluate(evaluation, compared, reflector, writers, bar)
+            chains = evaluate(evaluation, compared, reflector, bar)
         chains = {variant: processes.all_gather(own) for variant, own in chains.items()}
         if processes.is_main:
             files = config.games or config.data or config.products
             source = Path(files).name if files else config.split
             found = report(evaluation, source, chains, best, reflector)
-            for name in {*writers} & {*found["methods"]}:  # another model's odds are not known here
-                found["methods"][name]["mutual_information"] = None
             found |= {"runs": [run.name for run in runs], "panel": panel_hash(manifest(env, tasks))}
             reports.append(found)
             played.append({name: chains[Variant(name, result["temperature"])]
@@ -176,6 +174,8 @@ def chosen_methods(config: Config, mode: str, of_the_run: bool) -> tuple[str, ..
     if config.best_of > 1 and mode != "offline" and "best_of" not in methods:
         raise ValueError(f"--best-of {config.best_of}: needs the reward model of an offline run, "
                          "or best_of among --methods")  # fmt: skip
+    if config.best_of > 1 and mode == "offline" and "," in config.runs:
+        raise ValueError("--best-of: each run has a reward model of its own, so give one --run-dir")
     if config.report and not of_the_run:
         raise ValueError("--report: shows what the run's own reflector thinks, not --reflector's")
     return methods

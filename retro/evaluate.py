@@ -99,6 +99,7 @@ class Reflector:
     adapt_prompt: bool  # as in training
     reward: RewardModel | None = None  # an offline run's
     best_of: int = 1  # samples, of which the reward model picks one, or the method best_of
+    writers: dict[str, Writer] = field(default_factory=dict)  # by method: who writes in our place
     loaded: set[str] = field(default_factory=set)
 
     def adapter(self, variant: Variant) -> str | None:
@@ -232,17 +233,17 @@ class Evaluation:
 
 def evaluate(
     evaluation: Evaluation, compared: Sequence[Variant], reflector: Reflector,
-    writers: dict[str, Writer] | None = None, bar: Bar | None = None,
+    bar: Bar | None = None,
 ) -> dict[Variant, Chains]:  # fmt: skip
     """Each row's trials by every variant: the same first one, then up to `retries` more until one
-    succeeds. `writers` by method take the place of those here.
+    succeeds.
     """
     rows = range(len(evaluation.rows))
     if bar is not None:
         bar.total = len(rows)
     first = evaluation.trials(0, [(row, ()) for row in rows], bar)
     chains = {variant: [[trial] for trial in first] for variant in compared}
-    scribe = Scribe(evaluation, reflector, writers or {})
+    scribe = Scribe(evaluation, reflector)
     for retry in range(1, evaluation.retries + 1):
         failed = {
             variant: {row: chain[-1] for row, chain in enumerate(own) if not chain[-1].success}
@@ -276,10 +277,8 @@ Texts = list[list[str | None]]  # the candidates for each failed trial: one, but
 class Scribe:
     """Writes for all variants at a retry."""
 
-    def __init__(
-        self, evaluation: Evaluation, reflector: Reflector, writers: dict[str, Writer]
-    ):
-        self.evaluation, self.reflector, self.writers = evaluation, reflector, writers
+    def __init__(self, evaluation: Evaluation, reflector: Reflector):
+        self.evaluation, self.reflector, self.writers = evaluation, reflector, reflector.writers
         self.kept: dict[Variant, list[tuple[str, str]]] = defaultdict(list)  # for `shuffled`
 
     def write(self, failed: dict[Variant, Failed], retry: int) -> dict[Variant, Texts]:

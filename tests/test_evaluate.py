@@ -87,8 +87,8 @@ def scripted(n: int, retries: int, play=lambda text: "look", **changes) -> Evalu
     env = Guess()
     return Evaluation(env, env.tasks("seen", n, 0), ScriptedActor(play), retries, 0, **changes)
 
-def nobody(lm) -> Reflector:
-    return Reflector(lm, [], False)
+def nobody(lm, writers: dict | None = None) -> Reflector:
+    return Reflector(lm, [], False, writers=writers or {})
 
 # ---- what a row draws is its own
 
@@ -174,14 +174,14 @@ def test_equal_trials_are_played_once(tiny_lm, monkeypatch):
     bar = SimpleNamespace(n=0, total=0)
     bar.update = lambda n: setattr(bar, "n", bar.n + n)
     evaluation = scripted(5, retries=2, repeats=2)
-    evaluate(evaluation, compared, nobody(tiny_lm), writers, bar)
+    evaluate(evaluation, compared, nobody(tiny_lm, writers), bar)
     ids = [task["id"] for task in evaluation.tasks] * 2
     memories = [[()], [(), ("a",), ("b",)], [(), ("a", "a"), ("b",)]]
     assert sorted(played) == sorted((i, m) for i in ids for own in memories for m in own)
     assert bar.n == bar.total == len(played) == 10 * 7
     played.clear()
     forgetful = replace(evaluation, actor=ScriptedActor(lambda text: "look", memory=0))
-    chains = evaluate(forgetful, compared, nobody(tiny_lm), writers)
+    chains = evaluate(forgetful, compared, nobody(tiny_lm, writers))
     assert len(played) == 10 * 3 and len({str(own) for own in chains.values()}) == 1
 
 # ---- chains
@@ -198,8 +198,8 @@ def test_chains_retry_only_what_failed_and_remember_in_order(tiny_lm):
 
     play = lambda text: win if ", ".join(words) in text else "look"
     reflexion, react = Variant("reflexion", 0.5), Variant("react")
-    chains = evaluate(scripted(3, 4, play), [reflexion, react], nobody(tiny_lm),
-                      {"reflexion": writer})  # fmt: skip
+    chains = evaluate(scripted(3, 4, play), [reflexion, react],
+                      nobody(tiny_lm, {"reflexion": writer}))  # fmt: skip
     assert [len(chain) for chain in chains[reflexion]] == [1, 5, 5]
     assert calls == [([ids[1], ids[2]], 0.5)] * 4
     assert chains[reflexion][1][-1].reflections == ("note 2", "note 3", "note 4")
@@ -211,7 +211,7 @@ def test_only_the_last_attempt_is_kept_and_a_text_that_is_missing_adds_nothing(t
     notes = iter(["a", "b", None])
     writers = {"last_attempt": lambda ts, temperature: [next(notes)]}
     variant = Variant("last_attempt")
-    (chain,) = evaluate(scripted(1, 3), [variant], nobody(tiny_lm), writers)[variant]
+    (chain,) = evaluate(scripted(1, 3), [variant], nobody(tiny_lm, writers))[variant]
     assert [t.reflections for t in chain] == [(), ("a",), ("b",), ("b",)]
 
 def test_last_attempt_is_the_trial_without_its_opening_and_keeps_its_end(tiny_lm):
@@ -294,7 +294,7 @@ def test_no_task_is_handed_its_own_text():
 def test_shuffled_reads_the_other_tasks_texts(tiny_lm):
     evaluation = scripted(3, retries=2, repeats=2)
     writers = {"shuffled": lambda trials, t: [f"on {x.task_id}" for x in trials]}
-    (chains,) = evaluate(evaluation, [Variant("shuffled", 1.0)], nobody(tiny_lm), writers).values()
+    (chains,) = evaluate(evaluation, [Variant("shuffled", 1.0)], nobody(tiny_lm, writers)).values()
     ids = [task["id"] for task in evaluation.tasks]
     for chain in chains:
         own = ids.index(chain[0].task_id)

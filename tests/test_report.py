@@ -64,7 +64,7 @@ def evaluation():
     tasks = env.tasks("seen", 3, 0)
     return Evaluation(env, tasks, actor, retries=2, seed=0, template="first seen")
 
-REFLECTOR = SimpleNamespace(write=lambda asked, generators: [])
+REFLECTOR = SimpleNamespace(write=lambda asked, generators: [], writers={})
 
 @pytest.fixture(scope="module")
 def played(evaluation):
@@ -73,7 +73,8 @@ def played(evaluation):
              "long": "look " * 200, "template": "Plan: look."}  # fmt: skip
     writers = {name: lambda ts, _, text=text: [text] * len(ts) for name, text in texts.items()}
     variants = [Variant(n, 0.0 if n in ("reflexion", "retroformer") else None) for n in texts]
-    return evaluate(evaluation, [*variants, Variant("reflexion", 1.0)], REFLECTOR, writers)
+    own = SimpleNamespace(write=REFLECTOR.write, writers=writers)
+    return evaluate(evaluation, [*variants, Variant("reflexion", 1.0)], own)
 
 @pytest.fixture(scope="module")
 def chains(played):

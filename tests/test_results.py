@@ -12,7 +12,7 @@ import pytest
 import retro.report.results
 from envs.observer import Verdict
 from envs.tasks import seed_range
-from retro.evaluate import Evaluation, Variant
+from retro.evaluate import Evaluation, Reflector, Variant
 from retro.report.results import (
     best_of,
     compared,
@@ -197,7 +197,7 @@ def found(monkeypatch) -> dict:
     evaluation = Evaluation(env, tasks, ScriptedActor(str), 2, 7, template="x")
     information = lambda reflector, own, chains: len(own) / 8
     monkeypatch.setattr(retro.report.results, "information_of", information)
-    return report(evaluation, "unseen", chains, {"retroformer": 0.0}, None)
+    return report(evaluation, "unseen", chains, {"retroformer": 0.0}, Reflector(None, [], False))
 
 def test_a_report_has_each_method_at_its_best_temperature(found):
     rest = {key: value for key, value in found.items() if key not in ("methods", "comparisons")}

@@ -147,8 +147,10 @@ def report(
         if len(found) > 1:
             methods[name]["by_temperature"] = {f"{t:g}": own for t, own in found.items()}
         if name in ("reflexion", "sft", *TRAINED):
-            information = information_of(reflector, by_temperature[chosen], headline[name])
-            methods[name]["mutual_information"] = information
+            methods[name]["mutual_information"] = (
+                None if name in reflector.writers  # another model's odds are not known here
+                else information_of(reflector, by_temperature[chosen], headline[name])
+            )  # fmt: skip
     comparisons = {
         ours: {name: compared(headline[ours], headline[name], retries)
                for name in RIVALS if name in headline}
