@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-GROWTH = 64  # positions; each growth copies the cache
+GROWTH = 64  # positions, or an eighth of those there are; each growth copies the cache
 
 class KVCache:
     def __init__(self, shape: tuple[int, int, int, int, int], limit: int,
@@ -41,6 +41,7 @@ class KVCache:
     def reserve(self, capacity: int) -> None:
         """Make room for `capacity` positions."""
         if capacity > self.keys.shape[3]:
+            capacity = max(capacity, min(self.limit, self.keys.shape[3] * 9 // 8))
             capacity = -(-capacity // GROWTH) * GROWTH  # round up
             self.keys = self._grown(self.keys, capacity)  # one after the other: the old keys are
             self.values = self._grown(self.values, capacity)  # gone before the new values come

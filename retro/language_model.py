@@ -33,7 +33,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from retro.fast import drafts
 from retro.fast.decoder import Decoder, accelerate, decoder_of
+from retro.fast.drafts import Draw
 from retro.kv_cache import KVCache
 from retro.lora import add_lora, using
 from retro.model import GPT
@@ -74,48 +76,60 @@ def generate(
     assert max_new_tokens >= 1 and all(chunks), "each row needs a token to continue from"
     model = decoder_of(model)
     device, B = model.device, len(chunks)
+    if cache is None:
+        cache = model.new_cache(B, max(map(len, chunks)) + max_new_tokens)
+    u = uniforms(generator, B, max_new_tokens, device)  # (B, R)
+    heat = torch.as_tensor(temperature, dtype=torch.float, device=device).expand(B)  # (B,)
+    draw = lambda logits, rows, steps: sample(logits, heat[rows], u[rows, steps])
+    asked = chunks, cache, draw, frozenset(stop_ids), max_new_tokens
+    if isinstance(model, Decoder):  # the same, several tokens at a time
+        response_ids, logprobs = drafts.decode(model, *asked)
+    else:
+        response_ids, logprobs = one_by_one(model, *asked)
+    lengths = torch.tensor([len(ids) for ids in response_ids], device=device)  # (B,)
+    R = int(lengths.max())
+    response_mask = torch.arange(R, device=device) < lengths[:, None]  # (B, R)
+    return Generation(response_ids, logprobs[:, :R], response_mask, cache)
+
+def one_by_one(
+    model: GPT, chunks: list[list[int]], cache: KVCache, draw: Draw, stop_ids: frozenset[int],
+    R: int,
+) -> tuple[list[list[int]], Tensor]:  # fmt: skip
+    """Reads the chunks and writes at most R tokens after each: the responses and log p (B, R)."""
+    device, B = model.device, len(chunks)
 
     # 1. read the chunks; the last real state of each row predicts its first token
     ids, counts = pad(chunks, device)  # (B, S), (B,)
-    if cache is None:
-        cache = model.new_cache(B, ids.shape[1] + max_new_tokens)
-    cache.reserve(cache.longest + ids.shape[1] + max_new_tokens)
+    cache.reserve(cache.longest + ids.shape[1] + R)
     hidden = model.hidden(ids, cache, counts)  # (B, S, D)
     hidden = hidden[torch.arange(B, device=device), counts - 1]  # (B, D)
-    u = uniforms(generator, B, max_new_tokens, device)  # (B, R)
-    heat = torch.as_tensor(temperature, dtype=torch.float, device=device).expand(B)  # (B,)
 
     # 2. one token a row and step
     ends = torch.zeros(model.config.vocab_size, dtype=torch.bool, device=device)  # (V,)
-    ends[list(stop_ids)] = True
-    tokens = torch.zeros(B, max_new_tokens, dtype=torch.long, device=device)
-    logprobs = torch.zeros(B, max_new_tokens, device=device)
-    response_mask = torch.zeros(B, max_new_tokens, dtype=torch.bool, device=device)
+    ends[[*stop_ids]] = True
+    tokens = torch.zeros(B, R, dtype=torch.long, device=device)
+    logprobs = torch.zeros(B, R, device=device)
     rows, part = torch.arange(B, device=device), cache  # what is decoded: `part` holds these rows
+    lengths = torch.zeros(B, dtype=torch.long, device=device)
     alive = torch.ones(B, dtype=torch.bool, device=device)  # of `rows`: no stop id yet
-    for step in range(max_new_tokens):
-        token, logprob = sample(model.logits(hidden), heat[rows], u[rows, step])  # both (rows,)
+    for step in range(R):
+        token, logprob = draw(model.logits(hidden), rows, torch.full_like(rows, step))  # (rows,)
         tokens[rows, step] = token
         logprobs[rows, step] = logprob.where(alive, 0.0)
-        response_mask[rows, step] = alive
+        lengths[rows] += alive
         alive = alive & ~ends[token]
         n_alive = int(alive.sum())  # the one host sync of a step
-        if n_alive == 0 or step + 1 == max_new_tokens:
+        if n_alive == 0 or step + 1 == R:
             break
         if 4 * n_alive <= len(rows):  # most are done: go on with copies of the others
             if part is not cache:
                 cache.restore(rows, part)
             rows, token = rows[alive], token[alive]
-            part, alive = cache.select(rows, max_new_tokens - step), alive[alive]
+            part, alive = cache.select(rows, R - step), alive[alive]
         hidden = model.hidden(token[:, None], part, alive.long())[:, 0]  # a done row stands still
     if part is not cache:
         cache.restore(rows, part)
-
-    # 3. trim to the longest response
-    lengths = response_mask.sum(dim=1).tolist()
-    R = max(lengths)
-    response_ids = [row[:n] for row, n in zip(tokens.tolist(), lengths, strict=True)]
-    return Generation(response_ids, logprobs[:, :R], response_mask[:, :R], cache)
+    return [row[:n] for row, n in zip(tokens.tolist(), lengths.tolist(), strict=True)], logprobs
 
 def uniforms(generator: Draws | None, B: int, R: int, device: torch.device | None) -> Tensor:
     """(B, R) random numbers in (0, 1]. With a generator a row, a row's numbers do not depend on the

@@ -8,6 +8,7 @@ from tiny import CALLS, growing_states, largest_gap, random_ids, tiny_gpt
 
 from retro import fast
 from retro.fast import decoder as fast_decoder
+from retro.fast import drafts
 from retro.fast.decoder import Decoder, accelerate, decoder_of
 from retro.language_model import generate
 from retro.lora import add_lora, lora_parameters, using
@@ -64,6 +65,66 @@ def test_with_the_switch_off_the_samples_are_the_same(dtype, monkeypatch):
         out[enabled] = generate(model, chunks, 9, (7,), generator=torch.Generator().manual_seed(0))
     assert out[True].response_ids == out[False].response_ids
     assert largest_gap(out[True].logprobs, out[False].logprobs) < 1e-5
+
+def turns(model) -> list:
+    """Three turns of 12 rows, which stop at different lengths or are cut off at 9 tokens: the
+    chunks and what is sampled after them.
+    """
+    chunks = [random_ids(1 + i % 7, seed=i % 5).tolist() for i in range(12)]
+    cache, played = None, []
+    for turn in range(3):
+        draws = torch.Generator().manual_seed(turn)
+        out = generate(model, chunks, 9, (7, 8, 9), 0.7, draws, cache)
+        played.append((chunks, out))
+        news = [random_ids(i % 3, seed=i % 4).tolist() for i in range(12)]
+        chunks, cache = [last + new for last, new in zip(out.pending, news)], out.cache
+    return played
+
+@pytest.mark.parametrize("draft", ["the table", "at random", "all right", "mostly right"])
+def test_whatever_is_guessed_the_samples_are_the_same(draft, monkeypatch):
+    model, numbers = tiny_gpt(scale=6.0), torch.Generator().manual_seed(5)
+    monkeypatch.setattr(fast, "enabled", False)
+    expected, after = turns(model), {}  # the ids before -> what the core writes next
+    for chunks, out in expected:
+        for chunk, response in zip(chunks, out.response_ids):
+            for i in range(len(response)):
+                after[tuple((chunk[-8:] + response[:i])[-8:])] = response[i:]
+
+    def random(followed, before, most):
+        n = int(torch.randint(most + 1, (1,), generator=numbers))
+        return torch.randint(50, (n,), generator=numbers).tolist()
+
+    def right(followed, before, most):
+        return after.get(tuple(before[-8:]), [])[:most]
+
+    def mostly(followed, before, most):
+        off = [(len(before) + i) % 6 == 5 for i in range(most)]
+        return [(token + wrong) % 50 for token, wrong in zip(right(followed, before, most), off)]
+
+    guesses = {"at random": random, "all right": right, "mostly right": mostly}
+    monkeypatch.setattr(drafts, "guess", guesses.get(draft, drafts.guess))
+    decoder, passes = Decoder(model), []
+    hidden = decoder.hidden
+    monkeypatch.setattr(decoder, "hidden", lambda *given: passes.append(1) or hidden(*given))
+    monkeypatch.setattr(fast, "enabled", True)
+    for (_, ours), (_, theirs) in zip(turns(decoder), expected, strict=True):
+        assert ours.response_ids == theirs.response_ids
+        assert largest_gap(ours.logprobs, theirs.logprobs) < 1e-9
+        assert torch.equal(ours.response_mask, theirs.response_mask)
+        assert torch.equal(ours.cache.lengths, theirs.cache.lengths)
+        assert ours.cache.longest == int(ours.cache.lengths.max())
+    most = {"all right": 6, "mostly right": 20}  # of 27; 9 tokens are a guess of 7 and one more
+    assert len(passes) <= most.get(draft, 27), passes
+
+def test_the_table_knows_what_followed_last():
+    followed = {}
+    drafts.learn(followed, [1, 2, 3], [4, 5, 6])
+    drafts.learn(followed, [9, 2, 3], [7])
+    assert drafts.guess(followed, [2, 3], 5) == [7]  # by two tokens: the last time
+    drafts.learn(followed, [1, 2, 3], [4])
+    assert drafts.guess(followed, [0, 1, 2, 3], 5) == [4, 5, 6]
+    assert drafts.guess(followed, [0, 1, 2, 3], 2) == [4, 5]
+    assert drafts.guess(followed, [9, 9, 2, 3], 0) == drafts.guess({}, [1, 2, 3], 5) == []
 
 @torch.no_grad()
 def test_it_computes_in_autocasts_dtype():

@@ -173,11 +173,12 @@ def test_attention_by_hand_is_that_of_the_kernel():
     )
     kernel = partial(F.scaled_dot_product_attention, enable_gqa=True)
     assert largest_gap(plain_attention(q, k, v), kernel(q, k, v, is_causal=True)) < 1e-12
-    see = torch.arange(300) < torch.tensor([300, 7, 1])[:, None]  # (B, J)
-    see, last = see[:, None, None], q[:, :, -1:]
-    bias = torch.zeros(see.shape, dtype=torch.float64).masked_fill(~see, -torch.inf)
-    by_hand = plain_decoding(last, k, v, bias)
-    assert largest_gap(by_hand, kernel(last, k, v, attn_mask=see)) < 1e-12
+    for S in (1, 3):  # new tokens of a row, each of which sees one more
+        ends = torch.tensor([301 - S, 7, 1])[:, None] + torch.arange(S)  # (B, S)
+        see = (torch.arange(300) < ends[..., None])[:, None]  # (B, 1, S, J)
+        bias = torch.zeros(see.shape, dtype=torch.float64).masked_fill(~see, -torch.inf)
+        by_hand = plain_decoding(q[:, :, -S:], k, v, bias)
+        assert largest_gap(by_hand, kernel(q[:, :, -S:], k, v, attn_mask=see)) < 1e-12
 
 @torch.no_grad()
 def test_autocast_keeps_close_to_float32():

@@ -17,7 +17,8 @@ from torch import Tensor
 from retro import kv_cache
 from retro.kv_cache import Appended, Causal, KVCache
 
-BUCKET = 8  # rows whose attention is computed together
+FEW = 8  # new tokens a row up to which decoding in bfloat16 is by plain products
+BUCKET = 2  # rows whose attention is computed together
 PLAIN = 2560  # tokens up to which plain products beat PyTorch's kernel in bfloat16
 BLOCK = 256  # queries at a time: keys after the last of them are left out
 
@@ -32,23 +33,24 @@ class FastAppended(Appended):
         super().__init__(cache, S)
         B, on_cpu = len(cache.lengths), cache.keys.device.type == "cpu"
         self.buckets: list[tuple[slice, slice, int, Tensor | None]] = []
-        if on_cpu and S == 1 and cache.keys.dtype == torch.bfloat16:
+        if on_cpu and S <= FEW and cache.keys.dtype == torch.bfloat16:
             self.kv_length = cache.keys.shape[3]  # products would make a copy of a part of it
             self.bias = self.bias_of_keys()
         elif on_cpu and B > BUCKET:
             self.buckets = self.length_buckets(S, counts)
 
     def length_buckets(self, S: int, counts: Tensor | None) -> list:
-        """(rows, queries, J, bias) of each BUCKET neighbours, which callers keep in the order of
-        their lengths: the longest of them says how many queries and keys they need.
+        """(rows, queries, J, bias) of each BUCKET neighbours with new tokens. Callers keep rows
+        in the order of their lengths: the longest says how many queries and keys its bucket needs.
         """
-        before, buckets = self.cache.lengths, []
-        new = torch.full_like(before, S) if counts is None or S == 1 else counts
-        for n, (own, ends) in enumerate(zip(new.split(BUCKET), (before + new).split(BUCKET))):
-            rows, J = slice(n * BUCKET, (n + 1) * BUCKET), int(ends.max())
-            queries = slice(None) if S == 1 else slice(int(own.max()))
-            bias = None if self.bias is None else self.bias[rows, :, queries, :J]
-            buckets.append((rows, queries, J, bias))
+        before, buckets = self.cache.lengths.tolist(), []
+        new = [S] * len(before) if counts is None else counts.tolist()
+        for start in range(0, len(before), BUCKET):
+            rows = slice(start, start + BUCKET)
+            queries, J = slice(max(new[rows])), max(map(sum, zip(before[rows], new[rows])))
+            if queries.stop:
+                bias = None if self.bias is None else self.bias[rows, :, queries, :J]
+                buckets.append((rows, queries, J, bias))
         return buckets
 
     def over_cache(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -65,7 +67,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     S, by_hand = q.shape[2], q.device.type == "cpu" and q.dtype == torch.bfloat16
     if by_hand and bias is None and 1 < S <= PLAIN:
         return plain_attention(q, k, v)
-    if by_hand and bias is not None and S == 1:
+    if by_hand and bias is not None and S <= FEW:
         return plain_decoding(q, k, v, bias.to(q.dtype))
     return kv_cache.attention(q, k, v, bias)
 
@@ -85,11 +87,12 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.cat(blocks, dim=1).view(B, H, S, E)
 
 def plain_decoding(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """The same for one token a row: q (B, H, 1, E), k and v (B, K, J, E), bias (B, 1, 1, J) ->
-    (B, H, 1, E). Keys times query, not query times keys: in bfloat16 that is twice as fast.
+    """The same for few tokens a row: q (B, H, S, E), k and v (B, K, J, E), bias (B, 1, S, J) ->
+    (B, H, S, E). Keys times query, not query times keys: in bfloat16 that is twice as fast.
     """
-    shape, q = q.shape, q.reshape(len(q), k.shape[1], -1, q.shape[-1])  # (B, K, G, E)
-    scores = (k @ q.transpose(2, 3)).transpose(2, 3) * q.shape[-1] ** -0.5  # (B, K, G, J)
+    B, H, S, E = q.shape
+    grouped = q.reshape(B, k.shape[1], -1, E)  # (B, K, G S, E)
+    scores = (k @ grouped.transpose(2, 3)).transpose(2, 3) * E**-0.5  # (B, K, G S, J)
     with torch.autocast("cpu", enabled=False):
-        weights = (scores + bias).softmax(dim=-1)
-    return (weights @ v).view(shape)
+        weights = (scores.unflatten(2, (-1, S)) + bias[:, :, None]).softmax(dim=-1)
+    return (weights.flatten(2, 3) @ v).view(B, H, S, E)

@@ -56,6 +56,7 @@ class Decoder:
         self.model, self.config, self.device = model, model.config, model.device
         self.dtype = model.dtype
         self.layers = [self._layer(block) for block in model.model.layers]
+        self.followed: dict[int, int] = {}  # what `drafts.py` guesses by
 
     def _layer(self, block: nn.Module) -> Layer:
         assert isinstance(block, Block)
