@@ -35,6 +35,7 @@ from retro.evaluate import (
     Variant,
     evaluate,
     methods_of,
+    rows_of,
     try_temperatures,
     try_templates,
     variants,
@@ -121,8 +122,8 @@ def main(config: Config) -> None:
     reports, played = [], []
     for name, env in environments.items():
         tasks = tasks_of(config, env, runs)
-        base = Evaluation(env, processes.split(tasks), actor, config.retries, config.seed,
-                          config.repeats)  # fmt: skip
+        rows = processes.split(rows_of(tasks, config.repeats))
+        base = Evaluation(env, rows, actor, config.retries, config.seed)
         template, best = best_of(choices(config, base, methods, reflector, processes, of_the_run))
         evaluation = replace(base, template=template)
         shown = [m for m in methods if m != "template" or template]
@@ -208,8 +209,8 @@ def choices(
     whole = mean_of(found) if len(found) == len(known) else {}
     temperatures, env = chosen_temperatures(config), envs.make(base.env.name)
     on = lambda split: replace(
-        base, env=env, retries=1, repeats=1,
-        tasks=processes.shard(env.tasks(split, config.choice_tasks, config.seed)),
+        base, env=env, retries=1,
+        rows=processes.shard(rows_of(env.tasks(split, config.choice_tasks, config.seed))),
     )  # fmt: skip
     if "template" in methods and "templates" not in whole and not behind_an_api(config):
         whole["templates"] = mean_of(processes.all_gather([try_templates(on("train"), reflector)]))

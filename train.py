@@ -39,6 +39,7 @@ from retro.evaluate import (
     evaluate,
     measure_gap,
     methods_of,
+    rows_of,
     try_temperatures,
     try_templates,
     variants,
@@ -202,8 +203,8 @@ class Training:
     ) -> Evaluation:
         """Of this process's tasks; of fewer tasks than processes, all play all."""
         assert self.actor, "where there are environments, somebody plays"
-        own = self.processes.shard(tasks) or tasks
-        return Evaluation(env, own, self.actor, retries, self.config.seed, template=template)
+        rows = rows_of(self.processes.shard(tasks) or tasks)
+        return Evaluation(env, rows, self.actor, retries, self.config.seed, template)
 
     def reflector(self) -> Reflector:
         return Reflector(

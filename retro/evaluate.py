@@ -194,36 +194,35 @@ class Bar(Protocol):
 
     def update(self, n: int) -> object: ...
 
+def rows_of(tasks: Sequence[dict], repeats: int = 1) -> list[tuple[dict, int]]:
+    """(task, repeat) of each chain. A task's repeats stand together, so that processes which take
+    turns share the hard tasks.
+    """
+    return [*product(tasks, range(repeats))]
+
 @dataclass(frozen=True)
 class Evaluation:
     """What all methods of a comparison share: the tasks of one environment, and who plays them."""
 
     env: Environment
-    tasks: Sequence[dict]
+    rows: Sequence[tuple[dict, int]]  # (task, repeat) of each chain; a repeat has other draws
     actor: Actor
     retries: int  # after the first trial
     seed: int
-    repeats: int = 1  # of each task, with other draws
     template: str = ""  # which of the environment's templates the method `template` is
 
-    @property
-    def rows(self) -> list[tuple[dict, int]]:
-        """(task, repeat) of each chain."""
-        return [(task, repeat) for repeat in range(self.repeats) for task in self.tasks]
-
     def generator(self, device: torch.device, row: int, *names: object) -> torch.Generator:
-        repeat, task = row // len(self.tasks), self.tasks[row % len(self.tasks)]
+        task, repeat = self.rows[row]
         return seeded(self.seed, self.env.name, task["id"], repeat, *names, device=device)
 
     def trials(
         self, retry: int, asked: Sequence[tuple[int, tuple[str, ...]]], bar: Bar | None = None
     ) -> list[Trajectory]:
         """The trial of each (row, memory); equal ones are played once."""
-        rows = self.rows
         asked = [(row, tuple(recall(memory, self.actor.memory))) for row, memory in asked]
         distinct = list(dict.fromkeys(asked))
         trials = run_in_batches(
-            {self.env.name: self.env}, [rows[row][0] for row, _ in distinct], self.actor,
+            {self.env.name: self.env}, [self.rows[row][0] for row, _ in distinct], self.actor,
             [memory for _, memory in distinct], rows=ROWS,
             generators=[self.generator(self.actor.device, row, retry) for row, _ in distinct],
             progress=None if bar is None else bar.update,

@@ -21,6 +21,7 @@ from retro.evaluate import (
     last_attempt,
     measure_gap,
     methods_of,
+    rows_of,
     shuffled,
     success,
     try_temperatures,
@@ -80,12 +81,14 @@ def reflector(tiny_lm, tmp_path, monkeypatch) -> Reflector:
             save_adapter(tiny_lm.model, tmp_path / run / name)
     return Reflector(tiny_lm, [tmp_path / "a", tmp_path / "b"], False, best_of=3)
 
-def lucky(n=4, retries=2, **changes) -> Evaluation:
-    return Evaluation(Lucky(), Lucky().tasks("unseen", n, 0), Gambler(), retries, 3, **changes)
+def lucky(n=4, retries=2, repeats=1, template="") -> Evaluation:
+    rows = rows_of(Lucky().tasks("unseen", n, 0), repeats)
+    return Evaluation(Lucky(), rows, Gambler(), retries, 3, template)
 
-def scripted(n: int, retries: int, play=lambda text: "look", **changes) -> Evaluation:
+def scripted(n: int, retries: int, play=lambda text: "look", repeats=1) -> Evaluation:
     env = Guess()
-    return Evaluation(env, env.tasks("seen", n, 0), ScriptedActor(play), retries, 0, **changes)
+    rows = rows_of(env.tasks("seen", n, 0), repeats)
+    return Evaluation(env, rows, ScriptedActor(play), retries, 0)
 
 def nobody(lm, writers: dict | None = None) -> Reflector:
     return Reflector(lm, [], False, writers=writers or {})
@@ -124,13 +127,14 @@ def test_a_row_plays_alone_as_it_plays_beside_all_others(reflector):
     together = evaluate(whole, compared, reflector)
     apart: dict = {variant: [] for variant in compared}
     for rank in range(3):
-        own = replace(whole, tasks=Processes(rank, 3).split(whole.tasks))
+        own = replace(whole, rows=Processes(rank, 3).split(whole.rows))
         for variant, chains in evaluate(own, compared, reflector).items():
             apart[variant] += chains
-    for variant, chains in together.items():  # rows: repeats of the tasks, here repeat by repeat
+    for variant, chains in together.items():  # rank 0 had rows 0 and 3: not the same task
         assert [apart[variant][i] for i in (0, 2, 4, 1, 3, 5)] == chains, variant
+    assert [(task["id"][-1], repeat) for task, repeat in whole.rows[::3]] == [("0", 0), ("1", 1)]
     first = [chain[0] for chain in together[Variant("react")]]
-    assert first[:3] != first[3:]  # repeats have draws of their own
+    assert first[::2] != first[1::2]  # repeats have draws of their own
 
 def test_a_retry_is_the_reflection_and_the_trial_that_its_row_names(reflector):
     """By hand, one at a time: three reflections, each tried; best_of takes the best trial."""
@@ -151,7 +155,7 @@ def test_a_retry_is_the_reflection_and_the_trial_that_its_row_names(reflector):
                     generator=evaluation.generator(lm.device, *names),
                 )  # fmt: skip
             tried += run_trials(
-                {"guess": evaluation.env}, [evaluation.tasks[row]], evaluation.actor,
+                {"guess": evaluation.env}, [evaluation.rows[row][0]], evaluation.actor,
                 [[written.text]], [evaluation.generator(lm.device, row, 1)],
             )  # fmt: skip
         returns.append([t.episode_return for t in tried])
@@ -175,7 +179,7 @@ def test_equal_trials_are_played_once(tiny_lm, monkeypatch):
     bar.update = lambda n: setattr(bar, "n", bar.n + n)
     evaluation = scripted(5, retries=2, repeats=2)
     evaluate(evaluation, compared, nobody(tiny_lm, writers), bar)
-    ids = [task["id"] for task in evaluation.tasks] * 2
+    ids = [task["id"] for task, _ in evaluation.rows]
     memories = [[()], [(), ("a",), ("b",)], [(), ("a", "a"), ("b",)]]
     assert sorted(played) == sorted((i, m) for i in ids for own in memories for m in own)
     assert bar.n == bar.total == len(played) == 10 * 7
@@ -187,9 +191,9 @@ def test_equal_trials_are_played_once(tiny_lm, monkeypatch):
 # ---- chains
 
 def test_chains_retry_only_what_failed_and_remember_in_order(tiny_lm):
-    ids = [task["id"] for task in scripted(3, 0).tasks]
-    words = scripted(3, 0).tasks[0]["words"]
-    win = scripted(3, 0).tasks[0]["word"]
+    ids = [task["id"] for task, _ in scripted(3, 0).rows]
+    words = scripted(3, 0).rows[0][0]["words"]
+    win = scripted(3, 0).rows[0][0]["word"]
     calls = []
 
     def writer(trials, temperature):
@@ -295,7 +299,7 @@ def test_shuffled_reads_the_other_tasks_texts(tiny_lm):
     evaluation = scripted(3, retries=2, repeats=2)
     writers = {"shuffled": lambda trials, t: [f"on {x.task_id}" for x in trials]}
     (chains,) = evaluate(evaluation, [Variant("shuffled", 1.0)], nobody(tiny_lm, writers)).values()
-    ids = [task["id"] for task in evaluation.tasks]
+    ids = [task["id"] for task, _ in evaluation.rows[::2]]
     for chain in chains:
         own = ids.index(chain[0].task_id)
         assert chain[2].reflections == (f"on {ids[(own + 1) % 3]}",) * 2
@@ -308,7 +312,7 @@ def obedient(text: str) -> str:
 def test_the_oracle_closes_the_gap_and_a_template_does_what_its_rule_says(tiny_lm, monkeypatch):
     assert measure_gap(scripted(3, 1, obedient), nobody(tiny_lm)) == [0.0, 0.0, 1.0]
     evaluation = scripted(3, 1, obedient)
-    word = evaluation.tasks[0]["word"]
+    word = evaluation.rows[0][0]["word"]
     rules = {"none": lambda o, steps: "I lost. Plan: say nothing.",
              "one": lambda o, steps: f"I lost. Plan: say {word}.",
              "all": evaluation.env.oracle_reflection}  # fmt: skip

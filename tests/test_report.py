@@ -17,7 +17,7 @@ from tiny import largest_gap
 import envs
 from envs.observer import Verdict
 from retro import policy as policies
-from retro.evaluate import Evaluation, Variant, evaluate
+from retro.evaluate import Evaluation, Variant, evaluate, rows_of
 from retro.interop.open import open_model
 from retro.lora import add_lora, lora_parameters, save_adapter, using
 from retro.memory import JsonLines
@@ -61,8 +61,8 @@ def evaluation():
     env.judge = judge
     actor = ScriptedActor(lambda text: "look")
     actor.device, actor.generator = torch.device("cpu"), None
-    tasks = env.tasks("seen", 3, 0)
-    return Evaluation(env, tasks, actor, retries=2, seed=0, template="first seen")
+    rows = rows_of(env.tasks("seen", 3, 0))
+    return Evaluation(env, rows, actor, retries=2, seed=0, template="first seen")
 
 REFLECTOR = SimpleNamespace(write=lambda asked, generators: [], writers={})
 

@@ -12,7 +12,7 @@ import pytest
 import retro.report.results
 from envs.observer import Verdict
 from envs.tasks import seed_range
-from retro.evaluate import Evaluation, Reflector, Variant
+from retro.evaluate import Evaluation, Reflector, Variant, rows_of
 from retro.report.results import (
     best_of,
     compared,
@@ -193,8 +193,8 @@ def found(monkeypatch) -> dict:
         Variant("shuffled", 0.0, 0): of("two", 0, 1, None, None),
         Variant("shuffled", 0.0, 1): of("two", 0, 1, None, None),
     }
-    tasks = [{"id": i} for i in ids]
-    evaluation = Evaluation(env, tasks, ScriptedActor(str), 2, 7, template="x")
+    rows = rows_of([{"id": i} for i in ids])
+    evaluation = Evaluation(env, rows, ScriptedActor(str), 2, 7, "x")
     information = lambda reflector, own, chains: len(own) / 8
     monkeypatch.setattr(retro.report.results, "information_of", information)
     return report(evaluation, "unseen", chains, {"retroformer": 0.0}, Reflector(None, [], False))

@@ -151,6 +151,8 @@ def report(
                 None if name in reflector.writers  # another model's odds are not known here
                 else information_of(reflector, by_temperature[chosen], headline[name])
             )  # fmt: skip
+    first = [chain[0] for chain in next(iter(chains.values()))]
+    repeats = len(first) // len({trial.task_id for trial in first})
     comparisons = {
         ours: {name: compared(headline[ours], headline[name], retries)
                for name in RIVALS if name in headline}
@@ -158,6 +160,6 @@ def report(
     }  # fmt: skip
     return {
         "env": evaluation.env.name, "split": split, "seed": evaluation.seed,
-        "repeats": evaluation.repeats, "template": evaluation.template, "methods": methods,
+        "repeats": repeats, "template": evaluation.template, "methods": methods,
         "comparisons": comparisons,
     }  # fmt: skip
