@@ -132,9 +132,7 @@ def main(config: Config) -> None:
             chains = evaluate(evaluation, compared, reflector, bar)
         chains = {variant: processes.all_gather(own) for variant, own in chains.items()}
         if processes.is_main:
-            files = config.games or config.data or config.products
-            source = Path(files).name if files else config.split
-            found = report(evaluation, source, chains, best, reflector)
+            found = report(evaluation, config.split, chains, best, reflector)
             found |= {"runs": [run.name for run in runs], "panel": panel_hash(manifest(env, tasks))}
             reports.append(found)
             played.append({name: chains[Variant(name, result["temperature"])]

@@ -498,7 +498,7 @@ def compare_methods(training: Training, choices: dict[str, dict]) -> None:
         reports.append(report(evaluation, config.eval_split, chains, best, reflector))
         if training.reward and name in run.state["reward"]["held_out"]:
             reports[-1]["reward"] = run.state["reward"]["held_out"][name]
-        processes.print0(f"\n{len(tasks)} {config.eval_split} tasks of {name}")
+        processes.print0(f"\n{len(tasks)} {reports[-1]['split']} tasks of {name}")
         processes.print0(table(reports[-1]))
     if processes.is_main and reports:
         write_json(run.path / "results.json", reports)

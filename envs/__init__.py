@@ -43,6 +43,7 @@ own files), `observer` (what a trial's text tells), `demonstrations`, `engine` (
 import copy
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from pathlib import Path
 from random import Random
 from types import ModuleType
 from typing import Any
@@ -63,7 +64,10 @@ def make(name: str, **kwargs: Any) -> "Environment":
     found = CLASSES[name]
     if isinstance(found, str):
         found = getattr(import_module(f"envs.{name}"), found)
-    return found(**kwargs)
+    env = found(**kwargs)
+    files = (kwargs.get(key) for key in FILES.get(name, ()))
+    env.source = next((Path(path).name for path in files if path), "")
+    return env
 
 def make_all(names: str, files: dict[str, dict] | None = None) -> dict[str, "Environment"]:
     """The environments of a list such as "household,shop", by name and in the list's order; of
@@ -82,6 +86,7 @@ class Environment:
     observer: ModuleType
     demonstrators: ModuleType
     generate_task: Callable[[Random, str, str], dict]
+    source = ""  # the name of the file or folder that its tasks come from; "" = they are generated
     answer: tuple  # the last one that `step` or `reset` gave, with all five parts
 
     def __init__(self, max_steps: int | None = None):

@@ -197,6 +197,9 @@ def found(monkeypatch) -> dict:
     evaluation = Evaluation(env, rows, ScriptedActor(str), 2, 7, "x")
     information = lambda reflector, own, chains: len(own) / 8
     monkeypatch.setattr(retro.report.results, "information_of", information)
+    env.source = "games"
+    assert report(evaluation, "unseen", chains, {}, Reflector(None, [], False))["split"] == "games"
+    env.source = ""
     return report(evaluation, "unseen", chains, {"retroformer": 0.0}, Reflector(None, [], False))
 
 def test_a_report_has_each_method_at_its_best_temperature(found):

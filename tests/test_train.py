@@ -188,6 +188,7 @@ def test_without_other_files_the_table_has_generated_tasks(tiny_base, tmp_path):
     first = lambda env: env.tasks("unseen", 1, 5)[0]["item"]
     assert first(other) == first(envs.make("hotpot")) != first(own)
     assert same is guess
+    assert (own.source, other.source, guess.source) == ("a.json", "", "")  # what the table names
 
 @pytest.mark.parametrize(
     "changes, message",

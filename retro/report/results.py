@@ -159,7 +159,8 @@ def report(
         for ours in TRAINED if ours in headline
     }  # fmt: skip
     return {
-        "env": evaluation.env.name, "split": split, "seed": evaluation.seed,
+        "env": evaluation.env.name, "split": evaluation.env.source or split,
+        "seed": evaluation.seed,
         "repeats": repeats, "template": evaluation.template, "methods": methods,
         "comparisons": comparisons,
     }  # fmt: skip
