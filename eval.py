@@ -44,7 +44,7 @@ from retro.interop.api_actor import reflection_writer
 from retro.interop.endpoint import Budget
 from retro.interop.open import ActorOptions, api_option, models, open_actor, open_client, open_model
 from retro.report.page import write_page
-from retro.report.results import best_of, mean_of, report
+from retro.report.results import TRAINED, best_of, mean_of, report
 from retro.report.tables import table
 from retro.reward import RewardModel
 from retro.run.cli import option, parse, run_script
@@ -90,14 +90,18 @@ class Config(FileOptions, ActorOptions):
 def main(config: Config) -> None:
     runs, device = [Path(run) for run in (config.runs or config.run_dir).split(",")], pick_device()
     settings = read_json(runs[0] / "config.json")
-    for run, key in product(runs[1:], ("base", "reflector", "mode", "adapt_prompt")):
+    alike = ("base", "reflector", "mode", "adapt_prompt", "memory", "actor", "actor_temperature")
+    for run, key in product(runs[1:], alike):
         if read_json(run / "config.json").get(key) != settings.get(key):
             raise ValueError(f"--runs: {run} has another {key} than {runs[0]}")
     own = settings.get("reflector") or settings["base"]
     folder = own if config.reflector in ("", "openai") else config.reflector
     of_the_run, processes = folder == own and config.reflector != "openai", join(device)
     methods = chosen_methods(config, settings["mode"], folder == own)
-    temperatures = chosen_temperatures(config)
+    temperatures, usable = chosen_temperatures(config), usable_choices(config, settings, of_the_run)
+    tuned = methods
+    if "shuffled" in methods:  # played at the best temperature of the method that it shuffles
+        tuned += tuple(m for m in methods_of(settings["mode"]) if m in TRAINED and m not in methods)
     environments = open_environments(config, settings["envs"])
 
     # 1. the two roles, as in train.py
@@ -122,15 +126,16 @@ def main(config: Config) -> None:
     reports, played = [], []
     for name, env in environments.items():
         tasks = tasks_of(config, env, runs)
-        rows = processes.split(rows_of(tasks, config.repeats))
+        rows = rows_of(tasks, config.repeats)
         base = Evaluation(env, rows, actor, config.retries, config.seed)
-        template, best = best_of(choices(config, base, methods, reflector, processes, of_the_run))
+        template, best = best_of(choices(config, base, tuned, reflector, processes, usable))
         evaluation = replace(base, template=template)
         shown = [m for m in methods if m != "template" or template]
+        if not shown:
+            raise ValueError(f"--methods template: {name} has no templates")
         with tqdm(desc=f"evaluate {name}", unit="trial", disable=not processes.is_main) as bar:
             compared = variants(shown, best, temperatures, len(runs))
-            chains = evaluate(evaluation, compared, reflector, bar)
-        chains = {variant: processes.all_gather(own) for variant, own in chains.items()}
+            chains = evaluate(evaluation, compared, reflector, bar, processes)
         if processes.is_main:
             found = report(evaluation, config.split, chains, best, reflector)
             found |= {"runs": [run.name for run in runs], "panel": panel_hash(manifest(env, tasks))}
@@ -194,31 +199,42 @@ def chosen_temperatures(config: Config) -> tuple[float, ...]:
         raise ValueError(f"--temperatures {config.temperatures!r}: numbers from 0, such as 0,0.3,1")
     return found
 
+def usable_choices(config: Config, settings: dict, of_the_run: bool) -> set[str]:
+    """Which of the runs' own choices hold here: with another actor none, with another reflector or
+    another number of samples to pick from not the temperatures.
+    """
+    if config.actor != settings.get("actor", ""):
+        return set()
+    samples = settings["best_of"] if settings["mode"] == "offline" else config.best_of
+    alike = of_the_run and samples == config.best_of
+    return {"templates", "temperatures"} if alike else {"templates"}
+
 def choices(
     config: Config, base: Evaluation, methods: tuple[str, ...], reflector: Reflector,
-    processes: Processes, of_the_run: bool,
+    processes: Processes, usable: set[str],
 ) -> dict:  # fmt: skip
-    """How templates and temperatures do on other tasks (`train.choose`): as the runs have found, or
-    played now, where they have not.
+    """How templates and temperatures do on other tasks (`train.choose`): as the runs have found, if
+    that is usable, else played now.
     """
     known = [read_json(run / "choices.json") if (run / "choices.json").exists() else {}
              for run in reflector.runs]  # fmt: skip
     found = [own[base.env.name] for own in known if base.env.name in own]
     whole = mean_of(found) if len(found) == len(known) else {}
+    whole = {key: own for key, own in whole.items() if key in usable}
     temperatures, env = chosen_temperatures(config), envs.make(base.env.name)
     on = lambda split: replace(
         base, env=env, retries=1,
-        rows=processes.shard(rows_of(env.tasks(split, config.choice_tasks, config.seed))),
+        rows=rows_of(env.tasks(split, config.choice_tasks, config.seed)),
     )  # fmt: skip
     if "template" in methods and "templates" not in whole and not behind_an_api(config):
-        whole["templates"] = mean_of(processes.all_gather([try_templates(on("train"), reflector)]))
+        whole["templates"] = try_templates(on("train"), reflector, processes)
     wanted = {f"{t:g}" for t in temperatures}
     tried = whole.get("temperatures", {})
     if len(wanted) == 1:
         whole["temperatures"] = {name: dict.fromkeys(wanted, 1.0) for name in methods}
-    elif not of_the_run or not all(wanted <= {*shares} for shares in tried.values()) or not tried:
-        own = try_temperatures(on("seen"), methods, reflector, temperatures)
-        whole["temperatures"] = mean_of(processes.all_gather([own]))
+    elif not tried or not all(wanted <= {*shares} for shares in tried.values()):
+        own = try_temperatures(on("seen"), methods, reflector, temperatures, processes)
+        whole["temperatures"] = own
     else:
         whole["temperatures"] = {
             name: {t: share for t, share in shares.items() if t in wanted}
@@ -247,7 +263,9 @@ def open_environments(config: Config, trained_on: str) -> dict[str, envs.Environ
     return envs.make_all(names, files)
 
 def episodes(chains: dict[str, Chains]) -> str:
-    """All trials as text to read: every trial, its outcome, the reflection after it."""
+    """The trials of each method as text to read (of several runs the first one's): each with its
+    outcome, and the reflections that it began with.
+    """
     parts = []
     for method, own in chains.items():
         for number, t in (pair for chain in own for pair in enumerate(chain)):
@@ -259,5 +277,5 @@ def episodes(chains: dict[str, Chains]) -> str:
 if __name__ == "__main__":
     config = parse(Config, __doc__)
     alone = 1 if config.actor or config.reflector else 0  # a large model, or one behind an API
-    with launch(alone, config.choice_tasks, config.tasks or 100):
+    with launch(alone):
         run_script(main, config)

@@ -62,7 +62,7 @@ from retro.memory import Rated, read_buffer, replay_buffer
 from retro.policy import Policy
 from retro.ppo import KLController, PPOConfig
 from retro.reflect import RANGES
-from retro.report.results import best_of, mean_of, report
+from retro.report.results import best_of, report
 from retro.report.tables import draw_picture, print_reward, table
 from retro.report.truth import truth
 from retro.reward import ADAPTER as REWARD
@@ -201,10 +201,8 @@ class Training:
     def evaluation(
         self, env: envs.Environment, tasks: list[dict], retries: int, template: str = ""
     ) -> Evaluation:
-        """Of this process's tasks; of fewer tasks than processes, all play all."""
         assert self.actor, "where there are environments, somebody plays"
-        rows = rows_of(self.processes.shard(tasks) or tasks)
-        return Evaluation(env, rows, self.actor, retries, self.config.seed, template)
+        return Evaluation(env, rows_of(tasks), self.actor, retries, self.config.seed, template)
 
     def reflector(self) -> Reflector:
         return Reflector(
@@ -304,8 +302,8 @@ def check_gaps(training: Training) -> None:
     for name, env in training.environments.items():
         if name not in gaps:
             tasks = env.tasks("seen", config.gap_tasks, config.seed)
-            gap = measure_gap(training.evaluation(env, tasks, 1), training.reflector())
-            gaps[name] = (processes.all_reduce(torch.tensor(gap)) / processes.world).tolist()
+            evaluation = training.evaluation(env, tasks, 1)
+            gaps[name] = measure_gap(evaluation, training.reflector(), processes)
             run.save(gap=gaps)
         processes.print0("the gap in {}: success {:.2f} at first; after one retry {:.2f} without\n"
                          "    reflection, {:.2f} with the oracle's".format(name, *gaps[name]))
@@ -322,7 +320,7 @@ def collect_ratings(training: Training) -> tuple[list[FailedTrial], list[Rated]]
     starts = range(run.state.get("collected", 0), len(tasks), CHUNK)
     for start in training.bar(starts, desc="collect", unit=f" x {CHUNK} tasks"):
         arena.actor.generator = training.generator("collect", start, processes.rank)
-        own = processes.shard(tasks[start : start + CHUNK])
+        own = processes.split(tasks[start : start + CHUNK])
         for trials, played in collect(arena, own, config.collect_rounds, each, lm):
             trials, rows = processes.all_gather(trials), processes.all_gather(played.rows(lm))
             run.append("failed", [f.to_json() for f in trials])
@@ -337,10 +335,10 @@ def collect_ratings(training: Training) -> tuple[list[FailedTrial], list[Rated]]
 
 def recorded(training: Training) -> tuple[list[FailedTrial], list[Rated]]:
     """3. The same from a file of rated reflections: every distinct prompt is reflected on."""
-    run, processes, lm = training.run, training.processes, training.lm
+    run, lm = training.run, training.lm
     ratings = [Rated.from_row(row, lm) for row in replay_buffer(run.path / "replay.jsonl")]
     if "collected" not in run.state:
-        ratings = processes.all_gather(processes.shard(training.given))
+        ratings = training.given
         run.append("replay", [row.to_row(lm) for row in ratings])
         run.save(collected=0)
     distinct: dict[tuple, Rated] = {}
@@ -475,9 +473,12 @@ def choose(training: Training) -> dict[str, dict]:
         if name not in choices:
             tasks = training.evaluation(env, env.tasks("train", config.gap_tasks, config.seed), 1)
             seen = training.evaluation(env, env.tasks("seen", config.choice_tasks, config.seed), 1)
-            own = {"templates": try_templates(tasks, reflector),
-                   "temperatures": try_temperatures(seen, methods, reflector)}  # fmt: skip
-            choices[name] = mean_of(training.processes.all_gather([own]))
+            choices[name] = {
+                "templates": try_templates(tasks, reflector, training.processes),
+                "temperatures": try_temperatures(
+                    seen, methods, reflector, processes=training.processes
+                ),
+            }
             run.save(choices=choices)
     if training.processes.is_main:
         write_json(run.path / "choices.json", choices)
@@ -493,8 +494,7 @@ def compare_methods(training: Training, choices: dict[str, dict]) -> None:
         methods = [method for method in methods_of(config.mode) if method not in left_out]
         evaluation = training.evaluation(env, tasks, config.retries, template)
         with training.bar(None, desc=f"evaluate {name}", unit="trial") as bar:
-            played = evaluate(evaluation, variants(methods, best), reflector, bar=bar)
-        chains = {variant: processes.all_gather(own) for variant, own in played.items()}
+            chains = evaluate(evaluation, variants(methods, best), reflector, bar, processes)
         reports.append(report(evaluation, config.eval_split, chains, best, reflector))
         if training.reward and name in run.state["reward"]["held_out"]:
             reports[-1]["reward"] = run.state["reward"]["held_out"][name]
@@ -512,6 +512,5 @@ if __name__ == "__main__":
         lambda given: OFFLINE if given.mode == "offline" or given.from_buffer else {},
     )
     alone = 1 if config.actor or config.reflector else 0  # a large model, or one behind an API
-    shared = config.gap_tasks, config.train_tasks, config.choice_tasks, config.eval_tasks
-    with launch(alone, *shared, config.minibatch, config.batch_reflections):
+    with launch(alone, config.minibatch, config.batch_reflections):
         run_script(main, config)

@@ -87,6 +87,7 @@ class Environment:
     demonstrators: ModuleType
     generate_task: Callable[[Random, str, str], dict]
     source = ""  # the name of the file or folder that its tasks come from; "" = they are generated
+    shares_files = False  # whether a split is a share of its files; else all splits are all of them
     answer: tuple  # the last one that `step` or `reset` gave, with all five parts
 
     def __init__(self, max_steps: int | None = None):

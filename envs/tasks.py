@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,6 +24,11 @@ def draw_tasks(env: str, generate: Callable[[Random, str, str], dict], split: st
     check_split(split)
     rng = Random(f"{env} {split} {seed}")
     return [generate(rng, split, f"{split}-{seed}-{i}") for i in range(n)]
+
+def check_ids(ids: Iterable[str], path: str | os.PathLike) -> None:
+    """ValueError if two tasks of a file or folder have one id."""
+    if twice := [name for name, n in Counter(ids).items() if n > 1]:
+        raise ValueError(f"{path}: {len(twice)} ids are those of several tasks, such as {twice[0]}")
 
 def read_json(path: str | os.PathLike) -> Any:
     """The content of a JSON file; if there is none, ValueError with path and reason in one line."""

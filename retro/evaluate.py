@@ -18,8 +18,9 @@ A written method is compared at several temperatures, since greedy decoding alon
 training gives. Its best one is chosen on `seen` tasks, and the table's tasks have no say in it.
 
 Nothing random is shared: each trial and each reflection draws from a generator named by its task,
-repeat and retry. So a method's result depends neither on the other methods nor on how many trials
-are played at a time, and trials that begin alike are played once.
+repeat and retry. So a method's result depends on neither the other methods nor the number of trials
+that are played at a time or of processes (but for rounding, which a draw in a million shows), and
+trials that begin alike are played once.
 
 Read before: `reflect.py`, `reward.py`.
 """
@@ -41,6 +42,7 @@ from retro.memory import recall
 from retro.reflect import Reflection, reflect, reflection_prompt
 from retro.reward import RewardModel
 from retro.run.device import seeded
+from retro.run.processes import ALONE, Processes
 from retro.trial import Actor, Trajectory, run_in_batches
 
 Chains = list[list[Trajectory]]  # each row's trials: the first one, then the retries
@@ -232,20 +234,20 @@ class Evaluation:
 
 def evaluate(
     evaluation: Evaluation, compared: Sequence[Variant], reflector: Reflector,
-    bar: Bar | None = None,
+    bar: Bar | None = None, processes: Processes = ALONE,
 ) -> dict[Variant, Chains]:  # fmt: skip
     """Each row's trials by every variant: the same first one, then up to `retries` more until one
-    succeeds.
+    succeeds. Processes take turns at the rows, and each gets the chains of all.
     """
-    rows = range(len(evaluation.rows))
+    rows = processes.split(range(len(evaluation.rows)))
     if bar is not None:
         bar.total = len(rows)
     first = evaluation.trials(0, [(row, ()) for row in rows], bar)
-    chains = {variant: [[trial] for trial in first] for variant in compared}
-    scribe = Scribe(evaluation, reflector)
+    chains = {variant: {row: [t] for row, t in zip(rows, first)} for variant in compared}
+    scribe = Scribe(evaluation, reflector, processes)
     for retry in range(1, evaluation.retries + 1):
         failed = {
-            variant: {row: chain[-1] for row, chain in enumerate(own) if not chain[-1].success}
+            variant: {row: chain[-1] for row, chain in own.items() if not chain[-1].success}
             for variant, own in chains.items()
         }
         texts = scribe.write(failed, retry)
@@ -262,7 +264,9 @@ def evaluate(
             for row, candidates in zip(own, texts[variant]):
                 tried = [next(trials) for _ in candidates]
                 chains[variant][row].append(max(tried, key=lambda t: t.episode_return))
-    return chains
+    parts = processes.all_gather([chains])
+    whole = {v: dict(pair for part in parts for pair in part[v].items()) for v in compared}
+    return {v: [own[row] for row in sorted(own)] for v, own in whole.items()}
 
 def memory_of(method: str, trial: Trajectory, text: str | None) -> tuple[str, ...]:
     """The reflections that the next trial starts with; the actor reads the newest of them."""
@@ -276,8 +280,9 @@ Texts = list[list[str | None]]  # the candidates for each failed trial: one, but
 class Scribe:
     """Writes for all variants at a retry."""
 
-    def __init__(self, evaluation: Evaluation, reflector: Reflector):
+    def __init__(self, evaluation: Evaluation, reflector: Reflector, processes: Processes):
         self.evaluation, self.reflector, self.writers = evaluation, reflector, reflector.writers
+        self.processes = processes
         self.kept: dict[Variant, list[tuple[str, str]]] = defaultdict(list)  # for `shuffled`
 
     def write(self, failed: dict[Variant, Failed], retry: int) -> dict[Variant, Texts]:
@@ -287,9 +292,12 @@ class Scribe:
         texts |= self.by_model({v: failed[v] for v in sampled}, retry)
         for v in failed:
             if v.method == "shuffled":
-                own = [trial.task_id for trial in failed[v].values()]
-                handed = shuffled([text or "" for (text,) in texts[v]], own, self.kept[v])
-                texts[v] = [[text] for text in handed]
+                own = [(row, t.task_id, text or "")
+                       for (row, t), (text,) in zip(failed[v].items(), texts[v])]  # fmt: skip
+                everyone = sorted(self.processes.all_gather(own))
+                handed = shuffled([x[2] for x in everyone], [x[1] for x in everyone], self.kept[v])
+                text_of = {row: text for (row, *_), text in zip(everyone, handed)}
+                texts[v] = [[text_of[row]] for row in failed[v]]
         return texts
 
     def by_rule(self, variant: Variant, trials: Sequence[Trajectory]) -> Sequence[str | None]:
@@ -333,27 +341,31 @@ def success(chains: Chains, retry: int) -> float:
     """The share of rows that succeed by that retry."""
     return sum(any(t.success for t in chain[: retry + 1]) for chain in chains) / len(chains)
 
-def measure_gap(evaluation: Evaluation, reflector: Reflector) -> list[float]:
+def measure_gap(
+    evaluation: Evaluation, reflector: Reflector, processes: Processes = ALONE
+) -> list[float]:
     """Success at trial 0, after a retry without reflection, after one with the oracle's."""
     react, oracle = Variant("react"), Variant("oracle")
-    chains = evaluate(evaluation, (react, oracle), reflector)
+    chains = evaluate(evaluation, (react, oracle), reflector, processes=processes)
     return [success(chains[react], 0), success(chains[react], 1), success(chains[oracle], 1)]
 
-def try_templates(evaluation: Evaluation, reflector: Reflector) -> dict[str, float]:
+def try_templates(
+    evaluation: Evaluation, reflector: Reflector, processes: Processes = ALONE
+) -> dict[str, float]:
     """Success at retry 1 with each of the environment's templates."""
     compared = [Variant(f"template {name}") for name in evaluation.env.templates]
-    chains = evaluate(evaluation, compared, reflector)
+    chains = evaluate(evaluation, compared, reflector, processes=processes)
     return {v.method.removeprefix("template "): success(own, 1) for v, own in chains.items()}
 
 def try_temperatures(
     evaluation: Evaluation, methods: Sequence[str], reflector: Reflector,
-    temperatures: Sequence[float] = TEMPERATURES,
+    temperatures: Sequence[float] = TEMPERATURES, processes: Processes = ALONE,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """Success at retry 1 of each written method at each temperature, mean over the runs."""
     written = [name for name in methods if name in WRITTEN and name not in ("shuffled", "best_of")]
     compared = variants(written, {}, temperatures, len(reflector.runs))
     found: dict[str, dict[str, float]] = {name: {} for name in written}
-    for v, own in evaluate(evaluation, compared, reflector).items():
+    for v, own in evaluate(evaluation, compared, reflector, processes=processes).items():
         runs = len(reflector.runs) if v.method in ADAPTERS else 1
         shares, key = found[v.method], f"{v.temperature:g}"
         shares[key] = shares.get(key, 0.0) + success(own, 1) / runs

@@ -1,6 +1,10 @@
 """eval.py on small runs: online, offline, two adapters, another environment; what it refuses."""
 
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +16,8 @@ from envs.panel import content_hash, manifest, panel_hash
 from retro.evaluate import UNTRAINED, Evaluation, methods_of
 from retro.run.files import read_json, write_json
 from tests.small_run import evaluated, short_games  # noqa: F401
+
+ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def offline_run(small_run):
@@ -129,6 +135,46 @@ def test_choices_are_the_runs_or_made_now(two_runs, tmp_path, played, monkeypatc
     evaluated(other, tmp_path, **short)
     assert len(played) == 16
 
+def test_another_actor_makes_the_runs_choices_anew(two_runs, tiny_base, tmp_path, played):
+    """And so does an offline run that picks the best of another number of samples."""
+    run = two_runs.split(",")[0]
+    evaluated(run, tmp_path, methods="react,retroformer", tasks=1, actor=str(tiny_base))
+    assert len(played) == 4
+
+def test_an_offline_runs_temperatures_are_for_its_number_of_samples(offline_run, tmp_path, played):
+    settings = dict(methods="react,retroformer_offline", tasks=1)
+    trained_with = read_json(offline_run / "config.json")["best_of"]
+    evaluated(offline_run, tmp_path, best_of=trained_with, **settings)
+    assert len(played) == 2
+    evaluated(offline_run, tmp_path, **settings)
+    assert len(played) == 6
+
+@pytest.mark.parametrize("temperatures, at", [("0", 0.0), ("0.3", 0.3), ("0.3,1", 0.3)])
+def test_shuffled_without_its_method_is_played_at_a_temperature_that_was_asked_for(
+    two_runs, tmp_path, temperatures, at
+):
+    found = evaluated("", tmp_path, runs=two_runs, methods="react,shuffled",
+                      temperatures=temperatures)  # fmt: skip
+    assert found["methods"]["shuffled"]["temperature"] == at
+    assert list(found["methods"]) == ["react", "shuffled"]
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tasks", [1, 5])  # 1: the second process has none
+def test_two_processes_find_what_one_finds(small_run, tmp_path, tasks):
+    """Shuffled too, whose texts come from the tasks of both."""
+    found = []
+    for threads in "12":
+        command = ["eval.py", f"--run-dir={small_run('online')}", "--env=household", "--repeats=3",
+                   f"--tasks={tasks}", "--retries=1", "--methods=react,reflexion,shuffled",
+                   "--temperatures=1", f"--json={tmp_path / threads}"]  # fmt: skip
+        done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True,
+                              env=os.environ | dict(OMP_NUM_THREADS=threads))  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        found.append((read_json(tmp_path / threads), done.stdout))
+    (report, _), other = found
+    assert other == (report, _) and report["methods"]["react"]["n"] == tasks
+    assert tasks == 1 or report["methods"]["shuffled"]["faithfulness"]["n"] > 1
+
 def test_another_reflector_has_no_adapter(offline_run, tiny_chat, tmp_path):
     found = evaluated(offline_run, tmp_path, reflector=str(tiny_chat))
     assert list(found["methods"]) == [m for m in UNTRAINED if m != "template"]
@@ -148,7 +194,7 @@ def test_tasks_that_a_run_was_trained_on_are_refused(two_runs, tmp_path):
     evaluated(other, tmp_path, methods="react", seed=2)
     assert evaluated(other, tmp_path, methods="react", split="train", seed=0)["split"] == "train"
 
-@pytest.mark.parametrize("key", ["mode", "base", "adapt_prompt"])
+@pytest.mark.parametrize("key", ["mode", "base", "adapt_prompt", "memory", "actor_temperature"])
 def test_runs_of_another_kind_are_not_pooled(two_runs, tmp_path, key):
     settings = read_json(tmp_path / "other/config.json")
     write_json(tmp_path / "other/config.json", settings | {key: "x"})
@@ -160,6 +206,7 @@ def test_runs_of_another_kind_are_not_pooled(two_runs, tmp_path, key):
     [
         (dict(products="p.json"), "shop needs --products, and --attributes or --goals"),
         (dict(env="guess", data="d.json"), "a file of hotpot is given"),
+        (dict(env="guess", methods="template"), "guess has no templates"),
         (dict(env="magic"), "magic"),
         (dict(temperatures="0,hot"), "--temperatures '0,hot': numbers from 0"),
         (dict(temperatures="-1"), "--temperatures '-1'"),

@@ -86,11 +86,11 @@ def test_choices_survive_a_kill(tiny_base, tmp_path, monkeypatch, small_run):
     folder, tried = tmp_path / "run", []
     try_temperatures = train.try_temperatures
 
-    def counted(evaluation, *rest):
+    def counted(evaluation, *rest, **more):
         tried.append(evaluation.env.name)
         if len(tried) == 2:
             raise Killed
-        return try_temperatures(evaluation, *rest)
+        return try_temperatures(evaluation, *rest, **more)
 
     monkeypatch.setattr(train, "try_temperatures", counted)
     with pytest.raises(Killed):
@@ -131,8 +131,8 @@ def test_results_are_one_report_for_each_environment(small_run):
         assert not choices["guess"]["templates"] and not reports[1]["template"]
         for row in left[0]:
             assert (row["success"] is None) == (mode == "offline")
-            by_env = ("mean_rating_by_env", "faithfulness", "mutual_information")
-            assert all(set(row[key]) == both for key in by_env)
+            assert set(row["mean_rating_by_env"]) == set(row["faithfulness"]) == both
+            assert set(row["mutual_information"]) <= both  # of one failed trial there is none
             said = row["faithfulness"]["household"]
             assert said["n"] == sum(said["kinds"].values()) == 2  # an update's, of one environment
             assert set(row["faithfulness"]["guess"]["kinds"]) == {""}  # it has no judge

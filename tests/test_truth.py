@@ -15,7 +15,7 @@ from retro.evaluate import Reflector, Variant
 from retro.learn import FailedTrial, Rollout
 from retro.lora import save_adapter
 from retro.policy import Policy, ResponseBatch
-from retro.reflect import reflect
+from retro.reflect import Reflection, reflect
 from retro.report.truth import (
     faithfulness,
     information,
@@ -167,6 +167,20 @@ def test_an_updates_truth_is_that_of_all_its_reflections_by_environment(lm, tria
         expected = mutual_information(lm, own)
         assert found["mutual_information"][name] == pytest.approx(expected, abs=1e-4)
     assert found["mutual_information"].keys() == one_each.keys()
+
+def test_an_updates_information_is_of_trials_of_all_lengths_and_not_of_one(lm, trials, monkeypatch):
+    """Of 40 failed trials in the order of their lengths every fifth, of three all."""
+    seen = []
+    count = lambda lm, asked, _: seen.append([r.text for r in asked]) or 0.5
+    monkeypatch.setattr(retro.report.truth, "mutual_information", count)
+    for n, expected in ((40, [*range(0, 40, 5)]), (3, [0, 1, 2]), (12, [*range(8)])):
+        failed = [replace(FailedTrial.of(trials[0], 0, lm), trajectory=None, prompt_ids=[i])
+                  for i in range(n)]  # fmt: skip
+        said = [Reflection([i], [1], [], str(i)) for i in range(n)]
+        found = truth({}, Rollout(failed, said, [], [], 1), Policy(lm))
+        assert seen.pop() == [*map(str, expected)] and found["mutual_information"]
+    found = truth({}, Rollout(failed[:1], said[:1], [], [], 1), Policy(lm))
+    assert found["mutual_information"] == {} and not seen
 
 def test_a_failed_trials_name_is_its_environments_tasks_numbers_and_texts(lm, trials):
     """Two first trials of a task have two names, the same one read twice has one."""

@@ -6,7 +6,7 @@ import unicodedata
 from pathlib import Path
 
 from envs.hotpot.observer import one_line
-from envs.tasks import read_json
+from envs.tasks import check_ids, read_json
 
 def shown(title: str) -> str:
     """A title as sentences write it: they are not HTML-escaped as titles are. In Unicode's NFC.
@@ -24,6 +24,7 @@ def load_items(path: str | Path) -> list[dict]:
     for i, item in enumerate(items):
         if wrong := _fault(item):
             raise ValueError(f"{path}: question {i}: {wrong}")
+    check_ids((item["_id"] for item in items), path)
     return items
 
 def _fault(item: object) -> str:

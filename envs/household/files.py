@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from envs.household.tasks import kind, number
-from envs.tasks import read_json
+from envs.tasks import check_ids, read_json
 
 Facts = dict[str, set[tuple]]  # predicate -> {arguments}
 _ATOM = re.compile(r"\(\s*([\w=-]+)((?:\s+[\w?-]+)*)\s*\)")
@@ -85,6 +85,7 @@ def load_games(folder: str | os.PathLike) -> tuple[list[dict], Counter[str]]:
     if not tasks:
         counts = ", ".join(f"{n} {reason}" for reason, n in sorted(skipped.items()))
         raise ValueError(f"{folder}: all games in it are skipped ({counts})")
+    check_ids((task["id"] for task in tasks), folder)
     return tasks, skipped
 
 def load_game(path: str | os.PathLike) -> dict:

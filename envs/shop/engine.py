@@ -63,7 +63,7 @@ class Shop(Environment):
     The end       by `click[Buy Now]`.
     """
 
-    name = "shop"
+    name, shares_files = "shop", True
     observer, demonstrators = observer, demonstrations
     generate_task = staticmethod(generate_task)
 

@@ -74,9 +74,15 @@ def failed_first(chains: dict[str, Chains]) -> list[int]:
 def pick(reports: Sequence[dict],
          chains: Sequence[dict[str, Chains]]) -> list[tuple[str, TaskChains]]:  # fmt: skip
     """What is shown, EPISODES tasks of each environment, the environments in turn."""
-    by_env = [[(report["env"], {method: own[i] for method, own in env_chains.items()})
-               for i in failed_first(env_chains)[:EPISODES]]
-              for report, env_chains in zip(reports, chains)]  # fmt: skip
+    by_env = []
+    for report, env_chains in zip(reports, chains):
+        first = next(iter(env_chains.values()))
+        failed = failed_first(env_chains)
+        rows = {first[i][0].task_id: i for i in reversed(failed)}  # of several repeats the first
+        by_env.append([
+            (report["env"], {method: own[i] for method, own in env_chains.items()})
+            for i in sorted(rows.values())[:EPISODES]
+        ])  # fmt: skip
     return [one for turn in zip_longest(*by_env) for one in turn if one]
 
 def episode(env: str, task_chains: TaskChains, judge: Callable, tokens: Iterator) -> dict:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from envs import Environment
 from retro.evaluate import Chains, Evaluation, Reflector, Variant
 from retro.report.truth import faithfulness, information_of, said
 
@@ -124,6 +125,10 @@ def checked(evaluation: Evaluation, adapters: Sequence[Chains]) -> dict:
     pairs = [pair for chains in adapters for pair in said(chains)]
     return {"faithfulness": faithfulness(evaluation.env, pairs)} if pairs else {}
 
+def played(env: Environment, split: str) -> str:
+    """What tasks these are: a split, a file, or a split's share of a file."""
+    return f"{env.source} {split * env.shares_files}".strip() if env.source else split
+
 def report(
     evaluation: Evaluation, split: str, chains: dict[Variant, Chains], best: dict[str, float],
     reflector: Reflector,
@@ -159,7 +164,7 @@ def report(
         for ours in TRAINED if ours in headline
     }  # fmt: skip
     return {
-        "env": evaluation.env.name, "split": evaluation.env.source or split,
+        "env": evaluation.env.name, "split": played(evaluation.env, split),
         "seed": evaluation.seed,
         "repeats": repeats, "template": evaluation.template, "methods": methods,
         "comparisons": comparisons,

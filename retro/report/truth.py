@@ -122,11 +122,14 @@ def truth(
     for name in processes.split(sorted({row[0] for row in rows})):
         own = [row for row in rows if row[0] == name]
         told = [(trajectory, r.text) for _, _, trajectory, r in own if trajectory]
-        distinct = list({key: r for _, key, _, r in own}.values())[: ASKED // 2]
+        distinct = list({key: r for _, key, _, r in own}.values())  # in the order of their lengths
+        asked = distinct[:: max(1, 2 * len(distinct) // ASKED)][: ASKED // 2]
+        known = len(asked) > 1
         found[name] = {
             "faithfulness": faithfulness(environments[name], told) if told else None,
-            "mutual_information": mutual_information(policy.lm, distinct, policy.adapt_prompt),
-        }
+            "mutual_information":
+                mutual_information(policy.lm, asked, policy.adapt_prompt) if known else None,
+        }  # fmt: skip
     found = dict(pair for part in processes.all_gather([found]) for pair in part.items())
     return {
         key: {name: own[key] for name, own in sorted(found.items()) if own[key] is not None}
