@@ -9,9 +9,9 @@ the functions in BLOCKS, whose docstrings say what comes out. In a sentence it i
 `<!-- figures say KEY -->.93<!-- /figures -->`, not at the start of a line, which would be HTML.
 
 docs/figures/NAME.json: of each table by eval.py, by environment what `eval.py --json` writes, and
-"run": command, versions, seconds, peak_mib (of the largest process). runs.json: the same "run" of
-each training run, what it has chosen, and of s0, s1, s2 its results and its updates. Floats have
-four digits. run.txt and eval.txt: a part of what the scripts print.
+"run": command, git, versions, seconds, peak_mib (of the largest process). runs.json: the same "run"
+of each training run, what it has chosen, and of s0, s1, s2 its results and its updates. Floats have
+six digits. run.txt and eval.txt: a part of what the scripts print.
 """
 
 import argparse
@@ -32,7 +32,7 @@ Figures = dict[str, Any]  # name of a file in docs/figures/, without its ending 
 
 def parsed(text: str) -> Any:
     """JSON with its floats rounded."""
-    return json.loads(text, parse_float=lambda number: round(float(number), 4))
+    return json.loads(text, parse_float=lambda number: round(float(number), 6))
 
 def read(path: Path) -> Any:
     return parsed(path.read_text(encoding="utf-8"))
@@ -186,11 +186,12 @@ def truth(figures: Figures, file: str, env: str) -> str:
     for name, own in figures[file][env]["methods"].items():
         if found := own.get("faithfulness"):
             keys = ("cause", "sound", "place", "invented", "kind_information")
-            cells = [share(found[key]) for key in keys] + [share(own.get("mutual_information"))]
+            cells = [share(1 - found["kinds"].get("", 0) / found["n"])]
+            cells += [share(found[key]) for key in keys] + [share(own.get("mutual_information"))]
             kinds = sorted(found["kinds"].items(), key=lambda kind: -kind[1])[:2]
             causes = ", ".join(f"{kind or 'none'} {n}" for kind, n in kinds)
             body.append([name + at(own["temperature"]), *cells, f"{causes} of {found['n']}"])
-    return rows(["", "cause true", "plan sound", "place right", "invented", "I(kind)", "I(trial)",
+    return rows(["", "cause stated", "cause true", "plan sound", "place right", "invented", "I(kind)", "I(trial)",
                  "most frequent causes"], body)  # fmt: skip
 
 def learning(figures: Figures) -> str:
@@ -234,8 +235,9 @@ def cost(figures: Figures) -> str:
     """Minutes and memory (of the largest process) of each step of docs/measure.py."""
     spent = {name: own["run"] for name, own in done(figures).items() if "seconds" in own["run"]}
     body = [[name, f"{own['seconds'] / 60:.1f}", f"{own['peak_mib'] / 1024:.1f}",
-             f"`{own['command']}`"] for name, own in spent.items()]  # fmt: skip
-    return rows(["step", "minutes", "GiB", "command"], body)
+             own.get("git", "-"), f"`{own['command']}`"]
+            for name, own in spent.items()]  # fmt: skip
+    return rows(["step", "minutes", "GiB", "commit", "command"], body)
 
 def panel(figures: Figures) -> str:
     """The hashes of the tasks (`python -m envs.panel`)."""

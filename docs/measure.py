@@ -8,8 +8,9 @@ so the script can be stopped and started again. DIR is the folder of real data (
 with alfworld_games.tgz in it. Then `python docs/build.py FOLDER` writes the pages. On two cores all
 of it takes hours.
 
-Of each step FOLDER has NAME.log, what it printed, and NAME.time.json: its command, its seconds, and
-the peak memory of its largest process in MiB. A run that goes on adds to its seconds.
+Of each step FOLDER has NAME.log, what it printed, and NAME.time.json: its command, the git revision
+of the code, its seconds, and the peak memory of its largest process in MiB. A run that goes on adds
+to its seconds.
 """
 
 import argparse
@@ -67,6 +68,8 @@ def run(folder: Path, name: str, command: list[str], shown: list[str]) -> int:
     if command[0] == "train.py" and (folder / name / "config.json").exists():
         command = [*command, "--resume"]
         before = json.loads(record.read_text()) if record.exists() else before
+    describe = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    revision = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True).stdout.strip()
     started = time.time()
     with (folder / f"{name}.log").open("a" if "--resume" in command else "w") as log:
         process = subprocess.Popen([sys.executable, "-u", *command], cwd=ROOT, stdout=log,
@@ -77,8 +80,9 @@ def run(folder: Path, name: str, command: list[str], shown: list[str]) -> int:
             _, status, usage = os.wait4(process.pid, 0)
     peak = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, else KiB
     seconds = before["seconds"] + time.time() - started
-    spent = {"seconds": seconds, "peak_mib": max(peak, before["peak_mib"])}
-    record.write_text(json.dumps({"command": " ".join(shown)} | spent) + "\n")
+    spent = {"command": " ".join(shown), "git": revision, "seconds": seconds,
+             "peak_mib": max(peak, before["peak_mib"])}  # fmt: skip
+    record.write_text(json.dumps(spent) + "\n")
     return os.waitstatus_to_exitcode(status)
 
 def main() -> int:

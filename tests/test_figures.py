@@ -70,7 +70,7 @@ def run_of(first: float, last: float, best: float) -> dict:
 
 FIGURES = {
     "test": {"household": REPORT,
-             "run": {"command": "eval.py", "seconds": 30.0, "peak_mib": 512.0}},
+             "run": {"command": "eval.py", "git": "abc", "seconds": 30.0, "peak_mib": 512.0}},
     "games": {"run": {}, "household": REPORT | {"panel": "feed"}},
     "runs": {"s0": run_of(0.1, 0.3, 0.8), "s1": run_of(0.2, 0.5, 0.6),
              "w0": {"run": {}, "choices": {}}},
@@ -103,9 +103,9 @@ EXPECTED = {
 | retroformer less | retry 1 | won : lost | p | retry 2 | won : lost | p |
 | react | +.40 [+.25, +.50] | 8 : 0 | .008 | +.00 [-.10, +.05] | 1200 : 1 | < .001 |""",
     "truth test household": """
-|  | cause true | plan sound | place right | invented | I(kind) | I(trial) | most frequent causes |
-| reflexion (T=0) | 1.00 | .50 | - | .00 | .69 | 1.50 | late 8, cold 2 of 11 |
-| retroformer (T=0.3) | - | .50 | - | .00 | .69 | - | late 3 of 3 |""",
+|  | cause stated | cause true | plan sound | place right | invented | I(kind) | I(trial) | most frequent causes |
+| reflexion (T=0) | 1.00 | 1.00 | .50 | - | .00 | .69 | 1.50 | late 8, cold 2 of 11 |
+| retroformer (T=0.3) | 1.00 | - | .50 | - | .00 | .69 | - | late 3 of 3 |""",
     "learning": """
 | update 1 to 3 | mean rating | cause true | plan sound | I(trial) |
 | household | .15 to .40 | - to .50 | .25 to .25 | 2.00 to 2.00 |""",
@@ -114,10 +114,10 @@ EXPECTED = {
 | household | template | first seen .50, **last seen .70** |
 | household | sft, T | **0 .70**, 0.3 .50 |""",
     "cost": """
-| step | minutes | GiB | command |
-| s0 | 1.5 | 1.5 | `train.py --seed 0` |
-| s1 | 1.5 | 1.5 | `train.py --seed 0` |
-| test | 0.5 | 0.5 | `eval.py` |""",
+| step | minutes | GiB | commit | command |
+| s0 | 1.5 | 1.5 | - | `train.py --seed 0` |
+| s1 | 1.5 | 1.5 | - | `train.py --seed 0` |
+| test | 0.5 | 0.5 | abc | `eval.py` |""",
     "panel": """
 | table | environment | tasks of | seed | tasks | panel |
 | test | household | unseen | 7 | 20 | `c0ffee` |
@@ -199,12 +199,12 @@ def test_a_folder_of_runs_becomes_figures_and_pages(tmp_path, monkeypatch, capsy
         assert (tmp_path / name).read_text() == f"PPO has {said.format('.95')}.\n"
     assert build.main(["--check"]) == 0
     figures = build.stored()
-    assert figures["test"]["run"] == {"command": "eval.py --runs FOLDER/s0", "seconds": 12.3457,
+    assert figures["test"]["run"] == {"command": "eval.py --runs FOLDER/s0", "seconds": 12.34567,
                                       "versions": {"torch": "2"}}  # fmt: skip
     assert drawn == [(["household", "hotpot"], tmp_path / "docs/success.png")]
     assert figures["runs"]["s0"]["updates"] == [{
-        "mean_rating": 0.3333, "kl": 2.0,
-        "household": {"mean_rating": 0.25, "mutual_information": 2.0, "n": 4, "cause": 0.6667},
+        "mean_rating": 0.333333, "kl": 2.0,
+        "household": {"mean_rating": 0.25, "mutual_information": 2.0, "n": 4, "cause": 0.666667},
     }]  # fmt: skip
     assert figures["eval"] == "20 tasks of hotpot (unseen)\nreact 0.5\n\nreflections, checked\n"
     assert figures["run"] == ("the gap in household: 1\n    2\nSFT on 5\n64 unseen tasks of "
