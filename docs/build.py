@@ -133,8 +133,8 @@ def headline(figures: Figures) -> str:
     """Success at retry 1, each method at its own temperature."""
     worlds = [(env, figures["test"][env]) for env in figures["test"] if env != "run"]
     worlds += [("ALFWorld's games", figures["games"]["household"])] if "games" in figures else []
-    columns = {"react": "plain retries", "template": "template", "reflexion": "untrained",
-               "sft": "SFT", "retroformer": "PPO", "oracle": "oracle"}  # fmt: skip
+    columns = {"react": "plain retries", "last_attempt": "last attempt", "template": "template",
+               "reflexion": "untrained", "sft": "SFT", "retroformer": "PPO", "oracle": "oracle"}
     body = []
     for world, report in worlds:
         found = [report["methods"].get(method) for method in columns]

@@ -2,7 +2,7 @@
 
     react                retries without reflection: what sampling again gives
     last_attempt         the failed trial itself in place of a reflection (Shinn et al. 2023)
-    template             a constant plan, made by a rule without a model (a control): of the
+    template             a plan by a fixed rule without a model (a control): of the
                          environment's `templates` the best one on training tasks
     reflexion            the untrained reflector, the frozen base (Shinn et al. 2023)
     sft                  the reflector after supervised fine-tuning on what raised the return
