@@ -181,7 +181,9 @@ def pairs(figures: Figures, file: str, env: str) -> str:
     return rows(["retroformer less", *head], body)
 
 def truth(figures: Figures, file: str, env: str) -> str:
-    """What the reflections on first trials say: shares, nats, the two most frequent causes."""
+    """What the reflections on first trials say: shares (of those that state a cause, of causes that
+    are true, ...), nats, the two most frequent causes.
+    """
     body = []
     for name, own in figures[file][env]["methods"].items():
         if found := own.get("faithfulness"):
@@ -191,8 +193,8 @@ def truth(figures: Figures, file: str, env: str) -> str:
             kinds = sorted(found["kinds"].items(), key=lambda kind: -kind[1])[:2]
             causes = ", ".join(f"{kind or 'none'} {n}" for kind, n in kinds)
             body.append([name + at(own["temperature"]), *cells, f"{causes} of {found['n']}"])
-    return rows(["", "cause stated", "cause true", "plan sound", "place right", "invented", "I(kind)", "I(trial)",
-                 "most frequent causes"], body)  # fmt: skip
+    return rows(["", "stated", "cause true", "plan sound", "place right", "invented", "I(kind)",
+                 "I(trial)", "causes"], body)  # fmt: skip
 
 def learning(figures: Figures) -> str:
     """The first and the last update, means of the runs s0, s1, s2."""

@@ -28,7 +28,7 @@ def draw_tasks(env: str, generate: Callable[[Random, str, str], dict], split: st
 def check_ids(ids: Iterable[str], path: str | os.PathLike) -> None:
     """ValueError if two tasks of a file or folder have one id."""
     if twice := [name for name, n in Counter(ids).items() if n > 1]:
-        raise ValueError(f"{path}: {len(twice)} ids are those of several tasks, such as {twice[0]}")
+        raise ValueError(f"{path}: several tasks have one id, such as {twice[0]}")
 
 def read_json(path: str | os.PathLike) -> Any:
     """The content of a JSON file; if there is none, ValueError with path and reason in one line."""

@@ -103,7 +103,7 @@ EXPECTED = {
 | retroformer less | retry 1 | won : lost | p | retry 2 | won : lost | p |
 | react | +.40 [+.25, +.50] | 8 : 0 | .008 | +.00 [-.10, +.05] | 1200 : 1 | < .001 |""",
     "truth test household": """
-|  | cause stated | cause true | plan sound | place right | invented | I(kind) | I(trial) | most frequent causes |
+|  | stated | cause true | plan sound | place right | invented | I(kind) | I(trial) | causes |
 | reflexion (T=0) | 1.00 | 1.00 | .50 | - | .00 | .69 | 1.50 | late 8, cold 2 of 11 |
 | retroformer (T=0.3) | 1.00 | - | .50 | - | .00 | .69 | - | late 3 of 3 |""",
     "learning": """

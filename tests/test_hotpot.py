@@ -279,7 +279,7 @@ def test_real_questions(name, n):
         ("[]", "a list of questions"),
         ("[1]", "question 0: is not an object"),
         (json.dumps([ITEM, ITEM | {"answer": 3}]), "question 1: 'answer' must be a string"),
-        (json.dumps([ITEM, ITEM]), "1 ids are those of several tasks, such as x"),
+        (json.dumps([ITEM, ITEM]), "several tasks have one id, such as x"),
         (json.dumps([ITEM | {"answer": " "}]), "question 0: 'answer' is empty"),
         (json.dumps([ITEM | {"context": []}]), "'context' must be a list that is not empty"),
         (json.dumps([ITEM | {"context": [["t"]]}]), "'context' must hold [title, sentences]"),

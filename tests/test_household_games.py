@@ -302,7 +302,7 @@ def test_games_that_alfworld_skips_are_skipped_and_counted(tmp_path):
     assert skipped == Counter(unsolvable=1, sliced=1, movable=2, unchecked=1)
 
     game_file(tmp_path / "copy/a")
-    with pytest.raises(ValueError, match="1 ids are those of several tasks, such as a_task/a_tri"):
+    with pytest.raises(ValueError, match="several tasks have one id, such as a_task/a_tri"):
         load_games(tmp_path)
     with pytest.raises(ValueError, match=r"b: all games in it are skipped \(1 unsolvable\)$"):
         load_games(tmp_path / "b")
