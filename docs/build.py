@@ -129,16 +129,21 @@ def rows(head: list[str], body: list[list[str]]) -> str:
 
 # ---- blocks
 
-def headline(figures: Figures) -> str:
-    """Success at retry 1, each method at its own temperature."""
+def headline(figures: Figures, retry: str = "1", *tables: str) -> str:
+    """Success at a retry, each method at its own temperature. Tables as `webshop.shop`; none: all
+    of the test tasks, and ALFWorld's games.
+    """
     worlds = [(env, figures["test"][env]) for env in figures["test"] if env != "run"]
     worlds += [("ALFWorld's games", figures["games"]["household"])] if "games" in figures else []
+    if tables:
+        worlds = [(own["split"], own) for name, env in (table.split(".") for table in tables)
+                  for own in [figures[name][env]]]  # fmt: skip
     columns = {"react": "plain retries", "last_attempt": "last attempt", "template": "template",
                "reflexion": "untrained", "sft": "SFT", "retroformer": "PPO", "oracle": "oracle"}
     body = []
     for world, report in worlds:
         found = [report["methods"].get(method) for method in columns]
-        body.append([world, *(share(own["success_by_retry"][1]) + at(own["temperature"])
+        body.append([world, *(share(own["success_by_retry"][int(retry)]) + at(own["temperature"])
                               if own else "-" for own in found)])  # fmt: skip
     return rows(["", *columns.values()], body)
 

@@ -88,6 +88,9 @@ EXPECTED = {
 |  | plain retries | last attempt | template | untrained | SFT | PPO | oracle |
 | household | .55 | - | .90 | .70 (T=0) | - | .95 (T=0.3) | 1.00 |
 | ALFWorld's games | .55 | - | .90 | .70 (T=0) | - | .95 (T=0.3) | 1.00 |""",
+    "headline 2 games.household": """
+|  | plain retries | last attempt | template | untrained | SFT | PPO | oracle |
+| unseen | .60 | - | .90 | .75 (T=0) | - | 1.00 (T=0.3) | 1.00 |""",
     "success test household": """
 | after retry | 0 | 1 | 2 |
 | react | .50 [.40, .55] | .55 [.45, .60] | .60 [.50, .65] |
