@@ -51,7 +51,7 @@ from retro.run.cli import option, parse, run_script
 from retro.run.data import FileOptions, files_of
 from retro.run.device import pick_device, seeded
 from retro.run.files import read_json, write_atomically, write_json
-from retro.run.processes import Processes, join, launch
+from retro.run.processes import join, launch
 
 data_option, evaluation = (partial(option, group=g) for g in ("data", "evaluation"))
 
@@ -127,15 +127,15 @@ def main(config: Config) -> None:
     for name, env in environments.items():
         tasks = tasks_of(config, env, runs)
         rows = rows_of(tasks, config.repeats)
-        base = Evaluation(env, rows, actor, config.retries, config.seed)
-        template, best = best_of(choices(config, base, tuned, reflector, processes, usable))
+        base = Evaluation(env, rows, actor, config.retries, config.seed, processes=processes)
+        template, best = best_of(choices(config, base, tuned, reflector, usable))
         evaluation = replace(base, template=template)
         shown = [m for m in methods if m != "template" or template]
         if not shown:
             raise ValueError(f"--methods template: {name} has no templates")
         with tqdm(desc=f"evaluate {name}", unit="trial", disable=not processes.is_main) as bar:
             compared = variants(shown, best, temperatures, len(runs))
-            chains = evaluate(evaluation, compared, reflector, bar, processes)
+            chains = evaluate(evaluation, compared, reflector, bar)
         if processes.is_main:
             found = report(evaluation, config.split, chains, best, reflector)
             found |= {"runs": [run.name for run in runs], "panel": panel_hash(manifest(env, tasks))}
@@ -211,7 +211,7 @@ def usable_choices(config: Config, settings: dict, of_the_run: bool) -> set[str]
 
 def choices(
     config: Config, base: Evaluation, methods: tuple[str, ...], reflector: Reflector,
-    processes: Processes, usable: set[str],
+    usable: set[str],
 ) -> dict:  # fmt: skip
     """How templates and temperatures do on other tasks (`train.choose`): as the runs have found, if
     that is usable, else played now.
@@ -227,14 +227,13 @@ def choices(
         rows=rows_of(env.tasks(split, config.choice_tasks, config.seed)),
     )  # fmt: skip
     if "template" in methods and "templates" not in whole and not behind_an_api(config):
-        whole["templates"] = try_templates(on("train"), reflector, processes)
+        whole["templates"] = try_templates(on("train"), reflector)
     wanted = {f"{t:g}" for t in temperatures}
     tried = whole.get("temperatures", {})
     if len(wanted) == 1:
         whole["temperatures"] = {name: dict.fromkeys(wanted, 1.0) for name in methods}
     elif not tried or not all(wanted <= {*shares} for shares in tried.values()):
-        own = try_temperatures(on("seen"), methods, reflector, temperatures, processes)
-        whole["temperatures"] = own
+        whole["temperatures"] = try_temperatures(on("seen"), methods, reflector, temperatures)
     else:
         whole["temperatures"] = {
             name: {t: share for t, share in shares.items() if t in wanted}

@@ -202,7 +202,8 @@ class Training:
         self, env: envs.Environment, tasks: list[dict], retries: int, template: str = ""
     ) -> Evaluation:
         assert self.actor, "where there are environments, somebody plays"
-        return Evaluation(env, rows_of(tasks), self.actor, retries, self.config.seed, template)
+        return Evaluation(env, rows_of(tasks), self.actor, retries, self.config.seed, template,
+                          self.processes)  # fmt: skip
 
     def reflector(self) -> Reflector:
         return Reflector(
@@ -302,8 +303,7 @@ def check_gaps(training: Training) -> None:
     for name, env in training.environments.items():
         if name not in gaps:
             tasks = env.tasks("seen", config.gap_tasks, config.seed)
-            evaluation = training.evaluation(env, tasks, 1)
-            gaps[name] = measure_gap(evaluation, training.reflector(), processes)
+            gaps[name] = measure_gap(training.evaluation(env, tasks, 1), training.reflector())
             run.save(gap=gaps)
         processes.print0("the gap in {}: success {:.2f} at first; after one retry {:.2f} without\n"
                          "    reflection, {:.2f} with the oracle's".format(name, *gaps[name]))
@@ -473,12 +473,8 @@ def choose(training: Training) -> dict[str, dict]:
         if name not in choices:
             tasks = training.evaluation(env, env.tasks("train", config.gap_tasks, config.seed), 1)
             seen = training.evaluation(env, env.tasks("seen", config.choice_tasks, config.seed), 1)
-            choices[name] = {
-                "templates": try_templates(tasks, reflector, training.processes),
-                "temperatures": try_temperatures(
-                    seen, methods, reflector, processes=training.processes
-                ),
-            }
+            choices[name] = {"templates": try_templates(tasks, reflector),
+                             "temperatures": try_temperatures(seen, methods, reflector)}
             run.save(choices=choices)
     if training.processes.is_main:
         write_json(run.path / "choices.json", choices)
@@ -494,7 +490,7 @@ def compare_methods(training: Training, choices: dict[str, dict]) -> None:
         methods = [method for method in methods_of(config.mode) if method not in left_out]
         evaluation = training.evaluation(env, tasks, config.retries, template)
         with training.bar(None, desc=f"evaluate {name}", unit="trial") as bar:
-            chains = evaluate(evaluation, variants(methods, best), reflector, bar, processes)
+            chains = evaluate(evaluation, variants(methods, best), reflector, bar)
         reports.append(report(evaluation, config.eval_split, chains, best, reflector))
         if training.reward and name in run.state["reward"]["held_out"]:
             reports[-1]["reward"] = run.state["reward"]["held_out"][name]

@@ -212,6 +212,7 @@ class Evaluation:
     retries: int  # after the first trial
     seed: int
     template: str = ""  # which of the environment's templates the method `template` is
+    processes: Processes = ALONE  # which take turns at the rows
 
     def generator(self, device: torch.device, row: int, *names: object) -> torch.Generator:
         task, repeat = self.rows[row]
@@ -234,17 +235,17 @@ class Evaluation:
 
 def evaluate(
     evaluation: Evaluation, compared: Sequence[Variant], reflector: Reflector,
-    bar: Bar | None = None, processes: Processes = ALONE,
+    bar: Bar | None = None,
 ) -> dict[Variant, Chains]:  # fmt: skip
     """Each row's trials by every variant: the same first one, then up to `retries` more until one
-    succeeds. Processes take turns at the rows, and each gets the chains of all.
+    succeeds. All processes get the chains of all rows.
     """
-    rows = processes.split(range(len(evaluation.rows)))
+    rows = evaluation.processes.split(range(len(evaluation.rows)))
     if bar is not None:
         bar.total = len(rows)
     first = evaluation.trials(0, [(row, ()) for row in rows], bar)
     chains = {variant: {row: [t] for row, t in zip(rows, first)} for variant in compared}
-    scribe = Scribe(evaluation, reflector, processes)
+    scribe = Scribe(evaluation, reflector)
     for retry in range(1, evaluation.retries + 1):
         failed = {
             variant: {row: chain[-1] for row, chain in own.items() if not chain[-1].success}
@@ -264,7 +265,7 @@ def evaluate(
             for row, candidates in zip(own, texts[variant]):
                 tried = [next(trials) for _ in candidates]
                 chains[variant][row].append(max(tried, key=lambda t: t.episode_return))
-    parts = processes.all_gather([chains])
+    parts = evaluation.processes.all_gather([chains])
     whole = {v: dict(pair for part in parts for pair in part[v].items()) for v in compared}
     return {v: [own[row] for row in sorted(own)] for v, own in whole.items()}
 
@@ -280,9 +281,8 @@ Texts = list[list[str | None]]  # the candidates for each failed trial: one, but
 class Scribe:
     """Writes for all variants at a retry."""
 
-    def __init__(self, evaluation: Evaluation, reflector: Reflector, processes: Processes):
+    def __init__(self, evaluation: Evaluation, reflector: Reflector):
         self.evaluation, self.reflector, self.writers = evaluation, reflector, reflector.writers
-        self.processes = processes
         self.kept: dict[Variant, list[tuple[str, str]]] = defaultdict(list)  # for `shuffled`
 
     def write(self, failed: dict[Variant, Failed], retry: int) -> dict[Variant, Texts]:
@@ -290,21 +290,19 @@ class Scribe:
         texts = {v: [[text] for text in self.by_rule(v, [*failed[v].values()])]
                  for v in failed if v not in sampled}  # fmt: skip
         texts |= self.by_model({v: failed[v] for v in sampled}, retry)
-        for v in failed:
-            if v.method == "shuffled":
-                own = [(row, t.task_id, text or "")
-                       for (row, t), (text,) in zip(failed[v].items(), texts[v])]  # fmt: skip
-                everyone = sorted(self.processes.all_gather(own))
-                handed = shuffled([x[2] for x in everyone], [x[1] for x in everyone], self.kept[v])
-                text_of = {row: text for (row, *_), text in zip(everyone, handed)}
-                texts[v] = [[text_of[row]] for row in failed[v]]
+        for v in (v for v in failed if v.method == "shuffled"):
+            pairs = zip(failed[v].items(), texts[v])
+            own = [(row, trial.task_id, text or "") for (row, trial), (text,) in pairs]
+            everyone = sorted(self.evaluation.processes.all_gather(own))
+            handed = shuffled([x[2] for x in everyone], [x[1] for x in everyone], self.kept[v])
+            text_of = {row: text for (row, *_), text in zip(everyone, handed)}
+            texts[v] = [[text_of[row]] for row in failed[v]]
         return texts
 
     def by_rule(self, variant: Variant, trials: Sequence[Trajectory]) -> Sequence[str | None]:
         """What needs no reflector of ours."""
-        env, actor, (name, _, which) = (
-            self.evaluation.env, self.evaluation.actor, variant.method.partition(" ")
-        )  # fmt: skip
+        env, actor = self.evaluation.env, self.evaluation.actor
+        name, _, which = variant.method.partition(" ")
         if name in self.writers:
             return self.writers[name](trials, variant.temperature or 0.0)
         if name == "react":
@@ -341,31 +339,27 @@ def success(chains: Chains, retry: int) -> float:
     """The share of rows that succeed by that retry."""
     return sum(any(t.success for t in chain[: retry + 1]) for chain in chains) / len(chains)
 
-def measure_gap(
-    evaluation: Evaluation, reflector: Reflector, processes: Processes = ALONE
-) -> list[float]:
+def measure_gap(evaluation: Evaluation, reflector: Reflector) -> list[float]:
     """Success at trial 0, after a retry without reflection, after one with the oracle's."""
     react, oracle = Variant("react"), Variant("oracle")
-    chains = evaluate(evaluation, (react, oracle), reflector, processes=processes)
+    chains = evaluate(evaluation, (react, oracle), reflector)
     return [success(chains[react], 0), success(chains[react], 1), success(chains[oracle], 1)]
 
-def try_templates(
-    evaluation: Evaluation, reflector: Reflector, processes: Processes = ALONE
-) -> dict[str, float]:
+def try_templates(evaluation: Evaluation, reflector: Reflector) -> dict[str, float]:
     """Success at retry 1 with each of the environment's templates."""
     compared = [Variant(f"template {name}") for name in evaluation.env.templates]
-    chains = evaluate(evaluation, compared, reflector, processes=processes)
+    chains = evaluate(evaluation, compared, reflector)
     return {v.method.removeprefix("template "): success(own, 1) for v, own in chains.items()}
 
 def try_temperatures(
     evaluation: Evaluation, methods: Sequence[str], reflector: Reflector,
-    temperatures: Sequence[float] = TEMPERATURES, processes: Processes = ALONE,
+    temperatures: Sequence[float] = TEMPERATURES,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """Success at retry 1 of each written method at each temperature, mean over the runs."""
     written = [name for name in methods if name in WRITTEN and name not in ("shuffled", "best_of")]
     compared = variants(written, {}, temperatures, len(reflector.runs))
     found: dict[str, dict[str, float]] = {name: {} for name in written}
-    for v, own in evaluate(evaluation, compared, reflector, processes=processes).items():
+    for v, own in evaluate(evaluation, compared, reflector).items():
         runs = len(reflector.runs) if v.method in ADAPTERS else 1
         shares, key = found[v.method], f"{v.temperature:g}"
         shares[key] = shares.get(key, 0.0) + success(own, 1) / runs

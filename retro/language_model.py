@@ -92,12 +92,10 @@ def generate(
     return Generation(response_ids, logprobs[:, :R], response_mask, cache)
 
 def one_by_one(
-    model: GPT, chunks: list[list[int]], cache: KVCache, draw: Draw, stop_ids: frozenset[int],
-    R: int,
+    model: GPT, chunks: list[list[int]], cache: KVCache, draw: Draw, stops: frozenset[int], R: int
 ) -> tuple[list[list[int]], Tensor]:  # fmt: skip
     """Reads the chunks and writes at most R tokens after each: the responses and log p (B, R)."""
     device, B = model.device, len(chunks)
-
     # 1. read the chunks; the last real state of each row predicts its first token
     ids, counts = pad(chunks, device)  # (B, S), (B,)
     cache.reserve(cache.longest + ids.shape[1] + R)
@@ -106,7 +104,7 @@ def one_by_one(
 
     # 2. one token a row and step
     ends = torch.zeros(model.config.vocab_size, dtype=torch.bool, device=device)  # (V,)
-    ends[[*stop_ids]] = True
+    ends[[*stops]] = True
     tokens = torch.zeros(B, R, dtype=torch.long, device=device)
     logprobs = torch.zeros(B, R, device=device)
     rows, part = torch.arange(B, device=device), cache  # what is decoded: `part` holds these rows
