@@ -86,15 +86,15 @@ def generate(
         response_ids, logprobs = drafts.decode(model, *asked)
     else:
         response_ids, logprobs = one_by_one(model, *asked)
-    lengths = torch.tensor([len(ids) for ids in response_ids], device=device)  # (B,)
-    R = int(lengths.max())
-    response_mask = torch.arange(R, device=device) < lengths[:, None]  # (B, R)
-    return Generation(response_ids, logprobs[:, :R], response_mask, cache)
+    lengths = [len(ids) for ids in response_ids]
+    R = max(lengths)
+    response_mask = torch.arange(R, device=device) < torch.tensor(lengths, device=device)[:, None]
+    return Generation(response_ids, logprobs[:, :R].where(response_mask, 0.0), response_mask, cache)
 
 def one_by_one(
     model: GPT, chunks: list[list[int]], cache: KVCache, draw: Draw, stops: frozenset[int], R: int
 ) -> tuple[list[list[int]], Tensor]:  # fmt: skip
-    """Reads the chunks and writes at most R tokens after each: the responses and log p (B, R)."""
+    """Reads the chunks, writes at most R tokens after each: responses and their log p (B, R)."""
     device, B = model.device, len(chunks)
     # 1. read the chunks; the last real state of each row predicts its first token
     ids, counts = pad(chunks, device)  # (B, S), (B,)
@@ -113,7 +113,7 @@ def one_by_one(
     for step in range(R):
         token, logprob = draw(model.logits(hidden), rows, torch.full_like(rows, step))  # (rows,)
         tokens[rows, step] = token
-        logprobs[rows, step] = logprob.where(alive, 0.0)
+        logprobs[rows, step] = logprob
         lengths[rows] += alive
         alive = alive & ~ends[token]
         n_alive = int(alive.sum())  # the one host sync of a step

@@ -136,7 +136,6 @@ def test_choices_are_the_runs_or_made_now(two_runs, tmp_path, played, monkeypatc
     assert len(played) == 16
 
 def test_another_actor_makes_the_runs_choices_anew(two_runs, tiny_base, tmp_path, played):
-    """And so does an offline run that picks the best of another number of samples."""
     run = two_runs.split(",")[0]
     evaluated(run, tmp_path, methods="react,retroformer", tasks=1, actor=str(tiny_base))
     assert len(played) == 4

@@ -86,11 +86,11 @@ def test_choices_survive_a_kill(tiny_base, tmp_path, monkeypatch, small_run):
     folder, tried = tmp_path / "run", []
     try_temperatures = train.try_temperatures
 
-    def counted(evaluation, *rest, **more):
+    def counted(evaluation, *rest):
         tried.append(evaluation.env.name)
         if len(tried) == 2:
             raise Killed
-        return try_temperatures(evaluation, *rest, **more)
+        return try_temperatures(evaluation, *rest)
 
     monkeypatch.setattr(train, "try_temperatures", counted)
     with pytest.raises(Killed):

@@ -100,5 +100,4 @@ def decode(
         cache.longest = int(cache.lengths.max())
     for chunk, response in zip(chunks, written):
         learn(model.followed, chunk, response)
-    ends = torch.tensor([*map(len, written)], device=device)  # (B,)
-    return written, logprobs.masked_fill(torch.arange(R, device=device) >= ends[:, None], 0.0)
+    return written, logprobs

@@ -103,7 +103,7 @@ def compared(trained: Sequence[Chains], rival: Sequence[Chains], retries: int) -
     }  # fmt: skip
 
 def mean_of(choices: Sequence[dict]) -> dict:
-    """The mean of choices (nested dicts of shares) of several runs or processes."""
+    """The mean of choices (nested dicts of shares) of several runs."""
     first = choices[0]
     return {
         key: mean_of([c[key] for c in choices]) if isinstance(value, dict)

@@ -122,7 +122,7 @@ def truth(
     for name in processes.split(sorted({row[0] for row in rows})):
         own = [row for row in rows if row[0] == name]
         told = [(trajectory, r.text) for _, _, trajectory, r in own if trajectory]
-        distinct = list({key: r for _, key, _, r in own}.values())  # in the order of their lengths
+        distinct = list({key: r for _, key, _, r in own}.values())  # short ones first, rank by rank
         asked = distinct[:: max(1, 2 * len(distinct) // ASKED)][: ASKED // 2]
         known = len(asked) > 1
         found[name] = {
