@@ -16,10 +16,12 @@ an offline run: retroformer_offline), the controls shuffled and oracle; best_of 
 method's line in the table is that of its best one, which the run has chosen on other tasks.
 """
 
+import retro.run.loading  # isort: skip  # noqa: F401  (Ctrl-C from here on)
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Literal
 
 from tqdm import tqdm
 
@@ -42,16 +44,27 @@ from retro.evaluate import (
 )
 from retro.interop.api_actor import reflection_writer
 from retro.interop.endpoint import Budget
-from retro.interop.open import ActorOptions, api_option, models, open_actor, open_client, open_model
-from retro.report.page import write_page
+from retro.interop.open import (
+    ActorOptions,
+    api_option,
+    models,
+    open_actor,
+    open_client,
+    open_model,
+    run_settings,
+)
+from retro.report.page import left_by, write_page
 from retro.report.results import TRAINED, best_of, mean_of, report
 from retro.report.tables import table
 from retro.reward import RewardModel
-from retro.run.cli import option, parse, run_script
+from retro.run.cli import option, option_of, parse, run_script
 from retro.run.data import FileOptions, files_of
 from retro.run.device import pick_device, seeded
-from retro.run.files import read_json, write_atomically, write_json
+from retro.run.files import check_writable, write_atomically, write_json
+from retro.run.finished import read_choices, read_hashes
+from retro.run.printable import visible
 from retro.run.processes import join, launch
+from retro.run.tally import Tally
 
 data_option, evaluation = (partial(option, group=g) for g in ("data", "evaluation"))
 
@@ -63,12 +76,13 @@ class Config(FileOptions, ActorOptions):
     seed: int = option(1, "number from which tasks and samples follow", "run", low=0)
 
     env: str = data_option("", "environments, comma-separated; none: of the files, or the run's")
-    split: str = data_option("unseen", "split of the tasks: train, seen or unseen")
+    split: Literal["train", "seen", "unseen"] = data_option("unseen", "split of the tasks")
     tasks: int = data_option(0, "tasks of each environment; 0: 100, or all of the files", low=0)
     choice_tasks: int = data_option(
         64, "tasks on which temperature and template are chosen, where the run has not", low=1
     )
 
+    actor_temperature: str = models("", "the actor's sampling temperature; none: the run's")
     reflector: str = models("", "folder of a model in place of the run's reflector, no adapter; "
                             "`openai`: that behind --base-url writes for reflexion")  # fmt: skip
     reflector_model: str = api_option("", "the reflector's name there; none: the actor's")
@@ -87,17 +101,28 @@ class Config(FileOptions, ActorOptions):
     report: str = option("", "file for a page: success, learning curves, episodes", "output")
     transcripts: str = option("", "file for the episodes as text", "output")
 
+    def __post_init__(self) -> None:
+        """ValueError on a list in which something stands twice."""
+        for name in ("runs", "env", "methods", "temperatures"):
+            listed = getattr(self, name).split(",")
+            if len({*listed}) < len(listed):
+                raise ValueError(f"{option_of(name)} {getattr(self, name)!r}: one is named twice")
+
 def main(config: Config) -> None:
+    check_outputs(config)
     runs, device = [Path(run) for run in (config.runs or config.run_dir).split(",")], pick_device()
-    settings = read_json(runs[0] / "config.json")
+    needed = "base", "mode", "envs", "memory", "best_of", "adapt_prompt", "actor_temperature"
+    settings, *others = (run_settings(run, *needed) for run in runs)
+    config = replace(config, context=config.context or settings["context"])
     alike = ("base", "reflector", "mode", "adapt_prompt", "memory", "actor", "actor_temperature")
-    for run, key in product(runs[1:], alike):
-        if read_json(run / "config.json").get(key) != settings.get(key):
+    for (run, other), key in product(zip(runs[1:], others), alike):
+        if other[key] != settings[key]:
             raise ValueError(f"--runs: {run} has another {key} than {runs[0]}")
-    own = settings.get("reflector") or settings["base"]
+    own = settings["reflector"] or settings["base"]
     folder = own if config.reflector in ("", "openai") else config.reflector
     of_the_run, processes = folder == own and config.reflector != "openai", join(device)
     methods = chosen_methods(config, settings["mode"], folder == own)
+    actor_temperature = chosen_actor_temperature(config, settings)
     temperatures, usable = chosen_temperatures(config), usable_choices(config, settings, of_the_run)
     tuned = methods
     if "shuffled" in methods:  # played at the best temperature of the method that it shuffles
@@ -105,18 +130,19 @@ def main(config: Config) -> None:
     environments = open_environments(config, settings["envs"])
 
     # 1. the two roles, as in train.py
-    bfloat16 = config.bfloat16 or settings.get("bfloat16", False)
-    lm = open_model(folder, device, bfloat16 and folder != settings["base"])
+    bfloat16 = config.bfloat16 or settings["bfloat16"]
+    lm = open_model(folder, device, bfloat16 and folder != settings["base"], config.context)
     budget = Budget(config.max_requests, config.max_tokens)
     actor = open_actor(config, list(environments), settings["base"], {folder: lm},
-                       settings["actor_temperature"], seeded(config.seed, device=device),
-                       settings["memory"], budget)  # fmt: skip
-    writers = {}
+                       actor_temperature, seeded(config.seed, device=device), settings["memory"],
+                       budget)  # fmt: skip
+    writers, tallies = {}, [actor.tally]
     if config.reflector == "openai":
         client = open_client(config, config.reflector_model or config.actor_model, budget)
         generator = seeded(config.seed, "reflector", "reflexion", device=device)
+        tallies.append(Tally("reflections"))
         writers["reflexion"] = lambda trials, temperature: reflection_writer(
-            client, temperature, generator
+            client, temperature, generator, tallies[-1], config.reply_tokens
         )(trials)
     offline = settings["mode"] == "offline" and config.best_of > 1
     reward = RewardModel(lm, 0.0, 1.0).load(runs[0] / "reward") if offline else None
@@ -135,10 +161,14 @@ def main(config: Config) -> None:
             raise ValueError(f"--methods template: {name} has no templates")
         with tqdm(desc=f"evaluate {name}", unit="trial", disable=not processes.is_main) as bar:
             compared = variants(shown, best, temperatures, len(runs))
+            for tally in tallies:
+                tally.clear()  # of what was played in order to choose
             chains = evaluate(evaluation, compared, reflector, bar)
+        unanswered = dict(pair for tally in tallies for pair in tally.collect(processes).items())
         if processes.is_main:
             found = report(evaluation, config.split, chains, best, reflector)
             found |= {"runs": [run.name for run in runs], "panel": panel_hash(manifest(env, tasks))}
+            found |= {"unanswered": unanswered} if unanswered else {}
             reports.append(found)
             played.append({name: chains[Variant(name, result["temperature"])]
                            for name, result in found["methods"].items()})  # fmt: skip
@@ -150,20 +180,31 @@ def main(config: Config) -> None:
     # 3. what was asked for
     if config.json and processes.is_main:
         write_json(config.json, reports[0] if len(reports) == 1 else reports)
+    if config.transcripts and processes.is_main:
+        text = "\n".join(map(episodes, played))
+        write_atomically(config.transcripts, text.encode(errors="backslashreplace"))
     if config.report and processes.is_main:
         write_page(config.report, reports, played, environments, runs[0], lm)
-    if config.transcripts and processes.is_main:
-        write_atomically(config.transcripts, "\n".join(map(episodes, played)).encode())
     processes.leave()
+
+def check_outputs(config: Config) -> None:
+    """ValueError if a file that is asked for could not be written, before the work for it."""
+    paths = [path for path in (config.json, config.report, config.transcripts) if path]
+    if len({Path(path).absolute() for path in paths}) < len(paths):
+        raise ValueError("--json, --report, --transcripts: two of them name the same file")
+    for path in paths:
+        check_writable(path)
+    if config.report:
+        left_by((config.runs or config.run_dir).split(",")[0])
 
 def heading(found: dict, tasks: int, env: envs.Environment) -> str:
     """What was played: how much, which files were left out, who may use the tasks."""
-    lines = [f"\n{tasks} tasks of {found['env']} ({found['split']})"]
+    lines = [f"\n{tasks} tasks of {found['env']} ({visible(found['split'])})"]
     lines[0] += f", {found['repeats']} times each" * (found["repeats"] > 1)
     lines[0] += f", adapters of {len(found['runs'])} runs" * (len(found["runs"]) > 1)
     lines[0] += f"; panel {found['panel'][:12]}"
     if skipped := getattr(env, "skipped", None):
-        lines.append("left out: " + ", ".join(f"{n} {why}" for why, n in skipped.items()))
+        lines.append(visible("left out: " + ", ".join(f"{n} {why}" for why, n in skipped.items())))
     if found["split"] == "unseen" and seed_range(found["seed"]) == "test":
         lines.append("(a test seed: its tasks are for a release's tables; choose on others)")
     return "\n".join(lines)
@@ -199,11 +240,21 @@ def chosen_temperatures(config: Config) -> tuple[float, ...]:
         raise ValueError(f"--temperatures {config.temperatures!r}: numbers from 0, such as 0,0.3,1")
     return found
 
+def chosen_actor_temperature(config: Config, settings: dict) -> float:
+    try:
+        found = float(config.actor_temperature or settings["actor_temperature"])
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < float("inf"):
+        raise ValueError(f"--actor-temperature {config.actor_temperature!r}: a number from 0")
+    return found
+
 def usable_choices(config: Config, settings: dict, of_the_run: bool) -> set[str]:
-    """Which of the runs' own choices hold here: with another actor none, with another reflector or
-    another number of samples to pick from not the temperatures.
+    """Which of the runs' own choices hold here: with another actor, or another temperature of it,
+    none; with another reflector or another number of samples to pick from not the temperatures.
     """
-    if config.actor != settings.get("actor", ""):
+    hot = chosen_actor_temperature(config, settings) != settings["actor_temperature"]
+    if hot or config.actor != settings["actor"]:
         return set()
     samples = settings["best_of"] if settings["mode"] == "offline" else config.best_of
     alike = of_the_run and samples == config.best_of
@@ -216,8 +267,7 @@ def choices(
     """How templates and temperatures do on other tasks (`train.choose`): as the runs have found, if
     that is usable, else played now.
     """
-    known = [read_json(run / "choices.json") if (run / "choices.json").exists() else {}
-             for run in reflector.runs]  # fmt: skip
+    known = [read_choices(run) for run in reflector.runs]
     found = [own[base.env.name] for own in known if base.env.name in own]
     whole = mean_of(found) if len(found) == len(known) else {}
     whole = {key: own for key, own in whole.items() if key in usable}
@@ -245,10 +295,9 @@ def tasks_of(config: Config, env: envs.Environment, runs: list[Path]) -> list[di
     """The tasks of one environment; ValueError if a run has trained on one, whatever its name."""
     n = config.tasks or (10**6 if env.name in files_of(config, envs.FILES) else 100)
     tasks = env.tasks(config.split, n, config.seed)
-    for path in (run / "trained_on.json" for run in runs if config.split != "train"):
-        known = {*read_json(path)["hashes"]} if path.exists() else set()
-        if both := repeated(tasks, known):
-            raise ValueError(f"{path.parent}: was trained on {len(both)} of the {len(tasks)} tasks "
+    for run in runs if config.split != "train" else ():
+        if both := repeated(tasks, read_hashes(run)):
+            raise ValueError(f"{run}: was trained on {len(both)} of the {len(tasks)} tasks "
                              f"of {env.name}, such as {both[0]}")  # fmt: skip
     return tasks
 
@@ -276,5 +325,7 @@ def episodes(chains: dict[str, Chains]) -> str:
 if __name__ == "__main__":
     config = parse(Config, __doc__)
     alone = 1 if config.actor or config.reflector else 0  # a large model, or one behind an API
-    with launch(alone):
-        run_script(main, config)
+    left = "the evaluation is not finished"
+    if behind_an_api(config):
+        left = f"answers are kept in {config.answers}, the same command goes on from there"
+    launch(partial(run_script, main, config, left), alone)

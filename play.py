@@ -49,10 +49,11 @@ def main(config: Config) -> None:
     # 1. the two roles, as in train.py
     settings, device = run_settings(config.run_dir), pick_device()
     base, folder = settings["base"], settings["reflector"] or settings["base"]
-    lm = open_model(folder, device, settings["bfloat16"] and folder != base)
+    context = settings["context"]
+    lm = open_model(folder, device, settings["bfloat16"] and folder != base, context)
     if config.run_dir:
         load_adapter(lm.model, Path(config.run_dir) / "adapter")
-    plays = lm if folder == base else open_model(base, device, False)
+    plays = lm if folder == base else open_model(base, device, False, context)
     actor = LMActor(plays, settings["actor_temperature"], seeded(config.seed), settings["memory"])
 
     def trial(task: dict, number: int, memory: list[str], player: Any) -> Trajectory:

@@ -19,6 +19,7 @@ reflector adds a LoRA adapter to its own, rewarded by how much better the actor'
 the trial is played (online), or a reward model says how it would go (offline).
 """
 
+import retro.run.loading  # isort: skip  # noqa: F401  (Ctrl-C from here on)
 import math
 import time
 from collections.abc import Iterable
@@ -44,8 +45,9 @@ from retro.evaluate import (
     try_templates,
     variants,
 )
-from retro.interop.endpoint import Budget
-from retro.interop.open import ActorOptions, RoleOptions, open_actor, open_model
+from retro.interop.api_actor import APIActor
+from retro.interop.endpoint import Budget, public_url
+from retro.interop.open import ActorOptions, LocalActor, RoleOptions, open_actor, open_model
 from retro.language_model import LanguageModel
 from retro.learn import (
     Arena,
@@ -72,9 +74,9 @@ from retro.run.data import FileOptions, files_of
 from retro.run.device import pick_device, release_memory, seeded
 from retro.run.files import write_json
 from retro.run.folder import RunFolder
+from retro.run.model_files import MAX_ALPHA, MAX_RANK
 from retro.run.processes import Processes, join, launch
 from retro.sft import sft_update
-from retro.trial import Actor
 
 HEADINGS = "data", "adapter", "reward model (offline)", "PPO", "evaluation"
 data, adapter, reward_model, ppo, evaluation = (partial(option, group=g) for g in HEADINGS)
@@ -100,12 +102,14 @@ class Config(FileOptions, RoleOptions, ActorOptions):
         "delta", "what rates a reflection: gain in return, next return or next success"
     )
 
-    lora_rank: int = adapter(4, "rank r of the adapter's matrices", low=1)
-    lora_alpha: float = adapter(8.0, "the adapter adds alpha / r times B A", above=0)
-    sft_epochs: int = option(3, "passes over what raised the return; 0 = none", "imitation", low=0)
-    sft_lr: float = option(1e-3, "learning rate", "imitation", above=0)
-    reward_epochs: int = reward_model(3, "passes over the ratings", low=1)
-    reward_lr: float = reward_model(2e-3, "learning rate", above=0)
+    lora_rank: int = adapter(4, "rank r of the adapter's matrices", low=1, high=MAX_RANK)
+    lora_alpha: float = adapter(8.0, "adds alpha / r times B A", above=0, high=MAX_ALPHA)
+    sft_epochs: int = option(
+        3, "passes over what raised the return; 0 = none", "imitation", low=0, high=1000
+    )
+    sft_lr: float = option(1e-3, "learning rate", "imitation", above=0, high=1)
+    reward_epochs: int = reward_model(3, "passes over the ratings", low=1, high=1000)
+    reward_lr: float = reward_model(2e-3, "learning rate", above=0, high=1)
     best_of: int = reward_model(4, "reflections sampled in evaluation, to pick the best", low=1)
 
     updates: int = ppo(20, "updates of the reflector", low=0)
@@ -115,15 +119,15 @@ class Config(FileOptions, RoleOptions, ActorOptions):
         "gae", "critic and GAE, or comparison with the other reflections on the trial"
     )
     minibatch: int = ppo(16, "reflections a gradient step", low=1)
-    epochs: int = ppo(2, "passes over the reflections of an update", low=1)
-    lr: float = ppo(1e-3, "learning rate at first; falls linearly to zero", above=0)
-    clip_coef: float = ppo(0.2, "clip range of the probability ratio", above=0)
-    kl_coef: float = ppo(0.02, "penalty on the KL from the base, rating per nat", low=0)
+    epochs: int = ppo(2, "passes over the reflections of an update", low=1, high=1000)
+    lr: float = ppo(1e-3, "learning rate at first; falls linearly to zero", above=0, high=1)
+    clip_coef: float = ppo(0.2, "clip range of the probability ratio", above=0, high=10)
+    kl_coef: float = ppo(0.02, "penalty on the KL from the base, rating per nat", low=0, high=1000)
     kl_target: float = ppo(0.0, "nats per response, held by moving --kl-coef; 0 = fixed", low=0)
     kl_horizon: float = ppo(2000.0, "reflections over which --kl-coef is corrected", above=0)
     target_kl: float = ppo(0.1, "KL from the old policy that ends an update, nats/token", above=0)
-    vf_coef: float = ppo(0.5, "weight of the critic's loss", low=0)
-    ent_coef: float = ppo(0.0, "weight of the entropy, rating per nat", low=0)
+    vf_coef: float = ppo(0.5, "weight of the critic's loss", low=0, high=1000)
+    ent_coef: float = ppo(0.0, "weight of the entropy, rating per nat", low=0, high=1000)
     gamma: float = ppo(1.0, "discount per token", low=0, high=1)
     gae_lambda: float = ppo(1.0, "GAE's lambda: how far a rating reaches back", low=0, high=1)
     baseline_step: float = ppo(
@@ -140,11 +144,21 @@ class Config(FileOptions, RoleOptions, ActorOptions):
         64, "`seen` tasks of each environment on which temperatures are chosen", low=1
     )
     eval_tasks: int = evaluation(64, "tasks of each environment", low=1)
-    eval_split: str = evaluation("unseen", "split: train, seen or unseen")
+    eval_split: Literal["train", "seen", "unseen"] = evaluation("unseen", "split of the tasks")
     eval_games: str = evaluation("", "household: folder of other games; none: generated tasks")
     eval_data: str = evaluation("", "hotpot: file of other questions; none: generated tasks")
     eval_goals: str = evaluation("", "shop: file of other goals for --products; none: of --goals")
     retries: int = evaluation(2, "retries after the first trial", low=0)
+
+    def __post_init__(self) -> None:
+        """ValueError on settings that make no sense together."""
+        target = self.kl_target
+        if target and not (self.kl_coef and target < self.max_kl):
+            raise ValueError(f"--kl-target {target}: needs a --kl-coef above 0 that it can move, "
+                             "and a --max-kl above it")  # fmt: skip
+        if target and self.kl_horizon < self.batch_reflections:
+            raise ValueError(f"--kl-horizon {self.kl_horizon}: must be at least "
+                             f"--batch-reflections, {self.batch_reflections}")  # fmt: skip
 
 # Offline runs have other defaults. A reward model wants many trials. Late updates, and reflections
 # far from those that it was fitted to, learn its errors.
@@ -181,7 +195,7 @@ class Training:
     lm: LanguageModel  # the reflector's; offline the reward model's too
     policy: Policy
     reward: RewardModel | None  # offline
-    actor: Actor | None  # None with --from-buffer: nothing is played
+    actor: LocalActor | APIActor | None  # None with --from-buffer: nothing is played
     budget: Budget  # of the actor's requests, if it is behind an API
     optimizer: torch.optim.Optimizer
     run: RunFolder
@@ -229,7 +243,7 @@ def set_up(config: Config) -> Training:
 
     environments, others = ({}, {}) if config.from_buffer else open_environments(config)
     folder = config.reflector or config.base
-    lm = open_model(folder, device, config.bfloat16 and bool(config.reflector))
+    lm = open_model(folder, device, config.bfloat16 and bool(config.reflector), config.context)
     lm.model.recompute = config.recompute
     draws = partial(seeded, config.seed, device=device)
     lm.add_adapter(REFLECTOR, config.lora_rank, config.lora_alpha, draws("lora"))
@@ -247,13 +261,14 @@ def set_up(config: Config) -> Training:
     weights |= {f"value_head.{name}": p for name, p in policy.value_head.named_parameters()}
     optimizer = torch.optim.AdamW(weights.values(), lr=config.sft_lr, weight_decay=0.0)
     # read before there is a folder: a wrong file leaves nothing behind
-    given = read_buffer(config.from_buffer, RANGES[config.rating], lm) if config.from_buffer else []
+    given = []
+    if config.from_buffer:
+        given = read_buffer(config.from_buffer, RANGES[config.rating], lm, config.rating)
     train_tasks = training_tasks(config, environments)
     trained_on = sorted(content_hashes(train_tasks))
     eval_tasks = table_tasks(config, others, trained_on)
-    run = RunFolder(config, weights, optimizer, processes)
-    if processes.is_main:  # eval.py refuses them
-        write_json(run.path / "trained_on.json", {"hashes": trained_on})
+    kept = replace(config, base_url=public_url(config.base_url))  # no secret in config.json
+    run = RunFolder(kept, weights, optimizer, processes, trained_on)
     return Training(
         config, processes, environments, others, lm, policy, reward, actor, budget, optimizer, run,
         group, given, train_tasks, eval_tasks,
@@ -360,11 +375,10 @@ def imitate(training: Training, ratings: list[Rated]) -> None:
     if "sft_loss" in run.state:
         return
     rows = [row for row in ratings if row.next_return > row.episode_return]
-    processes.print0(
-        f"SFT on {len(rows)} of {len(ratings)} reflections, those that raised the return"
-    )
     losses: list[float] = []
     rows = processes.shard(rows)
+    processes.print0(f"SFT on {len(rows) * processes.world} of {len(ratings)} reflections, those "
+                     "that raised the return")  # fmt: skip
     if rows and config.sft_epochs:
         losses = sft_update(
             training.policy, training.optimizer, rows, epochs=config.sft_epochs,
@@ -375,6 +389,7 @@ def imitate(training: Training, ratings: list[Rated]) -> None:
         release_memory()
     if processes.is_main:
         save_adapter(training.lm.model, run.path / "sft")
+        run.seal("sft")
     training.optimizer.state.clear()  # PPO starts with fresh moments
     run.save(sft_loss=losses)
 
@@ -394,6 +409,7 @@ def fit_reward_model(training: Training, reward: RewardModel, ratings: list[Rate
         release_memory()
         if training.processes.is_main:
             reward.save(run.path / "reward")
+            run.seal("reward")
         run.save(reward=fitted)
     if training.processes.is_main:
         print_reward(run.state["reward"])
@@ -434,6 +450,8 @@ def learn_by_ppo(training: Training, trials: list[FailedTrial]) -> None:
         check_health(stats, config.max_kl, min_well_formed)
     if processes.is_main:
         save_adapter(training.lm.model, run.path / "adapter")
+        run.seal("adapter")
+    run.save()
     processes.barrier()
 
 def one_update(
@@ -478,20 +496,26 @@ def choose(training: Training) -> dict[str, dict]:
             run.save(choices=choices)
     if training.processes.is_main:
         write_json(run.path / "choices.json", choices)
+        run.seal("choices.json")
+    run.save(choices=choices)
     return choices
 
 def compare_methods(training: Training, choices: dict[str, dict]) -> None:
     """8. Evaluation, on tasks with names that no training saw; eval.py has the other controls."""
     config, processes, run = training.config, training.processes, training.run
-    reports, reflector = [], training.reflector()
+    reports, reflector, actor = [], training.reflector(), training.actor
     for name, env in training.eval_environments.items():
         template, best = best_of(choices[name])
         tasks, left_out = training.eval_tasks[name], (*LONG, *["template"] * (not template))
         methods = [method for method in methods_of(config.mode) if method not in left_out]
         evaluation = training.evaluation(env, tasks, config.retries, template)
+        assert actor, "where there are environments, somebody plays"
+        actor.tally.clear()  # of what was played before
         with training.bar(None, desc=f"evaluate {name}", unit="trial") as bar:
             chains = evaluate(evaluation, variants(methods, best), reflector, bar)
         reports.append(report(evaluation, config.eval_split, chains, best, reflector))
+        if unanswered := actor.tally.collect(processes):
+            reports[-1]["unanswered"] = unanswered
         if training.reward and name in run.state["reward"]["held_out"]:
             reports[-1]["reward"] = run.state["reward"]["held_out"][name]
         processes.print0(f"\n{len(tasks)} {reports[-1]['split']} tasks of {name}")
@@ -508,5 +532,5 @@ if __name__ == "__main__":
         lambda given: OFFLINE if given.mode == "offline" or given.from_buffer else {},
     )
     alone = 1 if config.actor or config.reflector else 0  # a large model, or one behind an API
-    with launch(alone, config.minibatch, config.batch_reflections):
-        run_script(main, config)
+    script = partial(run_script, main, config)
+    launch(script, alone, config.minibatch, config.batch_reflections)

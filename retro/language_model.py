@@ -168,7 +168,7 @@ class TokenizerLike(Protocol):
     vocab_size: int
     special_tokens: dict[str, int]
     encoding: tiktoken.Encoding
-    answer_ends: frozenset[int]  # special ids that end an answer; none where a line's end does
+    answer_ends: frozenset[int]  # ids that end an answer beside a line's end; none of ours
 
     def encode(self, text: str) -> list[int]: ...
     def decode(self, ids: list[int]) -> str: ...
@@ -225,8 +225,7 @@ class LanguageModel:
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
         """The ids that end an answer of one line."""
-        ends = self.tokenizer.answer_ends & {self.tokenizer.eos}
-        return (*sorted(self.line_breaks), *ends)
+        return (*sorted(self.line_breaks), *sorted(self.tokenizer.answer_ends))
 
     @cached_property
     def around(self) -> tuple[list[int], list[int]]:
@@ -236,7 +235,7 @@ class LanguageModel:
         return [] if self.tokenizer.bos is None else [self.tokenizer.bos], []
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text of an answer, up to its first special token."""
+        """The text of an answer, up to the first token that ends it."""
         ends = self.tokenizer.answer_ends
         end = next((n for n, i in enumerate(ids) if i in ends), len(ids))
         return self.tokenizer.decode(list(ids[:end]))

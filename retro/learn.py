@@ -204,8 +204,8 @@ def update(
     batch = policy.load_batch(played.reflections, played.caches)
     device = batch.mask.device
     groups = torch.arange(len(batch), device=device) // played.group
-    ratings = torch.tensor(played.ratings, device=device)
-    ratings = ratings - torch.tensor(baselines.of(played.failed), device=device)
+    gains = [r - b for r, b in zip(played.ratings, baselines.of(played.failed))]  # in float64
+    ratings = torch.tensor(gains, device=device)
     logprobs, ref_logprobs, values = policy.evaluate(batch)
     stats = ppo_update(
         lambda rows: policy(batch, rows), optimizer,

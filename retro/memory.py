@@ -20,13 +20,9 @@ from pathlib import Path
 from retro.language_model import LanguageModel
 from retro.prompts import one_line
 from retro.run.files import JsonLines
+from retro.run.rated_rows import FIELDS, check_row
 
 MEMORY = 3  # reflections that the actor reads (Reflexion keeps the last three)
-NUMBER = (int, float)
-FIELDS: dict[str, type | tuple[type, ...]] = {
-    "env": str, "task_id": str, "trial": int, "prompt": str, "response": str,
-    "return": NUMBER, "next_return": NUMBER, "rating": NUMBER,
-}  # fmt: skip
 
 def recall(reflections: Sequence[str], n: int) -> tuple[str, ...]:
     """The newest n reflections, oldest first.
@@ -76,30 +72,23 @@ class Rated:
 
 def stored_response(text: str, lm: LanguageModel) -> list[int]:
     """The ids of a response as it is learnt from the replay buffer."""
-    return lm.answer_ids(text)[: lm.context // 2]
+    return lm.answer_ids(text)[: (lm.context - sum(map(len, lm.around))) // 2]
 
 def replay_buffer(path: str | Path) -> JsonLines:
     """The file of D_RL in a run's folder."""
     return JsonLines(path, tuple(FIELDS))
 
-def read_buffer(
-    path: str | Path, rating_range: tuple[float, float], lm: LanguageModel
-) -> list[Rated]:
-    """The rows of a file from anywhere; ValueError names the first wrong line.
-
-    Each response becomes one line, as this model would write it.
+def read_buffer(path: str | Path, rating_range: tuple[float, float], lm: LanguageModel,
+                kind: str = "delta") -> list[Rated]:  # fmt: skip
+    """The rows of a file from anywhere; ValueError names the first wrong line. Each response
+    becomes one line, as this model would write it. `kind` of the ratings: see `reflect.rate`.
     """
-    rows, (low, high) = [], rating_range
+    rows = []
     for number, row in enumerate(replay_buffer(path), 1):
-        for field, kind in FIELDS.items():
-            if not isinstance(row[field], kind) or isinstance(row[field], bool):
-                raise ValueError(f"{path}:{number}: {field} is {row[field]!r}")
-        if not low <= row["rating"] <= high:
-            raise ValueError(
-                f"{path}:{number}: rating {row['rating']}: must be in [{low}, {high}]"
-            )
-        if not row["prompt"].strip():
-            raise ValueError(f"{path}:{number}: prompt is empty")
+        try:
+            check_row(row, rating_range, kind)
+        except ValueError as error:
+            raise ValueError(f"{path}:{number}: {error}") from error
         response = lm.as_answer(one_line(row["response"]))
         rows.append(Rated.from_row(row | {"response": response}, lm))
     if not rows:

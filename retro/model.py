@@ -29,8 +29,8 @@ from torch.utils.checkpoint import checkpoint
 from retro.kv_cache import AfterPrefix, Appended, Causal, KVCache
 from retro.run.files import write_tensors
 from retro.run.model_files import (
+    check_model,
     check_settings,
-    check_tensors,
     read_checkpoint,
     read_config,
     write_config,
@@ -253,22 +253,20 @@ class GPT(nn.Module):
     @classmethod
     def from_pretrained(
         cls, folder: str | Path, device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | None = None, context: int = 0,
     ) -> "GPT":  # fmt: skip
         """Read config.json and model.safetensors, or its shards (Hugging Face's layout).
 
-        dtype None = float32, whatever the file holds. ValueError on anything that does not fit.
+        dtype None = float32, whatever the file holds; context: as in `read_config`. ValueError on
+        anything that does not fit.
         """
-        config = GPTConfig(**read_config(Path(folder) / "config.json"))
+        config = GPTConfig(**read_config(Path(folder) / "config.json", context))
         dtype = dtype or torch.float32
         with torch.device("meta"):  # shapes only: no memory, no random numbers
             model = cls(config)
         wanted = model.state_dict()
         tensors = read_checkpoint(folder, device, dtype)
-        if config.tie_word_embeddings:
-            del wanted["lm_head.weight"]
-            tensors.pop("lm_head.weight", None)
-        check_tensors(Path(folder) / "model.safetensors", tensors, wanted)
+        check_model(folder, tensors, wanted, config.tie_word_embeddings)
         model.load_state_dict(tensors, strict=False, assign=True)
         if config.tie_word_embeddings:
             model.lm_head.weight = model.model.embed_tokens.weight

@@ -23,7 +23,7 @@ minibatch. So all take the step that one process would take with the batches joi
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -98,6 +98,15 @@ def backward(loss: Tensor, parameters: list[Tensor], all_reduce: AllReduce = ide
     for gradient, summed in zip(gradients, sums.split([g.numel() for g in gradients])):
         gradient.copy_(summed.view_as(gradient))
 
+def take_step(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor],
+              max_grad_norm: float) -> float:
+    """Cut the gradients to a norm and step; returns the norm before, raises if it is not finite."""
+    norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm).item()
+    if not math.isfinite(norm):
+        raise FloatingPointError(f"gradient is {norm}: step not taken")
+    optimizer.step()
+    return norm
+
 def token_rewards(ratings: Tensor, logprobs: Tensor, ref_logprobs: Tensor, response_mask: Tensor,
                   kl_coef: float) -> Tensor:
     """Pay the rating on the last token and charge each token for leaving the reference policy.
@@ -145,15 +154,27 @@ def group_advantages(rewards: Tensor, groups: Tensor, response_mask: Tensor) -> 
     not_empty = response_mask.bool().any(1)  # (B,) an empty response does not count in its group
     same = ((groups[:, None] == groups) & not_empty).to(scores)  # (B, B) [i, j]: j is in i's group
     n = same.sum(1)  # (B,)
-    advantages = (n * scores - same @ scores) / (n - 1).clamp(min=1)  # (B,)
+    above = ((scores[:, None] - scores) * same).sum(1)  # (B,) exactly 0 where all scores are equal
+    advantages = above / (n - 1).clamp(min=1)  # (B,)
     return clear_padding(advantages[:, None].expand_as(rewards), response_mask)
 
+def variance(tensor: Tensor, response_mask: Tensor,
+             all_reduce: AllReduce = identity) -> tuple[Tensor, Tensor]:
+    """Mean and variance over the chosen tokens; 0 for a variance that is only rounding, of numbers
+    of about this mean or 1.
+    """
+    mean = masked_mean(tensor, response_mask, all_reduce)
+    squares = masked_mean((tensor - mean) ** 2, response_mask, all_reduce)
+    rounding = (8 * torch.finfo(tensor.dtype).eps) ** 2 * (1 + mean**2)
+    return mean, torch.where(squares <= rounding, 0.0, squares)
+
 def whiten(advantages: Tensor, response_mask: Tensor, all_reduce: AllReduce = identity) -> Tensor:
-    """Shift to mean 0 and scale to variance 1 over the chosen tokens. (B, R) -> (B, R)."""
-    mean = masked_mean(advantages, response_mask, all_reduce)
+    """Shift to mean 0 and scale to variance 1 over the chosen tokens; all 0 where they are equal
+    but for rounding. (B, R) -> (B, R).
+    """
+    mean, spread = variance(advantages, response_mask, all_reduce)
     centred = clear_padding(advantages - mean, response_mask)
-    variance = masked_mean(centred**2, response_mask, all_reduce)
-    return centred * torch.rsqrt(variance + 1e-8)
+    return centred * torch.where(spread == 0, 0.0, torch.rsqrt(spread + 1e-8))
 
 def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, response_mask: Tensor,
                 clip_coef: float) -> Tensor:
@@ -201,13 +222,9 @@ def approx_kl(logprobs: Tensor, old_logprobs: Tensor, response_mask: Tensor) -> 
 def explained_variance(values: Tensor, returns: Tensor, response_mask: Tensor,
                        all_reduce: AllReduce = identity) -> float:
     """1 - Var(return - V) / Var(return) over tokens: 1 = perfect, 0 = no better than a constant."""
-
-    def variance(tensor: Tensor) -> float:
-        mean = masked_mean(tensor, response_mask, all_reduce)
-        return masked_mean((tensor - mean) ** 2, response_mask, all_reduce).item()
-
-    whole = variance(returns)
-    return 1 - variance(returns - values) / whole if whole > 0 else 0.0
+    both = (returns, returns - values)
+    whole, left = (variance(x, response_mask, all_reduce)[1].item() for x in both)
+    return 1 - left / whole if whole > 0 else 0.0
 
 class KLController:
     """Keeps kl_coef: fixed where target is None, else steered to hold the KL near the target.
@@ -294,11 +311,7 @@ def ppo_update(policy: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
         # 4. The step
         optimizer.zero_grad()
         backward(loss, parameters, all_reduce)
-        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-        if not grad_norm.isfinite():
-            raise FloatingPointError(f"gradient is {grad_norm}: step {len(grad_norms)} not taken")
-        optimizer.step()
-        grad_norms.append(grad_norm.item())
+        grad_norms.append(take_step(optimizer, parameters, config.max_grad_norm))
 
     names = ("policy_loss", "value_loss", "entropy", "clip_fraction")
     means = [sum(column) / len(history) for column in zip(*history)]

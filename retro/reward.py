@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from retro.language_model import LanguageModel, PromptCache
 from retro.lora import load_adapter, lora_parameters, save_adapter
 from retro.policy import READ_TOGETHER, Response, ResponseBatch, minibatches
+from retro.ppo import take_step
 from retro.run.files import read_tensors, write_tensors
 from retro.run.model_files import check_tensors
 
@@ -187,8 +188,7 @@ def fit_epochs(
                 seen += len(rows)
                 optimizer.zero_grad()
                 loss.backward()
-                torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-                optimizer.step()
+                take_step(optimizer, parameters, config.max_grad_norm)
             losses.append(loss.item())
         means.append(sum(losses) / len(losses))
     return means

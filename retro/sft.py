@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from retro.policy import Policy, Response
-from retro.ppo import AllReduce, backward, identity, masked_mean, token_share
+from retro.ppo import AllReduce, backward, identity, masked_mean, take_step, token_share
 
 def sft_update(
     policy: Policy,
@@ -41,8 +41,7 @@ def sft_update(
                 raise FloatingPointError(f"supervised loss is {whole_loss}: step not taken")
             optimizer.zero_grad()
             backward(loss, parameters, all_reduce)
-            torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
-            optimizer.step()
+            take_step(optimizer, parameters, max_grad_norm)
             losses.append(whole_loss.item())
         means.append(sum(losses) / len(losses))
     return means

@@ -21,7 +21,7 @@ def client(url, tmp_path, path="/v1", api="completions", model="base", **setting
 def ask(c: Client, *prompts: str, seed=None) -> list:
     if c.api == "chat":
         prompts = [[{"role": "user", "content": prompt}] * 2 for prompt in prompts]
-    return c.ask(prompts, 8, 0.0, [seed] * len(prompts))
+    return [answer.text for answer in c.ask(prompts, 8, 0.0, [seed] * len(prompts))]
 
 def actor_of(c, temperature=0.0, names=("household",), **settings) -> APIActor:
     return APIActor(c, names, temperature, torch.Generator().manual_seed(0), **settings)

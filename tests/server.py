@@ -4,10 +4,14 @@ prints its port, then serves the GPT in the folder BASE to whoever asks for the 
     /v1/...                   answers, as well as it can
     /FAULT/N/v1/...           N requests go wrong, later ones are answered
     /say/v1/...               the last message (or the prompt) is the answer
+    /odd/N/NAME/v1/...        N requests are answered well, later ones as ODD or a fault has it
     GET /seen                 every POST so far: [path, Authorization, body]
 """
 
+import gzip
 import json
+import socket
+import struct
 import sys
 import threading
 import time
@@ -36,6 +40,98 @@ ERRORS = {  # fault -> status, headers, body
     "huge": (200, {}, {"choices": [{"text": "x" * (9 << 20)}]}),
 }
 
+def message(content, finish="stop", **more):
+    """A chat's answer; content ... is left out."""
+    own = more if content is ... else {"content": content, **more}
+    return {"choices": [{"message": {"role": "assistant", **own}, "finish_reason": finish}],
+            "usage": {"total_tokens": 2}}  # fmt: skip
+
+def refusal(text, status=400, **more):
+    return status, {}, {"error": {"message": text, **more}}
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+ACTION = "Action: look"
+HARMONY = "<|channel|>analysis<|message|>Action: think<|end|><|start|>assistant<|channel|>final"
+ODD = {  # name -> an answer with status 200, or status, headers, body
+    # Usual shapes: the trial is played.
+    "think": message(f"<think>Action: no</think>\n\n{ACTION}"),
+    "lone_think": message(f"Action: no\n</think>\n\n{ACTION}"),
+    "prefixed_think": message(f"<seed:think>Action: no</seed:think>{ACTION}"),
+    "harmony": message(f"{HARMONY}<|message|>{ACTION}<|return|>"),
+    "end_token": message(f"{ACTION}<|im_end|>\n<|im_start|>user\nAction: no"),
+    "start_token": message(f"<|start_header_id|>assistant<|end_header_id|>\n\n{ACTION}<|eot_id|>"),
+    "sentence_token": message(f"{ACTION}<｜end▁of▁sentence｜>"),
+    "parts": message([{"type": "thinking", "thinking": [{"type": "text", "text": "no"}]},
+                      {"type": "text", "text": ACTION}]),
+    "reasoning": message(ACTION, reasoning_content="Action: no"),
+    "legacy": {"choices": [{"text": ACTION, "finish_reason": None}]},
+    "cut_late": message(f"{ACTION}\nObservation: You", "length"),
+    "null_error": message(ACTION) | {"error": None},
+    "bom": (200, {}, "\ufeff" + json.dumps(message(ACTION))),
+    "usage": (200, {}, json.dumps(message(ACTION)).replace("2}", "NaN}")),
+    "http10": (200, {"Content-Length": ""}, message(ACTION)),
+    "key_inside": message(f"Thought: KEY\n{ACTION}"),
+    "key_hidden": message(f"Thought: HIDDEN\n{ACTION}"),
+    # Nothing is answered, or half an answer.
+    "null": message(None, "length", reasoning_content="The user"),
+    "absent": message(...),
+    "no_message": {"choices": [{"index": 0, "finish_reason": "content_filter"}]},
+    "null_message": {"choices": [{"message": None, "finish_reason": "stop"}]},
+    "blank": message(" \n\t "),
+    "no_parts": message([]),
+    "refusal": message(None, refusal="I can't"),
+    "tool_calls": message(None, "tool_calls", tool_calls=[{"id": "a"}]),
+    "filter": message("Action: lo", "content_filter"),
+    "cut_think": message("<think>I should", "length"),
+    "cut_thought": message("The user wants me to", "length"),
+    "cut_action": message("Thought: so.\nAction: loo", "max_tokens"),
+    "only_end": message("<|im_end|>"),
+    "key_ends": message(None, "KEY"),
+    # Failures inside a 200.
+    "ends_error": message("Action: loo", "error"),
+    "ends_abort": message("Action: loo", "abort"),
+    "choice_error": {"choices": [{"error": {"code": 502, "message": "up"}, "message": None}]},
+    "error_401": {"error": {"code": 401, "message": "no such key: KEY"}},
+    "error_code": {"error": {"code": "context_length_exceeded", "message": "no"}},
+    "error_raw": {"error": {"code": 400, "message": "Provider returned error",
+                            "metadata": {"raw": '{"message": "prompt is too long: 9 > 8"}'}}},
+    # A context that is full.
+    "code": refusal("no", code="context_length_exceeded"),
+    "llama": refusal("Context size has been exceeded.", 500, code=500, type="server_error"),
+    "413": (413, {}, "<html>Request Entity Too Large</html>"),
+    "tgi": (422, {}, {"error": "`inputs` tokens + `max_new_tokens` must be <= 9. Given: 10"}),
+    "gemini": (400, {}, [{"error": {"message": "The input token count (9) exceeds the maximum"}}]),
+    "window": message(None, "model_context_window_exceeded"),
+    # Settings and roles.
+    "temperature": refusal("Unsupported value: 'temperature' does not support 0 with this model"),
+    "stop": refusal("Unsupported parameter", param="stop"),
+    "stop_500": refusal("Unsupported param: stop", 500),
+    "tokens": (422, {}, {"detail": [{"type": "extra_forbidden", "loc": ["body", "max_tokens"],
+                                     "msg": "Extra inputs are not permitted"}]}),
+    "tokens_2": refusal("Unknown name \"max_completion_tokens\": Cannot find field."),
+    "system": refusal("System role not supported"),
+    "alternate": refusal("Conversation roles must alternate user/assistant/user/...", 500),
+    "unrelated": refusal("Please stop sending images: unsupported content"),
+    # Refused for good.
+    "403": refusal("no KEY for you", 403),
+    "key_escaped": refusal("wrong key: HIDDEN", 401),
+    "key_cut": refusal("x" * 294 + "KEY", 401),
+    "418": (418, {}, ""),
+    # No answer that can be read.
+    "204": (204, {}, ""),
+    "sse": (200, {"Content-Type": "text/event-stream"}, "data: {}\n\ndata: [DONE]\n\n"),
+    "twice": (200, {}, json.dumps(message(ACTION)) * 2),
+    "negative": (200, {"Content-Length": "-5"}, "{"),
+    "long_header": (200, {"X": "y" * 70_000}, {}),
+    "many_headers": (200, {f"X{i}": "y" for i in range(200)}, {}),
+    "detail": (200, {}, {"detail": "Not Found"}),
+}
+
+# What a request must not have, to be answered.
+NEEDLESS = {"temperature": "temperature", "stop": "stop", "stop_500": "stop",
+            "tokens": "max_tokens", "tokens_2": "max_completion_tokens", "system": "system",
+            "alternate": "system"}
+
 class Handler(BaseHTTPRequestHandler):
     seen: list = []
     failed: Counter = Counter()
@@ -58,13 +154,102 @@ class Handler(BaseHTTPRequestHandler):
         with self.lock:
             self.failed[self.path] += 1
             over = self.failed[self.path] > int(times)
+        if fault == "odd":
+            return self.odd(self.path.split("/")[3], body, key) if over else self.answer(ACTION)
         if over:
             return self.answer("fine")
+        self.fail(fault, body, key)
+
+    def fail(self, fault, body, key):
         if fault in ERRORS:
             return self.send(*ERRORS[fault])
         getattr(self, fault)(body, key)
 
+    def odd(self, name, body, key):
+        if name == "tokens_2" and "max_tokens" in body:
+            name = "tokens"
+        if name in NEEDLESS and not self.has(body, NEEDLESS[name]):
+            return self.answer(ACTION)
+        if name not in ODD:
+            return self.fail(name, body, key)
+        answer = ODD[name] if isinstance(ODD[name], tuple) else (200, {}, ODD[name])
+        secret = key.removeprefix("Bearer ")
+        hidden = f"{secret[:4]}\x1b[31m{secret[4:9]}\u200b{secret[9:]}"
+        text = answer[2] if isinstance(answer[2], str) else json.dumps(answer[2])
+        text = text.replace("KEY", secret).replace("HIDDEN", json.dumps(hidden)[1:-1])
+        answer = (*answer[:2], text)
+        self.send(*answer)
+
+    def has(self, body, field) -> bool:
+        return field in body or field == "system" and body["messages"][0]["role"] == "system"
+
     # ---- Faults that are more than an answer.
+
+    def raw(self, data: bytes, again: bytes = b"", pause: float = 0.02):
+        """Bytes as they are, then others again and again, for three seconds."""
+        end = time.monotonic() + 3
+        self.close_connection = True
+        try:
+            self.wfile.write(data)
+            while again and time.monotonic() < end:
+                self.wfile.write(again)
+                time.sleep(pause)
+        except OSError:
+            pass  # the client has had enough
+
+    def drip_status(self, body, key):
+        self.raw(b"HTTP/1.1 2", b"0")
+
+    def drip_header(self, body, key):
+        self.raw(b"HTTP/1.1 200 OK\r\nX: y", b"y")
+
+    def drip_headers(self, body, key):
+        self.raw(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n", 0.1)
+
+    def drip_continue(self, body, key):
+        self.raw(b"", b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def flood_continue(self, body, key):
+        self.raw(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100, 0)
+
+    def drip_size(self, body, key):
+        self.raw(CHUNKED, b"0")
+
+    def drip_chunks(self, body, key):
+        self.raw(CHUNKED, b"1\r\n \r\n")
+
+    def drip_trailers(self, body, key):
+        self.raw(CHUNKED + b"0\r\n", b"X: y\r\n")
+
+    def drip_error(self, body, key):
+        self.raw(b"HTTP/1.1 500 Oh\r\nContent-Length: 9999\r\n\r\n", b" ")
+
+    def flood(self, body, key):
+        self.raw(b"HTTP/1.1 200 OK\r\n\r\n", b" " * (1 << 20), 0)
+
+    def garbage(self, body, key):
+        self.raw(b"\x16\x03\x01\x00 hello\n")
+
+    def bad_size(self, body, key):
+        self.raw(CHUNKED + b"-5\r\n{}\r\n0\r\n\r\n")
+
+    def reset(self, body, key):
+        self.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{")
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+
+    def zipped(self, body, key):
+        data = gzip.compress(json.dumps(message(ACTION)).encode())
+        self.raw(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + data)
+
+    def slow_chunks(self, body, key):
+        """Slow, and in time."""
+        self.raw(b"HTTP/1.1 100 Continue\r\n\r\n" + CHUNKED)
+        data = json.dumps(message(ACTION)).encode()
+        for part in (data[:9], data[9:]):
+            self.raw(b"%x\r\n%b\r\n" % (len(part), part))
+            time.sleep(0.02)
+        self.raw(b"0\r\n\r\n")
 
     def half(self, body, key):
         self.send(200, {"Content-Length": "500"}, {"choices": [{"text": "half"}]})

@@ -18,10 +18,12 @@ import retro.language_model
 from retro.actor import LMActor
 from retro.interop import guides
 from retro.interop.api_actor import read_reflection, read_reply, reflection_writer
-from retro.interop.endpoint import Budget
+from retro.interop.endpoint import Answer, Budget
 from retro.interop.open import ActorOptions, open_actor
-from retro.interop.post import Refused, one_printable_line
+from retro.interop.post import Refused
 from retro.prompts import transcript
+from retro.run.printable import one_printable_line
+from retro.run.tally import Tally
 from retro.trial import run_trials
 
 pytestmark = pytest.mark.usefixtures("key")
@@ -53,23 +55,22 @@ def test_trials_through_the_server_equal_those_in_this_process(url, tmp_path, sh
     assert again.budget.cached == len(sent)
 
 @pytest.mark.parametrize("api", ["chat", "completions"])
-def test_actor_with_examples_and_reflector_play_to_the_end(url, tmp_path, api, monkeypatch):
+def test_actor_with_examples_and_reflector_play_to_the_end(url, tmp_path, api):
     """Told the rules in English our base only babbles, but in actions, and reflections of a line.
     """
     env = envs.make("household", max_steps=1)
     tasks = env.tasks("seen", 2, 0)
     options = ActorOptions("openai", f"{url}/v1", "base", api, answers=str(tmp_path / "answers"),
-                           concurrency=2, timeout=20.0)  # fmt: skip
+                           reply_tokens=8, concurrency=2, timeout=20.0)  # fmt: skip
     generator = torch.Generator().manual_seed(0)
     actor = open_actor(options, ["household"], "", {}, 0.7, generator, 3, Budget())
-    actor.reply_tokens = 8
-    monkeypatch.setattr("retro.interop.api_actor.REFLECTION_REPLY_TOKENS", 8)
     trials = run_trials({env.name: env}, tasks, actor, [["Look twice. Plan: look."]] * 2)
     assert all(t.truncated and len(t.steps) == 1 for t in trials)
     sent = json.dumps(seen(url)[-1][2])
     assert "Look twice. Plan: look." in sent and "Looking quickly around" in sent
     assert trials[0].steps[0].observation in sent or trials[1].steps[0].observation in sent
-    texts = reflection_writer(actor.client, 1.0, torch.Generator())(trials)
+    writer = reflection_writer(actor.client, 1.0, torch.Generator(), Tally("reflections"), 8)
+    texts = writer(trials)
     assert all(text and "\n" not in text for text in texts)
     assert "Failed, score 0.00.\nReflection:" in json.dumps(seen(url)[-1][2]).replace("\\n", "\n")
 
@@ -90,7 +91,7 @@ def test_context_that_is_full_ends_in_silence(url, tmp_path):
     task, memory = env.tasks("seen", 1, 0)[0], ["very long " * 3000]
     trial = run_trials({env.name: env}, [task], actor_of(c, examples=False), [memory])[0]
     assert [s.action for s in trial.steps] == [""] * 3 and c.budget.requests == 1
-    assert reflection_writer(c, 0.0, torch.Generator())([trial]) == [None]
+    assert reflection_writer(c, 0.0, torch.Generator(), Tally("reflections"))([trial]) == [None]
     assert ask(client(url, tmp_path, "/context/9/v1"), "x") == [None]
 
 LLAMA = """
@@ -120,7 +121,7 @@ def test_a_pretrained_model_behind_the_server_of_llama_cpp(tmp_path, monkeypatch
             url = server.stdout.readline().decode().strip()
             c = client(url, tmp_path, api="chat", timeout=120.0)
             question = [{"role": "user", "content": "Name the capital city of France."}]
-            assert "Paris" in c.ask([question], 16, 0.0, [None])[0] and c.budget.tokens > 8
+            assert "Paris" in c.ask([question], 16, 0.0, [None])[0].text and c.budget.tokens > 8
             assert ask(client(url, tmp_path), "The capital of France is")[0].startswith(" Paris")
             assert ask(c, "word " * 6000) == [None]
             for api in ("chat", "completions"):
@@ -155,7 +156,8 @@ def test_thoughts_stay_with_the_actor_and_do_not_go_on_for_ever(tmp_path, monkey
     replies = iter(["think: one", "go to a 1", "think: x", "think: y", "think: z"])
     c = client("http://h", tmp_path)
     asked = []
-    monkeypatch.setattr(c, "ask", lambda p, *rest: asked.extend(p) or [next(replies) for _ in p])
+    answers = lambda p, *rest: asked.extend(p) or [Answer(next(replies)) for _ in p]
+    monkeypatch.setattr(c, "ask", answers)
     session = actor_of(c, examples=True).start(["Your task is to: win."])
     assert session.act([0]) == ["go to a 1"]
     session.observe([0], ["Nothing happens."])

@@ -160,3 +160,22 @@ def test_it_is_a_copy_of_the_weights_of_then():
         weight.mul_(2)
     assert torch.equal(decoder.hidden(ids, model.new_cache(2)), before)
     assert not torch.equal(model.hidden(ids, model.new_cache(2)), before)
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("before", [0, 1, 7])
+@torch.no_grad()
+def test_ragged_chunks_in_bfloat16(kv_heads, before):
+    """Neighbours of one token, of few and of many, beside a longer row; keys shared by queries."""
+    for counts in ([1] * 8 + [9], [1, 1, 8, 8, 2, 9], [9, 1, 0, 0, 1, 1], [12], [0, 1]):
+        model = tiny_gpt(dtype=torch.bfloat16, scale=5.0, num_key_value_heads=kv_heads)
+        rows, S, found = len(counts), max(counts), []
+        for enabled in (True, False):
+            fast.enabled, was = enabled, fast.enabled
+            accelerate(model)
+            fast.enabled, cache = was, model.new_cache(rows)
+            if before:
+                model.hidden(random_ids(rows, before), cache)
+            hidden = model.hidden(random_ids(rows, S), cache, torch.tensor(counts))
+            found.append(hidden[torch.arange(S) < torch.tensor(counts)[:, None]].float())
+        ours, theirs = found
+        assert (ours - theirs).norm() < 0.03 * theirs.norm(), counts

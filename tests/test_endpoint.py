@@ -1,6 +1,7 @@
 """All that can go wrong between here and an endpoint, and what asking it costs."""
 
 import json
+import signal
 import threading
 import time
 
@@ -27,7 +28,7 @@ def test_faults_that_pass_are_tried_again_and_in_the_end_refused(url, tmp_path, 
             timeout=0.4, tries=2, sleep=lambda seconds: None,
         )  # fmt: skip
 
-    assert post(1) == ("fine", 2)
+    assert post(1) == ("fine", "", 2)
     with pytest.raises(Refused, match="given up after 2 tries") as error:
         post(9)
     assert len(str(error.value).splitlines()) == 1 and len(str(error.value)) < 500
@@ -82,6 +83,53 @@ def test_wrong_model_and_wrong_options_are_one_line(url, tmp_path, monkeypatch, 
         client(url, tmp_path)
     assert "secret" not in str(error.value)
 
+@pytest.mark.parametrize("fault", ["hang", "drip", "429", "drip_header"])
+def test_ctrl_c_ends_asking_at_once(url, tmp_path, fault):
+    """What is under way is not waited for; what was answered is kept."""
+    c = client(url, tmp_path, f"/odd/2/{fault}/v1", "chat", concurrency=2)
+    here = threading.main_thread().ident
+    threading.Timer(0.3, lambda: signal.pthread_kill(here, signal.SIGINT)).start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        ask(c, *"abcdef")
+    assert time.monotonic() - start < 1.5 and len(list(tmp_path.rglob("*.json"))) == 2
+
+def test_settings_and_roles_are_left_out_with_a_note(url, tmp_path, capsys):
+    """The system's words are the user's then. Other requests of the client go without at once."""
+    for name, lacks in (("temperature", {"temperature"}), ("stop", {"stop"}), ("tokens_2", {
+            "max_tokens", "max_completion_tokens"})):  # fmt: skip
+        c = client(url, tmp_path, f"/odd/0/{name}/v1", "chat")
+        for prompt in ("first", "second"):
+            c.ask([[{"role": "user", "content": prompt}]], 8, 0.5, [1], "x")
+        full = {"model", "messages", "max_tokens", "temperature", "seed", "stop"}
+        assert set(seen(url)[-1][2]) == full - lacks and c.budget.requests == 2 + len(lacks)
+        notes = capsys.readouterr().err.splitlines()
+        assert len(notes) == len(lacks) and all("; sent without '" in note for note in notes)
+    c = client(url, tmp_path, "/odd/0/system/v1", "chat")
+    words = [dict(role=role, content=role) for role in ("system", "user", "assistant", "user")]
+    c.ask([words], 8, 0.0, [None])
+    user = {"role": "user", "content": "system\n\nuser"}
+    assert seen(url)[-1][2]["messages"] == [user, *words[2:]]
+    assert "sent without 'system'" in capsys.readouterr().err
+
+def test_a_word_in_passing_is_no_setting(url, tmp_path):
+    c = client(url, tmp_path, "/odd/0/unrelated/v1", "chat")
+    with pytest.raises(Refused, match="Please stop sending images"):
+        c.ask([[{"role": "user", "content": "x"}]], 8, 0.0, [None], "stop")
+    assert c.budget.requests == 1
+
+def test_a_secret_in_the_query_is_sent_and_not_told(url, tmp_path, capsys):
+    secret = "s%2Fhidden-1"
+    c = client(url + "/say/v1?api-version=2024-02-01&key=" + secret, tmp_path, "")
+    assert ask(c, "2024-02-01 s/hidden-1 s%2Fhidden-1") == ["2024-02-01 [key] [key]"]
+    assert seen(url)[-1][0].endswith(f"?api-version=2024-02-01&key={secret}")
+    gone = client(f"{url}/404/9/hidden-1?hidden-1", tmp_path, "")
+    with pytest.raises(Refused) as error:
+        ask(gone, "x")
+    written = "".join(path.read_text() for path in tmp_path.rglob("*.json"))
+    assert "hidden" not in str(error.value) + "".join(capsys.readouterr())
+    assert '"url"' in written and "hidden" not in json.loads(written)["url"]
+
 def test_fields_that_an_endpoint_does_not_know_are_left_out(url, tmp_path, capsys):
     c = client(url, tmp_path, "/fields/99/v1")
     fields = [json.loads(text) for text in ask(c, "a", "b", seed=1)]
@@ -116,7 +164,7 @@ def test_requests_run_side_by_side_but_not_more_than_allowed(url, tmp_path, monk
         time.sleep(0.03)
         with lock:
             now.pop()
-        return "said", 1
+        return "said", "", 1
 
     monkeypatch.setattr("retro.interop.endpoint.post_json", slow)
     assert ask(c, *"abcdefghia") == ["said"] * 10
@@ -129,11 +177,11 @@ def test_one_refusal_stops_the_others_and_their_waiting(url, tmp_path, monkeypat
         before()
         if sent["prompt"] == "bad":
             time.sleep(0.05)
-            raise Refused("no", 401)
+            raise Refused("no")
         if sent["prompt"] == "waits":
             assert sleep(60)
             raise Refused("woken")
-        return "kept", 1
+        return "kept", "", 1
 
     monkeypatch.setattr("retro.interop.endpoint.post_json", post)
     c, start = client(url, tmp_path, concurrency=2), time.monotonic()
@@ -145,11 +193,15 @@ def test_one_refusal_stops_the_others_and_their_waiting(url, tmp_path, monkeypat
 def test_a_damaged_answer_on_disk_is_asked_anew(url, tmp_path, capsys):
     assert ask(client(url, tmp_path, "/say/v1"), "x") == ["x"]
     (file,) = tmp_path.rglob("*.json")
-    for damage in ("", "{", "[]", '{"answer": 7}'):
+    good = json.loads(file.read_text())
+    others = [good | {"request": good["request"] | {"prompt": "y"}}, good | {"url": "http://h/v1"},
+              good | {"answer": 7}, good | {"answer": ""}]  # fmt: skip
+    for damage in ("", "{", "[]", '{"answer": 7}', *map(json.dumps, others)):
         file.write_text(damage)
-        assert ask(client(url, tmp_path, "/say/v1"), "x") == ["x"]
-        assert json.loads(file.read_text())["answer"] == "x"
-    assert capsys.readouterr().err.count("asked anew") == 3
+        c = client(url, tmp_path, "/say/v1")
+        assert ask(c, "x") == ["x"] and c.budget.requests == 1, damage
+        assert json.loads(file.read_text()) == good
+    assert capsys.readouterr().err.count("asked anew") == 6  # an answer that is none is no news
 
 @pytest.mark.parametrize("api", ["chat", "completions"])
 def test_the_key_reaches_the_server_and_nothing_else(url, tmp_path, api, capsys):

@@ -25,9 +25,9 @@ def offline_run(small_run):
 
 @pytest.fixture
 def two_runs(small_run, tmp_path):
-    """--runs of two: one run, and the same with another adapter."""
+    """--runs of two: one run, and the same with another adapter and no checkpoint to tell."""
     run = small_run("online", guess=True)
-    other = shutil.copytree(run, tmp_path / "other")
+    other = shutil.copytree(run, tmp_path / "other", ignore=lambda *_: ["checkpoint"])
     path = other / "adapter/adapter_model.safetensors"
     draws = torch.Generator().manual_seed(0)
     save_file({k: torch.randn(w.shape, generator=draws) for k, w in load_file(path).items()}, path)
@@ -91,7 +91,7 @@ def test_eval_of_an_offline_run_transfers_and_picks_the_best(tiny_base, offline_
     assert moved["env"] == "household" and moved["template"] in envs.make("household").templates
     assert list(moved["methods"]) == ["react", "template", "retroformer_offline", "best_of"]
     with pytest.raises(ValueError, match="best-of: each run has a reward model of its own"):
-        evaluated(offline_run, tmp_path, runs=f"{offline_run},{offline_run}", best_of=3)
+        evaluated(offline_run, tmp_path, runs=f"{offline_run},{offline_run}/.", best_of=3)
 
 def test_two_adapters_are_pooled_and_what_has_none_is_played_once(two_runs, tmp_path, played):
     """Nobody ever wins: each of 3 tasks x 2 repeats has all its retries, in all that is played."""
@@ -193,10 +193,13 @@ def test_tasks_that_a_run_was_trained_on_are_refused(two_runs, tmp_path):
     evaluated(other, tmp_path, methods="react", seed=2)
     assert evaluated(other, tmp_path, methods="react", split="train", seed=0)["split"] == "train"
 
-@pytest.mark.parametrize("key", ["mode", "base", "adapt_prompt", "memory", "actor_temperature"])
-def test_runs_of_another_kind_are_not_pooled(two_runs, tmp_path, key):
+@pytest.mark.parametrize(
+    "key, value", dict(mode="offline", base="x", adapt_prompt=True, memory=9,
+                       actor_temperature=0.5).items()
+)  # fmt: skip
+def test_runs_of_another_kind_are_not_pooled(two_runs, tmp_path, key, value):
     settings = read_json(tmp_path / "other/config.json")
-    write_json(tmp_path / "other/config.json", settings | {key: "x"})
+    write_json(tmp_path / "other/config.json", settings | {key: value})
     with pytest.raises(ValueError, match=f"--runs: .*other has another {key} than .*online"):
         evaluated("", tmp_path, runs=two_runs)
 

@@ -1,6 +1,9 @@
 """python -m retro.interop.export, read back by transformers, PEFT and ourselves."""
 
+import errno
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -102,9 +105,47 @@ def test_what_is_refused_and_what_is_said(tmp_path, tiny_base, capsys):
         main(Config(run_dir=str(tmp_path), out=str(tmp_path / "out")))
     settings = read_json(tmp_path / "out/adapter/adapter_config.json")
     assert settings["base_model_name_or_path"] == str(tmp_path / "out/base")
+    good = (tmp_path / "adapter/adapter_model.safetensors").read_bytes()
+    for damaged in (b"", b"garbage", good[:-9]):
+        (tmp_path / "adapter/adapter_model.safetensors").write_bytes(damaged)
+        for merge in (False, True):
+            with pytest.raises(ValueError, match="adapter_model.safetensors: is not a whole"):
+                main(Config(run_dir=str(tmp_path), out=str(tmp_path / "new"), merge=merge))
+    (tmp_path / "adapter/adapter_model.safetensors").write_bytes(good)
     (tmp_path / "adapter").rename(tmp_path / "sft")
     with pytest.raises(SystemExit) as ended:
         run_script(main, Config(run_dir=str(tmp_path), out=str(tmp_path / "new")))
     said = capsys.readouterr().err
     assert ended.value.code == 2 and "has not come to its end" in said
     assert said.count("\n") == 1 and not (tmp_path / "new").exists()
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_full_disk_leaves_no_half_an_export(tmp_path, tiny_base, monkeypatch, merge):
+    """At every write in turn; an empty folder that was there stays."""
+    trained_run(tmp_path, tiny_base)
+    out, sync, copied, left = tmp_path / "out", os.fsync, shutil.copyfile, 0
+
+    def full(*args):
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", lambda file: full() or sync(file))
+    monkeypatch.setattr(shutil, "copyfile", lambda a, b: full() or copied(a, b))
+    for n in range(1, 100):
+        left = n
+        out.mkdir()
+        try:
+            main(Config(run_dir=str(tmp_path), out=str(out), merge=merge))
+            break
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+        kept = [path.name for path in tmp_path.iterdir()]
+        assert not [name for name in kept if "scratch" in name], kept
+        if not out.exists() or any(out.iterdir()):  # it had its name when the disk was found full
+            assert (out / "config.json").exists() or (out / "adapter").exists()
+            shutil.rmtree(out)
+        else:
+            out.rmdir()
+    assert 5 < n < 99 and not [path for path in tmp_path.glob(".*")]

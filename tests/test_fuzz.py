@@ -4,6 +4,7 @@ within seconds, within a gigabyte. The fast run tries a few inputs of each, the 
 
 import io
 import json
+import time
 import urllib.error
 from email.message import Message
 from threading import Event
@@ -178,17 +179,19 @@ def shards(folder):
 
 def replay(folder):
     row = json.dumps(dict(zip(FIELDS, ("guess", "t", 0, "x\ny", "é", 0.5, 1.0, 0.5)))) + "\n"
-    buffer = replay_buffer(folder / "replay.jsonl")
+    buffer, whole = replay_buffer(folder / "replay.jsonl"), row.encode()
+    buffer.append([json.loads(row)])
+    mark = buffer.mark
     lines = broken_bytes(row.encode() * 3).map(lambda files: files[0])
 
     def read(args):
-        data, keep, deep = args
+        data, deep = args
         buffer.path.write_bytes(data + deep)
         with_reason(list, buffer)
-        buffer.truncate(keep)
-        assert len(buffer) <= keep
+        with_reason(buffer.restore, mark)
+        assert data.startswith(whole) == (buffer.path.read_bytes() == whole)
 
-    return st.tuples(lines, st.integers(0, 5), st.sampled_from([b"", *DEEP])), read
+    return st.tuples(lines, st.sampled_from([b"", *DEEP])), read
 
 def reply(folder):
     pieces = ["Thought", "Action", "Observation", "Reflection", ":", "\n", "```", "<think>", ">",
@@ -215,17 +218,71 @@ def endpoint_body(folder):
         client = Client("http://a/v1", "m", api, cache=str(folder), budget=Budget(), tries=1)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(post, "_once", lambda *args: body)
-            fetch = lambda body: client._fetch(folder / "ab", body, Event())
-            text = with_reason(fetch, {"max_tokens": 1})
-            assert text is None or isinstance(text, str)
+            fetch = lambda body: client._fetch(folder / "ab", body, Event(), bool)
+            answer = with_reason(fetch, {"max_tokens": 1})
+            assert answer is None or isinstance(answer.text, str | None)
         headers = Message()
         headers["Retry-After"] = wait
         error = urllib.error.HTTPError("u", status, "no", headers, io.BytesIO(error_body))
         error.length = len(error_body)
-        assert isinstance(post._status(error, 1.0), (post.Refused, post.Passing))
+        assert isinstance(post._status(error), (post.Refused, post.Passing))
 
     apis = st.sampled_from(["chat", "completions"])
     return st.tuples(broken(good, failed), status, wait, apis), read
+
+# ---- Sizes: what large files once took minutes for
+
+def seconds(work) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+@pytest.mark.parametrize("title", ["a" * 200_000, "(," * 100_000, "&#" * 100_000, "a" * 301])
+def test_a_title_of_any_length_is_refused_in_no_time(tmp_path, title):
+    item = json.loads(json.dumps(ITEM))
+    item["context"][0][0] = title
+    path = tmp_path / "hotpot.json"
+    path.write_text(json.dumps([item]))
+    with pytest.raises(ValueError, match="more than 200 paragraphs, or a title of over 300"):
+        envs.make("hotpot", data=path).tasks("seen", 1, 0)
+
+def test_a_search_for_a_long_text_among_long_titles_takes_no_time(tmp_path):
+    item = json.loads(json.dumps(ITEM))
+    item["context"] += [["a" * 290 + str(i), ["It is."]] for i in range(30)]
+    (tmp_path / "hotpot.json").write_text(json.dumps([item]))
+    env = envs.make("hotpot", data=tmp_path / "hotpot.json")
+    env.reset(env.tasks("seen", 1, 0)[0])
+    assert seconds(lambda: env.step(f"Search[{'a' * 200_000}]")) < 3
+
+def test_many_combinations_of_options_and_long_ones_are_refused(tmp_path):
+    paths = {name: tmp_path / name for name in ("products", "attributes")}
+    paths["attributes"].write_text(json.dumps(ATTRIBUTES))
+    option = lambda text, n: [{"value": f"{text}{i}"} for i in range(n)]
+    for options, message in (
+        ({"size": option("s", 300), "color": option("c", 300)}, "more than 10000 combinations"),
+        ({str(i): option("s", 2) for i in range(16)}, "more than 10000 combinations"),
+        ({"size": option("s" * 200_000, 1)}, "sss... has 200001 characters, at most 500"),
+    ):
+        products = json.loads(json.dumps(PRODUCTS))
+        products[0]["customization_options"] = options
+        paths["products"].write_text(json.dumps(products))
+        with pytest.raises(ValueError, match=message) as error:
+            envs.make("shop", **paths)
+        assert len(str(error.value)) < 500
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
+    """Windows' editors write one."""
+    game = {"grammar": GRAMMAR, "pddl_problem": PROBLEM % PLAIN_GOAL}
+    files = {"game.tw-pddl": game, "hotpot": [ITEM], "products": PRODUCTS, "goals": HUMAN}
+    for name, value in files.items():
+        (tmp_path / name).write_text(json.dumps(value), encoding="utf-8-sig")
+    assert load_game(tmp_path / "game.tw-pddl")["goal"]
+    assert envs.make("hotpot", data=tmp_path / "hotpot").tasks("seen", 1, 0)
+    shop = envs.make("shop", products=tmp_path / "products", goals=tmp_path / "goals")
+    assert shop.tasks("seen", 1, 0)
+    row = dict(zip(FIELDS, ("guess", "t", 0, "x", "y", 0.5, 1.0, 0.5)))
+    (tmp_path / "b.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8-sig")
+    assert list(replay_buffer(tmp_path / "b.jsonl")) == [row]
 
 DOORS = [household, hotpot, shop, game_file, hotpot_file, shop_files, tokenizer_json,
          own_tokenizer, config_json, adapter_config, safetensors, shards, replay, reply,

@@ -1,66 +1,37 @@
-"""A real trainer, in a process of its own: killed at 50 random moments, on a full disk, in a folder
+"""A real trainer, in a process of its own: killed at random moments, on a full disk, in a folder
 that cannot be written or that another one is using.
 
-The processes are forks of this one, which has imported everything: each starts at once.
+    RETRO_TRIES=1000 pytest --all -n 0 -s tests/test_kill.py -k "kill"      1,000 kills and more
 """
 
 import ctypes
 import dataclasses
 import errno
 import json
-import multiprocessing
 import os
-import random
 import resource
+import shutil
 import signal
 import sys
-import threading
 import time
 from collections import Counter
 from importlib import metadata
+from itertools import count
 from pathlib import Path
 
 import pytest
-from tqdm import tqdm
 
-import train
+import eval as evaluation
 from retro.evaluate import Evaluation
+from retro.interop import export
 from retro.run import folder as run_folder
-from retro.run.cli import run_script
-from retro.run.files import read_tensors
-from tests.small_run import config, outcome, shorten, slow
+from retro.run.checkpoint import read
+from retro.run.files import SCRATCH, read_tensors
+from tests.small_run import GUESS, config, outcome, slow
+from tests.trainer import Trainer, numbers, tell, tries
 
 if sys.platform != "linux":
     pytest.skip("forks, limits and capabilities are Linux's here", allow_module_level=True)
-KILLS = 50
-
-class Trainer(multiprocessing.get_context("fork").Process):
-    """train.py with these settings, in a process; `damage`(patch, *args) runs in it first."""
-
-    def __init__(self, settings, damage=None, *args):
-        super().__init__(daemon=True)
-        self.settings, self.damage, self.args = settings, damage, args
-        self.reads, self.writes = os.pipe()  # no file: what it says fits on a full disk
-        self.start()
-        os.close(self.writes)
-
-    def run(self) -> None:
-        tqdm.set_lock(threading.RLock())  # forked ones share theirs: one killed in it blocks all
-        os.dup2(self.writes, 1)
-        os.dup2(self.writes, 2)
-        sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))
-        patch = pytest.MonkeyPatch()
-        shorten(patch)
-        if self.damage:
-            self.damage(patch, *self.args)
-        run_script(train.main, self.settings)
-
-    def finish(self) -> tuple[int, str]:
-        """Exit status, -9 if it was killed, and all that it said."""
-        self.join(120)
-        assert self.exitcode is not None, "the trainer hangs"
-        with open(self.reads, errors="replace") as said:
-            return self.exitcode, said.read().replace("\r", "\n").strip()
 
 def run_through(settings) -> None:
     status, said = Trainer(settings).finish()
@@ -83,34 +54,21 @@ def test_same_seed_same_numbers(small_run, tiny_base, tmp_path):
 # ---- kill -9
 
 def kill_at_write(patch, n: int, share: float) -> None:
-    """SIGKILL at the n-th write: with a share of the bytes on disk, or (1) before the rename."""
-    write, sync, left = Path.write_bytes, os.fsync, n
+    """SIGKILL at the n-th sync, with a share of the file's bytes on the disk. A new file is written
+    beside the old one, and has not got its name yet; when a folder is synced, it has.
+    """
+    left = n
 
-    def last() -> bool:
+    def fsync(file):
         nonlocal left
         left -= 1
-        return left == 0
+        if left == 0:
+            path, size = Path(os.readlink(f"/proc/self/fd/{file}")), os.fstat(file).st_size
+            if path.is_file():  # of an append all but the end is there already
+                least = 0 if path.name.endswith(SCRATCH) else max(0, size - 300)
+                os.truncate(path, least + int(share * (size - least)))
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    def die(*args):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def write_bytes(path, data):
-        if last():
-            write(path, data[: int(share * len(data))])
-            if share == 1:
-                patch.setattr(os, "replace", die)
-            else:
-                die()
-        write(path, data)
-
-    def fsync(file):  # the end of an append: all of it is in the file
-        if last():
-            size = os.fstat(file).st_size
-            os.ftruncate(file, size - int((1 - share) * min(size, 300)))
-            die()
-        sync(file)
-
-    patch.setattr(Path, "write_bytes", write_bytes)
     patch.setattr(os, "fsync", fsync)
 
 def kill_in_evaluation(patch, n: int) -> None:
@@ -139,11 +97,12 @@ def check_files(folder: Path, before: dict) -> dict:
     if not (folder / "checkpoint").exists():
         assert not before
         return {}
-    state = json.loads(bytes(read_tensors(folder / "checkpoint")["state"].tolist()))
-    for name, n in state["lines"].items():
+    _, state = read(folder / "checkpoint")
+    for name, mark in state["files"].items():
+        n = mark["lines"]
         lines = (folder / f"{name}.jsonl").read_bytes().splitlines(True)[:n]
         assert len(lines) == n and all(json.loads(line) for line in lines)
-        assert n >= before.get("lines", {}).get(name, 0)
+        assert n >= before["files"][name]["lines"] if before else True
     updates = state.get("updates", 0)
     assert len((folder / "metrics.jsonl").read_bytes().splitlines()) <= updates + 1  # the last one
     assert updates >= before.get("updates", 0)
@@ -152,12 +111,12 @@ def check_files(folder: Path, before: dict) -> dict:
 @pytest.mark.slow
 def test_killed_at_random_moments(small_run, tiny_base, tmp_path):
     """kill -9, resume, kill -9, ...: run after run ends as if nothing had been."""
-    rng, kills, runs, seconds = random.Random(0), Counter(), 0, {}
+    rng, kills, runs, seconds = numbers(), Counter(), 0, {}
     for mode in ("online", "offline"):
         clock = time.time()
         run_through(config(tiny_base, tmp_path / mode, mode=mode))
         seconds[mode] = time.time() - clock
-    while kills.total() < KILLS:
+    while kills.total() < tries(50):
         mode = ("online", "offline")[runs % 2]
         left = outcome(small_run(mode))
         folder, state, ended = tmp_path / f"run-{runs}", {}, False
@@ -167,22 +126,126 @@ def test_killed_at_random_moments(small_run, tiny_base, tmp_path):
             way = rng.choice(["clock", "clock", "write", "write", "evaluation"])
             if way == "clock":
                 process = Trainer(settings)
-                process.join(rng.uniform(0, seconds[mode]))
+                process.join(rng.uniform(0, seconds[mode] / 3))
                 process.kill()
             elif way == "write":
                 share = rng.choice([0.0, rng.random(), 1.0])
-                process = Trainer(settings, kill_at_write, rng.randint(1, 12), share)
+                process = Trainer(settings, kill_at_write, rng.randint(1, 20), share)
             else:
-                process = Trainer(settings, kill_in_evaluation, rng.randint(1, 16))
+                process = Trainer(settings, kill_in_evaluation, rng.randint(1, 6))
             status, said = process.finish()
             ended = status == 0
             assert ended or status == -signal.SIGKILL, said
             kills[way] += not ended
+            tell(kills.total(), f"{dict(kills)} kills, {runs} runs ended as if nothing had been")
             state = check_files(folder, state)
         assert outcome(folder) == left
-        assert not list(folder.rglob("*.tmp"))
+        assert not list(folder.rglob(f"*{SCRATCH}"))
         runs += 1
-    print(f"{dict(kills)} kills, {runs} runs")
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """By name; of files that a kill has left behind, none has a name that counts."""
+    return {path.name: path.read_bytes() for path in folder.rglob("*")
+            if path.is_file() and SCRATCH not in str(path)}  # fmt: skip
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["export", "merge", "evaluation"])
+def test_killed_while_it_writes(small_run, tmp_path, what):
+    """At each sync of an export and of an evaluation's results, page and transcripts: each is whole
+    or not there, the run is as it was, and once more gives the same bytes.
+    """
+    run, out, rng = small_run("online", guess=True), tmp_path / "out", numbers()
+    before = files_of(run)
+    asked = export.Config(run_dir=str(run), out=str(out), merge=what == "merge")
+    main = export.main
+    if what == "evaluation":
+        main, names = evaluation.main, dict(json="r", report="p", transcripts="t")
+        files = {name: str(out / file) for name, file in names.items()}
+        asked = evaluation.Config(run_dir=str(run), tasks=2, choice_tasks=2, retries=1, **files)
+    status, said = Trainer(asked, main=main).finish()
+    assert status == 0, said
+    whole = files_of(out)
+    for n in count(1):
+        shutil.rmtree(out, ignore_errors=True)
+        status, said = Trainer(asked, kill_at_write, n, rng.random(), main=main).finish()
+        found = files_of(out) if out.exists() else {}
+        assert found.items() <= whole.items() and files_of(run) == before
+        if what != "evaluation":
+            assert found in ({}, whole)  # all or nothing
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL, said
+    assert found == whole and n > 3
+    print(f"{what}: {n - 1} kills")
+
+# ---- a power cut
+
+class Disk:
+    """What a power cut leaves below `root`: of a file the bytes at its last sync, maybe with zeros
+    behind them, or none; of a folder the names at its last sync. It comes at the n-th sync.
+    """
+
+    def __init__(self, patch, root: Path, n: int, zeros: int):
+        self.root, self.left, self.zeros = root, n, zeros
+        self.bytes: dict[int, bytes] = {}
+        self.names: dict[int, dict[str, tuple[int, bool]]] = {}
+        self.sync = os.fsync
+        patch.setattr(os, "fsync", self.fsync)
+
+    def fsync(self, file: int) -> None:
+        self.left -= 1
+        if self.left == 0:
+            lost = self.root.with_name("after")
+            self.restore(self.root.stat().st_ino, lost)
+            os.kill(os.getpid(), signal.SIGKILL)
+        path = Path(os.readlink(f"/proc/self/fd/{file}"))
+        if path.is_dir():
+            own = {p.name: (p.stat().st_ino, p.is_dir()) for p in path.iterdir()}
+            self.names[path.stat().st_ino] = own
+        else:
+            self.bytes[path.stat().st_ino] = path.read_bytes()
+
+    def restore(self, number: int, path: Path) -> None:
+        path.mkdir()
+        for name, (inode, folder) in self.names.get(number, {}).items():
+            if folder:
+                self.restore(inode, path / name)
+            else:
+                data = self.bytes.get(inode, b"")
+                rows = name.endswith(".jsonl") and self.zeros
+                (path / name).write_bytes(data + b"\0" * rows)
+
+@pytest.mark.slow
+def test_a_power_cut_loses_what_a_kill_loses(small_run, tiny_base, tmp_path):
+    """Cut after cut: what was synced is there, and the run ends as if nothing had been."""
+    rng, cuts, root = numbers(), 0, tmp_path / "root"
+    while cuts < tries(12):
+        mode = ("online", "offline")[cuts % 2]
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir()
+        status = -signal.SIGKILL
+        while status == -signal.SIGKILL:
+            begun = (root / "run/config.json").exists()
+            settings = config(tiny_base, root / "run", mode=mode, resume=begun, **GUESS)
+            known = rng.choice([0, 0, 700])
+            trainer = Trainer(settings, switch_off, root, rng.randint(1, 60), known)
+            status, said = trainer.finish()
+            if status == -signal.SIGKILL:
+                cuts += 1
+                shutil.rmtree(root)
+                root.with_name("after").rename(root)
+        assert status == 0, said
+        assert outcome(root / "run") == outcome(small_run(mode, guess=True))
+    print(f"{cuts} power cuts")
+
+def switch_off(patch, root: Path, n: int, zeros: int) -> None:
+    disk = Disk(patch, root, n, zeros)
+    for path in [root, *root.rglob("*")]:  # the disk knows what was there before
+        number = path.stat().st_ino
+        if path.is_dir():
+            disk.names[number] = {p.name: (p.stat().st_ino, p.is_dir()) for p in path.iterdir()}
+        else:
+            disk.bytes[number] = path.read_bytes()
 
 # ---- a full disk, a folder that can't be written, one that is in use
 
@@ -197,7 +260,7 @@ def fill_disk_at_append(patch, n: int) -> None:
 
     def fsync(file):
         nonlocal left
-        left -= 1
+        left -= os.readlink(f"/proc/self/fd/{file}").endswith(".jsonl")
         if left == 0:
             os.ftruncate(file, max(0, os.fstat(file).st_size - 50))
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -216,8 +279,8 @@ def become_nobody(patch) -> None:
         ((fill_disk, 3), "lock"),
         slow((fill_disk, 100), "config.json"),
         slow((fill_disk, 3_000), "checkpoint"),
-        slow((fill_disk_at_append, 2), "replay.jsonl"),
-        slow((fill_disk_at_append, 10), "metrics.jsonl"),
+        slow((fill_disk_at_append, 5), "replay.jsonl"),
+        slow((fill_disk_at_append, 13), "metrics.jsonl"),
     ],
 )
 def test_full_disk_is_one_line_and_the_run_goes_on(small_run, tiny_base, tmp_path, damage, file):

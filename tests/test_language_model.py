@@ -16,7 +16,7 @@ def test_an_answer_ends_with_a_line_or_as_the_model_ends_its_turns(lm):
     vocabulary = range(lm.tokenizer.vocab_size)
     breaks = {i for i in vocabulary if "\n" in lm.tokenizer.decode([i])}
     assert set(lm.line_breaks) == breaks
-    assert set(lm.stop_ids) == breaks | ({lm.tokenizer.eos} if lm.frame else set())
+    assert set(lm.stop_ids) == breaks | lm.tokenizer.answer_ends
     assert len(lm.stop_ids) == len(set(lm.stop_ids))
 
 def test_the_text_of_an_answer_stops_at_its_end_token(lm):

@@ -21,6 +21,7 @@ from retro.lora import (
 )
 from retro.model import GPT
 from retro.run.device import autocast
+from retro.run.files import read_tensors, write_tensors
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
@@ -186,6 +187,14 @@ def test_gradient_with_a_prefix_is_that_of_the_whole_sequence(monkeypatch):
     for gradient, weight in zip(gradients, lora_parameters(model)):
         assert largest_gap(gradient, weight.grad) < 1e-6 * weight.grad.abs().max()  # float32
 
+@pytest.mark.parametrize("limit, pays", [("AVX512", True), ("AVX2", False), ("DEFAULT", False)])
+def test_bfloat16_only_where_pytorchs_own_kernels_have_it(limit, pays, monkeypatch):
+    """ATEN_CPU_CAPABILITY holds them to less than the processor can do."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: limit)
+    with autocast("cpu"):
+        assert torch.is_autocast_enabled("cpu") == pays
+
 def test_gradient_survives_a_pass_without_gradients_under_autocast():
     """torch's autocast cache would hand the no_grad copy of A and B to the second pass."""
     model, ids = adapted(dtype=torch.float32), random_ids(1, 8)
@@ -251,6 +260,13 @@ def rewrite(folder, **changes):
     path = folder / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
+def spoil(folder, value):
+    path = folder / "adapter_model.safetensors"
+    tensors = read_tensors(path)
+    name = next(name for name in tensors if name.endswith("0.self_attn.q_proj.lora_B.weight"))
+    tensors[name][1, 1] = value
+    write_tensors(path, tensors)
+
 BROKEN = {
     r"config.json: cannot be read": lambda f: (f / "adapter_config.json").unlink(),
     r"safetensors: no such file": lambda f: (f / "adapter_model.safetensors").unlink(),
@@ -259,6 +275,20 @@ BROKEN = {
     r"use_dora is True": lambda f: rewrite(f, use_dora=True),
     r"alora_invocation_tokens is \[3\], only None": lambda f: rewrite(
         f, alora_invocation_tokens=[3]),
+    r"init_lora_weights is 'pissa', only True or": lambda f: rewrite(f, init_lora_weights="pissa"),
+    r"init_lora_weights is 'olora'": lambda f: rewrite(f, init_lora_weights="olora"),
+    r"init_lora_weights is 'loftq'": lambda f: rewrite(f, init_lora_weights="loftq"),
+    r"use_qalora is True": lambda f: rewrite(f, use_qalora=True),
+    r"use_bdlora is \{'x': 1\}": lambda f: rewrite(f, use_bdlora={"x": 1}),
+    r"velora_config is \{'r': 1\}": lambda f: rewrite(f, velora_config={"r": 1}),
+    r"rank_pattern is \{'q_proj': 8\}": lambda f: rewrite(f, rank_pattern={"q_proj": 8}),
+    r"modules_to_save is \['lm_head'\]": lambda f: rewrite(f, modules_to_save=["lm_head"]),
+    r"task_type is 'SEQ_CLS'": lambda f: rewrite(f, task_type="SEQ_CLS"),
+    r"of_a_later_peft is 'x', only None or False": lambda f: rewrite(f, of_a_later_peft="x"),
+    r"lora_alpha 10000000.0": lambda f: rewrite(f, lora_alpha=1e7),
+    r"lora_alpha nan": lambda f: rewrite(f, lora_alpha=float("nan")),
+    r"q_proj.lora_B.weight has a NaN or an infinity": lambda f: spoil(f, float("nan")),
+    r"q_proj.lora_B.weight has a NaN or an infinity in": lambda f: spoil(f, float("-inf")),
     r"r is 0": lambda f: rewrite(f, r=0),
     r"target_modules is \['lm_head'\]": lambda f: rewrite(f, target_modules=["lm_head"]),
     r"lora_A.weight is \[3, 32\] .*takes \[4, 32\]": lambda f: rewrite(f, r=4),
@@ -274,6 +304,51 @@ def test_a_wrong_adapter_is_refused_in_one_line(tmp_path, message):
     with pytest.raises(ValueError, match=message) as error:
         load_adapter(tiny_gpt(dtype=torch.float32), tmp_path)
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+PLAIN = [
+    {}, {"init_lora_weights": False}, {"init_lora_weights": "gaussian"}, {"lora_dropout": 0.3},
+    {"init_lora_weights": "orthogonal", "inference_mode": False, "task_type": None},
+    {"use_dora": None, "exclude_modules": [], "loftq_config": {}, "rank_pattern": None},
+    {"of_a_later_peft": None, "peft_version": "9", "megatron_core": "x", "revision": "main"},
+]  # fmt: skip
+
+@pytest.mark.parametrize("changes", PLAIN)
+def test_what_changes_no_result_is_accepted(tmp_path, changes):
+    model, ids = adapted(dtype=torch.float32), random_ids(2, 12)
+    save_adapter(model, tmp_path)
+    rewrite(tmp_path, **changes)
+    fresh = tiny_gpt(dtype=torch.float32)
+    load_adapter(fresh, tmp_path)
+    assert torch.equal(fresh(ids), model(ids))
+
+@pytest.mark.slow  # to import transformers and peft takes seconds
+@pytest.mark.parametrize("kind", [True, False, "gaussian", "orthogonal", "pissa", "olora", "eva",
+                                  "use_dora", "use_rslora", "lora_bias", "rank_pattern",
+                                  "layers_to_transform", "modules_to_save"])  # fmt: skip
+def test_an_adapter_of_peft_gives_peft_s_logits_or_is_refused(tmp_path, kind):
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    tiny_gpt(dtype=torch.float32).save_pretrained(tmp_path / "base")
+    base = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "base")
+    values = {"rank_pattern": {"q_proj": 2}, "layers_to_transform": [1],
+              "modules_to_save": ["lm_head"]}  # fmt: skip
+    own = {"init_lora_weights": kind}
+    if str(kind) in vars(peft.LoraConfig()):
+        own = {kind: values.get(kind, True)}
+    settings = peft.LoraConfig(r=4, target_modules=["q_proj", "down_proj"], **own)
+    theirs = peft.get_peft_model(base, settings)
+    for name, weight in theirs.named_parameters():
+        if "lora_B" in name and kind not in ("pissa", "olora"):
+            torch.nn.init.normal_(weight, std=0.1)
+    theirs.save_pretrained(tmp_path / "theirs")
+    ours, ids = tiny_gpt(dtype=torch.float32), random_ids(2, 30)
+    if kind in (True, False, "gaussian", "orthogonal"):
+        load_adapter(ours, tmp_path / "theirs")
+        expected = theirs(ids).logits
+        assert largest_gap(expected, ours(ids)) < 1e-5 * expected.abs().max()
+    else:
+        with pytest.raises(ValueError, match=f"({next(iter(own))}|eva_config) is "):
+            load_adapter(ours, tmp_path / "theirs")
 
 def test_what_add_lora_refuses():
     with pytest.raises(ValueError, match=r"\['lm_head'\]"):

@@ -1,7 +1,12 @@
 """The memories: JSON lines that survive a crash, lines of D_RL, the newest reflections."""
 
-import pytest
+import json
+import math
 
+import pytest
+import torch
+
+from retro.interop.open import open_model
 from retro.memory import FIELDS, Rated, read_buffer, recall, replay_buffer
 from retro.run.files import JsonLines
 
@@ -10,26 +15,54 @@ def row(i):
 
 def test_append_then_read(tmp_path):
     buffer = replay_buffer(tmp_path / "replay.jsonl")
-    buffer.truncate(0)
+    buffer.restore(buffer.mark)
     buffer.append([row(0), row(1)])
     buffer.append([row(2)])
-    assert list(buffer) == [row(0), row(1), row(2)] and len(buffer) == 3
+    assert list(buffer) == [row(0), row(1), row(2)] and buffer.mark["lines"] == 3
 
 @pytest.mark.parametrize("tail", [b"", b"\n", b'{"env": "ho', b"\xff\xfe"])
-def test_truncate_drops_what_came_after_the_checkpoint(tmp_path, tail):
+def test_restore_drops_what_came_after_the_mark(tmp_path, tail):
     buffer = replay_buffer(tmp_path / "replay.jsonl")
-    buffer.append([row(0), row(1), row(2)])
+    buffer.append([row(0), row(1)])
+    mark = buffer.mark
+    buffer.append([row(2)])
     with buffer.path.open("ab") as file:
         file.write(tail)  # a write cut short by a kill
-    buffer.truncate(2)
-    assert list(buffer) == [row(0), row(1)]
-    buffer.append([row(3)])
-    assert list(buffer) == [row(0), row(1), row(3)]
+    again = replay_buffer(buffer.path)  # in another process
+    again.restore(mark)
+    assert list(again) == [row(0), row(1)] and again.mark == mark
+    again.append([row(3)])
+    assert list(again) == [row(0), row(1), row(3)]
+    third = replay_buffer(buffer.path)
+    third.restore(again.mark)
+    assert third.mark == again.mark and third.mark["bytes"] == buffer.path.stat().st_size
+
+@pytest.mark.parametrize(
+    "harm, message",
+    [
+        (lambda data: data[:-1], "only 1 of the 2 lines"),  # or the next row would be glued to it
+        (lambda data: b"", "only 0 of the 2 lines"),
+        (lambda data: data.replace(b"task-0", b"task-7"), "others than the 2 lines"),
+        (lambda data: data.split(b"\n")[1] * 2 + b"\n" * 2, "others than the 2 lines"),
+        (lambda data: data.splitlines(True)[1], "only 1 of the 2 lines"),
+    ],
+)
+def test_lines_that_are_gone_are_named_and_nothing_is_written(tmp_path, harm, message):
+    buffer = replay_buffer(tmp_path / "replay.jsonl")
+    buffer.append([row(0), row(1)])
+    left = harm(buffer.path.read_bytes())
+    buffer.path.write_bytes(left)
+    with pytest.raises(ValueError, match=f"replay.jsonl: holds {message} that the checkpoint"):
+        replay_buffer(buffer.path).restore(buffer.mark)
+    assert buffer.path.read_bytes() == left
+    buffer.path.unlink()
+    with pytest.raises(ValueError, match="holds only 0 of the 2 lines"):
+        replay_buffer(buffer.path).restore(buffer.mark)
 
 def test_missing_file_becomes_empty(tmp_path):
     lines = JsonLines(tmp_path / "metrics.jsonl")
-    lines.truncate(0)
-    assert list(lines) == [] and len(lines) == 0
+    lines.restore(lines.mark)
+    assert list(lines) == [] and lines.mark["bytes"] == 0
 
 @pytest.mark.parametrize(
     "line, message", [('{"env"', "not JSON"), ('{"env": 1}', "fields"), ("[]", "fields")]
@@ -63,3 +96,61 @@ def test_rows_from_anywhere_become_one_line_answers(tiny_lm, tmp_path):
     (rated,) = read_buffer(path, (-1.0, 1.0), tiny_lm)
     assert rated.response == " two lines\n" and rated.rating == 0.5
     assert rated.response_ids == tiny_lm.tokenizer.encode(" two lines\n")
+
+def read(tmp_path, lm, rating_range=(-1.0, 1.0), kind="delta", **changes):
+    path = tmp_path / "replay.jsonl"
+    path.unlink(missing_ok=True)
+    replay_buffer(path).append([row(0), row(1) | changes])
+    return read_buffer(path, rating_range, lm, kind)
+
+@pytest.mark.parametrize("changes, message", [
+    ({"return": -3, "next_return": 17}, r"return -3: must be in \[0, 1\]"),
+    ({"next_return": 17}, r"next_return 17: must be in \[0, 1\]"),
+    ({"return": math.nan}, r"return nan: must be"),
+    ({"next_return": math.inf}, r"next_return inf: must be"),
+    ({"rating": math.nan}, r"rating nan: must be in \[-1.0, 1.0\]"),
+    ({"rating": 10**400}, r"rating 1000"),
+    ({"rating": 0.25}, r"rating 0.25, but by its returns 0.5"),
+    ({"rating": -0.5}, r"rating -0.5, but by its returns 0.5"),
+    ({"trial": -1}, r"trial -1: must be in"),
+    ({"trial": 10**7}, r"trial 10000000: must be in"),
+    ({"trial": 1.5}, r"trial is 1.5"),
+    ({"trial": True}, r"trial is True"),
+    ({"env": "a\x1b[2J"}, r"env 'a\\x1b\[2J' is not printable"),
+    ({"task_id": "a\n"}, r"task_id 'a\\n' is not printable"),
+    ({"response": ["x" * 10**6]}, r"response is \['xxx"),
+    ({"prompt": "\n"}, "prompt is empty"),
+])  # fmt: skip
+def test_a_line_that_is_not_as_documented_is_refused_with_its_number(
+    tiny_lm, tmp_path, changes, message
+):
+    with pytest.raises(ValueError, match=rf"replay.jsonl:2: {message}") as error:
+        read(tmp_path, tiny_lm, **changes)
+    assert len(str(error.value)) < 400 and str(error.value).isprintable()
+
+@pytest.mark.parametrize("kind, rating_range, right, wrong", [
+    ("delta", (-1.0, 1.0), (0.5, 0.501, 0.499), (0.49, 0.0)),  # the returns are .5 and 1
+    ("next", (0.0, 1.0), (1.0,), (0.5,)),
+    ("success", (0.0, 1.0), (1.0, 0.0), (1.1, -0.1)),
+])  # fmt: skip
+def test_a_rating_is_what_the_returns_give(
+    tiny_lm, tmp_path, kind, rating_range, right, wrong
+):
+    def rated(rating):
+        path = tmp_path / "b.jsonl"
+        path.write_text(json.dumps(row(0) | {"rating": rating}) + "\n")
+        return read_buffer(path, rating_range, tiny_lm, kind)[0].rating
+
+    assert [rated(rating) for rating in right] == list(right)
+    for rating in wrong:
+        with pytest.raises(ValueError, match="b.jsonl:1: rating"):
+            rated(rating)
+
+def test_a_response_and_its_prompt_fit_into_any_context_that_holds_the_frame(tiny_chat):
+    lm = open_model(str(tiny_chat), torch.device("cpu"), False)
+    around = sum(map(len, lm.around))
+    for lm.context in (around + 4, around + 50, 2 * around + 1):
+        long = row(0) | {"prompt": "mug " * 900, "response": "b " * 900}
+        rated = Rated.from_row(long, lm)
+        assert len(rated.prompt_ids) + len(rated.response_ids) <= lm.context
+        assert len(rated.prompt_ids) > around and rated.response_ids

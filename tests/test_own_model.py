@@ -11,6 +11,7 @@ from recorded import convert
 
 import envs
 import retro.learn
+import retro.reflect
 import train
 from retro import tokenizer
 from retro.evaluate import UNTRAINED, methods_of
@@ -18,7 +19,7 @@ from retro.interop.endpoint import Budget
 from retro.interop.export import Config as Export
 from retro.interop.export import main as export
 from retro.interop.guides import HOTPOT, HOUSEHOLD, REFLECTION_RULES
-from retro.interop.open import ActorOptions, open_actor, open_model
+from retro.interop.open import ActorOptions, open_actor, open_model, run_settings
 from retro.learn import FailedTrial
 from retro.memory import FIELDS, Rated, replay_buffer
 from retro.model import GPT
@@ -85,6 +86,36 @@ def test_it_is_exported_on_its_own_base(own, tiny_chat, tmp_path):
     assert tokenizer.load(tmp_path / "out/base").eos == tokenizer.load(tiny_chat).eos
     export(Export(run_dir=str(own), out=str(tmp_path / "merged"), merge=True))
     assert GPT.from_pretrained(tmp_path / "merged").config.hidden_size == 48
+
+def test_a_context_can_be_lowered_but_not_below_the_frame(tiny_base, tiny_chat, monkeypatch):
+    monkeypatch.setattr(retro.reflect, "REFLECTION_TOKENS", 192)
+    cpu = torch.device("cpu")
+    for folder in map(str, (tiny_base, tiny_chat)):
+        assert open_model(folder, cpu, False, 1000).context == 1000
+        assert open_model(folder, cpu, False, 10**6).context == 2560
+        around = sum(map(len, open_model(folder, cpu, False).around))
+        least = around + 192 + 64
+        assert open_model(folder, cpu, False, least).context == least
+        for context in (1, least - 1):
+            with pytest.raises(ValueError, match=f"its context of {context} tokens is too short"):
+                open_model(folder, cpu, False, context)
+    options = ActorOptions(actor=str(tiny_chat), context=700)
+    actor = open_actor(options, ["hotpot"], str(tiny_base), {}, 0.0, torch.Generator(), 3,
+                       Budget(0, 0))  # fmt: skip
+    assert actor.lm.context == 700
+
+@pytest.mark.parametrize("wrong, message", [
+    ({"actor_temperature": float("nan")}, "--actor-temperature is nan: must be at least 0"),
+    ({"memory": -1}, "--memory is -1: must be at least 0"),
+    ({"memory": 1.5}, "--memory is 1.5: must be a whole number"),
+    ({"adapt_prompt": "no"}, "--adapt-prompt is 'no': must be a switch"),
+    ({"api": "x"}, "--api is 'x': must be one of chat, completions"),
+    ({"base": 3}, "--base is 3: must be a text"),
+])  # fmt: skip
+def test_settings_of_a_run_are_checked_when_they_are_read(tmp_path, wrong, message):
+    (tmp_path / "config.json").write_text(json.dumps(wrong))
+    with pytest.raises(ValueError, match=f"config.json: {message}"):
+        run_settings(str(tmp_path))
 
 def test_rows_are_plain_text_and_come_back_as_the_same_ids(tiny_base, tiny_chat):
     for folder in (tiny_base, tiny_chat):

@@ -122,6 +122,17 @@ def test_sft_raises_the_likelihood_of_what_it_saw(lm, trials, adapt_prompt):
     losses = sft(policy, optimizer, reflections, epochs=6, minibatch_size=3)
     assert losses[-1] < losses[0] - 0.1, losses
 
+def test_a_gradient_that_is_nan_moves_nothing_in_imitation(lm, trials):
+    """The loss is fine; the step is not taken."""
+    weights = lora_parameters(lm.model)
+    before = [weight.clone() for weight in weights]
+    handle = weights[0].register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(FloatingPointError, match="gradient is nan"):
+        sft(Policy(lm), torch.optim.AdamW(weights, lr=1.0), sample(lm, trials), epochs=1,
+            minibatch_size=3)  # fmt: skip
+    handle.remove()
+    assert all(torch.equal(*pair) for pair in zip(before, weights))
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sign", [1, -1])
 def test_ppo_teaches_a_reflector_and_the_flipped_rating_unteaches_it(

@@ -101,6 +101,16 @@ def test_bandit_with_a_large_kl_coef_stays_near_the_reference(advantage):
     assert exact_kl(free) > 2.5, exact_kl(free)  # always the best response: log 27 = 3.3 nats
     assert exact_kl(held) < 0.1, (exact_kl(held), stats)
 
+@pytest.mark.parametrize("advantage", ["gae", "group"])
+def test_equal_ratings_move_no_weight(advantage):
+    """AdamW makes whole steps of a gradient that is rounding alone."""
+    policy, generator = TabularPolicy(), torch.Generator().manual_seed(0)
+    batch = policy.write(96, generator, torch.full_like(RATINGS, 0.7))
+    optimizer = torch.optim.AdamW([policy.logits], lr=0.05, weight_decay=0.0)
+    settings = dict(kl_coef=0.0, advantage=advantage, gae_lambda=1.0)
+    stats = step(policy, optimizer, batch, generator, **settings)
+    assert not policy.logits.any() and stats["updates"] > 0, policy.logits
+
 def test_first_minibatch_has_ratio_one_and_zero_kl():
     policy, generator = TabularPolicy(), torch.Generator().manual_seed(0)
     batch = policy.write(32, generator)

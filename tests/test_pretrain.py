@@ -4,6 +4,8 @@ same.
 
 import random
 import re
+import subprocess
+import sys
 from functools import partial
 from itertools import islice
 
@@ -14,9 +16,10 @@ import envs
 from retro import prompts, tokenizer
 from retro.model import GPT, GPTConfig
 from retro.pretrain import bpe, corpus
-from retro.pretrain.__main__ import Config, learning_rate, main
+from retro.pretrain.__main__ import Config, Training, learning_rate, main, step
 from retro.pretrain.corpus import Document, batches, shard_documents, to_document, weighted_texts
 from retro.pretrain.first_weights import grow_vocabulary, head_start
+from retro.pretrain.reader import Reader
 
 def demonstrations(n=30):
     return list(islice(envs.make("household").demonstrations("train", "t", 0.5), n))
@@ -105,6 +108,24 @@ def test_first_weights_copy_random_text(seed):
     head_start(model, generator)
     assert copied(model, ids) > 0.8
 
+def test_a_step_of_pretraining_on_nan_is_not_taken(monkeypatch):
+    model = GPT(GPTConfig(300, 48, 32, 2, 3, 3, 64), torch.Generator().manual_seed(0))
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    ids = torch.randint(0, 300, (1, 32), generator=torch.Generator().manual_seed(0))
+    weights = (torch.arange(32) > 0).float()[None]
+    batch = ids, weights, torch.zeros(1, 32, 3, dtype=torch.long)
+    optimizers = [torch.optim.SGD(model.parameters(), lr=1.0)] * 2
+    own = Training(model, Reader(model), optimizers, dict(tokens=0, steps=0), None, 0)
+    loss = Reader.loss
+    monkeypatch.setattr(Reader, "loss", lambda *args: loss(*args) * float("nan"))
+    with pytest.raises(FloatingPointError, match="step 0 not taken"):
+        step(Config(), own, batch)
+    assert all(torch.equal(before[name], weight) for name, weight in model.named_parameters())
+    monkeypatch.undo()
+    model.zero_grad()
+    step(Config(), own, batch)
+    assert own.state == dict(tokens=32, steps=1)
+
 def test_head_start_says_what_shape_it_needs():
     model = GPT(GPTConfig(50, 32, 32, 2, 2, 1))
     with pytest.raises(ValueError, match="heads 2, kv_heads 1"):
@@ -173,3 +194,26 @@ def test_a_grown_base_says_the_same_of_old_tokens(shipped):
         before, after = model.float()(ids), grow_vocabulary(model, old, new)(ids)
     assert torch.equal(before[..., : old.eos], after[..., : old.eos])
     assert torch.equal(before[..., old.eos], after[..., new.eos])
+
+def test_a_folder_with_a_model_or_a_run_is_left_alone(tiny_base, tmp_path):
+    """The default folder is none that ships a base; and one run at a time."""
+    assert Config().out != "assets"
+    before = {path.name: path.read_bytes() for path in tiny_base.iterdir()}
+    with pytest.raises(ValueError, match=f"--out {tiny_base}: holds a model already"):
+        main(Config(out=str(tiny_base), envs="hotpot", tokens=1))
+    assert {path.name: path.read_bytes() for path in tiny_base.iterdir()} == before
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "lock")]
+    held = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert held.stdout.read(1) == b"x"
+    with pytest.raises(ValueError, match=f"{tmp_path}: process {held.pid} is running here"):
+        main(Config(out=str(tmp_path), envs="hotpot", tokens=1))
+    held.communicate(b"")
+
+HOLD = """
+import fcntl, os, sys
+file = open(sys.argv[1], "w")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print(os.getpid(), file=file, flush=True)
+print("x", end="", flush=True)
+sys.stdin.read()
+"""

@@ -1,11 +1,16 @@
 """Models of other people: random ones of each family, against transformers."""
 
+import json
+import time
+
 import pytest
 import torch
 from tiny import CONFIG, largest_gap, random_ids, tiny_gpt
 
 from retro.lora import add_lora, lora_parameters
 from retro.model import GPT
+from retro.run import files
+from retro.run.files import read_tensors, write_tensors
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 16}  # fmt: skip
@@ -69,8 +74,85 @@ def test_a_wrong_set_of_shards_is_refused_in_one_line(tmp_path):
         index.write_text(text)
         with pytest.raises(ValueError, match=message):
             GPT.from_pretrained(tmp_path)
-    index.write_text('{"weight_map": {"x": "a.safetensors"}}')
+    tensors = read_tensors(tmp_path / "a.safetensors")
+    (first, _), *rest = tensors.items()
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(tensors, "a.safetensors")}))
     GPT.from_pretrained(tmp_path)
+    write_tensors(tmp_path / "b.safetensors", {first: tensors[first] + 1})  # also in a.safetensors
+    for changes, where in (
+        ({first: "b.safetensors"}, f"{first} of a.safetensors is in that file, but not here"),
+        ({first: "b.safetensors", rest[0][0]: "b.safetensors"}, "in that file, but not here"),
+        ({"model.more": "a.safetensors"}, "model.more of a.safetensors is here, but not in that"),
+    ):
+        named = dict.fromkeys(tensors, "a.safetensors") | changes
+        index.write_text(json.dumps({"weight_map": named}))
+        with pytest.raises(ValueError, match=where):
+            GPT.from_pretrained(tmp_path)
+
+def changed(folder, **changes):
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | changes))
+
+def stored(folder, **tensors):
+    path = folder / "model.safetensors"
+    write_tensors(path, read_tensors(path) | {f"{k}.weight": t for k, t in tensors.items()})
+
+LINEAR = {"rope_type": "linear", "factor": 2.0}
+CONTRADICTIONS = {
+    "lm_head.weight is not model.embed_tokens.weight, but tie_word_embeddings": lambda f: stored(
+        f, lm_head=torch.ones(50, 32)),
+    "lm_head.weight is not model.embed_tokens": lambda f: stored(f, lm_head=torch.ones(40, 32)),
+    "rope_theta 10.0 and rope_parameters.rope_theta 20.0 contradict": lambda f: changed(
+        f, rope_theta=10.0, rope_parameters={"rope_theta": 20.0, "rope_type": "default"}),
+    "rope_scaling.type 'default' and rope_scaling.rope_type 'linear'": lambda f: changed(
+        f, rope_scaling={"type": "default", **LINEAR}),
+    "rope_scaling.factor 2.0 and rope_parameters.factor 4.0": lambda f: changed(
+        f, rope_scaling=LINEAR, rope_parameters=LINEAR | {"factor": 4.0}),
+    "model_type 'llamaforcausallm' and architectures": lambda f: changed(
+        f, architectures=["Qwen2ForCausalLM"]),
+    r"layer_types is \['sliding_attention'\]": lambda f: changed(
+        f, layer_types=["sliding_attention"]),
+    "model.norm.weight has a NaN or an infinity": lambda f: stored(
+        f, **{"model.norm": torch.full((32,), torch.nan)}),
+}  # fmt: skip
+
+@pytest.mark.parametrize("message", CONTRADICTIONS)
+def test_what_contradicts_itself_is_refused_by_name(tmp_path, message):
+    tiny_gpt(dtype=torch.float32).save_pretrained(tmp_path)
+    CONTRADICTIONS[message](tmp_path)
+    with pytest.raises(ValueError, match=message) as error:
+        GPT.from_pretrained(tmp_path)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+def test_what_says_the_same_twice_is_accepted(tmp_path):
+    model, ids = tiny_gpt(dtype=torch.float32, rope_scaling=LINEAR), random_ids(2, 12)
+    model.save_pretrained(tmp_path)
+    stored(tmp_path, lm_head=model.lm_head.weight)
+    theta = {"rope_theta": 10000.0}
+    changed(tmp_path, rope_parameters=theta | {"type": "linear"}, layer_types=["full_attention"])
+    assert torch.equal(GPT.from_pretrained(tmp_path)(ids), model(ids))
+
+def test_a_long_context_is_made_shorter(tmp_path):
+    tiny_gpt(dtype=torch.float32).save_pretrained(tmp_path)
+    changed(tmp_path, max_position_embeddings=1 << 24)
+    with pytest.raises(ValueError, match="16777216 of head_dim 8: .* too large; --context lowers"):
+        GPT.from_pretrained(tmp_path)
+    assert GPT.from_pretrained(tmp_path, context=100).config.max_position_embeddings == 100
+    changed(tmp_path, max_position_embeddings=50)
+    assert GPT.from_pretrained(tmp_path, context=100).config.max_position_embeddings == 50
+
+@torch.no_grad()
+def test_many_small_tensors_are_read_in_no_time(tmp_path, monkeypatch):
+    """Once each of them took a new look at the names of all."""
+    path, many = tmp_path / "many.safetensors", {f"t{i}": torch.ones(i % 7) for i in range(2000)}
+    write_tensors(path, many)
+    started = time.process_time()
+    found = read_tensors(path)
+    assert time.process_time() - started < 2
+    monkeypatch.setattr(files, "MAP_BYTES", 2000)  # or map by map
+    for tensors in (found, read_tensors(path)):
+        assert list(tensors) == list(found) and tensors.keys() == many.keys()
+        assert all(torch.equal(tensors[name], many[name]) for name in many)
 
 def saved_bytes(model, ids) -> int:
     """Bytes that one training pass keeps for its backward pass; gradients are left in the model."""

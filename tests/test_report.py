@@ -207,12 +207,16 @@ def test_a_page_never_grows_too_large(page, tiny_base, evaluation, chains, monke
     data = report.page_data(reports, [chains], environments, page[2], opened(tiny_base))
     assert 1 <= len(data["episodes"]) <= 2 and data["failed"] == 3
 
-def test_a_run_without_a_critic_is_told_in_words(tiny_base, tmp_path):
-    policy = trained(tiny_base)
-    save_adapter(policy.lm.model, tmp_path / "adapter")
+def test_a_run_without_a_critic_is_told_in_words(tmp_path):
+    own = dict(base="assets", seed=0, adapt_prompt=False, kl_coef=0.02, gamma=1.0, gae_lambda=1.0)
+    write_json(tmp_path / "config.json", own)
+    write_json(tmp_path / "metrics.jsonl", {})
     checkpoint.save(tmp_path / "checkpoint", {}, [], {})
+    with pytest.raises(ValueError, match="metrics.jsonl"):
+        report.left_by(tmp_path)
+    (tmp_path / "metrics.jsonl").write_bytes(b"")
     with pytest.raises(ValueError, match="no critic"):
-        report.trained_policy(tmp_path, opened(tiny_base), False)
+        report.left_by(tmp_path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme, width", [("light", 1280), ("dark", 1280), ("light", 360)])

@@ -154,6 +154,15 @@ def test_fit_learns_the_ratings_it_sees_and_holds_tasks_out(setting):
     assert found["held_out"]["household"] == found["held_out"]["all"]
     assert found["loss"][0] > 0.5 and found["loss"][-1] < 0.2, found["loss"]
 
+def test_a_gradient_that_is_nan_moves_nothing(setting):
+    lm, _, reflections = setting
+    weights = lora_parameters(lm.model, ADAPTER)
+    before = [weight.clone() for weight in weights]
+    weights[0].register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(FloatingPointError, match="gradient is"):
+        fit_by_heart(RewardModel(lm, *RANGES["next"]), reflections, epochs=1)
+    assert all(torch.equal(*pair) for pair in zip(before, weights))
+
 def test_pair_loss_on_a_hand_worked_example():
     """Prompt 0 has three reflections, two of one rating; prompt 1 one: two pairs. The gradient
     raises the better one and lowers the others."""

@@ -341,7 +341,7 @@ def test_a_prompt_is_built_and_encoded_once(tiny_base, tmp_path, monkeypatch):
     [
         ("train.py --no-such-flag 1", "--no-such-flag"),
         ("train.py --updates -1", "--updates is -1"),
-        ("train.py --lora-rank 0", "at least 1"),
+        ("train.py --lora-rank 0", "between 1 and 4096"),
         ("train.py --envs household --base /nowhere --run-dir {}/x", "/nowhere"),
         ("eval.py --run-dir {}/none", "none"),
         ("eval.py --tasks zero", "--tasks"),
@@ -393,3 +393,15 @@ def test_checkpoint_restores_weights_moments_and_state(tmp_path):
     assert all(torch.equal(weights[k], others[k]) for k in weights)
     with pytest.raises(ValueError, match="not a checkpoint of this run"):
         load(tmp_path / "c", {"a": weights["a"]}, [])
+
+@pytest.mark.parametrize("where", ["weight.a", "optimizer.0.0.exp_avg"])
+def test_nan_in_a_checkpoint_is_named(tmp_path, where):
+    weights = {"a": torch.nn.Parameter(torch.ones(3))}
+    optimizer = torch.optim.AdamW(weights.values())
+    weights["a"].sum().backward()
+    optimizer.step()
+    moment = optimizer.state[weights["a"]]["exp_avg"]
+    (weights["a"].data if where == "weight.a" else moment)[1] = torch.nan
+    save(tmp_path / "c", weights, [optimizer], {})
+    with pytest.raises(ValueError, match=f"c: tensor {where} has a NaN or an infinity in it"):
+        load(tmp_path / "c", weights, [optimizer])

@@ -14,7 +14,7 @@ from pathlib import Path
 import envs.hotpot.demonstrations as demonstrations
 import envs.hotpot.observer as observer
 from envs import Environment
-from envs.hotpot.files import load_items, shown
+from envs.hotpot.files import MAX_TITLE, load_items, shown
 from envs.hotpot.observer import command, one_line, parse_action
 from envs.hotpot.tasks import generate_task
 from envs.observer import Step
@@ -102,7 +102,7 @@ class Hotpot(Environment):
 
         def distance(title: str) -> tuple:
             key = fold(title)
-            likeness = SequenceMatcher(None, wanted, key, autojunk=False).ratio()
+            likeness = SequenceMatcher(None, wanted[:MAX_TITLE], key, autojunk=False).ratio()
             return not key.startswith(wanted), -likeness, key
 
         nearest = sorted(self.paragraphs, key=distance)[:SIMILAR]

@@ -8,6 +8,8 @@ from pathlib import Path
 from envs.hotpot.observer import one_line
 from envs.tasks import check_ids, read_json
 
+MAX_PARAGRAPHS, MAX_TITLE = 200, 300  # several times the largest: each search compares all titles
+
 def shown(title: str) -> str:
     """A title as sentences write it: they are not HTML-escaped as titles are. In Unicode's NFC.
     >>> shown(" Simon &amp; Garfunkel")
@@ -44,6 +46,9 @@ def _fault(item: object) -> str:
             right = isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)
             if not right or not isinstance(pair[1], second):
                 return f"{field!r} must hold [title, {'sentences' if second is list else 'number'}]"
+    pairs = item["context"]
+    if len(pairs) > MAX_PARAGRAPHS or any(len(title) > MAX_TITLE for title, _ in pairs):
+        return f"more than {MAX_PARAGRAPHS} paragraphs, or a title of over {MAX_TITLE} characters"
     if not all(isinstance(s, str) for _, sentences in item["context"] for s in sentences):
         return "a sentence of 'context' is not a string"
     return ""

@@ -18,7 +18,8 @@ from typing import Any
 from envs.tasks import check_split, read_json
 
 MAX_STEPS = 15  # the ReAct agent's longest recorded trial
-COMBINATIONS = 100_000  # of a product's options, at most
+COMBINATIONS = 10_000  # of a product's options, at most; the reward compares texts word by word
+LONGEST = 500  # characters of an option or an attribute, at most
 BROKEN = (KeyError, TypeError, AttributeError, ValueError)  # what a broken row raises
 
 def product(raw: dict, attributes: list[str]) -> dict:
@@ -34,13 +35,14 @@ def product(raw: dict, attributes: list[str]) -> dict:
     bullets = bullets if isinstance(bullets, list) else [bullets or ""]
     texts = [raw[field] for field in ("asin", "name", "category", "query", "product_category")]
     description = raw["full_description"] or ""
-    _check_texts([*texts, description, *bullets])
+    _check_texts([*texts, description, *bullets], None)
     _check_texts(attributes)
     options = {
         group.lower(): [v["value"].strip().replace("/", " | ").lower() for v in values]
         for group, values in (raw["customization_options"] or {}).items()
         if values is not None
     }
+    _check_texts([value for values in options.values() for value in values])
     return {
         "asin": raw["asin"], "name": raw["name"], "category": raw["category"],
         "query": raw["query"].lower().strip(), "product_category": raw["product_category"],
@@ -127,10 +129,12 @@ def _tasks(item: dict, asked: object, products: list[dict]) -> list[dict]:
                       "products": products, "goal": task_goal, "instruction": wanted + text})
     return tasks
 
-def _check_texts(values: object) -> None:
-    """TypeError unless it is a list of texts."""
+def _check_texts(values: object, longest: int | None = LONGEST) -> None:
+    """TypeError unless it is a list of texts; ValueError on one that is too long."""
     if not isinstance(values, list) or not all(isinstance(text, str) for text in values):
         raise TypeError(f"{values!r} is not a list of texts"[:200])
+    if longest and (long := [text for text in values if len(text) > longest]):
+        raise ValueError(f"{long[0]:.30}... has {len(long[0])} characters, at most {longest}")
 
 def _read(path: str | Path, kind: type) -> Any:
     """A JSON file whose outermost value is a list or a dict."""

@@ -65,7 +65,7 @@ class FastAppended(Appended):
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """`kv_cache.attention`, by the kernel that is fastest where the tensors are."""
     S, by_hand = q.shape[2], q.device.type == "cpu" and q.dtype == torch.bfloat16
-    if by_hand and bias is None and 1 < S <= PLAIN:
+    if by_hand and bias is None and S <= PLAIN:
         return plain_attention(q, k, v)
     if by_hand and bias is not None and S <= FEW:
         return plain_decoding(q, k, v, bias.to(q.dtype))
@@ -95,4 +95,4 @@ def plain_decoding(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     scores = (k @ grouped.transpose(2, 3)).transpose(2, 3) * E**-0.5  # (B, K, G S, J)
     with torch.autocast("cpu", enabled=False):
         weights = (scores.unflatten(2, (-1, S)) + bias[:, :, None]).softmax(dim=-1)
-    return (weights.flatten(2, 3) @ v).view(B, H, S, E)
+    return (weights.flatten(2, 3) @ v).reshape(B, H, S, E)

@@ -9,14 +9,16 @@ import torch
 
 from retro.actor import ACTION_TOKENS
 from retro.interop import guides
-from retro.interop.endpoint import Client
+from retro.interop.endpoint import Answer, Client
 from retro.interop.guides import Turn
-from retro.interop.post import one_printable_line
+from retro.interop.spoken import spoken
 from retro.language_model import Draws, uniforms
 from retro.memory import MEMORY
+from retro.run.printable import one_printable_line
+from retro.run.tally import CUT, Tally
 from retro.trial import Generators, Trajectory
 
-REPLY_TOKENS = REFLECTION_REPLY_TOKENS = 200  # of a thought and an action; of a reflection
+REPLY_TOKENS = 200  # of a thought and an action, or of a reflection
 THOUGHTS = 2  # replies in a row that are a thought without an action; after them the action is ""
 REFLECTION_CHARACTERS = 1000
 REPLY_CHARACTERS = 20_000  # that are read of a reply
@@ -24,7 +26,6 @@ _LABEL = re.compile(r"[\s>*_`#-]*\b(thought|think|action|observation|reflection)
                     r"(?::|(?=\[))[\s*_]*", re.IGNORECASE)  # fmt: skip
 _ACTION = re.compile(r"\s[*_]*Action(?: \d+)?[*_]*:[\s*_]*", re.IGNORECASE)  # in a thought's line
 _FENCE = re.compile(r"\s*```\w*\s*")
-_REASONING = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)  # as reasoning models mark it
 
 class APIActor:
     """A language model that acts through `client`, in the environments `names`. With `examples` it
@@ -32,8 +33,8 @@ class APIActor:
     """
 
     def __init__(self, client: Client, names: Sequence[str], temperature: float,
-                 generator: torch.Generator, examples: bool = True,
-                 memory: int = MEMORY):  # fmt: skip
+                 generator: torch.Generator, examples: bool = True, memory: int = MEMORY,
+                 reply_tokens: int = REPLY_TOKENS):  # fmt: skip
         if client.api == "chat" and not examples:
             raise ValueError("--no-examples: only with --api completions")
         for name in names:
@@ -41,11 +42,17 @@ class APIActor:
                 raise ValueError(f"{name}: has no rules to tell in GUIDES of guides.py")
         self.client, self.names, self.temperature = client, names, temperature
         self.generator, self.examples, self.memory = generator, examples, memory
-        self.device = generator.device
-        self.reply_tokens = REPLY_TOKENS if examples else ACTION_TOKENS
+        self.device, self.tally = generator.device, Tally("turns")
+        self.reply_tokens = reply_tokens if examples else ACTION_TOKENS
 
     def start(self, openings: Sequence[str], generators: Generators = None) -> "APISession":
         return APISession(self, openings, generators)
+
+    def whole(self, reply: str) -> bool:
+        """Whether a reply that was cut off has its action before its last line. A base of ours is
+        cut off as it is in this process.
+        """
+        return not self.examples or bool(read_reply(reply.rpartition("\n")[0])[1])
 
 class APISession:
     """Trials in lock step. A turn is one request for each trial, and one more for each thought."""
@@ -58,45 +65,60 @@ class APISession:
         self.seeds = _seeds(generators or actor.generator, len(self.openings), actor.temperature)
 
     def act(self, rows: Sequence[int]) -> list[str]:
-        """The next action of each trial in `rows`; "" from one whose context is full."""
+        """The next action of each trial in `rows`; "" from one that the model leaves unanswered.
+        A trial whose context is full is not asked again.
+        """
         self.last = dict.fromkeys(rows, ("", ""))
-        asked = [row for row in rows if row not in self.full]
+        asked = first = [row for row in rows if row not in self.full]
+        faults = dict.fromkeys(first, "no action")
         for _ in range(1 + THOUGHTS):
             thinking = []
-            for row, reply in zip(asked, self._ask(asked)):
-                thought, action = read_reply(reply or "")
-                if reply is None:
-                    self.full.add(row)
+            for row, answer in zip(asked, self._ask(asked)):
+                thought, action = read_reply(answer.text or "")
+                if answer.fault:
+                    faults[row] = answer.fault
                 elif thought and not action:
                     self.turns[row].append(Turn(thought, "", "OK."))
                     thinking.append(row)
-                else:
+                elif action:
                     self.last[row] = thought, action
+                    del faults[row]
+                if answer.text is None:
+                    self.full.add(row)
             asked = thinking
+        self.actor.tally.note(len(first), [*faults.values()])
         return [self.last[row][1] for row in rows]
 
     def observe(self, rows: Sequence[int], observations: Sequence[str]) -> None:
         for row, observation in zip(rows, observations):
             self.turns[row].append(Turn(*self.last[row], observation))
 
-    def _ask(self, rows: list[int]) -> list[str | None]:
+    def _ask(self, rows: list[int]) -> list[Answer]:
         actor, chat, asked = self.actor, self.actor.client.api == "chat", []
         prompt: Callable = guides.chat_messages if chat else guides.completion_prompt
         for row in rows:
             guide = guides.guide_of(self.openings[row], actor.names) if actor.examples else None
             asked.append(prompt(guide, self.openings[row], self.turns[row]))
         seeds, stop = [self.seeds[row] for row in rows], "\nObservation:" if chat else "\n"
-        return actor.client.ask(asked, actor.reply_tokens, actor.temperature, seeds, stop)
+        return actor.client.ask(asked, actor.reply_tokens, actor.temperature, seeds, stop,
+                                actor.whole)  # fmt: skip
 
-def reflection_writer(client: Client, temperature: float, generator: torch.Generator) -> Callable:
-    """A writer for retro/evaluate.py; None where the trial is too long or nothing is written."""
+def reflection_writer(client: Client, temperature: float, generator: torch.Generator,
+                      tally: Tally, reply_tokens: int = REPLY_TOKENS) -> Callable:  # fmt: skip
+    """A writer for retro/evaluate.py; None where the trial is too long or nothing is written. A
+    reflection that is cut off is used.
+    """
 
     def write(trials: Sequence[Trajectory]) -> list[str | None]:
         asked = [guides.reflection_query(t.text(), t.episode_return, client.api) for t in trials]
         seeds = _seeds(generator, len(asked), temperature)
         stop = "" if client.api == "chat" else "\n"
-        answers = client.ask(asked, REFLECTION_REPLY_TOKENS, temperature, seeds, stop)
-        return [read_reflection(text or "") or None for text in answers]
+        answers = client.ask(asked, reply_tokens, temperature, seeds, stop)
+        texts = [read_reflection(answer.text or "") or None for answer in answers]
+        faults = [CUT if text and answer.fault else answer.fault or "empty"
+                  for text, answer in zip(texts, answers) if answer.fault or not text]  # fmt: skip
+        tally.note(len(asked), faults)
+        return texts
 
     return write
 
@@ -111,7 +133,7 @@ def read_reply(reply: str) -> tuple[str, str]:
     (('', 'go to drawer 2'), ('It is cheap.', ''))
     """
     thought, plain, awaited = "", "", False
-    for line in _REASONING.sub("", reply)[:REPLY_CHARACTERS].splitlines():
+    for line in spoken(reply)[:REPLY_CHARACTERS].splitlines():
         label = _LABEL.match(line)
         kind, rest = (label[1].lower(), line[label.end() :]) if label else ("", line)
         if kind == "observation":
@@ -131,7 +153,7 @@ def read_reply(reply: str) -> tuple[str, str]:
 
 def read_reflection(reply: str) -> str:
     """A reflection as one printable line, without code fences and its label: **Reflection:**."""
-    lines = _REASONING.sub("", reply)[:REPLY_CHARACTERS].splitlines()
+    lines = spoken(reply)[:REPLY_CHARACTERS].splitlines()
     text = " ".join(line for line in lines if not _FENCE.fullmatch(line))
     if (label := _LABEL.match(text)) and label[1].lower() == "reflection":
         text = text[label.end() :]

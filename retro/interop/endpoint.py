@@ -1,6 +1,6 @@
 """A language model behind an OpenAI-compatible endpoint: prompts in, texts out. Each answer is kept
 on disk, one file a request: a repeated run costs nothing. The key, from OPENAI_API_KEY, goes into
-the request's header and nowhere else. Read before: post.py (one request).
+the request's header and nowhere else. Read before: post.py (one request), spoken.py.
 """
 
 import hashlib
@@ -9,17 +9,21 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any, NamedTuple
+from urllib.parse import unquote_plus, urlsplit, urlunsplit
 
-from retro.interop.post import Refused, post_json, without_key
-from retro.run.files import read_json, write_json
+from retro.interop.post import Passing, Refused, failure, post_json, without
+from retro.interop.problem import SYSTEM, Problem, problem_in
+from retro.interop.spoken import spoken
+from retro.run.files import check_writable, read_json, write_json
+from retro.run.printable import printable_lines
 
 PATHS = {"chat": "/chat/completions", "completions": "/completions"}
-TOO_LONG = re.compile(r"context.?(length|size|window)|(prompt|input) is too long", re.IGNORECASE)
+FAILED = re.compile("error|abort|cancel|insufficient|overload|timeout")  # answers that ended so
+FAULTS = {"length": re.compile("length|max.?(output.?)?tokens|context"),
+          "content_filter": re.compile("filter|safety|sensitive|recitation|refusal|blocklist")}
 
 class Budget:
     """What all clients that share it may spend (0: no limit) and have spent. Checked before each
@@ -44,8 +48,14 @@ class Budget:
     def __str__(self) -> str:
         return f"{self.requests} requests, {self.tokens} tokens, {self.cached} answers from disk"
 
+class Answer(NamedTuple):
+    """What the model said aloud (spoken.py); None: its context can't hold the prompt."""
+
+    text: str | None
+    fault: str = ""  # why it is no whole answer, and not kept: context, length, empty, ...
+
 class Client:
-    """`ask(prompts) -> texts`. A prompt is a string, for chat a list of {"role", "content"}."""
+    """`ask(prompts) -> answers`. A prompt is a string, for chat a list of {"role", "content"}."""
 
     def __init__(self, base_url: str, model: str, api: str = "chat", *, cache: str, budget: Budget,
                  concurrency: int = 8, timeout: float = 60.0, tries: int = 6):  # fmt: skip
@@ -56,16 +66,20 @@ class Client:
         self.url, self.model, self.api = endpoint_url(base_url, PATHS[api]), model, api
         self.cache, self.budget = Path(cache), budget
         self.concurrency, self.timeout, self.tries = concurrency, timeout, tries
-        self._key = os.environ.get("OPENAI_API_KEY", "").strip()
-        if not (self._key.isascii() and self._key.isprintable()):
+        key = os.environ.get("OPENAI_API_KEY", "").strip()
+        if not (key.isascii() and key.isprintable()):
             raise ValueError("OPENAI_API_KEY: holds a character that no HTTP header can carry")
-        self._refused: set[str] = set()  # fields that this endpoint does not know
+        self._secrets = [key, *secrets_in(self.url)]
+        self._unknown: set[str] = set()  # settings and roles that this endpoint does not know
+        self._noted: set[str] = set()  # what was told to the user
+        check_writable(self.cache / "answer.json")
 
     def ask(self, prompts: Sequence, max_tokens: int, temperature: float,
-            seeds: Sequence[int | None], stop: str = "") -> list[str | None]:  # fmt: skip
-        """The model's text on each prompt; None where the prompt is longer than its context. With
-        another seed a prompt is another request. ValueError (Refused, "budget spent") ends it, and
-        all answers so far are kept.
+            seeds: Sequence[int | None], stop: str = "",
+            whole: Callable[[str], bool] = lambda text: False) -> list[Answer]:  # fmt: skip
+        """The model's answer to each prompt. With another seed a prompt is another request. An
+        answer that was cut off is as good as any other if its text is `whole`. ValueError (Refused,
+        "budget spent") ends it, and all answers so far are kept.
         """
         bodies, order = {}, []
         for prompt, seed in zip(prompts, seeds, strict=True):
@@ -76,76 +90,137 @@ class Client:
             name = hashlib.sha256(text.encode()).hexdigest()
             order.append(self.cache / name[:2] / f"{name}.json")
             bodies[order[-1]] = body
-        answers = {path: _kept(path) for path in bodies}
+        answers: dict[Path, Answer | None] = {p: self._kept(p, body) for p, body in bodies.items()}
         missing = [path for path, answer in answers.items() if answer is None]
         with self.budget.lock:
             self.budget.cached += len(bodies) - len(missing)
-        woken, errors = threading.Event(), []
+        woken, errors, shared = threading.Event(), [], iter(missing)
 
-        def fetch(path: Path) -> None:
+        def fetch() -> None:
             try:
-                if not woken.is_set():
-                    answers[path] = self._fetch(path, bodies[path], woken)
+                for path in shared:
+                    if woken.is_set():
+                        break
+                    answers[path] = self._fetch(path, bodies[path], woken, whole)
             except BaseException as error:
                 errors.append(error)
                 woken.set()  # requests under way end and are kept, no other one starts
 
-        with ThreadPoolExecutor(self.concurrency) as pool:
-            try:
-                list(pool.map(fetch, missing))
-            finally:  # on Ctrl-C too
-                woken.set()
+        # daemons: at Ctrl-C nobody waits for them
+        threads = [threading.Thread(target=fetch, daemon=True)
+                   for _ in range(min(self.concurrency, len(missing)))]  # fmt: skip
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            woken.set()
         if errors:
             raise errors[0]
-        return [answers[path] for path in order]
+        return [answers[path] or Answer("") for path in order]
 
-    def _fetch(self, path: Path, body: dict, woken: threading.Event) -> str | None:
-        sent = {k: v for k, v in body.items() if k not in self._refused}
-        if "max_tokens" not in sent:
-            sent["max_completion_tokens"] = body["max_tokens"]
+    def _fetch(self, path: Path, body: dict, woken: threading.Event,
+               whole: Callable[[str], bool]) -> Answer:  # fmt: skip
+        sent = self._known(body)
         try:
-            text, tokens = post_json(self.url, sent, self._read, key=self._key, tries=self.tries,
-                                     timeout=self.timeout, before=self.budget.request,
-                                     sleep=woken.wait)  # fmt: skip
+            text, fault, tokens = post_json(
+                self.url, sent, self._read, secrets=self._secrets, tries=self.tries,
+                timeout=self.timeout, before=self.budget.request, sleep=woken.wait,
+            )  # fmt: skip
         except Refused as error:
-            if error.status in (400, 413, 422) and TOO_LONG.search(str(error)):
-                return None
-            fields = [f for f in ("max_tokens", "seed", "stop") if f in sent and f in str(error)]
-            if error.status not in (400, 422) or not fields:
+            if error.problem.too_long():
+                self._note("context", f"{error}; such a trial ends, the others go on")
+                return Answer(None, "context")
+            unknown = error.problem.unknown()
+            if sent == self._known(body, unknown):
                 raise
-            if fields[0] not in self._refused:
-                print(f"note: {error}; sent without {fields[0]!r} from here on", file=sys.stderr)
-                self._refused.add(fields[0])
-            return self._fetch(path, body, woken)
-        text = without_key(text, self._key)
+            self._note(unknown, f"{error}; sent without {unknown!r} from here on")
+            self._unknown.add(unknown)
+            return self._fetch(path, body, woken, whole)
+        text = without(self._secrets, printable_lines(text))
         with self.budget.lock:
             self.budget.tokens += tokens or len(json.dumps(sent) + text) // 4  # 4 letters each
-        write_json(path, {"url": self.url.partition("?")[0], "request": body, "answer": text,
+        said = spoken(text)
+        if not said or fault and not whole(said):
+            return Answer(said, fault or "empty")
+        write_json(path, {"url": public_url(self.url), "request": body, "answer": text,
                           "tokens": tokens})  # fmt: skip
-        return text
+        return Answer(said)
 
-    def _read(self, answer: Any) -> tuple[str, int]:
-        """(text, tokens or 0) of an answer; ValueError if it has another shape."""
+    def _note(self, what: str, text: str) -> None:
+        """Tell the user, once."""
+        with self.budget.lock:
+            if what not in self._noted:
+                print(f"note: {text}", file=sys.stderr)
+            self._noted.add(what)
+
+    def _known(self, body: dict, *unknown: str) -> dict:
+        """The request without what the endpoint does not know, and without `unknown`."""
+        left_out = self._unknown.union(unknown)
+        sent = {key: value for key, value in body.items() if key not in left_out}
+        if "max_tokens" in left_out and "max_completion_tokens" not in left_out:
+            sent["max_completion_tokens"] = body["max_tokens"]
+        if SYSTEM in left_out and "messages" in body and body["messages"][0]["role"] == SYSTEM:
+            system, user, *others = body["messages"]  # the user says it in its place
+            text = f"{system['content']}\n\n{user['content']}"
+            sent["messages"] = [user | {"content": text}, *others]
+        return sent
+
+    def _read(self, answer: Any) -> tuple[str, str, int]:
+        """(text, fault if it was cut off or is absent, tokens or 0) of an answer; ValueError if it
+        has another shape, Passing if the server failed at it.
+        """
         try:
             choice = answer["choices"][0]
-            text = choice["message"]["content"] if self.api == "chat" else choice["text"]
-        except (TypeError, KeyError, IndexError):
+            ended = str(choice.get("finish_reason") or "").lower()
+        except (TypeError, KeyError, IndexError, AttributeError):
             shown = json.dumps(answer)[:200]
             raise ValueError(f"expected an object with choices, got {shown}") from None
-        if not isinstance(text, str | None):
-            raise ValueError(f"expected a text, got {json.dumps(text)[:200]}")
+        if choice.get("error"):
+            raise failure(problem_in(choice, 200))
+        if FAILED.search(ended):
+            raise Passing(f"the server ended the answer with {ended!r}")
+        text = text_of(choice)
+        if not text and "context" in ended:
+            raise Refused("the context is full", Problem("", "context_length", status=200))
+        fault = next((name for name, ends in FAULTS.items() if ends.search(ended)), "")
         usage = answer.get("usage")
         total = usage.get("total_tokens") if isinstance(usage, dict) else None
-        return text or "", total if type(total) is int and total > 0 else 0
+        return text, fault, total if type(total) is int and total > 0 else 0
 
-def _kept(path: Path) -> str | None:
-    """The answer on disk, or None. A damaged file is reported and counts as none."""
-    answer = None
-    try:
-        answer = read_json(path).get("answer") if path.exists() else None
-    except ValueError as error:
-        print(f"note: {error}; asked anew", file=sys.stderr)
-    return answer if isinstance(answer, str) else None
+    def _kept(self, path: Path, body: dict) -> Answer | None:
+        """The answer to this request on disk, or None. A damaged file, and one that has another
+        request, is reported and counts as none.
+        """
+        if not path.exists():
+            return None
+        try:
+            kept = read_json(path)
+            if kept.get("request") != body or kept.get("url") != public_url(self.url):
+                raise ValueError(f"{path}: holds the answer to another request")
+        except ValueError as error:
+            print(f"note: {error}; asked anew", file=sys.stderr)
+            return None
+        text = kept.get("answer")
+        said = spoken(printable_lines(text)) if isinstance(text, str) else ""
+        return Answer(said) if said else None
+
+def text_of(choice: dict) -> str:
+    """The text of an answer, "" if there is none: null, absent, a text, or a list of parts, of
+    which thinking and refusals are not said. ValueError if it is something else.
+    """
+    message = choice.get("message")
+    content = message.get("content") if isinstance(message, dict) else choice.get("text")
+    texts = []
+    for part in content if isinstance(content, list) else [content]:
+        if isinstance(part, dict):
+            said = part.get("type", "text") in ("text", "output_text")
+            part = part.get("text") if said else ""
+        if not isinstance(part, str | None):
+            raise ValueError(f"expected a text, got {json.dumps(content)[:200]}")
+        texts.append(part or "")
+    return "".join(texts)
 
 def endpoint_url(base_url: str, path: str) -> str:
     """`base_url` with the API's path after its own; ValueError if it is no HTTP address."""
@@ -159,5 +234,15 @@ def endpoint_url(base_url: str, path: str) -> str:
         raise ValueError("--base-url: holds a name or password; a key goes into OPENAI_API_KEY")
     plain = re.fullmatch("[!-~]+", base_url)  # printable ASCII without spaces
     if parts.scheme not in ("http", "https") or not parts.hostname or not plain:
-        raise ValueError(f"--base-url {base_url.partition('?')[0]!r}: {form}")
+        raise ValueError(f"--base-url {public_url(base_url)!r}: {form}")
     return urlunsplit(parts._replace(path=parts.path.rstrip("/") + path, fragment=""))
+
+def public_url(url: str) -> str:
+    """An address without what may be a secret in it: name and password, query, fragment."""
+    return re.sub(r"(?<=//)[^/?#]*@|[?#].*", "", url, flags=re.DOTALL)
+
+def secrets_in(url: str) -> list[str]:
+    """The values in an address's query, as they stand there and as they are meant."""
+    pairs = [part.partition("=") for part in urlsplit(url).query.split("&")]
+    values = [value if sign else name for name, sign, value in pairs if name != "api-version"]
+    return [*values, *map(unquote_plus, values)]

@@ -1,4 +1,4 @@
-"""A trained reflector as files that transformers and PEFT read.
+"""A trained reflector as files that transformers and PEFT read: a whole folder, or none.
 
     python -m retro.interop.export --run-dir runs/mine --out mine
     python -m retro.interop.export --run-dir runs/mine --out mine --merge
@@ -7,6 +7,7 @@ The first writes mine/base, the run's base with a tokenizer.json, and mine/adapt
 peft.PeftModel.from_pretrained puts on top. The second writes one model, W + (alpha / r) B A.
 """
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ import torch
 from retro.lora import load_adapter, lora_layers
 from retro.model import GPT
 from retro.run.cli import option, parse, run_script
-from retro.run.files import read_json, write_json, write_tensors
+from retro.run.files import make_folder, read_json, scratch_of, sync, write_json, write_tensors
+from retro.run.finished import read_run
 from retro.run.model_files import ADAPTER_SETTINGS, ADAPTER_WEIGHTS
 from retro.run.tokenizer_json import HFTokenizer, as_tokenizer_json
 from retro.tokenizer import EOS, load
@@ -29,30 +31,46 @@ class Config:
 
 def main(config: Config) -> None:
     run, out = Path(config.run_dir), Path(config.out)
-    settings = read_json(run / "config.json")
-    base = Path(settings.get("reflector") or settings["base"])
+    settings = read_run(run, "base")
+    base = Path(settings["reflector"] or settings["base"])
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out}: is there already and not an empty folder")
     if not (run / "adapter").is_dir():
         raise ValueError(f"{run / 'adapter'}: no such folder, the run has not come to its end")
-    if config.merge:
-        write_merged(base, run / "adapter", out)
-    else:
-        weights = sorted(base.glob("model*.safetensors*"))
-        if not weights:
-            raise ValueError(f"{base}: holds no model.safetensors")
-        (out / "base").mkdir(parents=True)
-        for path in [base / "config.json", *weights]:
-            shutil.copyfile(path, out / "base" / path.name)
-        copy_tokenizer(base, out / "base")
-        peft = read_json(run / "adapter" / ADAPTER_SETTINGS)
-        peft |= {"base_model_name_or_path": str(out / "base")}
-        write_json(out / "adapter" / ADAPTER_SETTINGS, peft)
-        shutil.copyfile(run / "adapter" / ADAPTER_WEIGHTS, out / "adapter" / ADAPTER_WEIGHTS)
+    model = GPT.from_pretrained(base)
+    load_adapter(model, run / "adapter")  # what does not fit is not copied either
+    scratch = scratch_of(out.absolute())  # a folder that becomes `out` when it is whole
+    try:
+        make_folder(scratch)
+        if config.merge:
+            write_merged(model, base, scratch)
+        else:
+            write_parts(base, run / "adapter", scratch, out)
+        if out.exists():
+            out.rmdir()
+        os.replace(scratch, out)
+        sync(out.absolute().parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     if not settings.get("adapt_prompt", True):
         print("note: trained with the adapter off on the prompt; transformers and PEFT put it on")
         print("      all tokens, so what it writes there differs (--adapt-prompt trains it so)")
     print(f"written to {out}")
+
+def write_parts(base: Path, adapter: Path, out: Path, name: Path) -> None:
+    """The base and the adapter beside each other, in a folder that will have this name."""
+    for path in [base / "config.json", *base.glob("model*.safetensors*")]:
+        copy(path, out / "base" / path.name)
+    copy_tokenizer(base, out / "base")
+    peft = read_json(adapter / ADAPTER_SETTINGS)
+    write_json(out / "adapter" / ADAPTER_SETTINGS,
+               peft | {"base_model_name_or_path": str(name / "base")})  # fmt: skip
+    copy(adapter / ADAPTER_WEIGHTS, out / "adapter" / ADAPTER_WEIGHTS)
+
+def copy(path: Path, out: Path) -> None:
+    make_folder(out.parent)
+    shutil.copyfile(path, out)
+    sync(out)
 
 def copy_tokenizer(base: Path, out: Path) -> None:
     """tokenizer.json and tokenizer_config.json, written anew for a tokenizer of ours."""
@@ -61,7 +79,7 @@ def copy_tokenizer(base: Path, out: Path) -> None:
         for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
                      "generation_config.json", "chat_template.jinja"):  # fmt: skip
             if (base / name).exists():
-                shutil.copyfile(base / name, out / name)
+                copy(base / name, out / name)
         return
     ours = as_tokenizer_json(tokenizer.ranks, tokenizer.pattern, tokenizer.special_tokens)
     write_json(out / "tokenizer.json", ours)
@@ -70,10 +88,8 @@ def copy_tokenizer(base: Path, out: Path) -> None:
     write_json(out / "generation_config.json", {"eos_token_id": tokenizer.eos})
 
 @torch.no_grad()
-def write_merged(base: Path, adapter: Path, out: Path) -> None:
+def write_merged(model: GPT, base: Path, out: Path) -> None:
     """One model in float32: a merge rounded to bfloat16 would lose what a small adapter adds."""
-    model = GPT.from_pretrained(base)
-    load_adapter(model, adapter)
     tensors = {n: t for n, t in model.state_dict().items() if ".lora_" not in n}
     if model.config.tie_word_embeddings:
         del tensors["lm_head.weight"]

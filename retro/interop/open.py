@@ -3,26 +3,30 @@ retro/actor.py (an actor in this process), api_actor.py (an actor behind an endp
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from retro.actor import TEMPERATURE, LMActor
+from retro import reflect
+from retro.actor import TEMPERATURE, LMActor, LMSession
 from retro.interop import guides
-from retro.interop.api_actor import APIActor
+from retro.interop.api_actor import REPLY_TOKENS, APIActor
 from retro.interop.chat import chat_frame
 from retro.interop.endpoint import Budget, Client
 from retro.language_model import LanguageModel
 from retro.memory import MEMORY
 from retro.model import GPT
-from retro.run.cli import option
-from retro.run.files import read_json
+from retro.run.cli import check, option
+from retro.run.finished import read_run
+from retro.run.tally import Tally
 from retro.tokenizer import Tokenizer, load
+from retro.trial import Generators
 
 models, api_option = (partial(option, group=g) for g in ("models", "models behind an API"))
+LEAST_PROMPT = 64  # tokens: a model that reads fewer can't reflect
 TOLD_TOKENS = 32  # of an action of a pretrained model: its tokens are shorter than ours
 
 @dataclass(frozen=True)
@@ -35,11 +39,13 @@ class ActorOptions:
     api: Literal["chat", "completions"] = api_option("chat", "the endpoint's way of asking")
     examples: bool = api_option(True, "tell rules and an example first; off for a base of ours")
     answers: str = api_option("runs/answers", "folder of answers, each paid for once")
-    concurrency: int = api_option(8, "requests at a time", low=1)
-    timeout: float = api_option(60.0, "seconds that a request may take", above=0)
+    reply_tokens: int = api_option(REPLY_TOKENS, "tokens of an answer, thinking included", low=1)
+    concurrency: int = api_option(8, "requests at a time", low=1, high=1000)
+    timeout: float = api_option(60.0, "seconds that a request may take", above=0, high=86400)
     max_requests: int = api_option(0, "requests that may be sent, tries counted; 0 = any", low=0)
     max_tokens: int = api_option(0, "tokens of prompts and answers to spend; 0 = any", low=0)
     bfloat16: bool = models(False, "weights of --actor and --reflector in bfloat16")
+    context: int = models(0, "tokens that a model reads and writes at most; 0 = its own", low=0)
 
 @dataclass(frozen=True)
 class RoleOptions:
@@ -51,38 +57,76 @@ class RoleOptions:
     memory: int = models(MEMORY, "newest reflections that the actor reads; 0 = none", low=0)
     adapt_prompt: bool = option(False, "adapter on the prompt too (paper's way, slower)", "adapter")
 
-def run_settings(run_dir: str) -> dict[str, Any]:
-    """The settings a run was started with; train.py's own without one, or where it has none."""
-    given = read_json(Path(run_dir) / "config.json") if run_dir else {}
-    return asdict(RoleOptions()) | asdict(ActorOptions()) | given
+def run_settings(run_dir: str | Path, *needed: str) -> dict[str, Any]:
+    """The settings a run was started with; train.py's own without one, or where it has none.
+    ValueError on a value that train.py would refuse, or if one that is needed is missing.
+    """
+    found = asdict(RoleOptions()) | asdict(ActorOptions())
+    if run_dir:
+        found |= read_run(run_dir, *needed)
+    for one in (*fields(RoleOptions), *fields(ActorOptions)):
+        try:
+            check(one, found[one.name])
+        except ValueError as error:
+            raise ValueError(f"{Path(run_dir) / 'config.json'}: {error}") from error
+    return found
 
 def open_client(options: ActorOptions, model: str, budget: Budget) -> Client:
     return Client(options.base_url, model, options.api, cache=options.answers, budget=budget,
                   concurrency=options.concurrency, timeout=options.timeout)  # fmt: skip
 
-def open_model(folder: str, device: torch.device, bfloat16: bool) -> LanguageModel:
-    """A model of ours or a pretrained one; ValueError if its tokenizer does not fit."""
+def open_model(folder: str, device: torch.device, bfloat16: bool,
+               context: int = 0) -> LanguageModel:  # fmt: skip
+    """A model of ours or a pretrained one; ValueError if its tokenizer does not fit, or a
+    reflection not into its context.
+    """
     tokenizer = load(folder)
-    model = GPT.from_pretrained(folder, device, torch.bfloat16 if bfloat16 else None)
+    model = GPT.from_pretrained(folder, device, torch.bfloat16 if bfloat16 else None, context)
     size, most = tokenizer.vocab_size, model.config.vocab_size
     if size > most:
         raise ValueError(f"{folder}: the tokenizer has {size} tokens, the model {most}")
-    return LanguageModel(model, tokenizer, chat_frame(tokenizer, guides.REFLECTION_RULES))
+    lm = LanguageModel(model, tokenizer, chat_frame(tokenizer, guides.REFLECTION_RULES))
+    around, answer = sum(map(len, lm.around)), reflect.REFLECTION_TOKENS
+    if lm.context < around + answer + LEAST_PROMPT:
+        raise ValueError(f"{folder}: its context of {lm.context} tokens is too short for what "
+                         f"stands around a prompt ({around}), a prompt (at least {LEAST_PROMPT}) "
+                         f"and a reflection ({answer})")  # fmt: skip
+    return lm
+
+class LocalActor(LMActor):
+    """An LMActor that counts the trials whose context is full."""
+
+    def __init__(self, *settings: Any):
+        super().__init__(*settings)
+        self.tally = Tally("turns")
+
+    def start(self, openings: Sequence[str], generators: Generators = None) -> "LocalSession":
+        return LocalSession(self, openings, generators)
+
+class LocalSession(LMSession):
+    actor: LocalActor
+
+    def act(self, rows: Sequence[int]) -> list[str]:
+        asked = set(self.rows) & set(rows)
+        actions = super().act(rows)
+        self.actor.tally.note(len(asked), ["context"] * len(asked - set(self.rows)))
+        return actions
 
 def open_actor(options: ActorOptions, names: Sequence[str], base: str,
                loaded: dict[str, LanguageModel], temperature: float, generator: torch.Generator,
-               memory: int, budget: Budget) -> LMActor | APIActor:  # fmt: skip
+               memory: int, budget: Budget) -> LocalActor | APIActor:  # fmt: skip
     """The actor of the options, by default the model in `base`. `loaded`: folder -> in memory
     already. `names`: of the environments; a pretrained model is told their rules from `guides.py`.
     """
     if options.actor == "openai":
         client = open_client(options, options.actor_model, budget)
-        return APIActor(client, names, temperature, generator, options.examples, memory)
+        return APIActor(client, names, temperature, generator, options.examples, memory,
+                        options.reply_tokens)  # fmt: skip
     folder = options.actor or base
     bfloat16 = options.bfloat16 and folder != base
-    lm = loaded.get(folder) or open_model(folder, generator.device, bfloat16)
+    lm = loaded.get(folder) or open_model(folder, generator.device, bfloat16, options.context)
     told = [name for name in names if name in guides.GUIDES]
     if isinstance(lm.tokenizer, Tokenizer) or not told:
-        return LMActor(lm, temperature, generator, memory)
+        return LocalActor(lm, temperature, generator, memory)
     lead = lambda opening: guides.lead(guides.guide_of(opening, told))
-    return LMActor(lm, temperature, generator, memory, lead, TOLD_TOKENS)
+    return LocalActor(lm, temperature, generator, memory, lead, TOLD_TOKENS)

@@ -2,37 +2,42 @@
 Tried again, after a back-off or the server's Retry-After: no connection, timeouts, transient
 statuses (429, 5xx, ...), and a 200 whose body is cut off or not what was asked for. Refused at
 once: other statuses, redirects (they would carry the key to another host), a long answer. No
-message shows the key.
+message shows a secret. Read before: problem.py.
 """
 
 import http.client
 import json
 import random
 import re
+import socket
 import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from itertools import count
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
+
+from retro.interop.problem import Problem, problem_in
+from retro.run.printable import one_printable_line
 
 MAX_BODY = 8 << 20  # bytes of an answer
 MAX_WAIT = 300.0  # seconds; a server that asks for more is not waited for
 PASSING = {408, 409, 425, 429}  # and 5xx: transient errors, worth another try
 LOCAL = ("localhost", "127.0.0.1", "::1")  # no proxy knows the way there
 T = TypeVar("T")  # what an answer is read as
-_ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|.)?|\x9b[0-?]*[@-~]")
 
 class Refused(ValueError):
-    """A request that fails for good. `status` is HTTP's, or 0 without an answer."""
+    """A request that fails for good. `problem`: what the server says, if it does."""
 
-    def __init__(self, message: str, status: int = 0):
+    def __init__(self, message: str, problem: Problem | None = None):
         super().__init__(message)
-        self.status = status
+        self.problem = problem or Problem("")
 
 class Passing(Exception):
     """An error that may pass. `wait`: seconds that the server asks for, or None."""
@@ -45,30 +50,69 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *args: object) -> None:
         return None
 
-def post_json(url: str, body: dict, read: Callable[[Any], T], *, key: str = "",
+class _Kept(urllib.request.AbstractHTTPHandler):
+    """For handlers of an opener: another thread can shut the sockets that they connect."""
+
+    def __init__(self, sockets: list[socket.socket]):
+        super().__init__()
+        self.sockets = sockets
+
+    def do_open(self, http_class: Any, req: urllib.request.Request, **more: Any) -> Any:
+        end = time.monotonic() + (req.timeout or 0.0)
+
+        def connection(*args: Any, **settings: Any) -> Any:
+            made = http_class(*args, **settings)
+            connect = made.connect
+
+            def connect_and_keep() -> None:
+                connect()
+                self.sockets.append(made.sock)
+                if time.monotonic() > end:
+                    raise TimeoutError  # nobody waits any more: nothing is sent
+
+            made.connect = connect_and_keep
+            return made
+
+        return super().do_open(connection, req, **more)
+
+class _HTTP(_Kept, urllib.request.HTTPHandler):
+    pass
+
+class _HTTPS(_Kept, urllib.request.HTTPSHandler):
+    pass
+
+def post_json(url: str, body: dict, read: Callable[[Any], T], *, secrets: Sequence[str] = ("",),
               timeout: float = 60.0, tries: int = 6, before: Callable[[], None] = lambda: None,
               sleep: Callable[[float], bool | None] = time.sleep) -> T:  # fmt: skip
     """read(what the server answered to `body`); Refused when no try can help, or all have failed.
 
-    read: raises ValueError on a wrong answer. timeout: seconds until a try's answer begins, and
-    again until it ends. before: called ahead of each try. sleep: true if woken: no further try.
+    read: raises Passing or another ValueError on a wrong answer. secrets: the key, then what else
+    no message may show. timeout: seconds that a try may take from its connection to its answer's
+    last byte. before: called ahead of each try. sleep: true if woken: no further try.
     """
     headers = {"Content-Type": "application/json", "User-Agent": "retroformer"}
-    headers |= {"Authorization": f"Bearer {key}"} if key else {}
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers, method="POST")
+    headers |= {"Authorization": f"Bearer {secrets[0]}"} if secrets[0] else {}
+    data = json.dumps(body, ensure_ascii=False).encode(errors="ignore")  # no lone surrogates
+    request = urllib.request.Request(url, data, headers, method="POST")
     for number in count(1):
         before()
         try:
-            data = _once(request, timeout)
+            answer = _once(request, timeout)
             try:
-                return read(json.loads(data))
+                value = json.loads(answer)
+                if isinstance(value, dict) and value.get("error") and not value.get("choices"):
+                    raise failure(problem_in(value, 200))
+                return read(value)
             except (ValueError, RecursionError) as error:
+                if isinstance(error, Refused):
+                    raise
                 raise Passing(f"not an answer that can be read ({error})") from error
         except (Refused, Passing) as error:
-            message = without_key(one_printable_line(without_key(str(error), key)), key)
-            message = f"{url.partition('?')[0]}: {message}"  # a query may hold a secret
+            # a query may hold a secret; a message is cut only when all are out of it
+            message = without(secrets, one_printable_line(without(secrets, str(error)), 3000))[:300]
+            message = f"{without(secrets, url.partition('?')[0])}: {message}"
             if isinstance(error, Refused):
-                raise Refused(message, error.status) from None
+                raise Refused(message, error.problem) from None
             backoff = min(60.0, 2.0 ** (number - 1)) * random.uniform(0.5, 1.0)  # a second at first
             wait = backoff if error.wait is None else error.wait
         if wait > MAX_WAIT:
@@ -79,58 +123,83 @@ def post_json(url: str, body: dict, read: Callable[[Any], T], *, key: str = "",
     raise Refused(f"{message}; given up after {number} tries")
 
 def _once(request: urllib.request.Request, timeout: float) -> bytes:
-    """One try: the body of a 200. Raises Passing or Refused."""
+    """One try: the body of a 200. Raises Passing or Refused, at the latest after `timeout` seconds:
+    then its socket is shut, whatever the server still drips.
+    """
+    sockets: list[socket.socket] = []
+    results: SimpleQueue[bytes | Exception] = SimpleQueue()
+    exchange = lambda: results.put(_exchange(request, timeout, sockets))
+    Thread(target=exchange, daemon=True).start()
+    try:
+        result = results.get(timeout=timeout)
+    except Empty:
+        result = Passing(f"no answer within {timeout:g} seconds")
+    for one in sockets:
+        with suppress(OSError):
+            socket.socket.shutdown(one, socket.SHUT_RDWR)  # without a word of TLS
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+def _exchange(request: urllib.request.Request, timeout: float,
+              sockets: list[socket.socket]) -> bytes | Exception:  # fmt: skip
+    """The body of a 200, or what went wrong."""
     proxies: dict | None = {} if urlsplit(request.full_url).hostname in LOCAL else None  # as usual
-    opener = urllib.request.build_opener(_NoRedirect(), urllib.request.ProxyHandler(proxies))
+    opener = urllib.request.build_opener(_NoRedirect(), urllib.request.ProxyHandler(proxies),
+                                         _HTTP(sockets), _HTTPS(sockets))  # fmt: skip
     try:
         with opener.open(request, timeout=timeout) as response:
-            return _read(response, timeout)
+            return _read(response)
     except urllib.error.HTTPError as error:
         with error:
-            raise _status(error, timeout) from None
+            return _status(error)
+    except (Refused, Passing) as error:
+        return error
     except TimeoutError:
-        raise Passing(f"no answer within {timeout:g} seconds") from None
+        return Passing(f"no answer within {timeout:g} seconds")
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLCertVerificationError):
-            raise Refused(f"its certificate is not accepted ({error.reason})") from None
+            return Refused(f"its certificate is not accepted ({error.reason})")
         slow = isinstance(error.reason, TimeoutError)
         why = f"within {timeout:g} seconds" if slow else f"({error.reason})"
-        raise Passing(f"no connection {why}") from None
-    except (http.client.HTTPException, OSError) as error:
-        raise Passing(f"the answer broke off ({type(error).__name__}: {error})") from None
+        return Passing(f"no connection {why}")
+    except Exception as error:  # http.client and its parsers raise more than they tell
+        return Passing(f"the answer broke off ({type(error).__name__}: {error})")
 
-def _read(response: Any, timeout: float, limit: int = MAX_BODY) -> bytes:
-    """The whole body, in at most twice `timeout` seconds."""
-    data, end = bytearray(), time.monotonic() + timeout
+def _read(response: Any, limit: int = MAX_BODY) -> bytes:
+    """The whole body."""
+    data = bytearray()
     promised = response.length  # by Content-Length; None without one
     while len(data) != promised and (part := response.read1(1 << 16)):
         data += part
         if len(data) > limit:
             raise Refused(f"its answer is longer than {limit} bytes")
-        if time.monotonic() > end:
-            raise TimeoutError
     if promised is not None and len(data) < promised:
         raise Passing(f"the answer broke off ({promised - len(data)} bytes are missing)")
     return bytes(data)
 
-def _status(error: urllib.error.HTTPError, timeout: float) -> Exception:
+def _status(error: urllib.error.HTTPError) -> Exception:
     """What an answer other than 200 means."""
-    text, code = "", None  # the status says enough
-    with suppress(http.client.HTTPException, OSError, Passing, Refused):
-        text = _read(error, timeout, 1 << 16).decode(errors="replace")
-    # {"error": {"message": ..., "code": ...}}, {"error": "..."}, {"message": "..."} or text
-    with suppress(ValueError, RecursionError, AttributeError):
-        value = json.loads(text)
-        value = value.get("error", value)
-        text = value if isinstance(value, str) else str(value.get("message", text))
-        code = value.get("code")
-    message = f"HTTP {error.code}: {text.strip() or error.reason}"
+    text = ""  # the status says enough
+    with suppress(http.client.HTTPException, OSError, ValueError, Passing):
+        text = _read(error, 1 << 16).decode(errors="replace")
     if 300 <= error.code < 400:
         to = error.headers.get("Location", "nowhere").partition("?")[0]
-        message = f"HTTP {error.code}: it redirects to {to}, which is not followed"
-    elif (error.code in PASSING or error.code >= 500) and code != "insufficient_quota":
-        return Passing(message, retry_after(error.headers.get("Retry-After", "")))
-    return Refused(message, error.code)
+        return Refused(f"HTTP {error.code}: it redirects to {to}, which is not followed")
+    try:
+        problem = problem_in(json.loads(text), error.code)
+    except (ValueError, RecursionError):
+        problem = problem_in(text.strip() or str(error.reason), error.code)
+    return failure(problem, retry_after(error.headers.get("Retry-After", "")))
+
+def failure(problem: Problem, wait: float | None = None) -> Refused | Passing:
+    """Refused, or Passing where another try of the same request may be answered."""
+    status, settled = problem.status, problem.too_long() or problem.unknown()
+    passes = status in PASSING or status >= 500 or status == 200
+    message = f"HTTP {status}: {problem.message}"
+    if passes and not settled and "insufficient_quota" not in problem.code:
+        return Passing(message, wait)
+    return Refused(message, problem)
 
 def retry_after(text: str) -> float | None:
     """Seconds that a Retry-After header asks for: a whole number or a date; None if neither."""
@@ -141,11 +210,10 @@ def retry_after(text: str) -> float | None:
     except (ValueError, OverflowError):
         return None
 
-def one_printable_line(text: str, limit: int = 300) -> str:
-    """One printable line of at most `limit` characters, whatever a server or a model wrote."""
-    line = " ".join(_ESCAPES.sub("", text[: 20 * limit]).split())
-    return "".join(c for c in line if c.isprintable())[:limit].strip()
-
-def without_key(text: str, key: str) -> str:
-    """`text` without the key. One below 8 characters ("x", for a local server) protects nothing."""
-    return text.replace(key, "[key]") if len(key) >= 8 else text
+def without(secrets: Sequence[str], text: str) -> str:
+    """`text` without any of them. One below 8 characters ("x", for a local server) protects
+    nothing.
+    """
+    for secret in secrets:
+        text = text.replace(secret, "[key]") if len(secret) >= 8 else text
+    return text

@@ -9,6 +9,7 @@ right or wrong by chance (`oracle_share`). Read before: retro/model.py, corpus.p
 tens of millions of tokens: first weights that copy (first_weights.py), a reading loss (reader.py).
 """
 
+import retro.run.loading  # isort: skip  # noqa: F401  (Ctrl-C from here on)
 import hashlib
 import random
 import time
@@ -40,14 +41,16 @@ from retro.pretrain.skills import measure_skills
 from retro.run import checkpoint
 from retro.run.cli import option, option_of, parse, run_script
 from retro.run.device import autocast, pick_device
-from retro.run.files import write_atomically
+from retro.run.files import fingerprint, make_folder, write_atomically
+from retro.run.folder import lock
+from retro.run.processes import launch
 from retro.tokenizer import Tokenizer, load
 
 data, sizes, optimisation = (partial(option, group=g) for g in ("data", "model", "optimisation"))
 
 @dataclass(frozen=True)
 class Config:
-    out: str = option("assets", "folder of the checkpoint; a run there goes on", "run")
+    out: str = option("runs/base", "folder of the checkpoint; a run there goes on", "run")
     start: str = option("", "folder of a base to begin with; none: from nothing", "run")
     seed: int = option(0, "number from which every random draw follows", "run", low=0)
     checkpoint_minutes: float = option(3.0, "minutes between two checkpoints", "run", low=0)
@@ -58,24 +61,39 @@ class Config:
     oracle_share: float = data(0.3, "share of right ones among the reflections", low=0, high=1)
     drills: float = data(0.8, "share of drills at first; later a quarter", low=0, high=1)
 
-    vocab_size: int = sizes(2560, "tokens of the vocabulary", low=1)
+    vocab_size: int = sizes(2560, "tokens of the vocabulary", low=257)
     width: int = sizes(192, "width of the residual stream", low=1)
     layers: int = sizes(5, "transformer blocks", low=1)
-    heads: int = sizes(3, "query heads of a block", low=1)
+    heads: int = sizes(3, "query heads of a block", low=3)
     kv_heads: int = sizes(3, "key-value heads of a block", low=1)
     mlp_width: int = sizes(384, "inner width of the MLP", low=1)
-    context: int = sizes(2560, "tokens; longer documents are left out", low=1)
+    context: int = sizes(2560, "tokens; longer documents are left out", low=256)
     # mostly slow rotations: like must find like across a whole trial
     rope_theta: float = sizes(1e6, "base of the rotary angles", above=0)
 
     # at 0.01 the noise hides the signal
-    muon_lr: float = optimisation(0.004, "learning rate of the blocks' matrices", above=0)
+    muon_lr: float = optimisation(0.004, "learning rate of the blocks' matrices", above=0, high=1)
     # without it they grow until attention saturates
-    muon_decay: float = optimisation(0.2, "weight decay of the blocks' matrices", low=0)
-    adam_lr: float = optimisation(1e-3, "learning rate of embeddings and norms", above=0)
+    muon_decay: float = optimisation(0.2, "weight decay of the blocks' matrices", low=0, high=1)
+    adam_lr: float = optimisation(1e-3, "learning rate of embeddings and norms", above=0, high=1)
     warmup: float = optimisation(0.01, "share of the run in which rates rise", low=0, high=1)
     decay: float = optimisation(0.7, "share, at the end, in which they fall to 0", above=0, high=1)
     reading_weight: float = optimisation(2.0, "of the reading loss beside the next token's", low=0)
+
+
+    def __post_init__(self) -> None:
+        """ValueError on settings that make no sense together."""
+        if self.warmup + self.decay > 1:
+            raise ValueError(f"--warmup {self.warmup} and --decay {self.decay}: together above 1")
+        if not self.start:
+            if self.kv_heads != self.heads:  # as head_start needs it
+                raise ValueError(f"--kv-heads {self.kv_heads}: must be --heads, {self.heads}")
+            shape_of(self, self.vocab_size)
+
+def shape_of(config: Config, vocab_size: int) -> GPTConfig:
+    """The sizes of a model from nothing; ValueError if they don't fit together."""
+    return GPTConfig(vocab_size, config.width, config.mlp_width, config.layers, config.heads,
+                     config.kv_heads, config.context, config.rope_theta)  # fmt: skip
 
 FREE = ("out", "tokens", "decay", "checkpoint_minutes")  # settings that a resumed run may change
 FROZEN_STEPS = 200  # of a given base's matrices: untrained probes and tokens would wipe them out
@@ -101,13 +119,20 @@ def main(config: Config) -> None:
     out, environments = Path(config.out), envs.make_all(config.envs)
     torch.manual_seed(config.seed)
     base_tokenizer = own_tokenizer(config.start) if config.start else None
-    if not (out / "tokenizer.tiktoken").exists():
+    begun = (out / "pretrain.state").exists()
+    if not begun and (out / "model.safetensors").exists():
+        raise ValueError(f"--out {out}: holds a model already, and no pretrain.state to go on "
+                         "from; name another folder")  # fmt: skip
+    make_folder(out)
+    held = lock(out)  # until this function ends
+    if not begun:  # a run that was killed before its first checkpoint may have left another one
         texts = tokenizer_texts(environments, config.seed)
         bpe.train(texts, config.vocab_size, start=base_tokenizer).save(out)
     training = start(config, own_tokenizer(out), base_tokenizer)
     train(config, training, tuple(environments))
     training.model.to(torch.bfloat16).save_pretrained(out)
     write_card(out, config, training.state)
+    held.close()
 
 def own_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer in a folder; ValueError if it is a pretrained model's."""
@@ -131,23 +156,25 @@ def start(config: Config, tokenizer: Tokenizer, base_tokenizer: Tokenizer | None
     if base_tokenizer:
         model = grow_vocabulary(GPT.from_pretrained(config.start), base_tokenizer, tokenizer)
     else:
-        shape = (config.width, config.mlp_width, config.layers, config.heads, config.kv_heads,
-                 config.context, config.rope_theta)  # fmt: skip
-        model = GPT(GPTConfig(tokenizer.vocab_size, *shape), generator)
+        model = GPT(shape_of(config, tokenizer.vocab_size), generator)
         head_start(model, generator)
     model = model.to(device)
     accelerate(model)
     reader = Reader(model).to(device)
     grows = base_tokenizer and tokenizer.vocab_size > base_tokenizer.vocab_size
     frozen_steps = FROZEN_STEPS if base_tokenizer and (config.reading_weight or grows) else 0
-    state: dict[str, Any] = dict(config=asdict(config), shard=0, tokens=0, seconds=0.0, steps=0)
+    given = fingerprint(config.start) if config.start else ""
+    state: dict[str, Any] = dict(config=asdict(config), start=given, shard=0, tokens=0, seconds=0.0,
+                                 steps=0)  # fmt: skip
     own = optimizers(model, reader, config)
     training = Training(model, reader, own, state, path, frozen_steps)
     if path.exists():
         state = training.state = checkpoint.load(path, training.parameters, own)
         kept = {k: v for k, v in asdict(config).items() if k not in FREE}
-        if changed := [k for k, v in kept.items() if state["config"][k] != v]:
+        if changed := [k for k, v in kept.items() if state["config"].get(k) != v]:
             raise ValueError(f"{path}: was written with other {', '.join(changed)}")
+        if state.get("start") != given:
+            raise ValueError(f"{path}: the run began with another base than {config.start} is now")
         print(f"resumed at {state['tokens'] / 1e6:.1f}M tokens")
     return training
 
@@ -195,7 +222,9 @@ def step(config: Config, training: Training, batch: tuple[Tensor, ...]) -> tuple
         loss.backward()
     else:
         (loss + config.reading_weight * reading).backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    if not (norm + loss + reading).isfinite():
+        raise FloatingPointError(f"loss {loss}, gradient {norm}: step {state['steps']} not taken")
     for optimizer in training.optimizers:
         optimizer.step()
         optimizer.zero_grad()
@@ -256,4 +285,4 @@ def write_card(out: Path, config: Config, state: dict, n: int = 200) -> None:
     print(card)
 
 if __name__ == "__main__":
-    run_script(main, parse(Config, __doc__))
+    launch(partial(run_script, main, parse(Config, __doc__)), 1)

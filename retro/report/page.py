@@ -23,8 +23,10 @@ from retro.lora import REFLECTOR, load_adapter
 from retro.policy import Policy
 from retro.ppo import gae, token_rewards
 from retro.reflect import REFLECTION_TOKENS, Reflection, rate, reflection_prompt
-from retro.report.terminal import visible
-from retro.run.files import JsonLines, read_bytes, read_json, read_tensors, write_atomically
+from retro.run import checkpoint
+from retro.run.files import JsonLines, read_bytes, write_atomically
+from retro.run.finished import read_run
+from retro.run.printable import visible
 from retro.trial import Environments, Trajectory
 
 EPISODES = 40  # tasks of an environment on the page, at most
@@ -45,9 +47,11 @@ def page_data(
     run_dir: Path, lm: LanguageModel,
 ) -> dict:  # fmt: skip
     """Everything the page shows, as JSON can hold it."""
-    settings = read_json(run_dir / "config.json")
-    metrics = list(JsonLines(run_dir / "metrics.jsonl"))
-    policy = trained_policy(run_dir, lm, settings["adapt_prompt"])
+    settings, metrics, critic = left_by(run_dir)
+    load_adapter(lm.model, run_dir / "adapter")
+    policy = Policy(lm, settings["adapt_prompt"])
+    for name, weight in policy.value_head.named_parameters():
+        weight.data.copy_(critic[name])
     kl_coef = metrics[-1]["kl_coef"] if metrics else settings["kl_coef"]
 
     picked = pick(reports, chains)
@@ -66,6 +70,17 @@ def page_data(
     failed = sum(len(failed_first(env_chains)) for env_chains in chains)
     return {"run": run, "reports": list(reports), "metrics": metrics, "kl_coef": kl_coef,
             "episodes": shown, "failed": failed}  # fmt: skip
+
+def left_by(run_dir: str | Path) -> tuple[dict, list[dict], dict[str, torch.Tensor]]:
+    """A run's settings, metrics and critic; ValueError if a page can't be made of them."""
+    run_dir = Path(run_dir)
+    settings = read_run(run_dir, "base", "seed", "adapt_prompt", "kl_coef", "gamma", "gae_lambda")
+    metrics = list(JsonLines(run_dir / "metrics.jsonl", ("update", "kl_coef")))
+    stored, head = checkpoint.read(run_dir / "checkpoint")[0], "weight.value_head."
+    critic = {name.removeprefix(head): w for name, w in stored.items() if name.startswith(head)}
+    if set(critic) != {"weight", "bias"}:
+        raise ValueError(f"{run_dir / 'checkpoint'}: no critic in it")
+    return settings, metrics, critic
 
 def failed_first(chains: dict[str, Chains]) -> list[int]:
     """The rows whose first trial failed: only they have a reflection to show."""
@@ -105,17 +120,6 @@ def trial_data(trajectory: Trajectory) -> dict:
     """A trial as data, without its first observation, which all trials of a task share."""
     steps = [list(exchange) for exchange in trajectory.exchanges]
     return {"steps": steps, "return": trajectory.episode_return, "success": trajectory.success}
-
-def trained_policy(run_dir: Path, lm: LanguageModel, adapt_prompt: bool) -> Policy:
-    """M_r and its critic as the run left them; ValueError if there is no critic."""
-    load_adapter(lm.model, run_dir / "adapter")
-    policy = Policy(lm, adapt_prompt)
-    stored = read_tensors(run_dir / "checkpoint")
-    for name, weight in policy.value_head.named_parameters():
-        if f"weight.value_head.{name}" not in stored:
-            raise ValueError(f"{run_dir / 'checkpoint'}: no critic in it")
-        weight.data.copy_(stored[f"weight.value_head.{name}"])
-    return policy
 
 def weigh(policy: Policy, written: Sequence[tuple[Trajectory, Trajectory, str]], kl_coef: float,
           gamma: float, gae_lambda: float) -> list[list[list] | None]:  # fmt: skip

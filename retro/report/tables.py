@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from retro.run.printable import visible
+from retro.run.tally import sentence
+
 def label(name: str, temperature: float | None, template: str = "") -> str:
     if name == "template" and template:
         return f"{name}: {template}"
@@ -26,6 +29,8 @@ def table(report: dict, other_temperatures: bool = False) -> str:
     parts += [pairs_table(*pair) for pair in report["comparisons"].items() if pair[1]]
     checked = {name: result for name, result in rows.items() if "faithfulness" in result}
     parts += [truth_table(checked)] if checked else []
+    faults = report.get("unanswered", {}).items()
+    parts += [sentence(what, **found) for what, found in faults]
     return "\n\n".join(parts)
 
 def success_table(results: dict[str, dict]) -> str:
@@ -73,8 +78,8 @@ def print_reward(fitted: dict) -> None:
     print(f"reward model: fitted to {fitted['learnt_from']} ratings; on tasks held out")
     for name, found in fitted["held_out"].items():
         ranking = "-" if found["ranking"] is None else f"{found['ranking']:.2f}"
-        print(f"    {name}: ranks {ranking} of {found['pairs']} pairs rightly; calibration error "
-              f"{found['ece']:.3f} over {found['n']} reflections")  # fmt: skip
+        print(f"    {visible(name)}: ranks {ranking} of {found['pairs']} pairs rightly; "
+              f"calibration error {found['ece']:.3f} over {found['n']} reflections")  # fmt: skip
 
 def draw_picture(reports: Sequence[dict], path: str | Path) -> bool:
     """Success by retry with intervals, a plot for each environment; False without matplotlib."""

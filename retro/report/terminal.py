@@ -1,27 +1,14 @@
-"""Text from environments and models, shown to people on a terminal: `visible` text through which
-no escape sequence, control character or change of writing direction gets, and the Screen.
-"""
+"""A trial on a terminal: what environments and models write, shown to people."""
 
 import os
 import shutil
 import sys
 import textwrap
 import time
-import unicodedata
+
+from retro.run.printable import visible
 
 STYLES = dict(dim="2", bold="1", task="36", act="1;33", mind="35", good="1;32", bad="1;31")
-
-def visible(text: str) -> str:
-    """`text` with a sign (␛, <U+202E>) for each character that does not print; line ends stay."""
-    return "".join(c if c == "\n" or c.isprintable() else _picture(c) for c in text)
-
-def _picture(character: str) -> str:
-    code = ord(character)
-    if character == "\t" or unicodedata.category(character) == "Zs":
-        return " "
-    if code < 0x20 or code == 0x7F:
-        return chr(0x2421 if code == 0x7F else 0x2400 + code)  # Unicode's control pictures
-    return f"<U+{code:04X}>"
 
 class Screen:
     """A trial as it happens. Prints to stdout, all text through `visible`. On a terminal only: a

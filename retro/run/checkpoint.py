@@ -1,15 +1,19 @@
-"""Checkpoints of a run: weights, optimiser moments and counters in one safetensors file."""
+"""Checkpoints of a run: weights, optimiser moments and counters in one safetensors file, and a hash
+of it all: a damaged one is never taken for a whole one.
+"""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from retro.run.files import read_tensors, write_tensors
 
-def save(path: str | Path, weights: Mapping[str, torch.Tensor], optimizers: Sequence[Optimizer],
+def save(path: str | Path, weights: Mapping[str, Tensor], optimizers: Sequence[Optimizer],
          state: dict) -> None:  # fmt: skip
     """`state` is anything JSON can hold."""
     tensors = {f"weight.{name}": tensor for name, tensor in weights.items()}
@@ -18,26 +22,39 @@ def save(path: str | Path, weights: Mapping[str, torch.Tensor], optimizers: Sequ
             for key, value in moments.items():
                 tensors[f"optimizer.{i}.{j}.{key}"] = torch.as_tensor(value)
     tensors["state"] = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
-    write_tensors(path, {name: tensor.clone() for name, tensor in tensors.items()})
+    tensors = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+    write_tensors(path, tensors | {"sha256": hash_of(tensors)})
+
+def hash_of(tensors: Mapping[str, Tensor]) -> Tensor:
+    """(32,): of the names, dtypes, shapes and bytes of the tensors."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
+    return torch.tensor(list(digest.digest()), dtype=torch.uint8)
+
+def read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
+    """The tensors of a checkpoint, by the names that `save` gives them, and its state; ValueError
+    if it is not as it was written.
+    """
+    tensors = read_tensors(path)
+    known = tensors.pop("sha256", torch.empty(0)).tolist()
+    if "state" not in tensors or known != hash_of(tensors).tolist():
+        raise ValueError(f"{path}: is damaged, or no checkpoint of this version; start a new run")
+    return tensors, json.loads(bytes(tensors.pop("state").tolist()))
 
 @torch.no_grad()
-def load(path: str | Path, weights: Mapping[str, torch.Tensor],
-         optimizers: Sequence[Optimizer]) -> dict:  # fmt: skip
+def load(path: str | Path, weights: Mapping[str, Tensor], optimizers: Sequence[Optimizer]) -> dict:
     """Put back what `save` wrote, in place, and return its state; ValueError if it does not fit."""
-    tensors = read_tensors(path)
+    tensors, state = read(path)
     stored = {n.removeprefix("weight."): t for n, t in tensors.items() if n.startswith("weight.")}
     shapes, wanted = ({n: t.shape for n, t in each.items()} for each in (stored, weights))
-    if "state" not in tensors or shapes != wanted:
+    if shapes != wanted:
         raise ValueError(f"{path}: is not a checkpoint of this run's model")
-    try:
-        state = json.loads(bytes(tensors["state"].tolist()))
-    except (TypeError, ValueError, RecursionError):
-        state = None
-    moments = [name.split(".") for name in tensors if name.startswith("optimizer.")]
-    if not isinstance(state, dict) or not all(len(m) == 4 and m[2].isdecimal() for m in moments):
-        raise ValueError(f"{path}: its state cannot be read")
     for name, tensor in weights.items():
         tensor.copy_(stored[name])
+    moments = [name.split(".") for name in tensors if name.startswith("optimizer.")]
     for i, optimizer in enumerate(optimizers):
         own: dict = {**optimizer.state_dict(), "state": {}}
         for _, _, j, key in (m for m in moments if m[1] == str(i)):

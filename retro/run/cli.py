@@ -1,17 +1,21 @@
 """The command line of every script: options made from a config dataclass, errors as one line."""
 
 import argparse
-import math
+import io
 import operator
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import Field, field, fields
+from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from retro.run.device import keep_memory
+from retro.run.printable import visible
 
 Config = TypeVar("Config", bound=Any)  # a script's dataclass of settings
 COMPARISONS = {"low": operator.ge, "high": operator.le, "above": operator.gt}
+LARGEST = 10**18  # that a number may be for which nothing is said: a seed has 64 bits
+KINDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text", bool: "a switch"}
 METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT"}
 
 def option(default: Any, help: str, group: str, *, low: float | None = None,
@@ -51,14 +55,26 @@ def parse(config_class: type[Config], doc: str,
         add_option(groups[one.metadata["group"]], one)
     parser.set_defaults(**defaults(parser.parse_args(argv)))
     config = parser.parse_args(argv)
-    for one in own_first:
-        value, bounds = getattr(config, one.name), one.metadata["bounds"]
-        kept = (compare(value, bounds[side]) for side, compare in COMPARISONS.items()
-                if bounds[side] is not None)  # fmt: skip
-        if isinstance(value, (int, float)) and not (math.isfinite(value) and all(kept)):
-            must = allowed(**bounds) or "a finite number"
-            parser.error(f"{option_of(one.name)} is {value}: must be {must}")
-    return config_class(**vars(config))
+    try:
+        for one in own_first:
+            check(one, getattr(config, one.name))
+        return config_class(**vars(config))
+    except ValueError as error:  # or of settings that make no sense together
+        parser.error(str(error))
+
+def check(one: Field, value: Any) -> None:
+    """ValueError unless a field of a Config may have this value."""
+    name, choices, bounds = option_of(one.name), get_args(one.type), one.metadata["bounds"]
+    if choices and value not in choices:
+        raise ValueError(f"{name} is {value!r:.100}: must be one of {', '.join(choices)}")
+    if not choices and type(value) not in ((int, float) if one.type is float else (one.type,)):
+        raise ValueError(f"{name} is {value!r:.100}: must be {KINDS[one.type]}")
+    if one.type in (int, float):
+        kept = all(compare(value, bounds[side]) for side, compare in COMPARISONS.items()
+                   if bounds[side] is not None)  # fmt: skip
+        if not (kept and abs(value) <= LARGEST):  # NaN compares with nothing
+            must = f"at most {LARGEST}" if kept else allowed(**bounds)
+            raise ValueError(f"{name} is {value}: must be {must}")
 
 def add_option(group: Any, one: Field) -> None:
     """The option of a field: its type, its choices, and its help with range and default."""
@@ -73,20 +89,38 @@ def add_option(group: Any, one: Field) -> None:
     text = f"{one.metadata['help']} ({'; '.join(filter(None, notes))})"
     action.help = text.replace("%", "%%")  # set here: before 3.13 argparse adds a switch's default
 
-def run_script(main: Callable[[Config], None], config: Config) -> None:
-    """main(config). What the user can mend becomes one line on stderr and exit status 2."""
+def run_script(main: Callable[[Config], None], config: Config, left: str = "") -> None:
+    """main(config). What the user can mend becomes one line on stderr and exit status 2; `left` is
+    what Ctrl-C leaves behind.
+    """
     keep_memory()
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that is no UTF-8 ends no work
     try:
         main(config)
-    except (ValueError, OSError) as error:
-        fail(error)
-    except FloatingPointError as error:
-        fail(f"training broke down: {error}; the last checkpoint is whole", 1)
-    except KeyboardInterrupt:
-        goes_on = "; --resume goes on from the last checkpoint" * hasattr(config, "resume")
-        fail(f"interrupted{goes_on}", 130)
+    except (Exception, KeyboardInterrupt) as error:
+        found = Stopped.last or error  # PyTorch may turn an interrupt into an error of its own
+        if isinstance(found, KeyboardInterrupt):
+            why, status = str(found) or "interrupted", getattr(found, "status", 130)
+            if hasattr(config, "resume") and (Path(config.run_dir) / "checkpoint").exists():
+                left = "--resume goes on from the last checkpoint"
+            fail(why + f"; {left}" * bool(left and status != 2), status)
+        if isinstance(found, FloatingPointError):
+            fail(f"training broke down: {found}; the last checkpoint is whole", 1)
+        if isinstance(found, (ValueError, OSError)):
+            fail(found)
+        raise
+
+class Stopped(KeyboardInterrupt):
+    """Something from outside ends the program: a signal, the death of another process of it."""
+
+    last: "Stopped | None" = None  # the one that was raised
+
+    def __init__(self, why: str, status: int):
+        super().__init__(why)
+        self.status, Stopped.last = status, self
 
 def fail(message: object, status: int = 2) -> NoReturn:
-    """End the program with one line on stderr."""
-    print(f"error: {message}", file=sys.stderr)
+    """End the program with one printable line on stderr."""
+    print(f"error: {visible(' '.join(str(message).splitlines()))}", file=sys.stderr)
     sys.exit(status)

@@ -43,6 +43,8 @@ def autocast(device: torch.device | str) -> AbstractContextManager:
         pays = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         features: dict = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot tell
-        pays = kind == "cpu" and (features.get("amx_bf16") or features.get("avx512_bf16"))
+        has = features.get("amx_bf16") or features.get("avx512_bf16")
+        # PyTorch's own kernels may be held to less (ATEN_CPU_CAPABILITY), and then they break down
+        pays = kind == "cpu" and has and torch.backends.cpu.get_cpu_capability() == "AVX512"
     # no weight cache: before PyTorch #165068 a copy cast under no_grad cut a later pass's gradient
     return torch.autocast(kind, torch.bfloat16, cache_enabled=False) if pays else nullcontext()

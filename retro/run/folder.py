@@ -11,14 +11,19 @@ reward/             the reward model of an offline run: its adapter, its head
 trained_on.json     hashes of the training tasks: eval.py refuses to evaluate on them
 choices.json        success on other tasks by template and by temperature: what the table chooses by
 results.json, .png  success by retry of every method; the picture if matplotlib is there
+
+The checkpoint knows what it belongs to: the settings, hashes of the models, and of every file
+above that later work reads. Who resumes a run or reads one gets what was written, or one line that
+names what is gone or changed. A kill or a power cut loses the work since the last checkpoint.
 """
 
+import hashlib
 import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from importlib import metadata
@@ -28,7 +33,16 @@ from typing import Any, TextIO
 import torch
 
 from retro.run import checkpoint
-from retro.run.files import JsonLines, named, read_json, write_json
+from retro.run.files import (
+    SCRATCH,
+    JsonLines,
+    fingerprint,
+    hash_of,
+    make_folder,
+    named,
+    read_json,
+    write_json,
+)
 from retro.run.processes import Processes
 
 try:
@@ -38,6 +52,9 @@ except ImportError:  # Windows: two runs in one folder go unnoticed there
 
 PACKAGES = ("torch", "numpy", "tiktoken", "regex", "safetensors")
 FREE = ("run_dir", "resume")  # settings that a resumed run may change
+ROWS = ("metrics", "replay", "failed")
+MODELS = ("base", "reflector", "actor")  # settings that name a model's folder
+NEEDED = ("sft", "reward")  # what a resumed run reads again; the rest it writes anew
 
 class RunFolder:
     """A new folder, or with `config.resume` one of an interrupted run; of several processes one
@@ -45,55 +62,115 @@ class RunFolder:
     """
 
     def __init__(self, config: Any, weights: Mapping[str, torch.Tensor],
-                 optimizer: torch.optim.Optimizer, processes: Processes):  # fmt: skip
+                 optimizer: torch.optim.Optimizer, processes: Processes,
+                 trained_on: list[str]):  # fmt: skip
+        """`trained_on`: hashes of the training tasks."""
         self.path, self.processes = Path(config.run_dir), processes
         self.weights, self.optimizer = weights, optimizer
-        names = ("metrics", "replay", "failed")
-        self.files = {name: JsonLines(self.path / f"{name}.jsonl") for name in names}
-        self.state: dict = {"lines": dict.fromkeys(names, 0)}
+        self.files = {name: JsonLines(self.path / f"{name}.jsonl") for name in ROWS}
+        self.state: dict = {}
         if processes.is_main:
             self.open(config)
+            settings = {k: v for k, v in plain(config).items() if k not in FREE}
+            tasks = hashlib.sha256(repr(trained_on).encode()).hexdigest()
+            self.state = {"settings": settings, "models": hashes(settings), "tasks": tasks,
+                          "sealed": {}}  # fmt: skip
         processes.barrier()
-        if (self.path / "checkpoint").exists():
-            self.state = checkpoint.load(self.path / "checkpoint", weights, [optimizer])
+        if config.resume and (self.path / "checkpoint").exists():
+            now, self.state = self.state, checkpoint.load(self.path / "checkpoint", weights,
+                                                          [optimizer])  # fmt: skip
+            if processes.is_main:
+                self.check(now)
         if processes.is_main:
-            for name, file in self.files.items():
-                file.truncate(self.state["lines"][name])
+            write_json(self.path / "trained_on.json", {"hashes": trained_on})
+            self.seal("trained_on.json")
+            for file in self.files.values():
+                file.restore(self.state.get("files", {}).get(file.path.stem, file.mark))
+            self.save()
         processes.barrier()
 
     def open(self, config: Any) -> None:
         """Make the folder, or check that it is the one to resume and that no process is in it."""
         path, started = self.path, self.path / "config.json"
-        settings = json.loads(json.dumps(asdict(config)))
         if config.resume and not started.exists():
-            raise ValueError(f"{path}: no run to resume here")
-        path.mkdir(parents=True, exist_ok=True)
+            raise ValueError(f"{path}: no run to resume here (it has no config.json)")
+        make_folder(path)
         self.lock = lock(path)
-        if started.exists() and not config.resume:
-            raise ValueError(f"{path}: holds a run already; --resume continues it, --run-dir names "
-                             "another")  # fmt: skip
+        rows = [file.path for file in self.files.values()]
+        begun = [file for file in (started, path / "checkpoint", *rows) if file.exists()]
+        if begun and not config.resume:
+            raise ValueError(f"{path}: holds a run already ({begun[0].name} is there); --resume "
+                             "continues it, --run-dir names another")  # fmt: skip
         if config.resume:
-            old = read_json(started)
-            for k, now in settings.items():
-                if k not in FREE and now != (was := old.get(k)):
-                    raise ValueError(f"{path}: was started with another {k}: {was!r}, now {now!r}")
-            for scratch in path.rglob("*.tmp"):  # of a write that a kill cut short
-                scratch.unlink()
+            refuse_other(started, read_json(started), plain(config))
+            lost = [file for file in rows if file.exists() and file.stat().st_size]
+            if lost and not (path / "checkpoint").exists():
+                raise ValueError(f"{path / 'checkpoint'}: is gone, but {lost[0].name} has rows: "
+                                 "put it back, or start a new run")  # fmt: skip
+            for folder in (path, *(path / name for name in ("sft", "adapter", "reward"))):
+                for scratch in folder.glob(f".*{SCRATCH}"):  # of a write that a kill cut short
+                    if scratch.is_file():
+                        scratch.unlink()
         else:
-            write_json(started, settings)
+            write_json(started, plain(config))
         note_versions(path / "versions.json", self.processes.world)
+
+    def check(self, now: dict) -> None:
+        """ValueError if the checkpoint is of another run than `now`, or a file is not as it was."""
+        path, state = self.path, self.state
+        if not {*now, "files"} <= state.keys():
+            raise ValueError(f"{path / 'checkpoint'}: is not a run's checkpoint")
+        refuse_other(path / "checkpoint", state["settings"], now["settings"])
+        for role, known in state["models"].items():
+            if now["models"].get(role) != known:
+                raise ValueError(f"{path}: was started with another {role} than what is in "
+                                 f"{now['settings'][role]} now")  # fmt: skip
+        if state["tasks"] != now["tasks"]:
+            raise ValueError(f"{path}: was started with other training tasks than there are now")
+        check_sealed(path, state, NEEDED)
 
     def append(self, name: str, rows: list[dict]) -> None:
         """Rows, the same in all processes, to one of the files."""
         if self.processes.is_main:
             self.files[name].append(rows)
 
+    def seal(self, name: str) -> None:
+        """Note the hash of a file, or of the files in a folder, that was written now."""
+        if self.processes.is_main:
+            found = self.path / name
+            files = sorted(found.glob("[!.]*")) if found.is_dir() else [found]
+            self.state["sealed"] |= {f.relative_to(self.path).as_posix(): hash_of(f) for f in files}
+
     def save(self, **state: Any) -> None:
-        """Checkpoint: the weights, the optimiser, `state` and the number of lines in each file."""
+        """Checkpoint: the weights, the optimiser, `state` and how far each file is."""
         self.state |= state
         if self.processes.is_main:
-            self.state["lines"] = {name: len(file) for name, file in self.files.items()}
+            self.state["files"] = {name: file.mark for name, file in self.files.items()}
             checkpoint.save(self.path / "checkpoint", self.weights, [self.optimizer], self.state)
+
+def plain(config: Any) -> dict:
+    """Settings as JSON has them."""
+    return json.loads(json.dumps(asdict(config)))
+
+def hashes(settings: dict) -> dict[str, str]:
+    """By role, the hash of each model's folder that the settings name."""
+    folders = {role: settings.get(role) for role in MODELS}
+    return {role: fingerprint(folder) for role, folder in folders.items()
+            if folder and Path(folder).is_dir()}  # fmt: skip
+
+def refuse_other(path: Path, old: dict, now: dict) -> None:
+    for k, value in now.items():
+        if k not in FREE and value != old.get(k):
+            raise ValueError(f"{path}: was started with another {k}: {old.get(k)!r}, now {value!r}")
+
+def check_sealed(path: Path, state: dict, parts: Sequence[str] | None = None) -> None:
+    """ValueError if a file of a run is not as the run has written it; only of `parts`."""
+    for name, known in state.get("sealed", {}).items():
+        if parts is None or name.split("/")[0] in parts:
+            if not (path / name).is_file():
+                raise ValueError(f"{path / name}: is gone; put back what the run has written")
+            if hash_of(path / name) != known:
+                raise ValueError(f"{path / name}: is not what the run has written; put that back")
 
 def lock(folder: Path) -> TextIO:
     """The folder's lock, held until this process ends; ValueError if another process holds it."""
@@ -125,7 +202,9 @@ def versions(processes: int) -> dict[str, str | int | None]:
 
 def note_versions(path: Path, processes: int) -> None:
     """Add the present versions if they are new to the run; print a note if they differ."""
-    runs, now = read_json(path)["runs"] if path.exists() else [], versions(processes)
+    runs, now = read_json(path).get("runs") if path.exists() else [], versions(processes)
+    if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
+        raise ValueError(f"{path}: holds no list of runs; remove it, and --resume writes a new one")
     old = runs[-1] if runs else now
     changed = [f"{k} {old.get(k)} (now {now[k]})" for k in now if now[k] != old.get(k)]
     if changed:

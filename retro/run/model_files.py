@@ -23,7 +23,7 @@ REQUIRED = list(KINDS)[:6]
 LARGEST_INT = {"num_hidden_layers": 500, "head_dim": 1024}  # of any other 2^24
 LARGEST_FLOAT = 1e12
 LARGEST_ANGLES = 1 << 26  # max_position_embeddings * head_dim
-MAX_RANK = 4096  # of an adapter
+MAX_RANK, MAX_ALPHA = 4096, 1e6  # of an adapter
 ADAPTER_WEIGHTS, ADAPTER_SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 # Hugging Face's, where a GPTConfig's differ
 DEFAULTS = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "tie_word_embeddings": False}
@@ -34,15 +34,20 @@ LLAMA3 = ["factor", "low_freq_factor", "high_freq_factor", "original_max_positio
 ROPE_NUMBERS: dict[Any, list[str]] = {"default": [], "linear": ["factor"], "llama3": LLAMA3}
 ADAPTER = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "lora_dropout": 0.0, "bias": "none",
            "inference_mode": True}  # fmt: skip
-ADAPTER_DEMANDS: dict[str, Any] = {
-    "peft_type": "LORA", "bias": "none", "rank_pattern": {}, "alpha_pattern": {},
-    **dict.fromkeys(("use_rslora", "use_dora", "fan_in_fan_out", "lora_bias"), False),
-    **dict.fromkeys(("modules_to_save", "layers_to_transform", "layer_replication"), None),
-    **dict.fromkeys(("exclude_modules", "target_parameters", "trainable_token_indices"), None),
-    "alora_invocation_tokens": None}  # fmt: skip
+# of an adapter: its sizes; what changes no result; the values known here. Any other key, of this
+# PEFT or a later one, must be OFF. First weights that change the base are out: PiSSA, OLoRA, ...
+ADAPTER_SIZES = ("r", "lora_alpha", "target_modules")
+ADAPTER_FREE = {"lora_dropout", "inference_mode", "base_model_name_or_path", "revision",
+                "auto_mapping", "peft_version", "megatron_core", "qalora_group_size"}  # fmt: skip
+ADAPTER_KNOWN: dict[str, tuple] = {
+    "peft_type": ("LORA",), "task_type": ("CAUSAL_LM", None), "bias": ("none",),
+    "init_lora_weights": (True, False, "gaussian", "orthogonal")}  # fmt: skip
+OFF: tuple = (None, False, {}, [])
 
-def read_config(path: str | Path) -> dict:
-    """The settings of a config.json, checked; ValueError on what the model does not do."""
+def read_config(path: str | Path, context: int = 0) -> dict:
+    """The settings of a config.json, checked; ValueError on what the model does not do, and where
+    two keys say different things. context: at most so many positions; 0 = as many as it has.
+    """
     found = read_json(path)
     family = found.get("model_type")
     if family not in ("llama", "qwen2"):
@@ -50,16 +55,42 @@ def read_config(path: str | Path) -> dict:
     for key, allowed in DEMANDS.items():
         if found.get(key) not in (None, allowed):
             raise ValueError(f"{path}: {key} is {found[key]!r}, this model takes only {allowed!r}")
-    rope = found.get("rope_parameters") or found.get("rope_scaling")
+    if (types := found.get("layer_types") or []) != ["full_attention"] * len(types):
+        raise ValueError(f"{path}: layer_types is {types!r}, this model takes only full_attention")
+    rope = one_rope(path, found, family)
     settings = {**DEFAULTS, **found, "rope_scaling": rope, "qkv_bias": family == "qwen2"}
     if settings.get("num_key_value_heads") is None:
         settings["num_key_value_heads"] = settings.get("num_attention_heads")
     if isinstance(rope, dict) and "rope_theta" in rope:
         settings["rope_theta"] = rope["rope_theta"]
+    if context and type(settings["max_position_embeddings"]) is int:
+        settings["max_position_embeddings"] = min(settings["max_position_embeddings"], context)
     try:
         return check_settings({k: v for k, v in settings.items() if k in (*KINDS, "rope_scaling")})
     except (TypeError, ValueError) as error:  # TypeError: a list where a word was expected
         raise ValueError(f"{path}: {error}") from error
+
+def one_rope(path: str | Path, found: dict, family: str) -> Any:
+    """The settings of the rotary positions, which may stand in two objects and beside them;
+    ValueError where they, or the two names of the family, contradict each other.
+    """
+    ropes = {key: found[key] for key in ("rope_scaling", "rope_parameters") if found.get(key)}
+    if not all(isinstance(rope, dict) for rope in ropes.values()):
+        return next(iter(ropes.values()))
+    said: dict[str, dict[str, Any]] = {"theta": {"rope_theta": found.get("rope_theta")}}
+    own = f"{family}forcausallm"
+    listed = [str(name).lower() for name in found.get("architectures") or [own]]
+    said["family"] = {"model_type": own, "architectures": own if own in listed else listed}
+    for outer, rope in ropes.items():
+        for key, value in rope.items():
+            group = said.setdefault(key.removeprefix("rope_"), {})
+            group[f"{outer}.{key}"] = value
+    for group in said.values():
+        (first, value), *others = [*group.items()]
+        for key, other in others:
+            if None not in (value, other) and value != other:
+                raise ValueError(f"{path}: {first} {value!r} and {key} {other!r} contradict")
+    return {key: value for rope in ropes.values() for key, value in rope.items()}
 
 def write_config(path: str | Path, settings: dict) -> None:
     """The config.json that transformers reads as LlamaForCausalLM or Qwen2ForCausalLM."""
@@ -94,7 +125,7 @@ def check_settings(settings: dict) -> dict:
     head_dim, positions = settings["head_dim"], settings["max_position_embeddings"]
     if head_dim * positions > LARGEST_ANGLES:
         sizes = f"max_position_embeddings {positions} of head_dim {head_dim}"
-        raise ValueError(f"{sizes}: the table of positions would be too large")
+        raise ValueError(f"{sizes}: the table of positions would be too large; --context lowers it")
     if head_dim % 2:
         raise ValueError(f"head_dim {head_dim} is odd; rotary positions need it even")
     settings["rope_scaling"] = check_rope_scaling(settings["rope_scaling"])
@@ -123,14 +154,36 @@ def read_checkpoint(folder: str | Path, device: torch.device | None = None,
     """model.safetensors, or the shards that model.safetensors.index.json names."""
     path = Path(folder) / "model.safetensors"
     index, files = path.with_name(path.name + ".index.json"), [path]
+    named: set[tuple[str, str]] = set()  # (tensor, file)
     if index.exists() and not path.exists():
         shard_of = read_json(index).get("weight_map")
         if not isinstance(shard_of, dict) or not all(isinstance(f, str) for f in shard_of.values()):
             raise ValueError(f"{index}: weight_map is not an object of tensors and their files")
-        files = [path.with_name(Path(name).name) for name in sorted(set(shard_of.values()))]
+        named = {(name, Path(file).name) for name, file in shard_of.items()}
+        files = [path.with_name(name) for name in sorted({name for _, name in named})]
+    parts = {file.name: read_tensors(file, device, dtype) for file in files}
+    found = {(name, file) for file, part in parts.items() for name in part}
+    if named and (wrong := sorted(found ^ named)):
+        name, file = wrong[0]
+        where = "here, but not in that file" if wrong[0] in named else "in that file, but not here"
+        raise ValueError(f"{index}: tensor {name} of {file} is {where}")
     # left out: a table that old Llama checkpoints store and every program computes
-    parts = (read_tensors(file, device, dtype).items() for file in files)
-    return {n: t for part in parts for n, t in part if not n.endswith("rotary_emb.inv_freq")}
+    tensors = {name: tensor for part in parts.values() for name, tensor in part.items()}
+    return {n: t for n, t in tensors.items() if not n.endswith("rotary_emb.inv_freq")}
+
+def check_model(folder: str | Path, tensors: dict[str, Tensor], wanted: dict[str, Tensor],
+                tied: bool) -> None:  # fmt: skip
+    """As `check_tensors`. A head that is tied to the embedding is taken out of both: if it is
+    stored, it must be the embedding.
+    """
+    path, embedding = Path(folder) / "model.safetensors", tensors.get("model.embed_tokens.weight")
+    if tied:
+        del wanted["lm_head.weight"]
+        head = tensors.pop("lm_head.weight", None)
+        if head is not None and embedding is not None and not torch.equal(head, embedding):
+            raise ValueError(f"{path}: lm_head.weight is not model.embed_tokens.weight, but "
+                             "tie_word_embeddings of config.json is true")  # fmt: skip
+    check_tensors(path, tensors, wanted)
 
 def check_tensors(path: str | Path, tensors: Mapping[str, Tensor],
                   wanted: Mapping[str, Tensor]) -> None:  # fmt: skip
@@ -160,14 +213,16 @@ def read_adapter(folder: str | Path, known_targets: Sequence[str]
     """(r, alpha, targets, tensors); ValueError if it is anything else than plain LoRA."""
     path = Path(folder) / ADAPTER_SETTINGS
     settings = read_json(path)
-    for key, allowed in ADAPTER_DEMANDS.items():
-        if settings.get(key, allowed) != allowed:
-            raise ValueError(f"{path}: {key} is {settings[key]!r}, only {allowed!r} is known here")
-    asked: list[Any] = [settings.get(k) for k in ("r", "lora_alpha", "target_modules")]
+    for key in sorted(settings.keys() - ADAPTER_FREE - {*ADAPTER_SIZES}):
+        known = ADAPTER_KNOWN.get(key, OFF)
+        if settings[key] not in known:
+            allowed = " or ".join(map(repr, known))
+            raise ValueError(f"{path}: {key} is {settings[key]!r}, only {allowed} is known here")
+    asked: list[Any] = [settings.get(key) for key in ADAPTER_SIZES]
     rank, alpha, targets = asked
-    numbers = type(rank) is int and type(alpha) in (int, float) and abs(alpha) < 1e6
+    numbers = type(rank) is int and type(alpha) in (int, float) and abs(alpha) <= MAX_ALPHA
     if not numbers or not 1 <= rank <= MAX_RANK:
-        wanted = f"numbers, r in 1..{MAX_RANK}"
+        wanted = f"numbers, r in 1..{MAX_RANK}, lora_alpha up to {MAX_ALPHA:g}"
         raise ValueError(f"{path}: r is {rank!r}, lora_alpha {alpha!r}, expected {wanted}")
     if not isinstance(targets, list) or not targets or any(t not in known_targets for t in targets):
         raise ValueError(f"{path}: target_modules is {targets!r}, expected some of {known_targets}")

@@ -5,32 +5,48 @@
 
 Every rank takes the step that one process would take with all batches joined: means are over all
 tokens, gradients are sums. The weights start equal and stay so. Left out: sharded weights.
+
+The processes of `launch` are forks of the first one. A pair of sockets joins each of them with it,
+which has no name: nobody else can read or write there. What torchrun starts, PyTorch joins by ports
+(docs/own-models.md).
 """
 
 import os
+import pickle
+import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from ctypes import CDLL
 from dataclasses import dataclass
-from subprocess import DEVNULL, PIPE, Popen
+from functools import reduce
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from operator import add
 from tempfile import TemporaryFile
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from retro.run.cli import Stopped, fail
 from retro.run.device import pick_device
 
 R = TypeVar("R")
 MAX_PROCESSES = 4  # that `launch` starts; more were not tried
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+ENDS = [getattr(signal, name, signal.SIGINT) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
+GRACE = 0.3  # seconds in which the first process may end by itself, before it is ended
+PR_SET_PDEATHSIG = 1  # Linux's prctl.h
 
 @dataclass(frozen=True)
 class Processes:
     rank: int = 0  # of this process, in 0 .. world-1
     world: int = 1
+    links: tuple[Connection, ...] = ()  # to the first process, or its own to the others
 
     @property
     def is_main(self) -> bool:
@@ -43,6 +59,9 @@ class Processes:
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum of all ranks' tensors, the same on each, without gradient."""
+        if self.links:
+            whole = self._meet(tensor.detach().numpy(), lambda parts: reduce(add, parts))
+            return torch.as_tensor(whole)
         if self.world > 1:
             tensor = tensor.detach().clone()
             dist.all_reduce(tensor)
@@ -61,64 +80,194 @@ class Processes:
         if self.world == 1:
             return rows
         parts: list = [None] * self.world
-        dist.all_gather_object(parts, rows)
+        if self.links:
+            parts = self._meet(rows, list)
+        else:
+            dist.all_gather_object(parts, rows)
         return [row for part in parts for row in part]
+
+    def _meet(self, own: Any, join: Callable[[list], Any]) -> Any:
+        """join([what each rank has]): the first process makes it and hands it to all."""
+        try:
+            if not self.is_main:
+                self.links[0].send_bytes(pickle.dumps(own))
+                return pickle.loads(self.links[0].recv_bytes())
+            whole = join([own, *(pickle.loads(link.recv_bytes()) for link in self.links)])
+            data = pickle.dumps(whole)
+            for link in self.links:
+                link.send_bytes(data)
+            return whole
+        except (EOFError, ConnectionError):  # one has ended: `Watch` says which and why
+            threading.Event().wait(3 * GRACE)
+            raise Stopped("another process of this run has ended", 1) from None
 
     def barrier(self) -> None:
         """Wait until all have come here, say for a file that one of them writes."""
         self.all_gather([])
 
     def leave(self) -> None:
-        if self.world > 1:
+        if self.world > 1 and not self.links:
             dist.destroy_process_group()
 
 ALONE = Processes()
+_launched = ALONE  # what `launch` has made of this process
+
+def launch(script: Callable[[], None], *counts: int) -> None:
+    """Run the script, in several processes at once: PyTorch's threads here (OMP_NUM_THREADS), at
+    most MAX_PROCESSES, and a divisor of all `counts`; one without Linux, with a GPU or in torchrun.
+    A trial's steps are small: two processes do more than one with two threads.
+
+    The others end with this process, however it ends. It ends, and says why, if one of them dies.
+    """
+    global _launched
+    if sys.platform != "linux":
+        return script()
+    others: list[Other] = []
+    try:
+        with Watch(others) as watch:
+            threads, sizes = torch.get_num_threads(), [1]
+            if pick_device().type == "cpu" and not in_torchrun():
+                sizes += range(2, min(threads, MAX_PROCESSES) + 1)
+            size = max(n for n in sizes if all(count % n == 0 for count in counts))
+            if size > 1:
+                torch.set_num_threads(threads // size)
+            for rank in range(1, size):
+                others.append(Other(script, rank, size))
+            watch.start()
+            if others:
+                _launched = Processes(0, size, tuple(other.link for other in others))
+            script()
+    except KeyboardInterrupt as stopped:  # before or after the script, which says so itself
+        fail(str(stopped) or "interrupted", getattr(stopped, "status", 130))
+    finally:
+        _launched = ALONE
+        with held_back():
+            for other in others:
+                other.process.kill()
+                other.process.join()
+            if Stopped.last:  # Python's own end would take another second
+                sys.stdout.flush()
+                os._exit(Stopped.last.status)
 
 @contextmanager
-def launch(*counts: int) -> Iterator[int]:
-    """Inside, several processes run this script, as if torchrun had started them; yields their
-    number: PyTorch's threads here (OMP_NUM_THREADS), at most MAX_PROCESSES, and a divisor of all
-    `counts`; 1 without Linux or with a GPU. The others end with this process, however it ends.
-    A trial's steps are small: two processes do more than one with two threads.
+def held_back() -> Iterator[None]:
+    """Inside, the signals that end a run wait."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+class Other:
+    """Another process of this run: a fork, which knows all that the first one has in memory."""
+
+    def __init__(self, script: Callable[[], None], rank: int, size: int):
+        self.name, self.errors, context = (
+            f"process {rank + 1} of {size}", TemporaryFile(), get_context("fork")
+        )  # fmt: skip
+        self.link, its = context.Pipe()
+        processes = Processes(rank, size, (its,))
+        self.process = context.Process(target=self.run, args=(script, processes, os.getpid()))
+        with held_back():
+            self.process.start()
+        its.close()  # or its end would go unnoticed
+
+    def run(self, script: Callable[[], None], processes: Processes, first: int) -> None:
+        """What the other process does, out of reach of the terminal; it dies with the first one."""
+        global _launched
+        os.setsid()
+        CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != first:
+            os._exit(1)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(self.errors.fileno(), 2)
+        self.link.close()
+        signal.set_wakeup_fd(-1)
+        for number in ENDS:  # the first process says what has ended this one
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)
+        _launched = processes
+        script()
+
+    def why(self) -> tuple[str, int]:
+        """How it ended, with the last line that it wrote, and the status for the first process."""
+        self.errors.seek(0)
+        lines = self.errors.read().decode(errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        last, status = last.removeprefix("error: "), self.process.exitcode or 0
+        if status == 2:  # what the user can mend
+            return last, 2
+        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else "has ended"
+        return f"{self.name} {how}{': ' * bool(last)}{last}", 1
+
+class Watch(threading.Thread):
+    """Ends the first process when another one has died, or when it does not heed a signal: the main
+    thread hears of signals only between two operations. Inside, those of ENDS raise `Stopped`.
     """
-    if "RETRO_LAUNCHED" in os.environ:  # one of the others ends when the pipe from the first closes
-        threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
-    threads, size = torch.get_num_threads(), 1
-    if pick_device().type == "cpu" and sys.platform == "linux" and "WORLD_SIZE" not in os.environ:
-        sizes = range(1, min(threads, MAX_PROCESSES) + 1)
-        size = max(n for n in sizes if all(count % n == 0 for count in counts))
-    if size == 1:
-        yield 1
-        return
-    torch.set_num_threads(threads // size)
-    with socket.socket() as probe:  # a free port
-        probe.bind(("localhost", 0))
-        port = str(probe.getsockname()[1])
-    os.environ |= dict(MASTER_ADDR="localhost", MASTER_PORT=port, WORLD_SIZE=str(size),
-                       RANK="0", LOCAL_RANK="0", GLOO_SOCKET_IFNAME="lo")  # fmt: skip
-    command, others = [sys.executable, *sys.argv], []
-    with TemporaryFile() as errors:
-        for rank in map(str, range(1, size)):
-            own = os.environ | dict(RANK=rank, LOCAL_RANK=rank, RETRO_LAUNCHED="1",
-                                    OMP_NUM_THREADS=str(threads // size))  # fmt: skip
-            others.append(Popen(command, -1, None, PIPE, DEVNULL, errors, env=own))
-        try:
-            yield size
-        except RuntimeError as error:
-            if all(other.poll() is None for other in others):
-                raise
-            errors.seek(0)
-            why = errors.read().decode(errors="replace")
-            raise SystemExit(f"{why}another process of this run has ended") from error
-        finally:
-            for other in others:
-                other.kill()
-                other.wait()
+
+    def __init__(self, others: list[Other]):
+        super().__init__(daemon=True)
+        self.others, self.over, self.cause = others, threading.Event(), ("", 0)
+        self.hears, self.tells = socket.socketpair()
+        self.tells.setblocking(False)
+
+    def __enter__(self) -> "Watch":
+        Stopped.last = None
+        ends = [n for n in ENDS if signal.getsignal(n) != signal.SIG_IGN]  # as nohup has it
+        self.handlers = {number: signal.signal(number, self.stop) for number in ends}
+        signal.set_wakeup_fd(self.tells.fileno(), warn_on_full_buffer=False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        with held_back():
+            self.tells.send(b"\0")
+            if self.is_alive():
+                self.join()
+            signal.set_wakeup_fd(-1)
+            for number, handler in self.handlers.items():
+                signal.signal(number, handler)
+            self.hears.close()
+            self.tells.close()
+
+    def stop(self, number: int, frame: object) -> None:
+        raise Stopped(*(self.cause if self.cause[1] else said_of(number)))
+
+    def run(self) -> None:
+        alive = {other.process.sentinel: other for other in self.others}
+        while not self.over.is_set():
+            for one in wait([self.hears, *alive]):
+                if not isinstance(one, int):  # a signal, or the end of `launch`
+                    if (number := self.hears.recv(1)[0]) in ENDS and not self.over.wait(2 * GRACE):
+                        self.end(*said_of(number))
+                    continue
+                other = alive.pop(one)
+                other.process.join()
+                if other.process.exitcode and not self.over.wait(GRACE):
+                    self.cause = other.why()
+                    main = threading.main_thread().ident
+                    assert main
+                    signal.pthread_kill(main, signal.SIGTERM)
+                    if not self.over.wait(GRACE):
+                        self.end(*self.cause)
+
+    def end(self, why: str, status: int) -> None:
+        os.write(2, f"\nerror: {why}\n".encode())
+        os._exit(status)
+
+def said_of(number: int) -> tuple[str, int]:
+    """(why a signal has ended the program, its status)."""
+    why = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+    return why, 128 + number
+
+def in_torchrun() -> bool:
+    """Whether torchrun, or what sets the same variables, has started this process."""
+    return all(name in os.environ for name in TORCHRUN)
 
 def join(device: torch.device) -> Processes:
     """Meet the other processes that started; ValueError if a machine has more ranks than GPUs."""
-    if "WORLD_SIZE" not in os.environ:
-        return ALONE
+    if not in_torchrun():
+        return _launched
     if device.type == "cuda":
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= gpus:

@@ -1,0 +1,72 @@
+"""A run that is evaluated, played, shown or exported: what it has left, checked. Its checkpoint
+knows what was written (folder.py). Without one, as beside an adapter that was copied away, and in
+files edited by hand, at least the kinds are right.
+"""
+
+import math
+from pathlib import Path
+
+from retro.run import checkpoint
+from retro.run.files import JsonLines, read_json
+from retro.run.folder import MODELS, check_sealed, hashes, refuse_other
+
+NUMBER = (int, float)
+# settings that readers of a run need
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "base": str, "reflector": str, "actor": str, "envs": str, "mode": str, "memory": int,
+    "seed": int, "best_of": int, "adapt_prompt": bool, "bfloat16": bool,
+    "actor_temperature": NUMBER, "kl_coef": NUMBER, "gamma": NUMBER, "gae_lambda": NUMBER,
+}  # fmt: skip
+
+def read_run(path: str | Path, *needed: str) -> dict:
+    """The settings of a run that is evaluated, played or exported; ValueError if one that is needed
+    is missing, if one is wrong, or if a file or a model is not what the run's checkpoint knows.
+    """
+    path = Path(path)
+    settings = {"reflector": "", "actor": "", "bfloat16": False} | read_json(path / "config.json")
+    for key in (key for key in KINDS if key in settings or key in needed):
+        value, kind = settings.get(key), KINDS[key]
+        wrong = isinstance(value, bool) != (kind is bool) or not isinstance(value, kind)
+        if wrong or (isinstance(value, float) and not math.isfinite(value)):
+            raise ValueError(f"{path / 'config.json'}: {key} is {value!r}, no setting of train.py")
+    if (mode := settings.get("mode", "online")) not in ("online", "offline"):
+        raise ValueError(f"{path / 'config.json'}: mode is {mode!r}, no setting of train.py")
+    if not (path / "checkpoint").exists():  # an adapter that was copied away
+        return settings
+    state = checkpoint.read(path / "checkpoint")[1]
+    known = state.get("settings", {})  # a model's folder may have another name: see its hash
+    refuse_other(path / "config.json", settings,
+                 {k: v for k, v in known.items() if k not in MODELS})  # fmt: skip
+    check_sealed(path, state)
+    now = hashes(settings)
+    for role, known in state.get("models", {}).items():
+        if now.get(role, known) != known:  # one that is gone is missed where it is opened
+            raise ValueError(f"{settings[role]}: is not the {role} that {path} was trained with")
+    for name, mark in state.get("files", {}).items():
+        JsonLines(path / f"{name}.jsonl").check(mark)
+    return settings
+
+def read_hashes(path: str | Path) -> set[str]:
+    """Of the tasks that a run was trained on; none where it has no list of them."""
+    path = Path(path) / "trained_on.json"
+    hashes = read_json(path).get("hashes") if path.exists() else []
+    if not isinstance(hashes, list) or not all(isinstance(one, str) for one in hashes):
+        raise ValueError(f"{path}: hashes is {str(hashes)[:40]!r}, expected a list of texts")
+    return set(hashes)
+
+def read_choices(path: str | Path) -> dict:
+    """The choices.json of a run; {} where there is none."""
+    path = Path(path) / "choices.json"
+    found = read_json(path) if path.exists() else {}
+    for name, own in found.items():
+        try:
+            by_method = [own["templates"], *own["temperatures"].values()]
+            shares = [share for shares in by_method for share in shares.values()]
+            temperatures = [float(t) for shares in by_method[1:] for t in shares]
+            whole = all(map(math.isfinite, shares + temperatures))
+        except (LookupError, TypeError, ValueError, AttributeError):
+            whole = False
+        if not whole:
+            raise ValueError(f"{path}: {name} has no shares by template and by temperature; "
+                             "without the file they are measured again")  # fmt: skip
+    return found
