@@ -17,6 +17,7 @@ method's line in the table is that of its best one, which the run has chosen on 
 """
 
 import retro.run.loading  # isort: skip  # noqa: F401  (Ctrl-C from here on)
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -30,6 +31,7 @@ from envs.panel import manifest, panel_hash, repeated
 from envs.tasks import seed_range
 from retro.evaluate import (
     TEMPERATURES,
+    TUNED,
     UNTRAINED,
     Chains,
     Evaluation,
@@ -269,7 +271,9 @@ def choices(
     """
     known = [read_choices(run) for run in reflector.runs]
     found = [own[base.env.name] for own in known if base.env.name in own]
-    whole = mean_of(found) if len(found) == len(known) else {}
+    whole = {}
+    with suppress(KeyError):  # of runs that have tried different ones all is tried anew
+        whole = mean_of(found) if len(found) == len(known) else {}
     whole = {key: own for key, own in whole.items() if key in usable}
     temperatures, env = chosen_temperatures(config), envs.make(base.env.name)
     on = lambda split: replace(
@@ -282,7 +286,7 @@ def choices(
     tried = whole.get("temperatures", {})
     if len(wanted) == 1:
         whole["temperatures"] = {name: dict.fromkeys(wanted, 1.0) for name in methods}
-    elif not tried or not all(wanted <= {*shares} for shares in tried.values()):
+    elif not all(wanted <= {*tried.get(name, ())} for name in {*TUNED} & {*methods}):
         whole["temperatures"] = try_temperatures(on("seen"), methods, reflector, temperatures)
     else:
         whole["temperatures"] = {

@@ -55,6 +55,7 @@ LONG = ("last_attempt", "shuffled")  # left out by train.py: nearly a third of t
 ADAPTERS = {"sft": "sft", "retroformer": "adapter", "retroformer_offline": "adapter",
             "shuffled": "adapter", "best_of": "adapter"}  # method -> folder of the run  # fmt: skip
 WRITTEN = ("reflexion", *ADAPTERS)  # by a language model
+TUNED = [name for name in WRITTEN if name not in ("shuffled", "best_of")]  # have a best temperature
 CANDIDATES = 4  # reflections of best_of, unless another number is asked for
 ROWS = 64  # trials that are played at a time
 
@@ -356,7 +357,7 @@ def try_temperatures(
     temperatures: Sequence[float] = TEMPERATURES,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """Success at retry 1 of each written method at each temperature, mean over the runs."""
-    written = [name for name in methods if name in WRITTEN and name not in ("shuffled", "best_of")]
+    written = [name for name in methods if name in TUNED]
     compared = variants(written, {}, temperatures, len(reflector.runs))
     found: dict[str, dict[str, float]] = {name: {} for name in written}
     for v, own in evaluate(evaluation, compared, reflector).items():

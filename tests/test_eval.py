@@ -134,6 +134,12 @@ def test_choices_are_the_runs_or_made_now(two_runs, tmp_path, played, monkeypatc
     (tmp_path / "other/choices.json").unlink()
     evaluated(other, tmp_path, **short)
     assert len(played) == 16
+    for lacks in ({"sft": shares["sft"]}, {"retroformer": {"0": 0.0, "1": 0.0}}):  # methods differ
+        found = {"guess": {"templates": {}, "temperatures": lacks}}
+        write_json(tmp_path / "other/choices.json", found)
+        before = len(played)
+        evaluated("", tmp_path, runs=two_runs, **short)
+        assert len(played) == before + 4
 
 def test_another_actor_makes_the_runs_choices_anew(two_runs, tiny_base, tmp_path, played):
     run = two_runs.split(",")[0]

@@ -153,7 +153,7 @@ def test_one_file_for_two_outputs_and_a_run_without_metrics(run, tmp_path, playe
         (tmp_path / "run" / file.name).symlink_to(file)
     (tmp_path / "run/metrics.jsonl").unlink()
     (tmp_path / "run/metrics.jsonl").write_text('{"update": 0}\n')
-    with pytest.raises(ValueError, match="metrics.jsonl:1: must have the fields"):
+    with pytest.raises(ValueError, match="metrics.jsonl: holds others than the 1 lines"):
         evaluated(tmp_path / "run", tmp_path, report=both)
     assert not played
 

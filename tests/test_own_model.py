@@ -105,12 +105,14 @@ def test_a_context_can_be_lowered_but_not_below_the_frame(tiny_base, tiny_chat, 
     assert actor.lm.context == 700
 
 @pytest.mark.parametrize("wrong, message", [
-    ({"actor_temperature": float("nan")}, "--actor-temperature is nan: must be at least 0"),
+    ({"actor_temperature": float("nan")}, "actor_temperature is nan, no setting of train.py"),
     ({"memory": -1}, "--memory is -1: must be at least 0"),
-    ({"memory": 1.5}, "--memory is 1.5: must be a whole number"),
-    ({"adapt_prompt": "no"}, "--adapt-prompt is 'no': must be a switch"),
+    ({"memory": 1.5}, "memory is 1.5, no setting of train.py"),
+    ({"adapt_prompt": "no"}, "adapt_prompt is 'no', no setting of train.py"),
+    ({"actor_temperature": -0.1}, "--actor-temperature is -0.1: must be at least 0"),
+    ({"concurrency": 0.5}, "--concurrency is 0.5: must be a whole number"),
     ({"api": "x"}, "--api is 'x': must be one of chat, completions"),
-    ({"base": 3}, "--base is 3: must be a text"),
+    ({"base": 3}, "base is 3, no setting of train.py"),
 ])  # fmt: skip
 def test_settings_of_a_run_are_checked_when_they_are_read(tmp_path, wrong, message):
     (tmp_path / "config.json").write_text(json.dumps(wrong))

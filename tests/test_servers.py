@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("key")
 CUT = "^most turns go unanswered: .* turns unanswered: length .its tokens were used up"
 FULL = "^most turns go unanswered: 3 of 5 turns unanswered: context .the prompt is longer"
 WRONG = "not an answer that can be read .*; given up after 2 tries$"
-LATE = "no answer within 1 seconds; given up after 1 tries$"
+LATE = "no answer within 2 seconds; given up after 1 tries$"
 BROKEN = "the answer broke off .*; given up after 2 tries$"
 NOTHING = "most turns go unanswered: .* turns unanswered: empty"
 SERVERS = dict.fromkeys(
@@ -64,11 +64,15 @@ def at_once(monkeypatch):
 def test_there_are_enough_and_all_are_tried():
     assert len(SERVERS) >= 60 and set(ODD) | set(ERRORS) - {"429"} <= set(SERVERS)
 
-@pytest.mark.parametrize("name", SERVERS)
+SLOW = {name for name, said in SERVERS.items() if said == LATE} - {"hang", "drip", "drip_trailers"}
+
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in SERVERS
+])  # fmt: skip
 def test_a_run_against_it_ends_in_time_and_loses_nothing(url, tmp_path, name, capsys):
     """Three trials of eight turns; two turns are answered well."""
     env, said, trials = envs.make("household", max_steps=8), "", []
-    patience = {"timeout": 1.0, "tries": 1} if SERVERS[name] == LATE else {"tries": 2}
+    patience = {"timeout": 2.0, "tries": 1} if SERVERS[name] == LATE else {"tries": 2}
     c = client(url, tmp_path, f"/odd/2/{name}/v1", "chat", **patience)
     actor, start = actor_of(c), time.monotonic()
     try:

@@ -1,8 +1,10 @@
 """Results as a table and as a picture: success by retry with its intervals (retro/evaluate.py)."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
+from retro.run.files import write_atomically
 from retro.run.printable import visible
 from retro.run.tally import sentence
 
@@ -102,5 +104,7 @@ def draw_picture(reports: Sequence[dict], path: str | Path) -> bool:
                xticks=list(range(len(shares))), title=title)  # fmt: skip
         ax.legend(loc="lower right", ncol=3, fontsize="small")
     figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    picture = BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    write_atomically(path, picture.getvalue())
     return True

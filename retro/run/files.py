@@ -195,7 +195,7 @@ class JsonLines:
                     self._count(piece)
         if self.mark != mark:
             known = f"the {mark['lines']} lines that the checkpoint knows"
-            wrong = f"only {self.lines} of" if self.bytes < mark["bytes"] else "others than"
+            wrong = f"only {self.lines} of" if self.lines < mark["lines"] else "others than"
             raise ValueError(f"{self.path}: holds {wrong} {known}; put the file back as it was, or "
                              "start a new run")  # fmt: skip
 
