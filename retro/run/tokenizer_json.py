@@ -29,7 +29,8 @@ GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
 # every digit alone, GPT-2's pattern between them: a digit is an edge there, like the text's end
 DIGITS_GPT2 = r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
 SAMPLE = "It's 12 o'clock;\n\n  go to (drawer 1)!\tÉ漢 "
-MAX_PATTERN, MAX_GROUPS = 4096, 100  # characters and groups of a regular expression
+# characters and groups of a regular expression: nested ones compile in exponential time
+MAX_PATTERN, MAX_GROUPS = 4096, 12
 MAX_ADDED = 1 << 15  # added tokens where some are found in text
 MAX_WORK = 1 << 25  # sum of the squares of the tokens' lengths in bytes
 # what Oniguruma (tokenizers), fancy-regex (tiktoken) and `regex` read alike; not so \w, ^, $, (?m:
