@@ -86,7 +86,7 @@ def test_wrong_model_and_wrong_options_are_one_line(url, tmp_path, monkeypatch, 
 @pytest.mark.parametrize("fault", ["hang", "drip", "429", "drip_header"])
 def test_ctrl_c_ends_asking_at_once(url, tmp_path, fault):
     """What is under way is not waited for; what was answered is kept."""
-    c = client(url, tmp_path, f"/odd/2/{fault}/v1", "chat", concurrency=2)
+    c = client(url, tmp_path, f"/odd/2/{fault}/ctrl_c/v1", "chat", concurrency=2)
     here = threading.main_thread().ident
     threading.Timer(0.3, lambda: signal.pthread_kill(here, signal.SIGINT)).start()
     start = time.monotonic()

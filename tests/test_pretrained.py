@@ -108,8 +108,13 @@ CONTRADICTIONS = {
         f, rope_scaling={"type": "default", **LINEAR}),
     "rope_scaling.factor 2.0 and rope_parameters.factor 4.0": lambda f: changed(
         f, rope_scaling=LINEAR, rope_parameters=LINEAR | {"factor": 4.0}),
-    "model_type 'llamaforcausallm' and architectures": lambda f: changed(
+    r"model_type 'llama' and architectures \['Qwen2ForCausalLM'\] contr": lambda f: changed(
         f, architectures=["Qwen2ForCausalLM"]),
+    "model_type 'llama' and architectures 5 contradict": lambda f: changed(f, architectures=5),
+    "layer_types is 5, this": lambda f: changed(f, layer_types=5),
+    "full_attention is {'rope_type': 'linear'.* have no such": lambda f: changed(
+        f, rope_parameters={"full_attention": LINEAR}),
+    "hidden_size is 8, this model's rotary": lambda f: changed(f, rope_scaling={"hidden_size": 8}),
     r"layer_types is \['sliding_attention'\]": lambda f: changed(
         f, layer_types=["sliding_attention"]),
     "model.norm.weight has a NaN or an infinity": lambda f: stored(

@@ -343,8 +343,9 @@ BROKEN = {
     r"has more in it than is read alike every": split_by(r"[[:alpha:]]+|."),
     r"has more in it than is read alike eve": split_by(r"(a|b)\1|."),
     r"of 400000 characters is too large": split_by("a|" * 200_000),
-    r"of 4004 characters is too large: at most 4096, in groups 20": split_by(
+    r"of 4004 characters is too large: at most 4096, with 12 groups": split_by(
         "(" * 2000 + "abcd" + ")" * 2000),
+    r"of 61 characters is too large: at most 4096": split_by("(" * 20 + "a" + ")+" * 20),
     r"pattern 'a\*' matches an empty text": split_by("a*"),
     r"the added token '<t>' has id 7, by the vocabulary 361": add(added("<t>", 7)),
     r"the added token 'a' is one of ordinary text too": lambda f: add(added("a", json.loads(

@@ -38,17 +38,17 @@ def _fault(item: object) -> str:
             return f"{field!r} must be a string"
     if not item["answer"].strip():
         return "'answer' is empty"
-    context, facts = item.get("context"), item.get("supporting_facts")
-    for field, pairs, second in (("context", context, list), ("supporting_facts", facts, int)):
+    for field, second in (("context", list), ("supporting_facts", int)):
+        pairs = item.get(field)
         if not isinstance(pairs, list) or not pairs:
             return f"{field!r} must be a list that is not empty"
         for pair in pairs:
             right = isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)
             if not right or not isinstance(pair[1], second):
                 return f"{field!r} must hold [title, {'sentences' if second is list else 'number'}]"
-    pairs = item["context"]
-    if len(pairs) > MAX_PARAGRAPHS or any(len(title) > MAX_TITLE for title, _ in pairs):
+    context = item["context"]
+    if len(context) > MAX_PARAGRAPHS or any(len(title) > MAX_TITLE for title, _ in context):
         return f"more than {MAX_PARAGRAPHS} paragraphs, or a title of over {MAX_TITLE} characters"
-    if not all(isinstance(s, str) for _, sentences in item["context"] for s in sentences):
+    if not all(isinstance(s, str) for _, sentences in context for s in sentences):
         return "a sentence of 'context' is not a string"
     return ""

@@ -70,8 +70,7 @@ class Client:
         if not (key.isascii() and key.isprintable()):
             raise ValueError("OPENAI_API_KEY: holds a character that no HTTP header can carry")
         self._secrets = [key, *secrets_in(self.url)]
-        self._unknown: set[str] = set()  # settings and roles that this endpoint does not know
-        self._noted: set[str] = set()  # what was told to the user
+        self._refused: set[str] = set()  # settings, a role, "context": each was told to the user
         check_writable(self.cache / "answer.json")
 
     def ask(self, prompts: Sequence, max_tokens: int, temperature: float,
@@ -90,10 +89,11 @@ class Client:
             name = hashlib.sha256(text.encode()).hexdigest()
             order.append(self.cache / name[:2] / f"{name}.json")
             bodies[order[-1]] = body
-        answers: dict[Path, Answer | None] = {p: self._kept(p, body) for p, body in bodies.items()}
-        missing = [path for path, answer in answers.items() if answer is None]
+        kept = ((path, self._kept(path, body)) for path, body in bodies.items())
+        answers = {path: answer for path, answer in kept if answer}
+        missing = [path for path in bodies if path not in answers]
         with self.budget.lock:
-            self.budget.cached += len(bodies) - len(missing)
+            self.budget.cached += len(answers)
         woken, errors, shared = threading.Event(), [], iter(missing)
 
         def fetch() -> None:
@@ -118,7 +118,7 @@ class Client:
             woken.set()
         if errors:
             raise errors[0]
-        return [answers[path] or Answer("") for path in order]
+        return [answers[path] for path in order]
 
     def _fetch(self, path: Path, body: dict, woken: threading.Event,
                whole: Callable[[str], bool]) -> Answer:  # fmt: skip
@@ -136,7 +136,6 @@ class Client:
             if sent == self._known(body, unknown):
                 raise
             self._note(unknown, f"{error}; sent without {unknown!r} from here on")
-            self._unknown.add(unknown)
             return self._fetch(path, body, woken, whole)
         text = without(self._secrets, printable_lines(text))
         with self.budget.lock:
@@ -151,13 +150,13 @@ class Client:
     def _note(self, what: str, text: str) -> None:
         """Tell the user, once."""
         with self.budget.lock:
-            if what not in self._noted:
+            if what not in self._refused:
                 print(f"note: {text}", file=sys.stderr)
-            self._noted.add(what)
+            self._refused.add(what)
 
-    def _known(self, body: dict, *unknown: str) -> dict:
+    def _known(self, body: dict, unknown: str = "") -> dict:
         """The request without what the endpoint does not know, and without `unknown`."""
-        left_out = self._unknown.union(unknown)
+        left_out = self._refused | {unknown}
         sent = {key: value for key, value in body.items() if key not in left_out}
         if "max_tokens" in left_out and "max_completion_tokens" not in left_out:
             sent["max_completion_tokens"] = body["max_tokens"]

@@ -50,36 +50,22 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *args: object) -> None:
         return None
 
-class _Kept(urllib.request.AbstractHTTPHandler):
-    """For handlers of an opener: another thread can shut the sockets that they connect."""
+class _Kept(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """Of an opener: another thread can shut the sockets that it connects."""
 
     def __init__(self, sockets: list[socket.socket]):
         super().__init__()
         self.sockets = sockets
 
     def do_open(self, http_class: Any, req: urllib.request.Request, **more: Any) -> Any:
-        end = time.monotonic() + (req.timeout or 0.0)
+        sockets = self.sockets
 
-        def connection(*args: Any, **settings: Any) -> Any:
-            made = http_class(*args, **settings)
-            connect = made.connect
+        class Connection(http_class):
+            def connect(self) -> None:
+                super().connect()
+                sockets.append(self.sock)
 
-            def connect_and_keep() -> None:
-                connect()
-                self.sockets.append(made.sock)
-                if time.monotonic() > end:
-                    raise TimeoutError  # nobody waits any more: nothing is sent
-
-            made.connect = connect_and_keep
-            return made
-
-        return super().do_open(connection, req, **more)
-
-class _HTTP(_Kept, urllib.request.HTTPHandler):
-    pass
-
-class _HTTPS(_Kept, urllib.request.HTTPSHandler):
-    pass
+        return super().do_open(Connection, req, **more)
 
 def post_json(url: str, body: dict, read: Callable[[Any], T], *, secrets: Sequence[str] = ("",),
               timeout: float = 60.0, tries: int = 6, before: Callable[[], None] = lambda: None,
@@ -103,9 +89,9 @@ def post_json(url: str, body: dict, read: Callable[[Any], T], *, secrets: Sequen
                 if isinstance(value, dict) and value.get("error") and not value.get("choices"):
                     raise failure(problem_in(value, 200))
                 return read(value)
+            except Refused:
+                raise
             except (ValueError, RecursionError) as error:
-                if isinstance(error, Refused):
-                    raise
                 raise Passing(f"not an answer that can be read ({error})") from error
         except (Refused, Passing) as error:
             # a query may hold a secret; a message is cut only when all are out of it
@@ -146,7 +132,7 @@ def _exchange(request: urllib.request.Request, timeout: float,
     """The body of a 200, or what went wrong."""
     proxies: dict | None = {} if urlsplit(request.full_url).hostname in LOCAL else None  # as usual
     opener = urllib.request.build_opener(_NoRedirect(), urllib.request.ProxyHandler(proxies),
-                                         _HTTP(sockets), _HTTPS(sockets))  # fmt: skip
+                                         _Kept(sockets))  # fmt: skip
     try:
         with opener.open(request, timeout=timeout) as response:
             return _read(response)
@@ -155,15 +141,14 @@ def _exchange(request: urllib.request.Request, timeout: float,
             return _status(error)
     except (Refused, Passing) as error:
         return error
-    except TimeoutError:
-        return Passing(f"no answer within {timeout:g} seconds")
-    except urllib.error.URLError as error:
-        if isinstance(error.reason, ssl.SSLCertVerificationError):
-            return Refused(f"its certificate is not accepted ({error.reason})")
-        slow = isinstance(error.reason, TimeoutError)
-        why = f"within {timeout:g} seconds" if slow else f"({error.reason})"
-        return Passing(f"no connection {why}")
     except Exception as error:  # http.client and its parsers raise more than they tell
+        reason = error.reason if isinstance(error, urllib.error.URLError) else None
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            return Refused(f"its certificate is not accepted ({reason})")
+        if isinstance(reason or error, TimeoutError):
+            return Passing(f"no answer within {timeout:g} seconds")
+        if reason:
+            return Passing(f"no connection ({reason})")
         return Passing(f"the answer broke off ({type(error).__name__}: {error})")
 
 def _read(response: Any, limit: int = MAX_BODY) -> bytes:

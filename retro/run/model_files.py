@@ -27,18 +27,19 @@ MAX_RANK, MAX_ALPHA = 4096, 1e6  # of an adapter
 ADAPTER_WEIGHTS, ADAPTER_SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 # Hugging Face's, where a GPTConfig's differ
 DEFAULTS = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "tie_word_embeddings": False}
-# the only value that a setting can have, of the model and of an adapter
+FAMILIES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+# the only value that a setting of the model can have
 DEMANDS = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False,
            "use_sliding_window": False, "quantization_config": None}  # fmt: skip
 LLAMA3 = ["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]
 ROPE_NUMBERS: dict[Any, list[str]] = {"default": [], "linear": ["factor"], "llama3": LLAMA3}
 ADAPTER = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "lora_dropout": 0.0, "bias": "none",
            "inference_mode": True}  # fmt: skip
-# of an adapter: its sizes; what changes no result; the values known here. Any other key, of this
+# of an adapter: what is read, or changes no result; the values known here. Any other key, of this
 # PEFT or a later one, must be OFF. First weights that change the base are out: PiSSA, OLoRA, ...
-ADAPTER_SIZES = ("r", "lora_alpha", "target_modules")
-ADAPTER_FREE = {"lora_dropout", "inference_mode", "base_model_name_or_path", "revision",
-                "auto_mapping", "peft_version", "megatron_core", "qalora_group_size"}  # fmt: skip
+ADAPTER_FREE = {"r", "lora_alpha", "target_modules", "lora_dropout", "inference_mode",
+                "base_model_name_or_path", "revision", "auto_mapping", "peft_version",
+                "megatron_core", "qalora_group_size"}  # fmt: skip
 ADAPTER_KNOWN: dict[str, tuple] = {
     "peft_type": ("LORA",), "task_type": ("CAUSAL_LM", None), "bias": ("none",),
     "init_lora_weights": (True, False, "gaussian", "orthogonal")}  # fmt: skip
@@ -49,56 +50,60 @@ def read_config(path: str | Path, context: int = 0) -> dict:
     two keys say different things. context: at most so many positions; 0 = as many as it has.
     """
     found = read_json(path)
-    family = found.get("model_type")
-    if family not in ("llama", "qwen2"):
-        raise ValueError(f"{path}: model_type is {family!r}, this model takes only llama, qwen2")
-    for key, allowed in DEMANDS.items():
-        if found.get(key) not in (None, allowed):
-            raise ValueError(f"{path}: {key} is {found[key]!r}, this model takes only {allowed!r}")
-    if (types := found.get("layer_types") or []) != ["full_attention"] * len(types):
-        raise ValueError(f"{path}: layer_types is {types!r}, this model takes only full_attention")
-    rope = one_rope(path, found, family)
-    settings = {**DEFAULTS, **found, "rope_scaling": rope, "qkv_bias": family == "qwen2"}
-    if settings.get("num_key_value_heads") is None:
-        settings["num_key_value_heads"] = settings.get("num_attention_heads")
-    if isinstance(rope, dict) and "rope_theta" in rope:
-        settings["rope_theta"] = rope["rope_theta"]
-    if context and type(settings["max_position_embeddings"]) is int:
-        settings["max_position_embeddings"] = min(settings["max_position_embeddings"], context)
     try:
+        rope, qwen2 = one_rope(found), one_family(found) == "qwen2"
+        settings = {**DEFAULTS, **found, **rope, "rope_scaling": rope, "qkv_bias": qwen2}
+        if settings.get("num_key_value_heads") is None:
+            settings["num_key_value_heads"] = settings.get("num_attention_heads")
+        if context and type(settings["max_position_embeddings"]) is int:
+            settings["max_position_embeddings"] = min(settings["max_position_embeddings"], context)
         return check_settings({k: v for k, v in settings.items() if k in (*KINDS, "rope_scaling")})
     except (TypeError, ValueError) as error:  # TypeError: a list where a word was expected
         raise ValueError(f"{path}: {error}") from error
 
-def one_rope(path: str | Path, found: dict, family: str) -> Any:
-    """The settings of the rotary positions, which may stand in two objects and beside them;
-    ValueError where they, or the two names of the family, contradict each other.
+def one_family(found: dict) -> str:
+    """The family of a config.json; ValueError if it is another one, or a variant of one."""
+    family = found.get("model_type")
+    if family not in list(FAMILIES):  # it may be anything
+        raise ValueError(f"model_type is {family!r}, this model takes only {', '.join(FAMILIES)}")
+    names = found.get("architectures") or [FAMILIES[family]]
+    if not isinstance(names, list) or FAMILIES[family] not in names:
+        raise ValueError(f"model_type {family!r} and architectures {names!r} contradict")
+    layers = found.get("layer_types") or []
+    if not isinstance(layers, list) or any(layer != "full_attention" for layer in layers):
+        raise ValueError(f"layer_types is {layers!r:.200}, this model takes only full_attention")
+    for key, allowed in DEMANDS.items():
+        if found.get(key) not in (None, allowed):
+            raise ValueError(f"{key} is {found[key]!r}, this model takes only {allowed!r}")
+    return family
+
+def one_rope(found: dict) -> dict:
+    """The settings of the rotary positions, which may stand in two objects, rope_theta beside them
+    too; ValueError where they contradict each other.
     """
-    ropes = {key: found[key] for key in ("rope_scaling", "rope_parameters") if found.get(key)}
-    if not all(isinstance(rope, dict) for rope in ropes.values()):
-        return next(iter(ropes.values()))
-    said: dict[str, dict[str, Any]] = {"theta": {"rope_theta": found.get("rope_theta")}}
-    own = f"{family}forcausallm"
-    listed = [str(name).lower() for name in found.get("architectures") or [own]]
-    said["family"] = {"model_type": own, "architectures": own if own in listed else listed}
-    for outer, rope in ropes.items():
-        for key, value in rope.items():
-            group = said.setdefault(key.removeprefix("rope_"), {})
-            group[f"{outer}.{key}"] = value
-    for group in said.values():
-        (first, value), *others = [*group.items()]
-        for key, other in others:
-            if None not in (value, other) and value != other:
-                raise ValueError(f"{path}: {first} {value!r} and {key} {other!r} contradict")
-    return {key: value for rope in ropes.values() for key, value in rope.items()}
+    said = [("rope_theta", found.get("rope_theta"))]  # (where it stands, value)
+    for outer in ("rope_scaling", "rope_parameters"):
+        rope = found.get(outer) or {}
+        if not isinstance(rope, dict):
+            raise ValueError(f"{outer} is {rope!r}, expected an object")
+        said += [(f"{outer}.{key}", value) for key, value in rope.items()]
+    known: dict[str, tuple[str, Any]] = {}
+    for where, value in said:
+        key = where.rpartition(".")[2]
+        if value is not None:
+            key = "rope_type" if key == "type" else key
+            first, other = known.setdefault(key, (where, value))
+            if value != other:
+                raise ValueError(f"{first} {other!r} and {where} {value!r} contradict")
+    return {key: value for key, (_, value) in known.items()}
 
 def write_config(path: str | Path, settings: dict) -> None:
     """The config.json that transformers reads as LlamaForCausalLM or Qwen2ForCausalLM."""
     settings = dict(settings)
-    family, name = ("qwen2", "Qwen2") if settings.pop("qkv_bias") else ("llama", "Llama")
+    family = "qwen2" if settings.pop("qkv_bias") else "llama"
     if settings["rope_scaling"] is None:
         del settings["rope_scaling"]
-    head = {"architectures": [f"{name}ForCausalLM"], "model_type": family, "hidden_act": "silu"}
+    head = {"architectures": [FAMILIES[family]], "model_type": family, "hidden_act": "silu"}
     write_json(path, {**head, **settings})
 
 def check_settings(settings: dict) -> dict:
@@ -128,19 +133,18 @@ def check_settings(settings: dict) -> dict:
         raise ValueError(f"{sizes}: the table of positions would be too large; --context lowers it")
     if head_dim % 2:
         raise ValueError(f"head_dim {head_dim} is odd; rotary positions need it even")
-    settings["rope_scaling"] = check_rope_scaling(settings["rope_scaling"])
+    settings["rope_scaling"] = check_rope_scaling(settings["rope_scaling"] or {})
     return settings
 
-def check_rope_scaling(settings: Any) -> dict | None:
-    """`rope_scaling` or `rope_parameters` of a config.json; None = no scaling."""
-    settings = settings or {}
-    if not isinstance(settings, dict):
-        raise ValueError(f"rope_scaling is {settings!r}, expected an object")
-    kind = settings.get("rope_type", settings.get("type", "default"))
-    if kind not in ROPE_NUMBERS:
+def check_rope_scaling(settings: dict) -> dict | None:
+    """What of `one_rope` is scaling; None = no scaling. ValueError on what is not known here."""
+    kind = settings.get("rope_type", "default")
+    if kind not in list(ROPE_NUMBERS):
         raise ValueError(f"rope_type is {kind!r}, this model takes only {', '.join(ROPE_NUMBERS)}")
-    if (part := settings.get("partial_rotary_factor", 1)) != 1:
-        raise ValueError(f"partial_rotary_factor is {part!r}, this model turns whole heads")
+    for key, value in settings.items():
+        whole_heads = key == "partial_rotary_factor" and value == 1
+        if key not in ("rope_theta", "rope_type", *LLAMA3) and not whole_heads:
+            raise ValueError(f"{key} is {value!r:.200}, this model's rotary positions have no such")
     numbers: dict[str, Any] = {key: settings.get(key) for key in ROPE_NUMBERS[kind]}
     for key, value in numbers.items():
         if type(value) not in (int, float) or not 0 < value < LARGEST_FLOAT:
@@ -213,12 +217,12 @@ def read_adapter(folder: str | Path, known_targets: Sequence[str]
     """(r, alpha, targets, tensors); ValueError if it is anything else than plain LoRA."""
     path = Path(folder) / ADAPTER_SETTINGS
     settings = read_json(path)
-    for key in sorted(settings.keys() - ADAPTER_FREE - {*ADAPTER_SIZES}):
+    for key in sorted(settings.keys() - ADAPTER_FREE):
         known = ADAPTER_KNOWN.get(key, OFF)
         if settings[key] not in known:
             allowed = " or ".join(map(repr, known))
             raise ValueError(f"{path}: {key} is {settings[key]!r}, only {allowed} is known here")
-    asked: list[Any] = [settings.get(key) for key in ADAPTER_SIZES]
+    asked: list[Any] = [settings.get(key) for key in ("r", "lora_alpha", "target_modules")]
     rank, alpha, targets = asked
     numbers = type(rank) is int and type(alpha) in (int, float) and abs(alpha) <= MAX_ALPHA
     if not numbers or not 1 <= rank <= MAX_RANK:

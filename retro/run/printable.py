@@ -25,9 +25,5 @@ def one_printable_line(text: str, limit: int = 300) -> str:
 
 def printable_lines(text: str) -> str:
     """`text` without escape sequences and without all else that does not print; line ends stay."""
-    return "\n".join(map(_printable, _ESCAPES.sub("", text).splitlines()))
-
-def _printable(line: str) -> str:
-    if line.isprintable():
-        return line
-    return "".join(c for c in re.sub(r"\s", " ", line) if c.isprintable())
+    text = re.sub(r"[^\S\n]", " ", "\n".join(_ESCAPES.sub("", text).splitlines()))
+    return "".join(c for c in text if c == "\n" or c.isprintable())

@@ -14,7 +14,7 @@ Refused: sentencepiece, unigram, several splits, a prefix space. `retro/tokenize
 
 import re
 from collections.abc import Iterator
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 from unicodedata import normalize
@@ -29,7 +29,8 @@ GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
 # every digit alone, GPT-2's pattern between them: a digit is an edge there, like the text's end
 DIGITS_GPT2 = r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
 SAMPLE = "It's 12 o'clock;\n\n  go to (drawer 1)!\tÉ漢 "
-MAX_PATTERN, MAX_DEPTH = 4096, 20  # characters of a regular expression; groups within groups
+# characters and groups of a regular expression: nested ones compile in exponential time
+MAX_PATTERN, MAX_GROUPS = 4096, 12
 MAX_ADDED = 1 << 15  # added tokens where some are found in text
 MAX_WORK = 1 << 25  # sum of the squares of the tokens' lengths in bytes
 # what Oniguruma (tokenizers), fancy-regex (tiktoken) and `regex` read alike; not so \w, ^, $, (?m:
@@ -71,6 +72,9 @@ class HFTokenizer:
         check_added(model["vocab"], added, config.get("added_tokens_decoder") or {})
         self.pattern, covers = read_pattern(settings.get("pre_tokenizer"))
         check_pattern(self.pattern)
+        if not PORTABLE.fullmatch(self.pattern):
+            raise ValueError(f"pattern {self.pattern!r:.200} has more in it than is read alike "
+                             "everywhere: no \\w, \\b, ^, $, (?m")  # fmt: skip
         # what no pre-token covers is one too, up to the next
         self.cut = self.pattern if covers else rf"{self.pattern}|(?:(?!{self.pattern})[\s\S])+"
         self.ranks = read_ranks(model, self.special_tokens, self.cut)
@@ -130,10 +134,12 @@ class HFTokenizer:
         """Ids of `text`, without `bos`; "<|im_end|>" in it is ordinary text, not the token."""
         ids: list[int] = []
         for part, i in cut(text, self.finders[0], self.names[0]):
-            part = normalize(self.form, part) if self.form and i is None else part
-            again = cut(part, self.finders[1], self.names[1]) if i is None else [(part, i)]
-            for piece, i in again:
-                ids += self._encode_text(piece) if i is None else [i]
+            if i is not None:
+                ids.append(i)
+                continue
+            part = normalize(self.form, part) if self.form else part
+            for piece, j in cut(part, self.finders[1], self.names[1]):
+                ids += self._encode_text(piece) if j is None else [j]
         return ids
 
     def _encode_text(self, text: str) -> list[int]:
@@ -298,9 +304,6 @@ def read_pattern(pre_tokenizer: dict | None) -> tuple[str, bool]:
         if kinds == ["Split", "ByteLevel"] and not own_pattern:
             way, pattern = (first["behavior"], bool(first.get("invert"))), first["pattern"]
             if (found := pattern.get("Regex")) and way in (("Isolated", False), ("Removed", True)):
-                if len(found) <= MAX_PATTERN and not PORTABLE.fullmatch(found):
-                    raise ValueError(f"pattern {found!r:.200} has more in it than is read alike "
-                                     "everywhere: no \\w, \\b, ^, $, (?m")  # fmt: skip
                 return found, way[0] == "Removed"
     raise ValueError(f"pre_tokenizer {kinds} {steps!r:.500} is not known here")
 
@@ -337,11 +340,9 @@ def check_pattern(pattern: str) -> None:
     """ValueError if it is no regular expression, too large a one, or one that cuts an empty
     pre-token out of common text: tiktoken breaks down on one.
     """
-    signs = re.sub(r"\\.|[^()]", "", pattern[:MAX_PATTERN])
-    depth = max(accumulate({"(": 1, ")": -1}.get(sign, 0) for sign in f" {signs}"))
-    if len(pattern) > MAX_PATTERN or depth > MAX_DEPTH:
+    if len(pattern) > MAX_PATTERN or pattern.count("(") > MAX_GROUPS:
         raise ValueError(f"pattern {pattern!r:.60} of {len(pattern)} characters is too large: at "
-                         f"most {MAX_PATTERN}, in groups {MAX_DEPTH} deep")  # fmt: skip
+                         f"most {MAX_PATTERN}, with {MAX_GROUPS} groups")  # fmt: skip
     try:
         found = (*regex.finditer(pattern, SAMPLE, timeout=1), regex.search(pattern, "", timeout=1))
     except (regex.error, TimeoutError, RecursionError) as error:
