@@ -59,7 +59,7 @@ from retro.report.page import left_by, write_page
 from retro.report.results import TRAINED, best_of, mean_of, report
 from retro.report.tables import table
 from retro.reward import RewardModel
-from retro.run.cli import option, option_of, parse, run_script
+from retro.run.cli import option, option_of, parse
 from retro.run.data import FileOptions, files_of
 from retro.run.device import pick_device, seeded
 from retro.run.files import check_writable, write_atomically, write_json
@@ -332,4 +332,4 @@ if __name__ == "__main__":
     left = "the evaluation is not finished"
     if behind_an_api(config):
         left = f"answers are kept in {config.answers}, the same command goes on from there"
-    launch(partial(run_script, main, config, left), alone)
+    launch(main, config, alone, left=left)

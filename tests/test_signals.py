@@ -130,7 +130,8 @@ def test_one_that_does_not_listen_is_ended(tiny_base, tmp_path, name):
     os.kill(trainer.pid, getattr(signal, name))
     seconds, status, said = until_the_end(trainer)
     assert seconds < SECONDS and status == 128 + getattr(signal, name), said
-    assert said.splitlines()[-1] == HERE[name][1]
+    line = f"{HERE[name][1]}; --resume goes on from the last checkpoint"
+    assert said.splitlines()[-1] == line
 
 def swallowing(patch) -> None:
     """As PyTorch does, which makes an error of its own of what is raised while it reads a list."""
