@@ -269,31 +269,26 @@ def choices(
     """How templates and temperatures do on other tasks (`train.choose`): as the runs have found, if
     that is usable, else played now.
     """
-    known = [read_choices(run) for run in reflector.runs]
-    found = [own[base.env.name] for own in known if base.env.name in own]
-    whole = {}
+    known, whole = [read_choices(run).get(base.env.name, {}) for run in reflector.runs], {}
     with suppress(KeyError):  # of runs that have tried different ones all is tried anew
-        whole = mean_of(found) if len(found) == len(known) else {}
-    whole = {key: own for key, own in whole.items() if key in usable}
+        whole = mean_of(known) if all(known) else {}
     temperatures, env = chosen_temperatures(config), envs.make(base.env.name)
     on = lambda split: replace(
         base, env=env, retries=1,
         rows=rows_of(env.tasks(split, config.choice_tasks, config.seed)),
     )  # fmt: skip
-    if "template" in methods and "templates" not in whole and not behind_an_api(config):
-        whole["templates"] = try_templates(on("train"), reflector)
+    templates = whole.get("templates") if "templates" in usable else None
+    if templates is None:
+        played = "template" in methods and not behind_an_api(config)
+        templates = try_templates(on("train"), reflector) if played else {}
     wanted = {f"{t:g}" for t in temperatures}
-    tried = whole.get("temperatures", {})
+    found = whole.get("temperatures", {}) if "temperatures" in usable else {}
+    shares = {name: {t: own[t] for t in own if t in wanted} for name, own in found.items()}
     if len(wanted) == 1:
-        whole["temperatures"] = {name: dict.fromkeys(wanted, 1.0) for name in methods}
-    elif not all(wanted <= {*tried.get(name, ())} for name in {*TUNED} & {*methods}):
-        whole["temperatures"] = try_temperatures(on("seen"), methods, reflector, temperatures)
-    else:
-        whole["temperatures"] = {
-            name: {t: share for t, share in shares.items() if t in wanted}
-            for name, shares in tried.items()
-        }
-    return {"templates": {}} | whole
+        shares = {name: dict.fromkeys(wanted, 1.0) for name in methods}
+    elif not all(len(shares.get(name, ())) == len(wanted) for name in {*TUNED} & {*methods}):
+        shares = try_temperatures(on("seen"), methods, reflector, temperatures)
+    return {"templates": templates, "temperatures": shares}
 
 def tasks_of(config: Config, env: envs.Environment, runs: list[Path]) -> list[dict]:
     """The tasks of one environment; ValueError if a run has trained on one, whatever its name."""

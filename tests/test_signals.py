@@ -133,6 +133,20 @@ def test_one_that_does_not_listen_is_ended(tiny_base, tmp_path, name):
     line = f"{HERE[name][1]}; --resume goes on from the last checkpoint"
     assert said.splitlines()[-1] == line
 
+def speechless(patch) -> None:
+    """As when the terminal is closed: what is said finds no reader."""
+    deaf(patch)
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_one_that_nobody_reads_is_ended(tiny_base, tmp_path, name):
+    trainer = started(tiny_base, tmp_path / "run", speechless)
+    while not (tmp_path / "run/checkpoint").exists():
+        time.sleep(0.01)
+    os.kill(trainer.pid, getattr(signal, name))
+    seconds, status, _ = until_the_end(trainer)
+    assert seconds < SECONDS and status == HERE[name][0]
+
 def swallowing(patch) -> None:
     """As PyTorch does, which makes an error of its own of what is raised while it reads a list."""
 

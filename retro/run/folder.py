@@ -17,7 +17,6 @@ above that later work reads. Who resumes a run or reads one gets what was writte
 names what is gone or changed. A kill or a power cut loses the work since the last checkpoint.
 """
 
-import json
 import os
 import platform
 import subprocess
@@ -67,9 +66,9 @@ class RunFolder:
         self.weights, self.optimizer = weights, optimizer
         self.files = {name: JsonLines(self.path / f"{name}.jsonl") for name in ROWS}
         self.state: dict = {}
-        settings = {k: v for k, v in plain(config).items() if k not in FREE}
+        settings = {k: v for k, v in asdict(config).items() if k not in FREE}
         if processes.is_main:
-            self.open(config)
+            self.open(config, settings)
         processes.barrier()
         if config.resume and (self.path / "checkpoint").exists():
             self.state = checkpoint.load(self.path / "checkpoint", weights, [optimizer])
@@ -84,7 +83,7 @@ class RunFolder:
             self.save("trained_on.json")
         processes.barrier()
 
-    def open(self, config: Any) -> None:
+    def open(self, config: Any, settings: dict) -> None:
         """Make the folder, or check that it is the one to resume and that no process is in it."""
         path, started = self.path, self.path / "config.json"
         if config.resume and not started.exists():
@@ -97,7 +96,7 @@ class RunFolder:
             raise ValueError(f"{path}: holds a run already ({begun[0].name} is there); --resume "
                              "continues it, --run-dir names another")  # fmt: skip
         if config.resume:
-            refuse_other(started, read_json(started), plain(config))
+            refuse_other(started, read_json(started), settings)
             lost = [file for file in rows if file.exists() and file.stat().st_size]
             if lost and not (path / "checkpoint").exists():
                 raise ValueError(f"{path / 'checkpoint'}: is gone, but {lost[0].name} has rows: "
@@ -107,7 +106,7 @@ class RunFolder:
                     if scratch.is_file():
                         scratch.unlink()
         else:
-            write_json(started, plain(config))
+            write_json(started, asdict(config))
         note_versions(path / "versions.json", self.processes.world)
 
     def check(self, settings: dict, trained_on: list[str]) -> None:
@@ -135,10 +134,6 @@ class RunFolder:
             self.state["files"] = {name: file.mark for name, file in self.files.items()}
             checkpoint.save(self.path / "checkpoint", self.weights, [self.optimizer], self.state)
 
-def plain(config: Any) -> dict:
-    """Settings as JSON has them."""
-    return json.loads(json.dumps(asdict(config)))
-
 def hashes(settings: dict) -> dict[str, str]:
     """By role, the hash of each model's folder that the settings name."""
     folders = {role: settings.get(role) for role in MODELS}
@@ -147,7 +142,7 @@ def hashes(settings: dict) -> dict[str, str]:
 
 def refuse_other(path: Path, old: dict, now: dict) -> None:
     for k, value in now.items():
-        if k not in FREE and value != old.get(k):
+        if value != old.get(k):
             raise ValueError(f"{path}: was started with another {k}: {old.get(k)!r}, now {value!r}")
 
 def check_left(path: Path, state: dict, settings: dict) -> None:

@@ -229,8 +229,10 @@ class Watch(threading.Thread):
                     self.end(*other.why())
 
     def end(self, why: str, status: int) -> None:
-        os.write(2, f"\n{error_line(why + self.left() * (status != 2))}\n".encode())
-        os._exit(status)
+        try:
+            os.write(2, f"\n{error_line(why + self.left() * (status != 2))}\n".encode())
+        finally:  # also where nobody reads it, as when a terminal is closed
+            os._exit(status)
 
 def in_torchrun() -> bool:
     """Whether torchrun, or what sets the same variables, has started this process."""
