@@ -94,9 +94,8 @@ def run_script(main: Callable[[Config], None], config: Config, left: str = "") -
     what Ctrl-C leaves behind.
     """
     keep_memory()
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that is no UTF-8 ends no work; no end
-        errors = "backslashreplace" if sys.stdout.errors == "strict" else None  # loses a line
-        sys.stdout.reconfigure(errors=errors, line_buffering=True)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that is no UTF-8 ends no work
     try:
         main(config)
     except KeyboardInterrupt:

@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from ctypes import CDLL
 from dataclasses import dataclass
 from functools import partial
@@ -229,10 +230,17 @@ class Watch(threading.Thread):
                     self.end(*other.why())
 
     def end(self, why: str, status: int) -> None:
+        flushing = threading.Thread(target=flush, daemon=True)
+        flushing.start()
+        flushing.join(GRACE)  # the reader of a full pipe may never come
         try:
             os.write(2, f"\n{error_line(why + self.left() * (status != 2))}\n".encode())
         finally:  # also where nobody reads it, as when a terminal is closed
             os._exit(status)
+
+def flush() -> None:
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
 
 def in_torchrun() -> bool:
     """Whether torchrun, or what sets the same variables, has started this process."""
