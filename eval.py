@@ -111,7 +111,6 @@ class Config(FileOptions, ActorOptions):
                 raise ValueError(f"{option_of(name)} {getattr(self, name)!r}: one is named twice")
 
 def main(config: Config) -> None:
-    check_outputs(config)
     runs, device = [Path(run) for run in (config.runs or config.run_dir).split(",")], pick_device()
     needed = "base", "mode", "envs", "memory", "best_of", "adapt_prompt", "actor_temperature"
     settings, *others = (run_settings(run, *needed) for run in runs)
@@ -130,6 +129,7 @@ def main(config: Config) -> None:
     if "shuffled" in methods:  # played at the best temperature of the method that it shuffles
         tuned += tuple(m for m in methods_of(settings["mode"]) if m in TRAINED and m not in methods)
     environments = open_environments(config, settings["envs"])
+    check_outputs(config)
 
     # 1. the two roles, as in train.py
     bfloat16 = config.bfloat16 or settings["bfloat16"]
