@@ -59,7 +59,7 @@ from retro.report.page import left_by, write_page
 from retro.report.results import TRAINED, best_of, mean_of, report
 from retro.report.tables import table
 from retro.reward import RewardModel
-from retro.run.cli import option, option_of, parse, run_script
+from retro.run.cli import option, option_of, parse
 from retro.run.data import FileOptions, files_of
 from retro.run.device import pick_device, seeded
 from retro.run.files import check_writable, write_atomically, write_json
@@ -111,7 +111,6 @@ class Config(FileOptions, ActorOptions):
                 raise ValueError(f"{option_of(name)} {getattr(self, name)!r}: one is named twice")
 
 def main(config: Config) -> None:
-    check_outputs(config)
     runs, device = [Path(run) for run in (config.runs or config.run_dir).split(",")], pick_device()
     needed = "base", "mode", "envs", "memory", "best_of", "adapt_prompt", "actor_temperature"
     settings, *others = (run_settings(run, *needed) for run in runs)
@@ -130,6 +129,7 @@ def main(config: Config) -> None:
     if "shuffled" in methods:  # played at the best temperature of the method that it shuffles
         tuned += tuple(m for m in methods_of(settings["mode"]) if m in TRAINED and m not in methods)
     environments = open_environments(config, settings["envs"])
+    check_outputs(config)
 
     # 1. the two roles, as in train.py
     bfloat16 = config.bfloat16 or settings["bfloat16"]
@@ -269,31 +269,26 @@ def choices(
     """How templates and temperatures do on other tasks (`train.choose`): as the runs have found, if
     that is usable, else played now.
     """
-    known = [read_choices(run) for run in reflector.runs]
-    found = [own[base.env.name] for own in known if base.env.name in own]
-    whole = {}
+    known, whole = [read_choices(run).get(base.env.name, {}) for run in reflector.runs], {}
     with suppress(KeyError):  # of runs that have tried different ones all is tried anew
-        whole = mean_of(found) if len(found) == len(known) else {}
-    whole = {key: own for key, own in whole.items() if key in usable}
+        whole = mean_of(known) if all(known) else {}
     temperatures, env = chosen_temperatures(config), envs.make(base.env.name)
     on = lambda split: replace(
         base, env=env, retries=1,
         rows=rows_of(env.tasks(split, config.choice_tasks, config.seed)),
     )  # fmt: skip
-    if "template" in methods and "templates" not in whole and not behind_an_api(config):
-        whole["templates"] = try_templates(on("train"), reflector)
+    templates = whole.get("templates") if "templates" in usable else None
+    if templates is None:
+        played = "template" in methods and not behind_an_api(config)
+        templates = try_templates(on("train"), reflector) if played else {}
     wanted = {f"{t:g}" for t in temperatures}
-    tried = whole.get("temperatures", {})
+    found = whole.get("temperatures", {}) if "temperatures" in usable else {}
+    shares = {name: {t: own[t] for t in own if t in wanted} for name, own in found.items()}
     if len(wanted) == 1:
-        whole["temperatures"] = {name: dict.fromkeys(wanted, 1.0) for name in methods}
-    elif not all(wanted <= {*tried.get(name, ())} for name in {*TUNED} & {*methods}):
-        whole["temperatures"] = try_temperatures(on("seen"), methods, reflector, temperatures)
-    else:
-        whole["temperatures"] = {
-            name: {t: share for t, share in shares.items() if t in wanted}
-            for name, shares in tried.items()
-        }
-    return {"templates": {}} | whole
+        shares = {name: dict.fromkeys(wanted, 1.0) for name in methods}
+    elif not all(len(shares.get(name, ())) == len(wanted) for name in {*TUNED} & {*methods}):
+        shares = try_temperatures(on("seen"), methods, reflector, temperatures)
+    return {"templates": templates, "temperatures": shares}
 
 def tasks_of(config: Config, env: envs.Environment, runs: list[Path]) -> list[dict]:
     """The tasks of one environment; ValueError if a run has trained on one, whatever its name."""
@@ -332,4 +327,4 @@ if __name__ == "__main__":
     left = "the evaluation is not finished"
     if behind_an_api(config):
         left = f"answers are kept in {config.answers}, the same command goes on from there"
-    launch(partial(run_script, main, config, left), alone)
+    launch(main, config, alone, left=left)

@@ -69,7 +69,7 @@ from retro.report.tables import draw_picture, print_reward, table
 from retro.report.truth import truth
 from retro.reward import ADAPTER as REWARD
 from retro.reward import FitConfig, RewardModel, fit
-from retro.run.cli import option, option_of, parse, run_script
+from retro.run.cli import option, option_of, parse
 from retro.run.data import FileOptions, files_of
 from retro.run.device import pick_device, release_memory, seeded
 from retro.run.files import write_json
@@ -389,9 +389,8 @@ def imitate(training: Training, ratings: list[Rated]) -> None:
         release_memory()
     if processes.is_main:
         save_adapter(training.lm.model, run.path / "sft")
-        run.seal("sft")
     training.optimizer.state.clear()  # PPO starts with fresh moments
-    run.save(sft_loss=losses)
+    run.save("sft", sft_loss=losses)
 
 def fit_reward_model(training: Training, reward: RewardModel, ratings: list[Rated]) -> None:
     """5. Offline: the reward model, fitted to the ratings."""
@@ -409,8 +408,7 @@ def fit_reward_model(training: Training, reward: RewardModel, ratings: list[Rate
         release_memory()
         if training.processes.is_main:
             reward.save(run.path / "reward")
-            run.seal("reward")
-        run.save(reward=fitted)
+        run.save("reward", reward=fitted)
     if training.processes.is_main:
         print_reward(run.state["reward"])
 
@@ -450,8 +448,7 @@ def learn_by_ppo(training: Training, trials: list[FailedTrial]) -> None:
         check_health(stats, config.max_kl, min_well_formed)
     if processes.is_main:
         save_adapter(training.lm.model, run.path / "adapter")
-        run.seal("adapter")
-    run.save()
+    run.save("adapter")
     processes.barrier()
 
 def one_update(
@@ -496,8 +493,7 @@ def choose(training: Training) -> dict[str, dict]:
             run.save(choices=choices)
     if training.processes.is_main:
         write_json(run.path / "choices.json", choices)
-        run.seal("choices.json")
-    run.save(choices=choices)
+    run.save("choices.json", choices=choices)
     return choices
 
 def compare_methods(training: Training, choices: dict[str, dict]) -> None:
@@ -532,5 +528,4 @@ if __name__ == "__main__":
         lambda given: OFFLINE if given.mode == "offline" or given.from_buffer else {},
     )
     alone = 1 if config.actor or config.reflector else 0  # a large model, or one behind an API
-    script = partial(run_script, main, config)
-    launch(script, alone, config.minibatch, config.batch_reflections)
+    launch(main, config, alone, config.minibatch, config.batch_reflections)

@@ -223,7 +223,7 @@ def test_a_checkpoint_belongs_to_its_settings_its_base_and_its_tasks(
     with pytest.raises(ValueError, match="base: is not the base that .*run was trained with"):
         read_run(run)
     monkeypatch.setattr(run_folder, "fingerprint", lambda folder: "another")
-    with pytest.raises(ValueError, match="copy: was started with another base than what is in"):
+    with pytest.raises(ValueError, match="is not the base that .*copy was trained with"):
         resumed(lambda folder: None)
     monkeypatch.undo()
     monkeypatch.setattr(train, "content_hashes", lambda tasks: {"another"})

@@ -115,7 +115,6 @@ TOGETHER = [
     ("eval", "--split bogus", "--split"),
     ("retro.pretrain.__main__", "--warmup .5 --decay .6", "together above 1"),
     ("retro.pretrain.__main__", "--width 100", "hidden_size 100 is not a multiple of num_att"),
-    ("retro.pretrain.__main__", "--heads 4 --width 256", "--kv-heads 3: must be --heads, 4"),
     ("retro.pretrain.__main__", "--vocab-size 256", "--vocab-size is 256: must be at least 257"),
     ("retro.pretrain.__main__", "--adam-lr inf", "--adam-lr is inf: must be above 0 and at most"),
 ]  # fmt: skip

@@ -17,7 +17,6 @@ SMALL = dict(
     width=48,
     layers=2,
     heads=3,
-    kv_heads=3,
     mlp_width=96,
     context=256,
     muon_lr=0.02,

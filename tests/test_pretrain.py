@@ -101,7 +101,7 @@ def copied(model: GPT, ids: torch.Tensor) -> float:
 @pytest.mark.parametrize("seed", range(3))
 def test_first_weights_copy_random_text(seed):
     config, generator = Config(), torch.Generator().manual_seed(seed)
-    shape = (config.width, config.mlp_width, config.layers, config.heads, config.kv_heads)
+    shape = (config.width, config.mlp_width, config.layers, config.heads, config.heads)
     model = GPT(GPTConfig(config.vocab_size, *shape, 2048, config.rope_theta), generator)
     ids = torch.randperm(config.vocab_size, generator=generator)[:200]
     assert copied(model, ids) < 0.05
@@ -153,7 +153,6 @@ def test_resumed_equals_uninterrupted(tmp_path, monkeypatch):
         width=48,
         layers=2,
         heads=3,
-        kv_heads=3,
         mlp_width=32,
         checkpoint_minutes=0.0,
     )

@@ -165,7 +165,7 @@ def test_a_single_process_is_this_one(threads, counts, size, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: int(threads))
     monkeypatch.setattr(retro.run.processes, "Other", None)
     found = []
-    launch(lambda: found.append(join(torch.device("cpu"))), *counts)
+    launch(lambda _: found.append(join(torch.device("cpu"))), None, *counts)
     assert found == [ALONE] and found[0].world == size
 
 @linux
@@ -176,7 +176,7 @@ def test_launched_processes_share_what_gathered_ones_do(world, tmp_path, monkeyp
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
     before = listening()
 
-    def script():
+    def script(config):
         processes = join(torch.device("cpu"))
         rank = processes.rank
         found = [
@@ -188,7 +188,7 @@ def test_launched_processes_share_what_gathered_ones_do(world, tmp_path, monkeyp
         processes.barrier()
         processes.leave()
 
-    launch(script)
+    launch(script, None)
     gathered = [f"{rank} a" for rank in range(world) for _ in range(rank)]
     total = world * (world - 1) // 2
     for rank in range(world):
@@ -208,7 +208,7 @@ def test_a_variable_of_anyones_means_nothing(name, monkeypatch):
     monkeypatch.setenv(name, "7")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     found = []
-    launch(lambda: found.append(join(torch.device("cpu"))))
+    launch(lambda _: found.append(join(torch.device("cpu"))), None)
     assert found == [ALONE]
 
 class Launched:

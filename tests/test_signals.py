@@ -117,8 +117,11 @@ def test_why_the_other_one_died_is_said(tiny_base, tmp_path, error, status, line
     assert said.splitlines()[-1].startswith(line), said
 
 def deaf(patch) -> None:
-    """The main thread does not come to hear of signals: one operation of minutes in C."""
-    long = lambda training: hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
+    """The main thread does not come to hear of signals: one operation of minutes in C. What it has
+    said waits, as on the way to a file.
+    """
+    sys.stdout = open(1, "w", closefd=False)
+    long = lambda training: print("begun") or hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
     patch.setattr(train, "check_gaps", long)
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
@@ -130,7 +133,22 @@ def test_one_that_does_not_listen_is_ended(tiny_base, tmp_path, name):
     os.kill(trainer.pid, getattr(signal, name))
     seconds, status, said = until_the_end(trainer)
     assert seconds < SECONDS and status == 128 + getattr(signal, name), said
-    assert said.splitlines()[-1] == HERE[name][1]
+    line = f"{HERE[name][1]}; --resume goes on from the last checkpoint"
+    assert said.splitlines()[-1] == line and "begun\n" in said
+
+def speechless(patch) -> None:
+    """As when the terminal is closed: what is said finds no reader."""
+    deaf(patch)
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_one_that_nobody_reads_is_ended(tiny_base, tmp_path, name):
+    trainer = started(tiny_base, tmp_path / "run", speechless)
+    while not (tmp_path / "run/checkpoint").exists():
+        time.sleep(0.01)
+    os.kill(trainer.pid, getattr(signal, name))
+    seconds, status, _ = until_the_end(trainer)
+    assert seconds < SECONDS and status == HERE[name][0]
 
 def swallowing(patch) -> None:
     """As PyTorch does, which makes an error of its own of what is raised while it reads a list."""

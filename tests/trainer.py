@@ -9,7 +9,6 @@ import signal
 import sys
 import threading
 from ctypes import CDLL
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -56,15 +55,14 @@ class Trainer(multiprocessing.get_context("fork").Process):
         shorten(patch)
         if self.damage:
             self.damage(patch, *self.args)
-        script = partial(run_script, self.main, self.settings)
         if self.processes:  # it is no daemon, so it must see to it that it ends with the test
             CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             os.setsid()
             torch.set_num_threads(self.processes)
-            launch(script)
+            launch(self.main, self.settings)
         else:
-            script()
+            run_script(self.main, self.settings)
 
     def finish(self) -> tuple[int, str]:
         """Exit status, -9 if it was killed, and all that it said."""

@@ -39,7 +39,7 @@ from retro.pretrain.muon import Muon
 from retro.pretrain.reader import Reader
 from retro.pretrain.skills import measure_skills
 from retro.run import checkpoint
-from retro.run.cli import option, option_of, parse, run_script
+from retro.run.cli import option, option_of, parse
 from retro.run.device import autocast, pick_device
 from retro.run.files import fingerprint, make_folder, write_atomically
 from retro.run.folder import lock
@@ -64,8 +64,7 @@ class Config:
     vocab_size: int = sizes(2560, "tokens of the vocabulary", low=257)
     width: int = sizes(192, "width of the residual stream", low=1)
     layers: int = sizes(5, "transformer blocks", low=1)
-    heads: int = sizes(3, "query heads of a block", low=3)
-    kv_heads: int = sizes(3, "key-value heads of a block", low=1)
+    heads: int = sizes(3, "heads of a block, each with its own keys and values", low=3)
     mlp_width: int = sizes(384, "inner width of the MLP", low=1)
     context: int = sizes(2560, "tokens; longer documents are left out", low=256)
     # mostly slow rotations: like must find like across a whole trial
@@ -80,20 +79,17 @@ class Config:
     decay: float = optimisation(0.7, "share, at the end, in which they fall to 0", above=0, high=1)
     reading_weight: float = optimisation(2.0, "of the reading loss beside the next token's", low=0)
 
-
     def __post_init__(self) -> None:
         """ValueError on settings that make no sense together."""
         if self.warmup + self.decay > 1:
             raise ValueError(f"--warmup {self.warmup} and --decay {self.decay}: together above 1")
         if not self.start:
-            if self.kv_heads != self.heads:  # as head_start needs it
-                raise ValueError(f"--kv-heads {self.kv_heads}: must be --heads, {self.heads}")
             shape_of(self, self.vocab_size)
 
 def shape_of(config: Config, vocab_size: int) -> GPTConfig:
     """The sizes of a model from nothing; ValueError if they don't fit together."""
     return GPTConfig(vocab_size, config.width, config.mlp_width, config.layers, config.heads,
-                     config.kv_heads, config.context, config.rope_theta)  # fmt: skip
+                     config.heads, config.context, config.rope_theta)  # fmt: skip
 
 FREE = ("out", "tokens", "decay", "checkpoint_minutes")  # settings that a resumed run may change
 FROZEN_STEPS = 200  # of a given base's matrices: untrained probes and tokens would wipe them out
@@ -277,7 +273,8 @@ def write_card(out: Path, config: Config, state: dict, n: int = 200) -> None:
         million=sum(p.numel() for p in lm.model.parameters()) / 1e6, vocab=lm.tokenizer.vocab_size,
         flags=" ".join(f"{option_of(k)} {v}" for k, v in changed.items() if k != "out"),
         date=time.strftime("%Y-%m-%d"), names=config.envs.replace(",", ", "), state=state,
-        tokens=state["tokens"] / 1e6, hours=state["seconds"] / 3600, config=config, n=n,
+        model=lm.model.config, tokens=state["tokens"] / 1e6, hours=state["seconds"] / 3600,
+        config=config, n=n,
         hash=hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest(),
         temperature=TEMPERATURE, table="\n".join(lines),
     )  # fmt: skip
@@ -285,4 +282,4 @@ def write_card(out: Path, config: Config, state: dict, n: int = 200) -> None:
     print(card)
 
 if __name__ == "__main__":
-    launch(partial(run_script, main, parse(Config, __doc__)), 1)
+    launch(main, parse(Config, __doc__), 1)

@@ -23,9 +23,9 @@ def save(path: str | Path, weights: Mapping[str, Tensor], optimizers: Sequence[O
                 tensors[f"optimizer.{i}.{j}.{key}"] = torch.as_tensor(value)
     tensors["state"] = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-    write_tensors(path, tensors | {"sha256": hash_of(tensors)})
+    write_tensors(path, tensors | {"sha256": checksum(tensors)})
 
-def hash_of(tensors: Mapping[str, Tensor]) -> Tensor:
+def checksum(tensors: Mapping[str, Tensor]) -> Tensor:
     """(32,): of the names, dtypes, shapes and bytes of the tensors."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
@@ -40,7 +40,7 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     """
     tensors = read_tensors(path)
     known = tensors.pop("sha256", torch.empty(0)).tolist()
-    if "state" not in tensors or known != hash_of(tensors).tolist():
+    if "state" not in tensors or known != checksum(tensors).tolist():
         raise ValueError(f"{path}: is damaged, or no checkpoint of this version; start a new run")
     return tensors, json.loads(bytes(tensors.pop("state").tolist()))
 

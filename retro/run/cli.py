@@ -98,29 +98,24 @@ def run_script(main: Callable[[Config], None], config: Config, left: str = "") -
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that is no UTF-8 ends no work
     try:
         main(config)
-    except (Exception, KeyboardInterrupt) as error:
-        found = Stopped.last or error  # PyTorch may turn an interrupt into an error of its own
-        if isinstance(found, KeyboardInterrupt):
-            why, status = str(found) or "interrupted", getattr(found, "status", 130)
-            if hasattr(config, "resume") and (Path(config.run_dir) / "checkpoint").exists():
-                left = "--resume goes on from the last checkpoint"
-            fail(why + f"; {left}" * bool(left and status != 2), status)
-        if isinstance(found, FloatingPointError):
-            fail(f"training broke down: {found}; the last checkpoint is whole", 1)
-        if isinstance(found, (ValueError, OSError)):
-            fail(found)
-        raise
+    except KeyboardInterrupt:
+        fail(f"interrupted{left_behind(config, left)}", 130)
+    except FloatingPointError as error:
+        fail(f"training broke down: {error}; the last checkpoint is whole", 1)
+    except (ValueError, OSError) as error:
+        fail(error)
 
-class Stopped(KeyboardInterrupt):
-    """Something from outside ends the program: a signal, the death of another process of it."""
-
-    last: "Stopped | None" = None  # the one that was raised
-
-    def __init__(self, why: str, status: int):
-        super().__init__(why)
-        self.status, Stopped.last = status, self
+def left_behind(config: Any, left: str) -> str:
+    """`left`, or how a run with a checkpoint goes on, behind the reason for an end."""
+    if hasattr(config, "resume") and (Path(config.run_dir) / "checkpoint").exists():
+        left = "--resume goes on from the last checkpoint"
+    return f"; {left}" if left else ""
 
 def fail(message: object, status: int = 2) -> NoReturn:
-    """End the program with one printable line on stderr."""
-    print(f"error: {visible(' '.join(str(message).splitlines()))}", file=sys.stderr)
+    """End the program with one line on stderr."""
+    print(error_line(message), file=sys.stderr)
     sys.exit(status)
+
+def error_line(message: object) -> str:
+    """One printable line, whatever the message holds."""
+    return f"error: {visible(' '.join(str(message).splitlines()))}"

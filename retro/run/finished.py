@@ -8,7 +8,7 @@ from pathlib import Path
 
 from retro.run import checkpoint
 from retro.run.files import JsonLines, read_json
-from retro.run.folder import MODELS, check_sealed, hashes, refuse_other
+from retro.run.folder import MODELS, check_left, refuse_other
 
 NUMBER = (int, float)
 # settings that readers of a run need
@@ -27,21 +27,16 @@ def read_run(path: str | Path, *needed: str) -> dict:
     for key in (key for key in KINDS if key in settings or key in needed):
         value, kind = settings.get(key), KINDS[key]
         wrong = isinstance(value, bool) != (kind is bool) or not isinstance(value, kind)
-        if wrong or (isinstance(value, float) and not math.isfinite(value)):
+        wrong |= isinstance(value, float) and not math.isfinite(value)
+        if wrong or (key == "mode" and value not in ("online", "offline")):
             raise ValueError(f"{path / 'config.json'}: {key} is {value!r}, no setting of train.py")
-    if (mode := settings.get("mode", "online")) not in ("online", "offline"):
-        raise ValueError(f"{path / 'config.json'}: mode is {mode!r}, no setting of train.py")
     if not (path / "checkpoint").exists():  # an adapter that was copied away
         return settings
     state = checkpoint.read(path / "checkpoint")[1]
     known = state.get("settings", {})  # a model's folder may have another name: see its hash
     refuse_other(path / "config.json", settings,
                  {k: v for k, v in known.items() if k not in MODELS})  # fmt: skip
-    check_sealed(path, state)
-    now = hashes(settings)
-    for role, known in state.get("models", {}).items():
-        if now.get(role, known) != known:  # one that is gone is missed where it is opened
-            raise ValueError(f"{settings[role]}: is not the {role} that {path} was trained with")
+    check_left(path, state, settings)
     for name, mark in state.get("files", {}).items():
         JsonLines(path / f"{name}.jsonl").check(mark)
     return settings

@@ -17,13 +17,11 @@ above that later work reads. Who resumes a run or reads one gets what was writte
 names what is gone or changed. A kill or a power cut loses the work since the last checkpoint.
 """
 
-import hashlib
-import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from importlib import metadata
@@ -54,7 +52,6 @@ PACKAGES = ("torch", "numpy", "tiktoken", "regex", "safetensors")
 FREE = ("run_dir", "resume")  # settings that a resumed run may change
 ROWS = ("metrics", "replay", "failed")
 MODELS = ("base", "reflector", "actor")  # settings that name a model's folder
-NEEDED = ("sft", "reward")  # what a resumed run reads again; the rest it writes anew
 
 class RunFolder:
     """A new folder, or with `config.resume` one of an interrupted run; of several processes one
@@ -69,27 +66,24 @@ class RunFolder:
         self.weights, self.optimizer = weights, optimizer
         self.files = {name: JsonLines(self.path / f"{name}.jsonl") for name in ROWS}
         self.state: dict = {}
+        settings = {k: v for k, v in asdict(config).items() if k not in FREE}
         if processes.is_main:
-            self.open(config)
-            settings = {k: v for k, v in plain(config).items() if k not in FREE}
-            tasks = hashlib.sha256(repr(trained_on).encode()).hexdigest()
-            self.state = {"settings": settings, "models": hashes(settings), "tasks": tasks,
-                          "sealed": {}}  # fmt: skip
+            self.open(config, settings)
         processes.barrier()
         if config.resume and (self.path / "checkpoint").exists():
-            now, self.state = self.state, checkpoint.load(self.path / "checkpoint", weights,
-                                                          [optimizer])  # fmt: skip
+            self.state = checkpoint.load(self.path / "checkpoint", weights, [optimizer])
             if processes.is_main:
-                self.check(now)
+                self.check(settings, trained_on)
+        elif processes.is_main:
+            self.state = {"settings": settings, "models": hashes(settings), "sealed": {}}
         if processes.is_main:
             write_json(self.path / "trained_on.json", {"hashes": trained_on})
-            self.seal("trained_on.json")
-            for file in self.files.values():
-                file.restore(self.state.get("files", {}).get(file.path.stem, file.mark))
-            self.save()
+            for name, file in self.files.items():
+                file.restore(self.state.get("files", {}).get(name, file.mark))
+            self.save("trained_on.json")
         processes.barrier()
 
-    def open(self, config: Any) -> None:
+    def open(self, config: Any, settings: dict) -> None:
         """Make the folder, or check that it is the one to resume and that no process is in it."""
         path, started = self.path, self.path / "config.json"
         if config.resume and not started.exists():
@@ -102,7 +96,7 @@ class RunFolder:
             raise ValueError(f"{path}: holds a run already ({begun[0].name} is there); --resume "
                              "continues it, --run-dir names another")  # fmt: skip
         if config.resume:
-            refuse_other(started, read_json(started), plain(config))
+            refuse_other(started, read_json(started), settings)
             lost = [file for file in rows if file.exists() and file.stat().st_size]
             if lost and not (path / "checkpoint").exists():
                 raise ValueError(f"{path / 'checkpoint'}: is gone, but {lost[0].name} has rows: "
@@ -112,45 +106,33 @@ class RunFolder:
                     if scratch.is_file():
                         scratch.unlink()
         else:
-            write_json(started, plain(config))
+            write_json(started, asdict(config))
         note_versions(path / "versions.json", self.processes.world)
 
-    def check(self, now: dict) -> None:
-        """ValueError if the checkpoint is of another run than `now`, or a file is not as it was."""
-        path, state = self.path, self.state
-        if not {*now, "files"} <= state.keys():
-            raise ValueError(f"{path / 'checkpoint'}: is not a run's checkpoint")
-        refuse_other(path / "checkpoint", state["settings"], now["settings"])
-        for role, known in state["models"].items():
-            if now["models"].get(role) != known:
-                raise ValueError(f"{path}: was started with another {role} than what is in "
-                                 f"{now['settings'][role]} now")  # fmt: skip
-        if state["tasks"] != now["tasks"]:
-            raise ValueError(f"{path}: was started with other training tasks than there are now")
-        check_sealed(path, state, NEEDED)
+    def check(self, settings: dict, trained_on: list[str]) -> None:
+        """ValueError if the checkpoint is of another run, or a file is not as it was."""
+        refuse_other(self.path / "checkpoint", self.state.get("settings", {}), settings)
+        check_left(self.path, self.state, settings)
+        if read_json(self.path / "trained_on.json") != {"hashes": trained_on}:
+            raise ValueError(f"{self.path}: was started with other training tasks than there are "
+                             "now")  # fmt: skip
 
     def append(self, name: str, rows: list[dict]) -> None:
         """Rows, the same in all processes, to one of the files."""
         if self.processes.is_main:
             self.files[name].append(rows)
 
-    def seal(self, name: str) -> None:
-        """Note the hash of a file, or of the files in a folder, that was written now."""
-        if self.processes.is_main:
-            found = self.path / name
-            files = sorted(found.glob("[!.]*")) if found.is_dir() else [found]
-            self.state["sealed"] |= {f.relative_to(self.path).as_posix(): hash_of(f) for f in files}
-
-    def save(self, **state: Any) -> None:
-        """Checkpoint: the weights, the optimiser, `state` and how far each file is."""
+    def save(self, *written: str, **state: Any) -> None:
+        """Checkpoint: the weights, the optimiser, `state`, how far each file is, and hashes of the
+        files and folders that were `written` now.
+        """
         self.state |= state
         if self.processes.is_main:
+            for path in (self.path / name for name in written):
+                for file in sorted(path.glob("[!.]*")) if path.is_dir() else [path]:
+                    self.state["sealed"][file.relative_to(self.path).as_posix()] = hash_of(file)
             self.state["files"] = {name: file.mark for name, file in self.files.items()}
             checkpoint.save(self.path / "checkpoint", self.weights, [self.optimizer], self.state)
-
-def plain(config: Any) -> dict:
-    """Settings as JSON has them."""
-    return json.loads(json.dumps(asdict(config)))
 
 def hashes(settings: dict) -> dict[str, str]:
     """By role, the hash of each model's folder that the settings name."""
@@ -160,17 +142,20 @@ def hashes(settings: dict) -> dict[str, str]:
 
 def refuse_other(path: Path, old: dict, now: dict) -> None:
     for k, value in now.items():
-        if k not in FREE and value != old.get(k):
+        if value != old.get(k):
             raise ValueError(f"{path}: was started with another {k}: {old.get(k)!r}, now {value!r}")
 
-def check_sealed(path: Path, state: dict, parts: Sequence[str] | None = None) -> None:
-    """ValueError if a file of a run is not as the run has written it; only of `parts`."""
+def check_left(path: Path, state: dict, settings: dict) -> None:
+    """ValueError if a model or a file of a run is not the one that its checkpoint knows."""
+    now = hashes(settings)
+    for role, known in state.get("models", {}).items():
+        if now.get(role, known) != known:  # one that is gone is missed where it is opened
+            raise ValueError(f"{settings[role]}: is not the {role} that {path} was trained with")
     for name, known in state.get("sealed", {}).items():
-        if parts is None or name.split("/")[0] in parts:
-            if not (path / name).is_file():
-                raise ValueError(f"{path / name}: is gone; put back what the run has written")
-            if hash_of(path / name) != known:
-                raise ValueError(f"{path / name}: is not what the run has written; put that back")
+        if not (path / name).is_file():
+            raise ValueError(f"{path / name}: is gone; put back what the run has written")
+        if hash_of(path / name) != known:
+            raise ValueError(f"{path / name}: is not what the run has written; put that back")
 
 def lock(folder: Path) -> TextIO:
     """The folder's lock, held until this process ends; ValueError if another process holds it."""

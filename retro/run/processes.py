@@ -17,14 +17,14 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from ctypes import CDLL
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
-from operator import add
 from tempfile import TemporaryFile
 from typing import Any, TypeVar
 
@@ -32,7 +32,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from retro.run.cli import Stopped, fail
+from retro.run.cli import Config, error_line, left_behind, run_script
 from retro.run.device import pick_device
 
 R = TypeVar("R")
@@ -60,7 +60,7 @@ class Processes:
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum of all ranks' tensors, the same on each, without gradient."""
         if self.links:
-            whole = self._meet(tensor.detach().numpy(), lambda parts: reduce(add, parts))
+            whole = self._meet(tensor.detach().numpy(), sum)
             return torch.as_tensor(whole)
         if self.world > 1:
             tensor = tensor.detach().clone()
@@ -97,9 +97,9 @@ class Processes:
             for link in self.links:
                 link.send_bytes(data)
             return whole
-        except (EOFError, ConnectionError):  # one has ended: `Watch` says which and why
-            threading.Event().wait(3 * GRACE)
-            raise Stopped("another process of this run has ended", 1) from None
+        except (EOFError, ConnectionError):
+            time.sleep(10 * GRACE)  # meanwhile `Watch` says which process has ended, and why
+            raise
 
     def barrier(self) -> None:
         """Wait until all have come here, say for a file that one of them writes."""
@@ -112,19 +112,20 @@ class Processes:
 ALONE = Processes()
 _launched = ALONE  # what `launch` has made of this process
 
-def launch(script: Callable[[], None], *counts: int) -> None:
-    """Run the script, in several processes at once: PyTorch's threads here (OMP_NUM_THREADS), at
-    most MAX_PROCESSES, and a divisor of all `counts`; one without Linux, with a GPU or in torchrun.
-    A trial's steps are small: two processes do more than one with two threads.
+def launch(main: Callable[[Config], None], config: Config, *counts: int, left: str = "") -> None:
+    """Run a script (cli.run_script), in several processes at once: PyTorch's threads here
+    (OMP_NUM_THREADS), at most MAX_PROCESSES, and a divisor of all `counts`; one without Linux, with
+    a GPU or in torchrun. A trial's steps are small: two processes do more than one with two
+    threads.
 
     The others end with this process, however it ends. It ends, and says why, if one of them dies.
     """
     global _launched
+    script = partial(run_script, main, config, left)
     if sys.platform != "linux":
         return script()
-    others: list[Other] = []
     try:
-        with Watch(others) as watch:
+        with Watch(partial(left_behind, config, left)) as watch:
             threads, sizes = torch.get_num_threads(), [1]
             if pick_device().type == "cpu" and not in_torchrun():
                 sizes += range(2, min(threads, MAX_PROCESSES) + 1)
@@ -132,44 +133,26 @@ def launch(script: Callable[[], None], *counts: int) -> None:
             if size > 1:
                 torch.set_num_threads(threads // size)
             for rank in range(1, size):
-                others.append(Other(script, rank, size))
+                watch.others.append(Other(script, rank, size))
             watch.start()
-            if others:
-                _launched = Processes(0, size, tuple(other.link for other in others))
+            if size > 1:
+                _launched = Processes(0, size, tuple(other.link for other in watch.others))
             script()
-    except KeyboardInterrupt as stopped:  # before or after the script, which says so itself
-        fail(str(stopped) or "interrupted", getattr(stopped, "status", 130))
     finally:
         _launched = ALONE
-        with held_back():
-            for other in others:
-                other.process.kill()
-                other.process.join()
-            if Stopped.last:  # Python's own end would take another second
-                sys.stdout.flush()
-                os._exit(Stopped.last.status)
-
-@contextmanager
-def held_back() -> Iterator[None]:
-    """Inside, the signals that end a run wait."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 class Other:
     """Another process of this run: a fork, which knows all that the first one has in memory."""
 
     def __init__(self, script: Callable[[], None], rank: int, size: int):
-        self.name, self.errors, context = (
-            f"process {rank + 1} of {size}", TemporaryFile(), get_context("fork")
-        )  # fmt: skip
+        self.name, self.errors = f"process {rank + 1} of {size}", TemporaryFile()
+        context = get_context("fork")
         self.link, its = context.Pipe()
         processes = Processes(rank, size, (its,))
         self.process = context.Process(target=self.run, args=(script, processes, os.getpid()))
-        with held_back():
-            self.process.start()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)  # until `run` is ready for them
+        self.process.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         its.close()  # or its end would go unnoticed
 
     def run(self, script: Callable[[], None], processes: Processes, first: int) -> None:
@@ -201,64 +184,63 @@ class Other:
         return f"{self.name} {how}{': ' * bool(last)}{last}", 1
 
 class Watch(threading.Thread):
-    """Ends the first process when another one has died, or when it does not heed a signal: the main
-    thread hears of signals only between two operations. Inside, those of ENDS raise `Stopped`.
+    """Inside, a signal of ENDS or the death of another process ends this one, in one line. A thread
+    does it: the main one hears of signals only between two operations, which may take minutes.
+    Nothing is tidied up, for what is on the disk can bear a kill at any time (retro/run/files.py).
     """
 
-    def __init__(self, others: list[Other]):
+    def __init__(self, left: Callable[[], str]):
         super().__init__(daemon=True)
-        self.others, self.over, self.cause = others, threading.Event(), ("", 0)
-        self.hears, self.tells = socket.socketpair()
+        self.left, self.others, self.over = left, list[Other](), threading.Event()
+        self.hears, self.tells = socket.socketpair()  # of signals, their numbers
         self.tells.setblocking(False)
 
     def __enter__(self) -> "Watch":
-        Stopped.last = None
         ends = [n for n in ENDS if signal.getsignal(n) != signal.SIG_IGN]  # as nohup has it
-        self.handlers = {number: signal.signal(number, self.stop) for number in ends}
+        self.handlers = {number: signal.signal(number, lambda *_: None) for number in ends}
         signal.set_wakeup_fd(self.tells.fileno(), warn_on_full_buffer=False)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.over.set()
-        with held_back():
-            self.tells.send(b"\0")
-            if self.is_alive():
-                self.join()
-            signal.set_wakeup_fd(-1)
-            for number, handler in self.handlers.items():
-                signal.signal(number, handler)
-            self.hears.close()
-            self.tells.close()
-
-    def stop(self, number: int, frame: object) -> None:
-        raise Stopped(*(self.cause if self.cause[1] else said_of(number)))
+        self.tells.send(b"\0")
+        if self.is_alive():
+            self.join()
+        for other in self.others:
+            other.process.kill()
+            other.process.join()
+        signal.set_wakeup_fd(-1)
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        self.hears.close()
+        self.tells.close()
 
     def run(self) -> None:
-        alive = {other.process.sentinel: other for other in self.others}
+        others = {other.process.sentinel: other for other in self.others}
         while not self.over.is_set():
-            for one in wait([self.hears, *alive]):
+            for one in wait([self.hears, *others]):
                 if not isinstance(one, int):  # a signal, or the end of `launch`
-                    if (number := self.hears.recv(1)[0]) in ENDS and not self.over.wait(2 * GRACE):
-                        self.end(*said_of(number))
+                    if (number := self.hears.recv(1)[0]) in ENDS:
+                        why = f"ended by {signal.Signals(number).name}"
+                        self.end("interrupted" if number == signal.SIGINT else why, 128 + number)
                     continue
-                other = alive.pop(one)
+                other = others.pop(one)
                 other.process.join()
                 if other.process.exitcode and not self.over.wait(GRACE):
-                    self.cause = other.why()
-                    main = threading.main_thread().ident
-                    assert main
-                    signal.pthread_kill(main, signal.SIGTERM)
-                    if not self.over.wait(GRACE):
-                        self.end(*self.cause)
+                    self.end(*other.why())
 
     def end(self, why: str, status: int) -> None:
-        os.write(2, f"\nerror: {why}\n".encode())
-        os._exit(status)
+        flushing = threading.Thread(target=flush, daemon=True)
+        flushing.start()
+        flushing.join(GRACE)  # the reader of a full pipe may never come
+        try:
+            os.write(2, f"\n{error_line(why + self.left() * (status != 2))}\n".encode())
+        finally:  # also where nobody reads it, as when a terminal is closed
+            os._exit(status)
 
-def said_of(number: int) -> tuple[str, int]:
-    """(why a signal has ended the program, its status)."""
-    why = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
-    return why, 128 + number
+def flush() -> None:
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
 
 def in_torchrun() -> bool:
     """Whether torchrun, or what sets the same variables, has started this process."""
