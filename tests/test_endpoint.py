@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("key")
 @pytest.mark.parametrize(
     "fault",
     ["429now", "500", "503", "half", "chunk", "drop", "notjson", "deep", "list", "empty",
-     "error200", "number", "hang", "drip"],
+     "error200", "number", *(pytest.param(f, marks=pytest.mark.slow) for f in ("hang", "drip"))],
 )  # fmt: skip
 def test_faults_that_pass_are_tried_again_and_in_the_end_refused(url, tmp_path, fault):
     def post(times):

@@ -290,7 +290,7 @@ DOORS = [household, hotpot, shop, game_file, hotpot_file, shop_files, tokenizer_
 
 @pytest.mark.parametrize("door", DOORS, ids=lambda door: door.__name__)
 def test_hostile_input(door, tmp_path):
-    fuzz(door, tmp_path, 20)
+    fuzz(door, tmp_path, 10)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("door", DOORS, ids=lambda door: door.__name__)

@@ -276,7 +276,7 @@ def become_nobody(patch) -> None:
 @pytest.mark.parametrize(
     "damage, file",
     [
-        ((fill_disk, 3), "lock"),
+        slow((fill_disk, 3), "lock"),
         slow((fill_disk, 100), "config.json"),
         slow((fill_disk, 3_000), "checkpoint"),
         slow((fill_disk_at_append, 5), "replay.jsonl"),

@@ -64,6 +64,7 @@ def test_as_an_actor_it_is_told_the_rules_and_a_base_of_ours_is_not(tiny_base, t
         assert text.endswith(f"{opening}\n>") and ("> Search[Maren Oldevik]" in text) is told
         assert "think" not in text.lower()
 
+@pytest.mark.slow
 def test_it_is_evaluated_by_all_methods_another_one_without_adapter(
     own, tiny_base, tiny_chat, tmp_path
 ):

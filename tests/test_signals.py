@@ -58,8 +58,10 @@ def check(name: str, to_first: bool, status: int, said: str) -> None:
         assert said.endswith("\n") and said.count("error: ") == 1, said
         assert said.splitlines()[-1].startswith(line), said
 
-@pytest.mark.parametrize("name", HERE)
-@pytest.mark.parametrize("to_first", [True, False])
+@pytest.mark.parametrize("name, to_first", [
+    *((name, True) for name in HERE), ("SIGKILL", False),
+    *(pytest.param(name, False, marks=pytest.mark.slow) for name in [*HERE][:-1]),
+])  # fmt: skip
 def test_a_signal_ends_all(tiny_base, tmp_path, name, to_first):
     trainer = started(tiny_base, tmp_path / "run")
     other = two_of(trainer)
@@ -170,7 +172,9 @@ def test_an_interrupt_that_becomes_an_error_is_still_one(tiny_base, tmp_path, na
     _, status, said = until_the_end(trainer)
     check(name, True, status, said)
 
-@pytest.mark.parametrize("script", ["train.py", "eval.py", "-m retro.pretrain"])
+@pytest.mark.parametrize("script", ["train.py", *(
+    pytest.param(script, marks=pytest.mark.slow) for script in ("eval.py", "-m retro.pretrain")
+)])  # fmt: skip
 def test_ctrl_c_while_pytorch_is_loaded(script, tmp_path):
     command = [sys.executable, *script.split(), f"--run-dir={tmp_path}"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE)

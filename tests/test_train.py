@@ -81,6 +81,7 @@ def counted(function, count):
 
     return whole_generator if inspect.isgeneratorfunction(function) else whole
 
+@pytest.mark.slow
 def test_choices_survive_a_kill(tiny_base, tmp_path, monkeypatch, small_run):
     """Killed in the second environment's choice: the first one's is not made again."""
     folder, tried = tmp_path / "run", []
@@ -210,7 +211,7 @@ def test_files_belong_to_their_environment(tiny_base, tmp_path, changes, message
     "change",
     [
         dict(rating="next", group=1, lora_rank=1, adapt_prompt=True),
-        dict(advantage="group", mode="offline", memory=1),
+        slow(dict(advantage="group", mode="offline", memory=1)),
         slow(dict(kl_coef=0.0)),
         slow(dict(sft_epochs=0)),
         slow(dict(rating="next")),
