@@ -1,8 +1,14 @@
 """Which tests run, and where: slow ones only with --all, fixtures only where tests run."""
 
 import os
+import signal
 
 os.environ["OMP_NUM_THREADS"] = "1"  # small tensors; and two threads collapse where a core is busy
+for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGINT)):
+    if signal.getsignal(number) == signal.SIG_IGN:  # as in a job of the background, or under nohup
+        signal.signal(number, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_addoption(parser):
     parser.addoption("--all", action="store_true", help="run the tests marked slow as well")

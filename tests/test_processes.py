@@ -314,3 +314,20 @@ def main(path: str) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1])
+
+@pytest.mark.slow
+@linux
+def test_torchrun_with_fewer_tasks_than_ranks(tiny_base, tmp_path):
+    run, found = tmp_path / "run", tmp_path / "found.json"
+    settings = SMALL | dict(base=tiny_base, run_dir=run, gap_tasks=1, train_tasks=2, updates=1,
+                            batch_reflections=6, minibatch=3)  # fmt: skip
+    asked = dict(run_dir=run, env="hotpot", tasks=2, choice_tasks=1, retries=1, json=found)
+    for script, own in (("train.py", settings), ("eval.py", asked)):
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in own.items()]
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=3", script]
+        env = os.environ | {"OMP_NUM_THREADS": "1"}
+        ended = Popen([*command, *flags], cwd=ROOT, env=env, stdout=PIPE, stderr=STDOUT, text=True)
+        said = ended.communicate()[0]
+        assert ended.returncode == 0, said
+        assert said.count("2 unseen tasks of") + said.count("2 tasks of") == 1
+    assert {one["n"] for one in json.loads(found.read_text())["methods"].values()} == {2}
