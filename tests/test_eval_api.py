@@ -209,7 +209,7 @@ def test_ctrl_c_says_what_is_true(tmp_path, capsys):
 @pytest.mark.parametrize("fault", ["hang", "drip_header", "flood_continue", "429", "500"])
 def test_ctrl_c_ends_an_evaluation_at_once(run, url, tmp_path, fault):
     command = [sys.executable, "eval.py", f"--run-dir={run}", "--env=household", "--actor=openai",
-               f"--base-url={url}/odd/1/{fault}/v1", "--actor-model=m", "--methods=react",
+               f"--base-url={url}/odd/1/{fault}/ctrl_c/v1", "--actor-model=m", "--methods=react",
                f"--answers={tmp_path}/answers", "--tasks=4"]  # fmt: skip
     script = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True,
                               start_new_session=True)  # fmt: skip
