@@ -142,7 +142,7 @@ def read_tensors(path: str | Path, device: torch.device | None = None,
         raise ValueError(f"{path}: is not a whole safetensors file ({error})") from error
     for name, tensor in tensors.items():
         ends = tensor.aminmax() if tensor.is_floating_point() and tensor.numel() else ()
-        if not all(end.isfinite() for end in ends):  # a NaN is both; isfinite() of it all would be a copy
+        if not all(end.isfinite() for end in ends):  # isfinite() of all: a copy
             raise ValueError(f"{path}: tensor {name} has a NaN or an infinity in it")
     return tensors
 
