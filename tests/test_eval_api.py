@@ -252,7 +252,10 @@ def test_training_with_an_actor_that_does_not_answer_stops(tiny_base, url, tmp_p
 
 @pytest.mark.parametrize(
     "url, shown", [("http://h/v1", "http://h/v1"), ("https://h:1/a?b=c#d", "https://h:1/a"),
-                   ("http://u:p@h/v1", "http://h/v1"), ("http://h?u@x", "http://h"), ("", "")]
+                   ("http://u:p@h/v1", "http://h/v1"), ("http://h?u@x", "http://h"), ("", ""),
+                   ("alice:hunter22@h/v1", "h/v1"), ("http:u:p@h/v1", "h/v1"),
+                   ("//u:p@h/v1", "//h/v1"), ("http:/u:p@h", "http:/h"), ("hunter@h", "h"),
+                   ("http://h/v1/@cf/m", "http://h/v1/@cf/m")]
 )  # fmt: skip
 def test_what_is_shown_of_an_address(url, shown):
     assert public_url(url) == shown

@@ -49,10 +49,10 @@ class APIActor:
         return APISession(self, openings, generators)
 
     def whole(self, reply: str) -> bool:
-        """Whether a reply that was cut off has its action before its last line. A base of ours is
-        cut off as it is in this process.
+        """Whether a reply that was cut off has an action, named as one, before its last line: plain
+        lines may be thoughts. A base of ours is cut off as it is in this process.
         """
-        return not self.examples or bool(read_reply(reply.rpartition("\n")[0])[1])
+        return not self.examples or bool(read_reply(reply.rpartition("\n")[0], plainly=False)[1])
 
 class APISession:
     """Trials in lock step. A turn is one request for each trial, and one more for each thought."""
@@ -122,10 +122,10 @@ def reflection_writer(client: Client, temperature: float, generator: torch.Gener
 
     return write
 
-def read_reply(reply: str) -> tuple[str, str]:
+def read_reply(reply: str, plainly: bool = True) -> tuple[str, str]:
     """(thought, action) of a reply, each one printable line or "". The action is the first line
-    after `Action:` or `>`, else the first that is no thought or code fence. Reading ends where the
-    model makes up an observation.
+    after `Action:` or `>`, else, `plainly`, the first that is no thought or code fence.
+    Reading ends where the model makes up an observation.
 
     >>> read_reply("Thought: A mug is in there.\\nAction: open cabinet 1\\nObservation: You see")
     ('A mug is in there', 'open cabinet 1')
@@ -149,7 +149,7 @@ def read_reply(reply: str) -> tuple[str, str]:
                 return thought, action
         elif not kind and not _FENCE.fullmatch(line):
             plain = plain or _bare(rest)
-    return thought, plain
+    return thought, plain if plainly else ""
 
 def read_reflection(reply: str) -> str:
     """A reflection as one printable line, without code fences and its label: **Reflection:**."""
