@@ -26,8 +26,8 @@ BROKEN = "the answer broke off .*; given up after 2 tries$"
 NOTHING = "most turns go unanswered: .* turns unanswered: empty"
 SERVERS = dict.fromkeys(
     ["think", "lone_think", "prefixed_think", "harmony", "end_token", "start_token", "parts",
-     "null_part", "value_part", "sentence_token", "reasoning", "legacy", "cut_late", "null_error", "bom", "usage",
-     "http10",
+     "null_part", "value_part", "sentence_token", "reasoning", "legacy", "cut_late", "null_error",
+     "bom", "usage", "http10",
      "key_inside", "key_hidden", "slow_chunks", "temperature", "stop", "stop_500", "tokens",
      "tokens_2", "system", "alternate"], "",
 ) | dict.fromkeys(["null", "cut_think", "cut_thought", "cut_action", "cut_plain",
