@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("key")
 
 # name -> what the run says in the end; "" where it plays on
 CUT = "^most turns go unanswered: .* turns unanswered: length .its tokens were used up"
-FULL = "^most turns go unanswered: 3 of 5 turns unanswered: context .the prompt is longer"
+FULL = "^most turns go unanswered: .* turns unanswered: context .the prompt is longer"
 WRONG = "not an answer that can be read .*; given up after 2 tries$"
 LATE = "no answer within 2 seconds; given up after 1 tries$"
 BROKEN = "the answer broke off .*; given up after 2 tries$"

@@ -66,11 +66,11 @@ class APISession:
 
     def act(self, rows: Sequence[int]) -> list[str]:
         """The next action of each trial in `rows`; "" from one that the model leaves unanswered.
-        A trial whose context is full is not asked again.
+        A trial whose context is full is not asked again; its turns stay unanswered.
         """
         self.last = dict.fromkeys(rows, ("", ""))
-        asked = first = [row for row in rows if row not in self.full]
-        faults = dict.fromkeys(first, "no action")
+        faults = {row: "context" if row in self.full else "no action" for row in rows}
+        asked = [row for row in rows if row not in self.full]
         for _ in range(1 + THOUGHTS):
             thinking = []
             for row, answer in zip(asked, self._ask(asked)):
@@ -86,7 +86,7 @@ class APISession:
                 if answer.text is None:
                     self.full.add(row)
             asked = thinking
-        self.actor.tally.note(len(first), [*faults.values()])
+        self.actor.tally.note(len(rows), [*faults.values()])
         return [self.last[row][1] for row in rows]
 
     def observe(self, rows: Sequence[int], observations: Sequence[str]) -> None:
