@@ -193,11 +193,9 @@ def main(config: Config) -> None:
 def check_outputs(config: Config) -> None:
     """ValueError if a file that is asked for could not be written, before the work for it."""
     paths = [path for path in (config.json, config.report, config.transcripts) if path]
-    real = [Path(os.path.realpath(path)) for path in paths]
-    folders = [Path(os.path.realpath(config.answers))] if behind_an_api(config) else []
-    if any(a in (b, *b.parents) for a, b in permutations(real, 2)) or any(
-        a in (b, *b.parents) for a, b in product(real, folders)
-    ):
+    folders = [config.answers] if behind_an_api(config) else []  # files may lie below
+    real = [Path(os.path.realpath(path)) for path in paths + folders]
+    if any(a in real[: len(paths)] and a in (b, *b.parents) for a, b in permutations(real, 2)):
         raise ValueError("--json, --report, --transcripts, --answers: two of them name the same "
                          "file, or one is a folder of another")  # fmt: skip
     for path in paths:

@@ -23,8 +23,7 @@ from retro.run.printable import printable_lines, visible
 PATHS = {"chat": "/chat/completions", "completions": "/completions"}
 FAILED = re.compile("error|abort|cancel|insufficient|overload|timeout")  # answers that ended so
 FAULTS = {"length": re.compile("length|max.?(output.?)?tokens|context|incomplete|truncated"),
-          "content_filter": re.compile("filter|safety|sensitive|recitation|refusal|blocklist|"
-                                       "prohibited|spii")}  # fmt: skip
+          "content_filter": re.compile("filter|safety|sensitive|recit|refus|block|prohib|spii")}
 
 class Budget:
     """What all clients that share it may spend (0: no limit) and have spent. Checked before each
@@ -123,9 +122,7 @@ class Client:
 
     def _fetch(self, path: Path, body: dict, woken: threading.Event,
                whole: Callable[[str], bool], refused: dict[str, str] | None = None) -> Answer:
-        """Asks without what is `refused`, too; that holds for all once such a request is answered.
-        """
-        refused = refused or {}  # name -> what the user is told
+        refused = refused or {}  # name -> note; left out by all once it is answered without
         sent = self._known(body, refused)
         try:
             text, fault, tokens = post_json(
@@ -133,9 +130,9 @@ class Client:
                 timeout=self.timeout, before=self.budget.request, sleep=woken.wait,
             )  # fmt: skip
         except Refused as error:
-            if fault := error.problem.fault():
-                if fault == "context":
-                    self._note(fault, f"{error}; such a trial ends, the others go on")
+            if (fault := error.problem.fault()) == "context":
+                self._note(fault, f"{error}; such a trial ends, the others go on")
+            if fault:
                 return Answer(None if fault == "context" else "", fault)
             unknown = error.problem.unknown()
             refused |= {unknown: f"{error}; sent without {unknown!r} from here on"}
@@ -242,8 +239,7 @@ def endpoint_url(base_url: str, path: str) -> str:
     if parts.username is not None or parts.password is not None:
         raise ValueError("--base-url: holds a name or password; a key goes into OPENAI_API_KEY")
     plain = re.fullmatch("[!-~]+", base_url)  # printable ASCII without spaces
-    labels = (parts.hostname or "").removesuffix(".").split(".")
-    named = all(0 < len(label) < 64 for label in labels)
+    named = re.fullmatch(r"[^.]{1,63}(\.[^.]{1,63})*\.?", parts.hostname or "")
     if parts.scheme not in ("http", "https") or not plain or not named:
         raise ValueError(f"--base-url {public_url(base_url)!r}: {form}")
     return urlunsplit(parts._replace(path=parts.path.rstrip("/") + path, fragment=""))

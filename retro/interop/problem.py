@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 SETTINGS = ("temperature", "max_tokens", "max_completion_tokens", "seed", "stop")
 SYSTEM = "system"  # the role
 CHARACTERS = 20_000  # that are read of a message
-TOLD = ("message", "error", "detail", "msg", "status_msg", "error_msg")
+TOLD = ("message", "error", "detail", "msg", "status_msg", "error_msg")  # keys of a message
 NEVER = (401, 402, 404, 429)  # statuses of another trouble, whatever the words
 
 _TOO_LONG_CODE = re.compile(
-    r"context.?(length|size|window|overflow)|string_above_max|model_max_prompt"
-    r"|(context|input.?length|(prompt|input).?tokens?|token.?limit)_exceeded"
+    r"context.?(length|size|window|overflow)|string_above_max|model_max_prompt|(context|input.?length|(prompt|input).?tokens?|token.?limit)_exceeded"
     r"|(prompt|input|request)_(is_)?too_(long|large)", re.IGNORECASE,
 )  # fmt: skip
 _TOO_LONG = re.compile(
@@ -28,9 +27,8 @@ _TOO_LONG = re.compile(
     r"|\b(prompt|input)\b.{0,40}only supports|tokens,? but (your|the) (prompt|input)"
     r"|requested \d+ tokens|max_\w*tokens\b.{0,30}\bgot (-|0\b)"
     r"|(maximum|max) (\w+ )?(prompt|input|sequence|model) length|range of input length"
-    r"|(reduce|shorten) (the length|your (message|prompt|input))|exceeds max length",
-    re.IGNORECASE,
-)
+    r"|(reduce|shorten) (the length|your (message|prompt|input))|exceeds max length", re.IGNORECASE,
+)  # fmt: skip
 _OTHERWISE = re.compile(  # limits of a rate, of money, of time and of other things
     r"rate.?limit|quota|throttl|per.?(minute|min|day|hour)\b|(month|week|dai|hour)ly\b|allowance"
     r"|billing|credit|too many requests|wait before|\btook\b|longer than \d+ ?(m?s|sec|min)"
@@ -38,12 +36,11 @@ _OTHERWISE = re.compile(  # limits of a rate, of money, of time and of other thi
     r"|\b(images?|audio|file|name|url|header|jwt|stop|queue|bucket)"
     r"( (input|size|sequences?|length))?( is)? (too (large|long)|exceed)", re.IGNORECASE,
 )  # fmt: skip
-_UNANSWERED = {
-    "content_filter": re.compile(
-        r"content.?(filter|management|policy|exists)|safety system|data.?inspection|high risk"
-        r"|requires moderation|\b(prompt|input|content|message)\b.{0,30}\bflagged", re.IGNORECASE),
-    "length": re.compile("could not finish the message|output limit was reached", re.IGNORECASE),
-}  # fmt: skip
+_FILTERED = re.compile(
+    r"content.?(filter|management|policy|exists)|safety system|data.?inspection|high risk|"
+    r"requires moderation|\b(prompt|input|content|message)\b.{0,30}\bflagged", re.IGNORECASE,
+)  # fmt: skip
+_USED_UP = re.compile("could not finish the message|output limit was reached", re.IGNORECASE)
 _REFUSES_ROLE = r"support|permitted|allowed|must|should|only|accept|enabled"  # also on a status 500
 _REFUSES = re.compile(
     _REFUSES_ROLE + r"|unknown|unrecogni[sz]ed|unexpected|extra|valid|deprecated|has to|range|"
@@ -56,11 +53,11 @@ _NAMED = (  # a field's name as a name: quoted, beside such a word, or where a s
     r"|(^|[.>(\[,]\s*|(?<!\w)/){0}( ?[:=]| is | are | must | does | should | can| not )"
     r"|^(?i:{0}) (sequences )?(is |are |must |does |not )|: {0}$"
 )
-_NAMES = {name: re.compile(_NAMED.format(name)) for name in SETTINGS} | {
-    "stop": re.compile(_NAMED.format("stop(?:_?[sS]equences?)?"))}  # fmt: skip
-_TEMPERATURE = re.compile(  # no other word means it, where the talk is not of the weather
-    r"(^|[.,:;]\s*|\b(invalid|sampling|unsupported|the) )temperature\b|\btemperature ?[=\d]",
-    re.IGNORECASE,
+_NAMES = {name: re.compile(_NAMED.format(name)) for name in SETTINGS[:-1]}
+_NAMES["stop"] = re.compile(_NAMED.format("stop(?:_?[sS]equences?)?"))
+_NAMES["temperature"] = re.compile(  # no other word means it, but "room temperature" does not
+    _NAMED.format("temperature") + r"|(?i:(^|[.,:;]\s*|\b(invalid|sampling|unsupported|the) )"
+    r"temperature\b|\btemperature ?[=\d])"
 )
 _ROLE = re.compile(r"\b(system|developer)\W{1,3}(role|message|instruction|prompt)s?\b|"
                    r"\broles?\W{1,3}(is )?\W{0,2}system|valid role|\broles? (must|should)|"
@@ -89,8 +86,9 @@ class Problem(NamedTuple):
         length; "" on another error.
         """
         told = "" if self.status in NEVER else f"{self.code} {self.message}"
-        found = (fault for fault, words in _UNANSWERED.items() if words.search(told))
-        return "context" if self.too_long() else next(found, "")
+        if self.too_long() or _USED_UP.search(told):
+            return "context" if self.too_long() else "length"
+        return "content_filter" if _FILTERED.search(told) else ""
 
     def unknown(self) -> str:
         """The setting, or SYSTEM, that the request has to do without; "" if there is none."""
@@ -103,8 +101,6 @@ class Problem(NamedTuple):
         for name, named in _NAMES.items():
             if named.search(self.message):
                 return name
-        if _TEMPERATURE.search(self.message):
-            return "temperature"
         refused = self.status < 500 or re.search(_REFUSES_ROLE, self.message, re.IGNORECASE)
         return SYSTEM if refused and _ROLE.search(f"{self.param} {self.message}") else ""
 

@@ -5,7 +5,7 @@ in the forms in which servers leave them.
     [THINK]...[/THINK]     closing tag, since the opening one may stand in the prompt; an opening
     <|START_THINKING|>...  one without an end: all that follows was thought
     <|channel|>analysis<|message|>...<|channel|>final<|message|>   gpt-oss: only `final` is said;
-    analysis...assistantfinal      the same where a server has skipped its special tokens
+                           or analysis...assistantfinal, where its special tokens are skipped
 """
 
 import re
@@ -14,15 +14,13 @@ CHARACTERS = 500_000  # that are read of an answer
 _OUTSIDE = r"(?![^\[\]\n]{0,200}\])"  # not within an action's brackets: finish[The <s> tag]
 _NAME = (r"(?:ant|\w{1,12}:)?(?:think(?:ing(?:_process)?)?|thoughts?|reason(?:ing)?|analysis|cot|"
          r"scratchpad|(?:inner|internal)_monologue)")  # fmt: skip
-_OPEN = re.compile(rf"(?:<{_NAME}(?:\s[^<>]{{0,99}})?>|◁think▷"
+_OPEN = re.compile(rf"(?i)(?:<{_NAME}(?:\s[^<>]{{0,99}})?>|◁think▷"
                    rf"|<\|(?:start_|begin_)?(?:of_)?{_NAME}\|>"
                    r"|(?<!\w)\[(?:THINK|THOUGHT)\]|<\|inner_prefix\|>|<\|channel>thought\b|\A\s*"
-                   rf"(?:Here(?:'s| is) my thought process:|Thinking\.\.\.\n)){_OUTSIDE}",
-                   re.IGNORECASE)  # fmt: skip
-_CLOSE = re.compile(rf"(?:</{_NAME}\s{{0,9}}>|<\|(?:/|end_)(?:of_)?{_NAME}\|>|◁/think▷|<channel\|>"
-                    r"|\[/(?:THINK|THOUGHT)\]|<\|inner_suffix\|>|\.\.\.done thinking\.|"
-                    rf"^Here(?:'s| is) my response:){_OUTSIDE}",
-                    re.IGNORECASE | re.MULTILINE)  # fmt: skip
+                   rf"(?:Here.{{1,4}}my thought process:|Thinking\.\.\.\n)){_OUTSIDE}")  # fmt: skip
+_CLOSE = re.compile(rf"(?im)(?:</{_NAME}\s{{0,9}}>|<\|(?:/|end_)(?:of_)?{_NAME}\|>|◁/think▷|"
+                    r"<channel\|>|\[/(?:THINK|THOUGHT)\]|<\|inner_suffix\|>|\.\.\.done thinking\.|"
+                    rf"^Here(?:'s| is) my response:){_OUTSIDE}")  # fmt: skip
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]{0,99}(?:<\|constrain\|>[^<]{0,99})?<\|message\|>")
 _BARE_CHANNEL = re.compile(r"\s*analysis(?!\s*[:.,])")  # the same without its special tokens
 _REFLECTED = re.compile(r"\A\s*<reflection>.*?</reflection>(?=\s*\S)", re.DOTALL)
