@@ -17,10 +17,11 @@ method's line in the table is that of its best one, which the run has chosen on 
 """
 
 import retro.run.loading  # isort: skip  # noqa: F401  (Ctrl-C from here on)
+import os
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
+from itertools import permutations, product
 from pathlib import Path
 from typing import Literal
 
@@ -192,8 +193,11 @@ def main(config: Config) -> None:
 def check_outputs(config: Config) -> None:
     """ValueError if a file that is asked for could not be written, before the work for it."""
     paths = [path for path in (config.json, config.report, config.transcripts) if path]
-    if len({Path(path).absolute() for path in paths}) < len(paths):
-        raise ValueError("--json, --report, --transcripts: two of them name the same file")
+    folders = [config.answers] if behind_an_api(config) else []  # files may lie below
+    real = [Path(os.path.realpath(path)) for path in paths + folders]
+    if any(a in real[: len(paths)] and a in (b, *b.parents) for a, b in permutations(real, 2)):
+        raise ValueError("--json, --report, --transcripts, --answers: two of them name the same "
+                         "file, or one is a folder of another")  # fmt: skip
     for path in paths:
         check_writable(path)
     if config.report:

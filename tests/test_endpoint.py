@@ -10,7 +10,9 @@ from served import KEY, actor_of, ask, client, seen
 
 from retro.interop.endpoint import Budget, endpoint_url
 from retro.interop.post import MAX_WAIT, Refused, post_json, retry_after
+from retro.interop.problem import problem_in
 from retro.run.cli import run_script
+from retro.run.printable import printable_lines
 
 pytestmark = pytest.mark.usefixtures("key")
 
@@ -69,7 +71,9 @@ def test_wrong_model_and_wrong_options_are_one_line(url, tmp_path, monkeypatch, 
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "HTTP 404: model 'gpt-9' does not exist" in said
     for wrong in ("", "localhost:8000", "ftp://x/v1", "http://", "http://a b/v1", "http://x:y/v1",
-                  "http://u:secret@h/v1", "http://h/\n", "http://[1/v1"):  # fmt: skip
+                  "http://u:secret@h/v1", "http://h/\n", "http://[1/v1", "http://a..b/v1",
+                  "http://.a/v1", f"http://{'a' * 64}.b/v1", "u:secret@h/v1",
+                  "secret@h/v1"):  # fmt: skip
         with pytest.raises(ValueError, match="^--base-url") as error:
             endpoint_url(wrong, "/completions")
         assert "secret" not in str(error.value)
@@ -117,6 +121,24 @@ def test_a_word_in_passing_is_no_setting(url, tmp_path):
     with pytest.raises(Refused, match="Please stop sending images"):
         c.ask([[{"role": "user", "content": "x"}]], 8, 0.0, [None], "stop")
     assert c.budget.requests == 1
+
+def test_a_setting_stays_if_nothing_is_answered_without_it(url, tmp_path, monkeypatch, capsys):
+    """A refusal that meant something else changes no later request."""
+    sent = []
+
+    def post(address, body, read, **settings):
+        sent.append(set(body))
+        if len(sent) < 3:
+            raise Refused("no", problem_in({"error": "invalid 'stop'"}, 400))
+        return "Action: look", "", 1
+
+    monkeypatch.setattr("retro.interop.endpoint.post_json", post)
+    c = client(url, tmp_path)
+    with pytest.raises(Refused):
+        c.ask(["x"], 8, 0.0, [None], "stop")
+    c.ask(["x"], 8, 0.0, [None], "stop")
+    assert ["stop" in body for body in sent] == [True, False, True]
+    assert capsys.readouterr().err == ""
 
 def test_a_secret_in_the_query_is_sent_and_not_told(url, tmp_path, capsys):
     secret = "s%2Fhidden-1"
@@ -202,6 +224,16 @@ def test_a_damaged_answer_on_disk_is_asked_anew(url, tmp_path, capsys):
         assert ask(c, "x") == ["x"] and c.budget.requests == 1, damage
         assert json.loads(file.read_text()) == good
     assert capsys.readouterr().err.count("asked anew") == 6  # an answer that is none is no news
+    place = tmp_path / "\x1b[2J"
+    ask(client(url, place, "/say/v1"), "x")
+    (file,) = place.rglob("*.json")
+    file.write_text("{")
+    ask(client(url, place, "/say/v1"), "x")
+    assert "\x1b" not in (said := capsys.readouterr().err) and "␛[2J" in said
+
+def test_an_escape_sequence_without_an_end_takes_its_line():
+    assert printable_lines("\x1b]Thought: x\nAction: look") == "\nAction: look"
+    assert printable_lines("\x1b]0;title\x07Action: look") == "Action: look"
 
 @pytest.mark.parametrize("api", ["chat", "completions"])
 def test_the_key_reaches_the_server_and_nothing_else(url, tmp_path, api, capsys):

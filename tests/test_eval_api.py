@@ -69,9 +69,15 @@ def test_a_local_actor_whose_context_holds_no_prompt_stops(run, tiny_base, tmp_p
     ours = tokenizer.load(tiny_base)
     GPT(GPTConfig(ours.vocab_size, 32, 64, 1, 2, 1, 72)).save_pretrained(tmp_path / "small")
     ours.save(tmp_path / "small")
-    with pytest.raises(ValueError, match="4 of 4 turns unanswered: context .the prompt is longer"):
+    with pytest.raises(ValueError, match="8 of 8 turns unanswered: context .the prompt is longer"):
         evaluated(run, tmp_path, actor=str(tmp_path / "small"), env="household", methods="react",
                   tasks=2)  # fmt: skip
+
+def test_a_local_actor_that_says_nothing_stops(run, tmp_path, monkeypatch):
+    """Each of its answers begins with an end token."""
+    monkeypatch.setattr("retro.language_model.LanguageModel.text", lambda self, ids: "")
+    with pytest.raises(ValueError, match="^most turns go unanswered: .* turns unanswered: empty"):
+        evaluated(run, tmp_path, env="household", methods="react", tasks=2)
 
 @pytest.mark.parametrize(
     "name, said", [("null", "most reflections go unanswered: 2 of 2 reflections .*: length"),
@@ -102,6 +108,7 @@ def test_the_actors_temperature(run, url, tmp_path, played):
     assert len(played) == 2
     evaluated(run, tmp_path, methods="react,reflexion", tasks=1, actor_temperature="0.9")
     assert len(played) == 6  # the temperature of reflections is chosen anew
+    evaluated(run, tmp_path, methods="react", tasks=1, actor_temperature="1e-45")  # greedy
     for wrong in ("-1", "nan", "inf", "hot"):
         with pytest.raises(ValueError, match=f"--actor-temperature '{wrong}': a number from 0"):
             evaluated(run, tmp_path, actor_temperature=wrong)
@@ -148,6 +155,16 @@ def test_one_file_for_two_outputs_and_a_run_without_metrics(run, tmp_path, playe
     both = str(tmp_path / "x")
     with pytest.raises(ValueError, match="two of them name the same file"):
         evaluated(run, tmp_path, report=both, transcripts=f"{tmp_path}/./x")
+    (tmp_path / "x_").mkdir()
+    (tmp_path / "y").symlink_to(tmp_path / "x_")
+    api = behind("http://127.0.0.1:9", tmp_path, "/v1")
+    for wrong in (dict(json=f"{both}/j", transcripts=f"{both}/j/t"),
+                  dict(json=f"{tmp_path}/x_/out", transcripts=f"{tmp_path}/y/out"),
+                  api | {"json": api["answers"]}, api | {"json": f"{tmp_path}/a",
+                                                         "answers": f"{tmp_path}/a/b"}):
+        with pytest.raises(ValueError, match="or one is a folder of another"):
+            evaluated(run, tmp_path, **wrong)
+        assert not list(tmp_path.glob("*/*"))  # nothing was made for them
     (tmp_path / "run").mkdir()
     for file in run.iterdir():
         (tmp_path / "run" / file.name).symlink_to(file)
@@ -252,7 +269,10 @@ def test_training_with_an_actor_that_does_not_answer_stops(tiny_base, url, tmp_p
 
 @pytest.mark.parametrize(
     "url, shown", [("http://h/v1", "http://h/v1"), ("https://h:1/a?b=c#d", "https://h:1/a"),
-                   ("http://u:p@h/v1", "http://h/v1"), ("http://h?u@x", "http://h"), ("", "")]
+                   ("http://u:p@h/v1", "http://h/v1"), ("http://h?u@x", "http://h"), ("", ""),
+                   ("alice:hunter22@h/v1", "h/v1"), ("http:u:p@h/v1", "h/v1"),
+                   ("//u:p@h/v1", "//h/v1"), ("http:/u:p@h", "http:/h"), ("hunter@h", "h"),
+                   ("http://h/v1/@cf/m", "http://h/v1/@cf/m")]
 )  # fmt: skip
 def test_what_is_shown_of_an_address(url, shown):
     assert public_url(url) == shown

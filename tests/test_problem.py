@@ -46,7 +46,31 @@ TOO_LONG = [
     (500, {"error": "prompt too long; exceeded max context length by 1 token"}),
     (200, error("no", code="context_length_exceeded")),
     (200, error("Provider returned error", metadata={"raw": "prompt is too long: 9 tokens"})),
-]
+    (200, error("Provider returned error", code=502, metadata={"raw": "prompt is too long: 9"})),
+    (503, error("Provider returned error", metadata={"raw": '{"error":"prompt is too long: 9"}'})),
+    (424, {"error": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096"}),
+    *((400, error("x", code=code)) for code in (
+        "context_overflow", "max_context_exceeded", "input_length_exceeded",
+        "prompt_tokens_exceeded", "token_limit_exceeded")),
+    (400, error("the input token count is 40000 but model only supports up to 32767. Reduce it.")),
+    (400, error("The sum of prompt length (9.0), query length (0) and max_new_tokens should not "
+                "exceed max_num_tokens (8)")),
+    (400, error("The prompt is 9 tokens long, so generating 2 tokens requires a sequence length of "
+                "11, but the maximum supported sequence length is just 10!")),
+    (400, error("Requested 5000 tokens, but only 4096 allowed")),
+    (400, {"error": "model requires more tokens than n_ctx: 5000 > 4096"}),
+    (400, {"error": "Context overflow: prompt has 5000 tokens"}),
+    (400, {"error": "This model only supports 4096 tokens, but your prompt has 5000."}),
+    (400, {"error": "Context is full"}),
+    (400, error("max_tokens must be at least 1, got -234.", param="max_tokens")),
+    (200, {"choices": None, "base_resp": {
+        "status_code": 2013, "status_msg": "invalid params, context window exceeds limit (2013)"}}),
+    (200, {"object": "error", "message": "This model's maximum context length is 8 tokens.",
+           "code": 40303}),
+    (200, {"choices": [], "detail": "maximum context length is 8 tokens"}),
+    (400, error("Your prompt is too long to process")),
+    (400, error("Total tokens of image and text exceed max message tokens")),
+]  # fmt: skip
 FITS = [
     (500, {"error": "context deadline exceeded"}),
     (503, {"error": "context canceled"}),
@@ -58,6 +82,22 @@ FITS = [
     (401, error("invalid token: longer than expected")),
     (400, error("Invalid JSON in the request's context")),
     (500, "<html>oh no</html>"),
+    (500, {"error": "Request took too long to complete, please retry"}),
+    (500, error("Error: request timed out; text generation took too long")),
+    (500, {"error": "Timed out: prompt processing took longer than 60 s"}),
+    (500, error("prompt evaluation time exceeded")),
+    (500, error("Input queue length exceeded")),
+    (500, error("Token bucket exceeded")),
+    (500, error("KV cache exhausted, sequence preempted longer than 60 s")),
+    (400, error("You have exceeded your monthly token limit")),
+    (400, error("You have exceeded your monthly token limit", code="token_limit_exceeded")),
+    (400, error("Daily input token allowance exceeded")),
+    (400, error("Invalid token: JWT exceeds 8 kB")),
+    (400, error("Image input too large")),
+    (400, error("stop sequence exceeds maximum length of 8 tokens")),
+    (400, error("model name too long: request")),
+    (403, error("your plan has no model with a context window of 1M")),
+    (200, error("context length", code=404)),
     *((400, nothing) for nothing in ({}, "", [], None, 7, {"error": {}}, {"error": [[]]})),
 ]
 UNKNOWN = [  # what has to be left out
@@ -85,6 +125,32 @@ UNKNOWN = [  # what has to be left out
     (SYSTEM, 400, error("Only user and assistant roles are supported!")),
     (SYSTEM, 422, {"detail": [{"loc": ["body", "messages", 0, "role"],
                                "msg": "Input should be 'user' or 'assistant'"}]}),
+    ("temperature", 400, error("`temperature` has to be a strictly positive float, but is 0.0")),
+    ("temperature", 400, {"error": "ValueError: Sampling temperature 0 out of range"}),
+    ("temperature", 400, error("Bad request. temperature and top_p cannot both be set")),
+    ("stop", 400, error("This model doesn't support the stopSequences field. Remove it.")),
+    ("seed", 400, error("Seed not supported for this model")),
+    ("seed", 400, error("Invalid value at 'generation_config.seed' (TYPE_INT32), 3000000000")),
+    ("seed", 400, {"errors": [{"field": "seed", "message": "unsupported"}]}),
+    ("seed", 400, error("#/seed: extraneous key [seed] is not permitted")),
+    (SYSTEM, 400, error("Role must be one of user, assistant")),
+    (SYSTEM, 400, error("First message must be from user")),
+    (SYSTEM, 400, error("The first message must be from a user")),
+    (SYSTEM, 400, error("Please use a valid role: user, model.")),
+    (SYSTEM, 400, error("Roles should alternate between user and assistant")),
+    (SYSTEM, 400, error('Unexpected role "system".')),
+    (SYSTEM, 400, error("role 'system' is not allowed")),
+    (SYSTEM, 500, {"error": "raise_exception('System role not supported')"}),
+    ("", 500, error("Internal system error: unexpected message")),
+    ("", 500, error("The system encountered an unexpected error while handling your messages")),
+    ("", 500, error("unexpected end of the system message")),
+    ("", 400, error("rejected by our safety system. Your prompt may hold text that is not allowed",
+                    param="prompt")),
+    ("", 400, error("Invalid input, please stop and retry")),
+    ("", 400, error("Unsupported input. Stop sending images.")),
+    ("", 400, error("Not allowed. Stop: your account is suspended")),
+    ("", 400, error("Invalid model bytedance/seed: not found")),
+    ("", 400, error("Invalid prompt: room temperature superconductors are not allowed")),
     ("", 400, error("Please stop sending images: unsupported content")),
     ("", 400, error("the server will stop soon, invalid request")),
     ("", 400, error("model stopped: not supported any more")),
@@ -94,9 +160,33 @@ UNKNOWN = [  # what has to be left out
     ("", 404, error("the model `base` does not exist")),
 ]  # fmt: skip
 
+FAULTS = [  # a turn without an answer; the next one may have one
+    ("length", 400, error("Could not finish the message because max_tokens or model output limit "
+                          "was reached. Please try again with higher max_tokens.")),
+    ("content_filter", 400, error("The response was filtered due to the prompt triggering Azure "
+                                  "OpenAI's content management policy.")),
+    ("content_filter", 400, error("no", code="content_filter")),
+    ("content_filter", 400, error("no", code="content_policy_violation")),
+    ("content_filter", 400, error("Your request was rejected by our safety system.")),
+    ("content_filter", 400, error("Invalid prompt: your prompt was flagged as violating a policy")),
+    ("content_filter", 400, error("Input data may contain x", code="data_inspection_failed")),
+    ("content_filter", 400, error("Content Exists Risk")),
+    ("content_filter", 403, error("Your model requires moderation and your input was flagged")),
+    ("context", 400, error("no", code="context_length_exceeded")),
+    ("", 400, error("Your account was flagged")),
+    ("", 401, error("no", code="content_filter")),
+    ("", 400, error("no such thing")),
+]  # fmt: skip
+
+@pytest.mark.parametrize("fault, status, body", FAULTS)
+def test_a_turn_that_stays_unanswered(fault, status, body):
+    problem = problem_in(body, status)
+    assert problem.fault() == fault and not (fault and problem.unknown())
+
 @pytest.mark.parametrize("status, body", TOO_LONG)
 def test_a_context_that_is_full(status, body):
-    assert problem_in(body, status).too_long()
+    problem = problem_in(body, status)
+    assert problem.too_long() and problem.fault() == "context" and not problem.unknown()
 
 @pytest.mark.parametrize("status, body", FITS)
 def test_other_errors_are_no_full_context(status, body):

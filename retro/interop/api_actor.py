@@ -49,10 +49,10 @@ class APIActor:
         return APISession(self, openings, generators)
 
     def whole(self, reply: str) -> bool:
-        """Whether a reply that was cut off has its action before its last line. A base of ours is
-        cut off as it is in this process.
+        """Whether a reply that was cut off has an action, named as one, before its last line: plain
+        lines may be thoughts. A base of ours is cut off as it is in this process.
         """
-        return not self.examples or bool(read_reply(reply.rpartition("\n")[0])[1])
+        return not self.examples or bool(read_reply(reply.rpartition("\n")[0], plainly=False)[1])
 
 class APISession:
     """Trials in lock step. A turn is one request for each trial, and one more for each thought."""
@@ -66,11 +66,11 @@ class APISession:
 
     def act(self, rows: Sequence[int]) -> list[str]:
         """The next action of each trial in `rows`; "" from one that the model leaves unanswered.
-        A trial whose context is full is not asked again.
+        A trial whose context is full is not asked again; its turns stay unanswered.
         """
         self.last = dict.fromkeys(rows, ("", ""))
-        asked = first = [row for row in rows if row not in self.full]
-        faults = dict.fromkeys(first, "no action")
+        faults = {row: "context" if row in self.full else "no action" for row in rows}
+        asked = [row for row in rows if row not in self.full]
         for _ in range(1 + THOUGHTS):
             thinking = []
             for row, answer in zip(asked, self._ask(asked)):
@@ -86,7 +86,7 @@ class APISession:
                 if answer.text is None:
                     self.full.add(row)
             asked = thinking
-        self.actor.tally.note(len(first), [*faults.values()])
+        self.actor.tally.note(len(rows), [*faults.values()])
         return [self.last[row][1] for row in rows]
 
     def observe(self, rows: Sequence[int], observations: Sequence[str]) -> None:
@@ -122,10 +122,10 @@ def reflection_writer(client: Client, temperature: float, generator: torch.Gener
 
     return write
 
-def read_reply(reply: str) -> tuple[str, str]:
+def read_reply(reply: str, plainly: bool = True) -> tuple[str, str]:
     """(thought, action) of a reply, each one printable line or "". The action is the first line
-    after `Action:` or `>`, else the first that is no thought or code fence. Reading ends where the
-    model makes up an observation.
+    after `Action:` or `>`, else, `plainly`, the first that is no thought or code fence.
+    Reading ends where the model makes up an observation.
 
     >>> read_reply("Thought: A mug is in there.\\nAction: open cabinet 1\\nObservation: You see")
     ('A mug is in there', 'open cabinet 1')
@@ -149,7 +149,7 @@ def read_reply(reply: str) -> tuple[str, str]:
                 return thought, action
         elif not kind and not _FENCE.fullmatch(line):
             plain = plain or _bare(rest)
-    return thought, plain
+    return thought, plain if plainly else ""
 
 def read_reflection(reply: str) -> str:
     """A reflection as one printable line, without code fences and its label: **Reflection:**."""

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote_plus, urlsplit, urlunsplit
@@ -18,12 +18,12 @@ from retro.interop.post import Passing, Refused, failure, post_json, without
 from retro.interop.problem import SYSTEM, Problem, problem_in
 from retro.interop.spoken import spoken
 from retro.run.files import check_writable, read_json, write_json
-from retro.run.printable import printable_lines
+from retro.run.printable import printable_lines, visible
 
 PATHS = {"chat": "/chat/completions", "completions": "/completions"}
 FAILED = re.compile("error|abort|cancel|insufficient|overload|timeout")  # answers that ended so
-FAULTS = {"length": re.compile("length|max.?(output.?)?tokens|context"),
-          "content_filter": re.compile("filter|safety|sensitive|recitation|refusal|blocklist")}
+FAULTS = {"length": re.compile("length|max.?(output.?)?tokens|context|incomplete|truncated"),
+          "content_filter": re.compile("filter|safety|sensitive|recit|refus|block|prohib|spii")}
 
 class Budget:
     """What all clients that share it may spend (0: no limit) and have spent. Checked before each
@@ -121,22 +121,26 @@ class Client:
         return [answers[path] for path in order]
 
     def _fetch(self, path: Path, body: dict, woken: threading.Event,
-               whole: Callable[[str], bool]) -> Answer:  # fmt: skip
-        sent = self._known(body)
+               whole: Callable[[str], bool], refused: dict[str, str] | None = None) -> Answer:
+        refused = refused or {}  # name -> note; left out by all once it is answered without
+        sent = self._known(body, refused)
         try:
             text, fault, tokens = post_json(
                 self.url, sent, self._read, secrets=self._secrets, tries=self.tries,
                 timeout=self.timeout, before=self.budget.request, sleep=woken.wait,
             )  # fmt: skip
         except Refused as error:
-            if error.problem.too_long():
-                self._note("context", f"{error}; such a trial ends, the others go on")
-                return Answer(None, "context")
+            if (fault := error.problem.fault()) == "context":
+                self._note(fault, f"{error}; such a trial ends, the others go on")
+            if fault:
+                return Answer(None if fault == "context" else "", fault)
             unknown = error.problem.unknown()
-            if sent == self._known(body, unknown):
+            refused |= {unknown: f"{error}; sent without {unknown!r} from here on"}
+            if sent == self._known(body, refused):
                 raise
-            self._note(unknown, f"{error}; sent without {unknown!r} from here on")
-            return self._fetch(path, body, woken, whole)
+            return self._fetch(path, body, woken, whole, refused)
+        for name, note in refused.items():
+            self._note(name, note)
         text = without(self._secrets, printable_lines(text))
         with self.budget.lock:
             self.budget.tokens += tokens or len(json.dumps(sent) + text) // 4  # 4 letters each
@@ -151,12 +155,12 @@ class Client:
         """Tell the user, once."""
         with self.budget.lock:
             if what not in self._refused:
-                print(f"note: {text}", file=sys.stderr)
+                print(f"note: {visible(text)}", file=sys.stderr)
             self._refused.add(what)
 
-    def _known(self, body: dict, unknown: str = "") -> dict:
-        """The request without what the endpoint does not know, and without `unknown`."""
-        left_out = self._refused | {unknown}
+    def _known(self, body: dict, refused: Iterable[str]) -> dict:
+        """The request without what the endpoint does not know, and without what is `refused`."""
+        left_out = self._refused.union(refused)
         sent = {key: value for key, value in body.items() if key not in left_out}
         if "max_tokens" in left_out and "max_completion_tokens" not in left_out:
             sent["max_completion_tokens"] = body["max_tokens"]
@@ -174,13 +178,15 @@ class Client:
             choice = answer["choices"][0]
             ended = str(choice.get("finish_reason") or "").lower()
         except (TypeError, KeyError, IndexError, AttributeError):
+            if isinstance(error := failure(problem_in(answer, 200)), Refused):
+                raise error from None
             shown = json.dumps(answer)[:200]
             raise ValueError(f"expected an object with choices, got {shown}") from None
-        if choice.get("error"):
-            raise failure(problem_in(choice, 200))
+        text = text_of(choice)
+        if choice.get("error") or not text and answer.get("error"):
+            raise failure(problem_in(choice if choice.get("error") else answer, 200))
         if FAILED.search(ended):
             raise Passing(f"the server ended the answer with {ended!r}")
-        text = text_of(choice)
         if not text and "context" in ended:
             raise Refused("the context is full", Problem("", "context_length", status=200))
         fault = next((name for name, ends in FAULTS.items() if ends.search(ended)), "")
@@ -199,7 +205,7 @@ class Client:
             if kept.get("request") != body or kept.get("url") != public_url(self.url):
                 raise ValueError(f"{path}: holds the answer to another request")
         except ValueError as error:
-            print(f"note: {error}; asked anew", file=sys.stderr)
+            print(f"note: {visible(str(error))}; asked anew", file=sys.stderr)
             return None
         text = kept.get("answer")
         said = spoken(printable_lines(text)) if isinstance(text, str) else ""
@@ -214,8 +220,9 @@ def text_of(choice: dict) -> str:
     texts = []
     for part in content if isinstance(content, list) else [content]:
         if isinstance(part, dict):
-            said = part.get("type", "text") in ("text", "output_text")
+            said = (part.get("type") or "text") in ("text", "output_text")
             part = part.get("text") if said else ""
+            part = part.get("value") if isinstance(part, dict) else part
         if not isinstance(part, str | None):
             raise ValueError(f"expected a text, got {json.dumps(content)[:200]}")
         texts.append(part or "")
@@ -232,13 +239,14 @@ def endpoint_url(base_url: str, path: str) -> str:
     if parts.username is not None or parts.password is not None:
         raise ValueError("--base-url: holds a name or password; a key goes into OPENAI_API_KEY")
     plain = re.fullmatch("[!-~]+", base_url)  # printable ASCII without spaces
-    if parts.scheme not in ("http", "https") or not parts.hostname or not plain:
+    named = re.fullmatch(r"[^.]{1,63}(\.[^.]{1,63})*\.?", parts.hostname or "")
+    if parts.scheme not in ("http", "https") or not plain or not named:
         raise ValueError(f"--base-url {public_url(base_url)!r}: {form}")
     return urlunsplit(parts._replace(path=parts.path.rstrip("/") + path, fragment=""))
 
 def public_url(url: str) -> str:
     """An address without what may be a secret in it: name and password, query, fragment."""
-    return re.sub(r"(?<=//)[^/?#]*@|[?#].*", "", url, flags=re.DOTALL)
+    return re.sub(r"^((?:[\w+.-]+:)?/+)?[^/?#]*@|[?#].*", r"\1", url, flags=re.DOTALL)
 
 def secrets_in(url: str) -> list[str]:
     """The values in an address's query, as they stand there and as they are meant."""

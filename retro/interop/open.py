@@ -94,7 +94,7 @@ def open_model(folder: str, device: torch.device, bfloat16: bool,
     return lm
 
 class LocalActor(LMActor):
-    """An LMActor that counts the trials whose context is full."""
+    """An LMActor that counts the turns in which nothing is said, or the context is full."""
 
     def __init__(self, *settings: Any):
         super().__init__(*settings)
@@ -107,9 +107,10 @@ class LocalSession(LMSession):
     actor: LocalActor
 
     def act(self, rows: Sequence[int]) -> list[str]:
-        asked = set(self.rows) & set(rows)
-        actions = super().act(rows)
-        self.actor.tally.note(len(asked), ["context"] * len(asked - set(self.rows)))
+        actions = super().act(rows)  # a trial that is lost stays unanswered, turn by turn
+        faults = ["empty" if row in self.rows else "context"
+                  for row, action in zip(rows, actions) if not action]  # fmt: skip
+        self.actor.tally.note(len(rows), faults)
         return actions
 
 def open_actor(options: ActorOptions, names: Sequence[str], base: str,

@@ -179,7 +179,7 @@ def _status(error: urllib.error.HTTPError) -> Exception:
 
 def failure(problem: Problem, wait: float | None = None) -> Refused | Passing:
     """Refused, or Passing where another try of the same request may be answered."""
-    status, settled = problem.status, problem.too_long() or problem.unknown()
+    status, settled = problem.status, problem.fault() or problem.unknown()
     passes = status in PASSING or status >= 500 or status == 200
     message = f"HTTP {status}: {problem.message}"
     if passes and not settled and "insufficient_quota" not in problem.code:

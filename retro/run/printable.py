@@ -5,7 +5,8 @@ character and no change of writing direction gets through.
 import re
 import unicodedata
 
-_ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|.)?|\x9b[0-?]*[@-~]")
+_ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\r\n]*(\x07|\x1b\\)?|.)?"
+                      r"|\x9b[0-?]*[@-~]")  # fmt: skip
 
 def visible(text: str) -> str:
     """`text` with a sign (␛, <U+202E>) for each character that does not print; line ends stay."""
