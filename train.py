@@ -22,6 +22,7 @@ the trial is played (online), or a reward model says how it would go (offline).
 import retro.run.loading  # isort: skip  # noqa: F401  (Ctrl-C from here on)
 import math
 import time
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -426,6 +427,8 @@ def learn_by_ppo(training: Training, trials: list[FailedTrial]) -> None:
     min_well_formed = 0.0 if config.reflector or config.from_buffer else config.min_well_formed
     judge = training.reward or training.arena()
     done = state.get("updates", 0)
+    for row in deque(run.files["metrics"] if done else (), 1):  # what has collapsed stays so
+        check_health(row, config.max_kl, min_well_formed)
     bar = training.bar(
         range(done, config.updates), initial=done, total=config.updates, desc="PPO", unit="update"
     )
@@ -449,7 +452,6 @@ def learn_by_ppo(training: Training, trials: list[FailedTrial]) -> None:
     if processes.is_main:
         save_adapter(training.lm.model, run.path / "adapter")
     run.save("adapter")
-    processes.barrier()
 
 def one_update(
     training: Training, number: int, drawn: list[FailedTrial], judge: Arena | RewardModel,
