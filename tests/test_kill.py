@@ -9,9 +9,11 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -323,7 +325,7 @@ import sys
 from pathlib import Path
 from retro.run.folder import lock
 sys.stdin.read()
-for _ in range(3000):
+for _ in range(1000):
     try:
         lock(Path(sys.argv[1])).close()
     except ValueError as error:
@@ -332,7 +334,8 @@ for _ in range(3000):
 
 def test_a_lock_is_never_read_empty(tmp_path):
     """Three that ask for it again and again: who is refused is told by whom."""
-    others = [subprocess.Popen([sys.executable, "-c", LOCKER, str(tmp_path)], text=True, cwd=ROOT,
+    others = [subprocess.Popen([sys.executable, "-c", LOCKER, str(tmp_path)], text=True,
+                               cwd=Path(__file__).parent.parent,
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE)
               for _ in range(3)]  # fmt: skip
     for other in others:

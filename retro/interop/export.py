@@ -67,8 +67,8 @@ def main(config: Config) -> None:
 
 def replaceable(folder: Path) -> bool:
     """Whether another folder can take an empty one's place: not where somebody stands in it."""
-    here = folder == Path.cwd() or folder in Path.cwd().parents
-    return not here and not os.path.ismount(folder) and os.access(folder.parent, os.W_OK)
+    apart = folder != Path.cwd() and not os.path.ismount(folder)
+    return apart and os.access(folder.parent, os.W_OK)
 
 def write_parts(base: Path, adapter: Path, out: Path, name: Path) -> None:
     """The base and the adapter beside each other, in a folder that will have this name."""
