@@ -41,7 +41,8 @@ def main(config: Config) -> None:
     model = GPT.from_pretrained(base)
     load_adapter(model, run / "adapter")  # what does not fit is not copied either
     # a folder that becomes `out` when it is whole; or, inside it, one whose parts move up
-    stays = out.exists() and not replaceable(out)
+    stays = out.exists() and (out == Path.cwd() or os.path.ismount(out)
+                              or not os.access(out.parent, os.W_OK))  # fmt: skip
     scratch = scratch_of(out / "parts" if stays else out)
     try:
         make_folder(scratch)
@@ -64,11 +65,6 @@ def main(config: Config) -> None:
         print("note: trained with the adapter off on the prompt; transformers and PEFT put it on")
         print("      all tokens, so what it writes there differs (--adapt-prompt trains it so)")
     print(f"written to {config.out}")
-
-def replaceable(folder: Path) -> bool:
-    """Whether another folder can take an empty one's place: not where somebody stands in it."""
-    apart = folder != Path.cwd() and not os.path.ismount(folder)
-    return apart and os.access(folder.parent, os.W_OK)
 
 def write_parts(base: Path, adapter: Path, out: Path, name: Path) -> None:
     """The base and the adapter beside each other, in a folder that will have this name."""

@@ -7,7 +7,6 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import Field, field, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
@@ -105,7 +104,6 @@ def run_script(main: Callable[[Config], None], config: Config, left: str = "") -
     keep_memory()
     if signal.getsignal(signal.SIGINT) is loading.end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    before = written(checkpoint_of(config))
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that is no UTF-8 ends no work
     try:
@@ -120,8 +118,8 @@ def run_script(main: Callable[[Config], None], config: Config, left: str = "") -
             raise
         fail(f"out of memory: {error}".removesuffix(": "), 1)
     except (ValueError, OSError) as error:
-        begun = written(checkpoint_of(config)) != before  # then it is none of a setting
-        fail(f"{error}{left_behind(config, '') if begun else ''}")
+        spent = str(error).startswith("budget spent")  # the rest is mended before work begins
+        fail(f"{error}{left_behind(config, '') * spent}")
 
 def left_behind(config: Any, left: str) -> str:
     """`left`, or how a run with a checkpoint goes on, behind the reason for an end."""
@@ -134,12 +132,6 @@ def checkpoint_of(config: Any) -> Path:
     if hasattr(config, "checkpoint_minutes"):
         return Path(config.out) / "pretrain.state"
     return Path(getattr(config, "run_dir", "")) / "checkpoint"
-
-def written(path: Path) -> int:
-    """When a file was written, in ns; 0: never."""
-    with suppress(OSError):
-        return path.stat().st_mtime_ns
-    return 0
 
 def fail(message: object, status: int = 2) -> NoReturn:
     """End the program with one line on stderr."""
