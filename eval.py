@@ -60,7 +60,7 @@ from retro.report.page import left_by, write_page
 from retro.report.results import TRAINED, best_of, mean_of, report
 from retro.report.tables import table
 from retro.reward import RewardModel
-from retro.run.cli import option, option_of, parse
+from retro.run.cli import FROM_0, FROM_1, option, option_of, parse
 from retro.run.data import FileOptions, files_of
 from retro.run.device import pick_device, seeded
 from retro.run.files import check_writable, write_atomically, write_json
@@ -80,9 +80,9 @@ class Config(FileOptions, ActorOptions):
 
     env: str = data_option("", "environments, comma-separated; none: of the files, or the run's")
     split: Literal["train", "seen", "unseen"] = data_option("unseen", "split of the tasks")
-    tasks: int = data_option(0, "tasks of each environment; 0: 100, or all of the files", low=0)
+    tasks: int = data_option(0, "tasks of each environment; 0: 100, or all of the files", **FROM_0)
     choice_tasks: int = data_option(
-        64, "tasks on which temperature and template are chosen, where the run has not", low=1
+        64, "tasks on which temperature and template are chosen, where the run has not", **FROM_1
     )
 
     actor_temperature: str = models("", "the actor's sampling temperature; none: the run's")
@@ -91,13 +91,13 @@ class Config(FileOptions, ActorOptions):
     reflector_model: str = api_option("", "the reflector's name there; none: the actor's")
 
     methods: str = evaluation("", "methods, comma-separated; none: all but best_of")
-    retries: int = evaluation(4, "retries after the first trial", low=0)
-    repeats: int = evaluation(1, "times that each task is played, with other draws", low=1)
+    retries: int = evaluation(4, "retries after the first trial", **FROM_0)
+    repeats: int = evaluation(1, "times that each task is played, with other draws", **FROM_1)
     temperatures: str = evaluation(
         "", "temperatures of reflections, comma-separated; none: 0,0.3,1 (behind an API: 1)"
     )
     best_of: int = evaluation(
-        1, "offline: best of so many by the reward model; reflections that best_of tries", low=1
+        1, "offline: best of so many by the reward model; reflections that best_of tries", **FROM_1
     )
 
     json: str = option("", "file for the results; of several environments a list", "output")
@@ -105,9 +105,11 @@ class Config(FileOptions, ActorOptions):
     transcripts: str = option("", "file for the episodes as text", "output")
 
     def __post_init__(self) -> None:
-        """ValueError on a list in which something stands twice."""
-        for name in ("runs", "env", "methods", "temperatures"):
-            listed = getattr(self, name).split(",")
+        """ValueError on a list in which something stands twice, in whatever words."""
+        lists = {name: getattr(self, name).split(",") for name in ("runs", "env", "methods")}
+        lists["runs"] = [os.path.realpath(run) for run in lists["runs"]]
+        lists["temperatures"] = [f"{t + 0:g}" for t in chosen_temperatures(self)]  # -0 is 0
+        for name, listed in lists.items():
             if len({*listed}) < len(listed):
                 raise ValueError(f"{option_of(name)} {getattr(self, name)!r}: one is named twice")
 

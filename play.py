@@ -9,6 +9,7 @@
 Ctrl-C or Ctrl-D ends it. Colours and pauses are for terminals only, and NO_COLOR is heeded.
 """
 
+import retro.run.loading  # isort: skip  # noqa: F401  (Ctrl-C from here on)
 import contextlib
 import io
 import os
@@ -26,7 +27,7 @@ from retro.lora import load_adapter
 from retro.memory import MEMORY
 from retro.reflect import rate, reflect, reflection_prompt
 from retro.report.terminal import Screen
-from retro.run.cli import option, parse, run_script
+from retro.run.cli import FROM_0, option, parse, run_script
 from retro.run.data import FileOptions, files_of
 from retro.run.device import pick_device, seeded
 from retro.trial import Actor, Generators, Trajectory, run_trials
@@ -38,7 +39,7 @@ class Config(FileOptions):
     run_dir: str = option("", "folder of a run of train.py; none: an untrained reflector", "run")
     seed: int = option(0, "number that chooses the task and the samples", "run", low=0)
     env: str = option("", "environment that is played; none: of the files, or household", "data")
-    retries: int = option(2, "retries after the first trial", "trial", low=0)
+    retries: int = option(2, "retries after the first trial", "trial", **FROM_0)
     delay: float = option(0.5, "seconds that a step is shown", "trial", low=0, high=60)
     you: Literal["", "actor", "reflector"] = option("", "which of the two you are", "trial")
 

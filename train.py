@@ -22,6 +22,7 @@ the trial is played (online), or a reward model says how it would go (offline).
 import retro.run.loading  # isort: skip  # noqa: F401  (Ctrl-C from here on)
 import math
 import time
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -69,7 +70,7 @@ from retro.report.tables import draw_picture, print_reward, table
 from retro.report.truth import truth
 from retro.reward import ADAPTER as REWARD
 from retro.reward import FitConfig, RewardModel, fit
-from retro.run.cli import option, option_of, parse
+from retro.run.cli import FROM_0, FROM_1, option, option_of, parse
 from retro.run.data import FileOptions, files_of
 from retro.run.device import pick_device, release_memory, seeded
 from retro.run.files import write_json
@@ -93,11 +94,11 @@ class Config(FileOptions, RoleOptions, ActorOptions):
     recompute: bool = option(False, "backward pass in less memory, but slower", "run")
 
     envs: str = data("household,hotpot,shop", "environments, comma-separated")
-    gap_tasks: int = data(32, "tasks to compare oracle and plain retries on, at first", low=1)
-    train_tasks: int = data(128, "tasks of each environment; failed ones are reflected on", low=1)
-    train_repeats: int = data(1, "first trials of each training task", low=1)
-    collect_rounds: int = data(2, "retries of a failed task before training, for ratings", low=1)
-    offline_each: int = data(4, "offline: reflections on each failed trial collected", low=1)
+    gap_tasks: int = data(32, "tasks to compare oracle and plain retries on, at first", **FROM_1)
+    train_tasks: int = data(128, "tasks of each environment; the failed are reflected on", **FROM_1)
+    train_repeats: int = data(1, "first trials of each training task", **FROM_1)
+    collect_rounds: int = data(2, "retries of a failed task before training, for ratings", **FROM_1)
+    offline_each: int = data(4, "offline: reflections on each failed trial collected", **FROM_1)
     rating: Literal["delta", "next", "success"] = data(
         "delta", "what rates a reflection: gain in return, next return or next success"
     )
@@ -110,15 +111,15 @@ class Config(FileOptions, RoleOptions, ActorOptions):
     sft_lr: float = option(1e-3, "learning rate", "imitation", above=0, high=1)
     reward_epochs: int = reward_model(3, "passes over the ratings", low=1, high=1000)
     reward_lr: float = reward_model(2e-3, "learning rate", above=0, high=1)
-    best_of: int = reward_model(4, "reflections sampled in evaluation, to pick the best", low=1)
+    best_of: int = reward_model(4, "reflections sampled in evaluation, to pick the best", **FROM_1)
 
-    updates: int = ppo(20, "updates of the reflector", low=0)
-    batch_reflections: int = ppo(96, "rated reflections an update", low=1)
-    group: int = ppo(2, "reflections on one failed trial; fewer if they don't divide evenly", low=1)
+    updates: int = ppo(20, "updates of the reflector", **FROM_0)
+    batch_reflections: int = ppo(96, "rated reflections an update", **FROM_1)
+    group: int = ppo(2, "reflections on one failed trial; fewer if not evenly divided", **FROM_1)
     advantage: Literal["gae", "group"] = ppo(
         "gae", "critic and GAE, or comparison with the other reflections on the trial"
     )
-    minibatch: int = ppo(16, "reflections a gradient step", low=1)
+    minibatch: int = ppo(16, "reflections a gradient step", **FROM_1)
     epochs: int = ppo(2, "passes over the reflections of an update", low=1, high=1000)
     lr: float = ppo(1e-3, "learning rate at first; falls linearly to zero", above=0, high=1)
     clip_coef: float = ppo(0.2, "clip range of the probability ratio", above=0, high=10)
@@ -141,14 +142,14 @@ class Config(FileOptions, RoleOptions, ActorOptions):
     )  # fmt: skip
 
     choice_tasks: int = evaluation(
-        64, "`seen` tasks of each environment on which temperatures are chosen", low=1
+        64, "`seen` tasks of each environment on which temperatures are chosen", **FROM_1
     )
-    eval_tasks: int = evaluation(64, "tasks of each environment", low=1)
+    eval_tasks: int = evaluation(64, "tasks of each environment", **FROM_1)
     eval_split: Literal["train", "seen", "unseen"] = evaluation("unseen", "split of the tasks")
     eval_games: str = evaluation("", "household: folder of other games; none: generated tasks")
     eval_data: str = evaluation("", "hotpot: file of other questions; none: generated tasks")
     eval_goals: str = evaluation("", "shop: file of other goals for --products; none: of --goals")
-    retries: int = evaluation(2, "retries after the first trial", low=0)
+    retries: int = evaluation(2, "retries after the first trial", **FROM_0)
 
     def __post_init__(self) -> None:
         """ValueError on settings that make no sense together."""
@@ -426,6 +427,8 @@ def learn_by_ppo(training: Training, trials: list[FailedTrial]) -> None:
     min_well_formed = 0.0 if config.reflector or config.from_buffer else config.min_well_formed
     judge = training.reward or training.arena()
     done = state.get("updates", 0)
+    for row in deque(run.files["metrics"] if done else (), 1):  # what has collapsed stays so
+        check_health(row, config.max_kl, min_well_formed)
     bar = training.bar(
         range(done, config.updates), initial=done, total=config.updates, desc="PPO", unit="update"
     )
@@ -449,7 +452,6 @@ def learn_by_ppo(training: Training, trials: list[FailedTrial]) -> None:
     if processes.is_main:
         save_adapter(training.lm.model, run.path / "adapter")
     run.save("adapter")
-    processes.barrier()
 
 def one_update(
     training: Training, number: int, drawn: list[FailedTrial], judge: Arena | RewardModel,

@@ -3,11 +3,12 @@
 import math
 from dataclasses import dataclass, fields
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Literal
 
 import pytest
 
-from retro.run.cli import option, option_of, parse
+from retro.run.cli import option, option_of, parse, run_script
 
 SCRIPTS = ("train", "eval", "play", "retro.pretrain.__main__", "retro.interop.export")
 CONFIGS = [pytest.param(import_module(name).Config, id=name) for name in SCRIPTS]
@@ -49,6 +50,51 @@ def test_a_value_out_of_bounds_is_one_line_and_status_2(config_class, capsys):
             said = capsys.readouterr().err
             assert ended.value.code == 2 and said.count("\n") == 1
             assert said.startswith(f"error: {option_of(one.name)} is {one.type(value)}: must be ")
+
+@pytest.mark.parametrize("config_class", CONFIGS)
+def test_every_count_has_a_bound(config_class):
+    """But for seeds, and what a budget or a context may hold."""
+    free = {"seed", "max_requests", "max_tokens", "memory", "context", "reply_tokens"}
+    for one in fields(config_class):
+        if one.type is int and one.name not in free:
+            assert one.metadata["bounds"]["high"] <= 10**6, one.name
+
+@pytest.mark.parametrize("error, line", [
+    (MemoryError(), "error: out of memory\n"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+     "error: out of memory: DefaultCPUAllocator: can't allocate memory: you"),
+    (FloatingPointError("a NaN"), "error: training broke down: a NaN\n"),
+    (RuntimeError("a mistake"), None),
+])  # fmt: skip
+def test_what_a_machine_has_not_is_one_line(error, line, capsys, tmp_path):
+    def main(config):
+        raise error
+
+    @dataclass
+    class Run:
+        run_dir: str = str(tmp_path)
+        resume: bool = False
+
+    with pytest.raises(SystemExit if line else RuntimeError) as ended:
+        run_script(main, Run())
+    said = capsys.readouterr().err
+    assert not line or (ended.value.code == 1 and said.startswith(line) and said.count("\n") == 1)
+    if isinstance(error, FloatingPointError):
+        (tmp_path / "checkpoint").touch()
+        with pytest.raises(SystemExit):
+            run_script(main, Run())
+        assert "a NaN; the last checkpoint is whole" in capsys.readouterr().err
+
+def test_an_error_after_a_checkpoint_says_how_the_run_goes_on(capsys, tmp_path):
+    def main(config):
+        if config.resume:
+            (tmp_path / "checkpoint").write_text("x")
+        raise ValueError("budget spent")
+
+    for resume, line in ((False, ""), (True, "; --resume goes on from the last checkpoint")):
+        with pytest.raises(SystemExit):
+            run_script(main, SimpleNamespace(run_dir=str(tmp_path), resume=resume))
+        assert capsys.readouterr().err == f"error: budget spent{line}\n"
 
 @dataclass(frozen=True)
 class Shared:

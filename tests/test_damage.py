@@ -187,7 +187,7 @@ def resumed(small_run, tiny_base, tmp_path):
          r"replay.jsonl: holds only \d+ of the \d+ lines that the checkpoint knows"),
         (lambda f: (f / "failed.jsonl").unlink(), "failed.jsonl: holds only 0 of"),
         (lambda f: (f / "metrics.jsonl").write_text(""), "metrics.jsonl: holds only 0 of the 1"),
-        (lambda f: (f / "checkpoint").unlink(), "checkpoint: is gone, but metrics.jsonl has rows"),
+        (lambda f: (f / "checkpoint").unlink(), "checkpoint: is gone, but metrics.jsonl is there"),
         (lambda f: (f / "checkpoint").write_bytes(b"x"), "checkpoint: is not a whole safetensors"),
         (lambda f: flip(f / "checkpoint", -1), "checkpoint: is damaged"),
         (lambda f: shutil.rmtree(f / "sft"), "sft/adapter_config.json: is gone"),
@@ -230,6 +230,36 @@ def test_a_checkpoint_belongs_to_its_settings_its_base_and_its_tasks(
     with pytest.raises(ValueError, match="was started with other training tasks"):
         resumed(lambda folder: None)
 
+@pytest.mark.parametrize("name", ["sft", "adapter", "reward", "choices.json", "results.json",
+                                  "trained_on.json", "checkpoint", "failed.jsonl"])  # fmt: skip
+def test_what_another_run_has_left_is_not_taken_over(small_run, tiny_base, tmp_path, name):
+    source, folder = small_run("offline", guess=True), tmp_path / "run"
+    folder.mkdir()
+    (shutil.copytree if (source / name).is_dir() else shutil.copy)(source / name, folder / name)
+    with pytest.raises(ValueError, match=f"run: holds a run already .{name} is there"):
+        train.main(settings_of("online", tiny_base, folder))
+    assert {path.name for path in folder.iterdir()} == {name, "lock"}
+
+@pytest.mark.parametrize("name", ["sft", "adapter", "reward", "choices.json"])
+def test_readers_refuse_what_the_checkpoint_does_not_know(small_run, tmp_path, name):
+    """As after a kill between the file and the checkpoint, or where an older run had left it."""
+    run = shutil.copytree(small_run("offline", guess=True), tmp_path / "run")
+    read_run(run)
+    tensors, state = checkpoint.read(run / "checkpoint")
+    state["sealed"] = {k: v for k, v in state["sealed"].items() if not k.startswith(name)}
+    checkpoint.save(run / "checkpoint", {}, [], state)
+    with pytest.raises(ValueError, match=f"{name}: .*the run has not come to its end"):
+        read_run(run)
+
+def test_settings_that_change_no_result_may_differ(resumed, small_run, tmp_path):
+    free = dict(max_requests=7, max_tokens=8, timeout=9.0, concurrency=2, answers="elsewhere")
+    run = resumed(lambda folder: None, **free)
+    edit("config.json", **free)(run)
+    read_run(run)
+    edit("config.json", seed=5)(run)
+    with pytest.raises(ValueError, match="config.json: was started with another seed: 0, now 5"):
+        read_run(run)
+
 def edit(name, **changes):
     return lambda folder: write_json(folder / name, read_json(folder / name) | changes)
 
@@ -238,6 +268,14 @@ def test_a_fingerprint_is_of_weights_settings_and_tokenizer(tiny_base, tmp_path)
     known = fingerprint(copy)
     (copy / "CARD.md").write_text("words")
     assert fingerprint(copy) == known == fingerprint(tiny_base)
+    (copy / "results.json").write_text("[]")
+    (copy / "adapter_model.safetensors").write_bytes(b"")
+    assert fingerprint(copy) == known
+    for name in ("generation_config.json", "tokenizer.json", "chat_template.jinja",
+                 "chat_template.json", "model-1-of-2.safetensors"):  # fmt: skip
+        (copy / name).write_text("x")
+        assert fingerprint(copy) != known
+        (copy / name).unlink()
     for name in ("model.safetensors", "config.json", "tokenizer.tiktoken"):
         flip(copy / name, -2)
         assert fingerprint(copy) != known
@@ -251,6 +289,11 @@ def test_resume_leaves_what_the_user_has_put_there(resumed):
         (folder / "deep").mkdir()
         (folder / "deep/.checkpoint.7.retro-scratch").write_text("not in a folder of ours")
         (folder / "sft/.adapter_config.json.7.retro-scratch").write_text("half of")
+        for name in ("sft", "adapter"):
+            (folder / name / "mine").mkdir()
+            (folder / name / "notes.txt").write_text("mine")
+        state = checkpoint.read(folder / "checkpoint")[1]
+        assert not [name for name in state["sealed"] if "notes" in name]
         (folder / ".checkpoint.7.retro-scratch").mkdir()
 
     copy = resumed(litter)

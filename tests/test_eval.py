@@ -90,8 +90,10 @@ def test_eval_of_an_offline_run_transfers_and_picks_the_best(tiny_base, offline_
     )
     assert moved["env"] == "household" and moved["template"] in envs.make("household").templates
     assert list(moved["methods"]) == ["react", "template", "retroformer_offline", "best_of"]
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy/config.json").write_bytes((offline_run / "config.json").read_bytes())
     with pytest.raises(ValueError, match="best-of: each run has a reward model of its own"):
-        evaluated(offline_run, tmp_path, runs=f"{offline_run},{offline_run}/.", best_of=3)
+        evaluated(offline_run, tmp_path, runs=f"{offline_run},{tmp_path}/copy", best_of=3)
 
 def test_two_adapters_are_pooled_and_what_has_none_is_played_once(two_runs, tmp_path, played):
     """Nobody ever wins: each of 3 tasks x 2 repeats has all its retries, in all that is played."""

@@ -119,6 +119,30 @@ def test_what_is_refused_and_what_is_said(tmp_path, tiny_base, capsys):
     assert ended.value.code == 2 and "has not come to its end" in said
     assert said.count("\n") == 1 and not (tmp_path / "new").exists()
 
+@pytest.mark.parametrize("where", [".", "link", "into/nothing", "locked/out"])
+@pytest.mark.parametrize("merge", [False, True])
+def test_an_empty_folder_may_be_anywhere(tmp_path, tiny_base, monkeypatch, where, merge):
+    """The one in which one stands, one behind a link, one in a folder that is not ours."""
+    trained_run(tmp_path / "run", tiny_base)
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    (tmp_path / "empty").mkdir()
+    for link in ("link", "into"):
+        if where.startswith(link):
+            Path(link).symlink_to(tmp_path / "empty")
+    if where == "locked/out":
+        Path(where).mkdir(parents=True)
+        allowed = os.access
+        monkeypatch.setattr(os, "access",
+                            lambda path, mode: path.name != "locked" and allowed(path, mode))
+    stood = here.stat().st_ino
+    main(Config(run_dir=str(tmp_path / "run"), out=where, merge=merge))
+    found = {path.name for path in Path(where).iterdir()}
+    assert found == ({"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+                      "generation_config.json"} if merge else {"base", "adapter"})  # fmt: skip
+    assert here.stat().st_ino == stood and Path.cwd() == here
+
 @pytest.mark.parametrize("merge", [False, True])
 def test_a_full_disk_leaves_no_half_an_export(tmp_path, tiny_base, monkeypatch, merge):
     """At every write in turn; an empty folder that was there stays."""

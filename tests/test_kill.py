@@ -9,9 +9,11 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -317,6 +319,30 @@ def test_two_runs_in_one_folder_are_refused(small_run, tiny_base, tmp_path):
     assert first.finish()[0] == -signal.SIGKILL
     run_through(config(tiny_base, folder, resume=True))
     assert outcome(folder) == outcome(small_run())
+
+LOCKER = """
+import sys
+from pathlib import Path
+from retro.run.folder import lock
+sys.stdin.read()
+for _ in range(1000):
+    try:
+        lock(Path(sys.argv[1])).close()
+    except ValueError as error:
+        print(error)
+"""
+
+def test_a_lock_is_never_read_empty(tmp_path):
+    """Three that ask for it again and again: who is refused is told by whom."""
+    others = [subprocess.Popen([sys.executable, "-c", LOCKER, str(tmp_path)], text=True,
+                               cwd=Path(__file__).parent.parent,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+              for _ in range(3)]  # fmt: skip
+    for other in others:
+        other.stdin.close()
+        other.stdin = None
+    lines = [line for other in others for line in other.communicate(timeout=100)[0].splitlines()]
+    assert not [line for line in lines if not re.search(r": process \d+ is running here", line)]
 
 def test_versions_are_kept_and_a_change_is_said(tmp_path, monkeypatch, capsys):
     path = tmp_path / "versions.json"

@@ -174,6 +174,15 @@ def test_resumed_equals_uninterrupted(tmp_path, monkeypatch):
     assert all(torch.equal(whole[k], cut[k]) for k in whole)
     assert tokenizer.load(tmp_path / "cut").encode("go to bed 1")
     state = (tmp_path / "cut" / "pretrain.state").read_bytes()
+    for name in ("tokenizer.tiktoken", "tokenizer_config.json"):
+        good = (tmp_path / "cut" / name).read_bytes()
+        other = tmp_path / "other"
+        bpe.train(["another text"] * 9, 270).save(other)
+        (tmp_path / "cut" / name).write_bytes(good + b"\n" if "json" in name
+                                              else (other / name).read_bytes())  # fmt: skip
+        with pytest.raises(ValueError, match=f"{name}: is not what the run began with|the ids are"):
+            main(Config(out=str(tmp_path / "cut"), **small))
+        (tmp_path / "cut" / name).write_bytes(good)
     main(Config(out=str(tmp_path / "cut"), **small))  # once more: it has ended
     assert (tmp_path / "cut" / "pretrain.state").read_bytes() == state
 
@@ -181,6 +190,15 @@ def test_resumed_equals_uninterrupted(tmp_path, monkeypatch):
     main(Config(out=str(tmp_path / "more"), **more))  # and another begins with its weights
     assert tokenizer.load(tmp_path / "more").vocab_size == 500
     assert GPT.from_pretrained(tmp_path / "more").config.vocab_size == 500
+
+def test_a_context_that_no_document_fits_is_one_line(tmp_path, monkeypatch):
+    import retro.pretrain.__main__ as module
+
+    monkeypatch.setattr(corpus, "DOCUMENTS", 4)
+    monkeypatch.setattr(module, "TOKENIZER_DOCUMENTS", 40)
+    small = dict(envs="hotpot", vocab_size=300, width=48, layers=2, heads=3, mlp_width=32)
+    with pytest.raises(ValueError, match="--context 256: the documents of shard 0 are all longer"):
+        main(Config(out=str(tmp_path), context=256, **small))
 
 def test_a_grown_base_says_the_same_of_old_tokens(shipped):
     """New tokens come behind the old ones; no old id, weight or logit changes."""
@@ -198,9 +216,16 @@ def test_a_folder_with_a_model_or_a_run_is_left_alone(tiny_base, tmp_path):
     """The default folder is none that ships a base; and one run at a time."""
     assert Config().out != "assets"
     before = {path.name: path.read_bytes() for path in tiny_base.iterdir()}
-    with pytest.raises(ValueError, match=f"--out {tiny_base}: holds a model already"):
+    with pytest.raises(ValueError, match=f"--out {tiny_base}: holds a model or a run .* .config"):
         main(Config(out=str(tiny_base), envs="hotpot", tokens=1))
     assert {path.name: path.read_bytes() for path in tiny_base.iterdir()} == before
+    for name in ("checkpoint", "model-00001-of-00002.safetensors", "replay.jsonl", "config.json"):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / name).touch()
+        with pytest.raises(ValueError, match=f"run: holds a model or a run already .{name} is"):
+            main(Config(out=str(tmp_path / "run"), envs="hotpot", tokens=1))
+        (tmp_path / "run" / name).unlink()
+        (tmp_path / "run").rmdir()
     command = [sys.executable, "-c", HOLD, str(tmp_path / "lock")]
     held = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert held.stdout.read(1) == b"x"

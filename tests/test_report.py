@@ -26,7 +26,7 @@ from retro.reflect import reflection_prompt
 from retro.report import page as report
 from retro.report import results
 from retro.run import checkpoint
-from retro.run.files import write_json
+from retro.run.files import hash_of, write_json
 from tests.scripted import ScriptedActor
 
 HOSTILE = (
@@ -89,7 +89,8 @@ def page(tiny_base, evaluation, played, chains, tmp_path_factory):
     write_json(run_dir / "config.json", settings | {"gae_lambda": 1.0})
     save_adapter(policy.lm.model, run_dir / "adapter")
     weights = {n: p for n, p in policy.named_parameters() if p.requires_grad}
-    checkpoint.save(run_dir / "checkpoint", weights, [], {})
+    sealed = {f"adapter/{path.name}": hash_of(path) for path in (run_dir / "adapter").iterdir()}
+    checkpoint.save(run_dir / "checkpoint", weights, [], {"sealed": sealed})
     curves = ("mean_rating", "success", "kl", "entropy", "value_loss", "explained_variance")
     rows = [{"update": i, "kl_coef": 0.1} | {c: i / 7 for c in curves} for i in range(5)]
     for i, row in enumerate(rows[2:]):

@@ -3,6 +3,7 @@
     RETRO_TRIES=200 pytest --all -n 0 -s tests/test_signals.py -k random       200 signals
 """
 
+import errno
 import hashlib
 import os
 import select
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import train
+from retro.run import checkpoint, processes
 from tests.small_run import config, short_games  # noqa: F401
 from tests.trainer import Trainer, numbers, tell, tries
 
@@ -107,7 +109,7 @@ def slow_start(patch, error) -> None:
 @pytest.mark.parametrize(
     "error, status, line",
     [
-        (MemoryError("no room"), 1, "error: process 2 of 2 has ended: MemoryError: no room"),
+        (MemoryError("no room"), 1, "error: process 2 of 2 has ended: out of memory: no room"),
         (ValueError("the file x is wrong"), 2, "error: the file x is wrong"),
         (SystemExit(7), 1, "error: process 2 of 2 has ended"),
     ],
@@ -117,6 +119,59 @@ def test_why_the_other_one_died_is_said(tiny_base, tmp_path, error, status, line
     _, ended, said = until_the_end(trainer)
     assert ended == status and "Traceback" not in said, said
     assert said.splitlines()[-1].startswith(line), said
+
+def slow_saves(patch) -> None:
+    """The checkpoint with the updates takes long; the other process has nothing to write."""
+    save = checkpoint.save
+
+    def slow(path, weights, optimizers, state):
+        time.sleep(1.0 if "updates" in state or state.get("collected", 0) > 6 else 0)
+        save(path, weights, optimizers, state)
+
+    patch.setattr(checkpoint, "save", slow)
+
+def nothing_fails(patch) -> None:
+    slow_saves(patch)
+    patch.setattr(train, "collect", lambda *args: [])
+
+@pytest.mark.parametrize("damage, changes, line, key", [
+    (slow_saves, dict(min_well_formed=0.5, updates=1), "collapse: only 0% of the ref", "updates"),
+    (nothing_fails, {}, "no first trial failed: there is nothing to reflect on", "collected"),
+])  # fmt: skip
+def test_an_end_in_words_is_that_of_all(tiny_base, tmp_path, damage, changes, line, key):
+    """Both processes come to it, and none ends before its checkpoint is on the disk."""
+    settings = config(tiny_base, tmp_path / "run", envs="guess", train_tasks=8, **changes)
+    _, status, said = until_the_end(Trainer(settings, damage, processes=2))
+    assert status == 1 and said.count(line) == 1 and said.splitlines()[-1].startswith(line), said
+    assert "process 2" not in said and "--resume" not in said, said
+    state = checkpoint.read(tmp_path / "run/checkpoint")[1]
+    assert state[key] == (1 if key == "updates" else 8)
+
+def slow_end(patch) -> None:
+    """The first process takes its time to come to the end that the other one has come to."""
+    first = os.getpid()
+
+    def check_gaps(training):
+        time.sleep(60 if os.getpid() == first else 0)
+        raise SystemExit("collapse: of both")
+
+    patch.setattr(train, "check_gaps", check_gaps)
+
+def test_an_end_in_words_is_told_as_such_by_whom_it_meets_late(tiny_base, tmp_path):
+    _, status, said = until_the_end(started(tiny_base, tmp_path / "run", slow_end))
+    assert status == 1 and said.splitlines()[-1] == "error: collapse: of both", said
+
+@pytest.mark.parametrize("what", ["TemporaryFile", "fork"])
+def test_others_that_cannot_be_started_are_one_line(tiny_base, tmp_path, what):
+    def refused(*args, **kwargs):
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    def damage(patch):
+        patch.setattr(*((processes, what) if what == "TemporaryFile" else (os, "fork")), refused)
+
+    _, status, said = until_the_end(started(tiny_base, tmp_path / "run", damage))
+    assert status == 2 and said.startswith("error: no other process can be started ("), said
+    assert said.count("\n") == 1 and not (tmp_path / "run").exists(), said
 
 def deaf(patch) -> None:
     """The main thread does not come to hear of signals: one operation of minutes in C. What it has
@@ -173,7 +228,8 @@ def test_an_interrupt_that_becomes_an_error_is_still_one(tiny_base, tmp_path, na
     check(name, True, status, said)
 
 @pytest.mark.parametrize("script", ["train.py", *(
-    pytest.param(script, marks=pytest.mark.slow) for script in ("eval.py", "-m retro.pretrain")
+    pytest.param(script, marks=pytest.mark.slow) for script in (
+        "eval.py", "play.py", "-m retro.pretrain", "-m retro.interop.export")
 )])  # fmt: skip
 def test_ctrl_c_while_pytorch_is_loaded(script, tmp_path):
     command = [sys.executable, *script.split(), f"--run-dir={tmp_path}"]

@@ -302,6 +302,10 @@ def test_collapse_stops_with_a_reason(tiny_base, tmp_path):
     settings = config(tiny_base, tmp_path / "run", envs="guess")
     with pytest.raises(SystemExit, match="0% of the reflections are well-formed"):
         train.main(dataclasses.replace(settings, min_well_formed=0.5))
+    files = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.jsonl")}
+    with pytest.raises(SystemExit, match="0% of the reflections are well-formed"):
+        train.main(dataclasses.replace(settings, min_well_formed=0.5, resume=True))
+    assert files == {path: path.read_bytes() for path in files}
     stats = {"kl": 81.0, "well_formed": 1.0}
     with pytest.raises(SystemExit, match="KL 81 nats"):
         train.check_health(stats, settings.max_kl, 0.5)

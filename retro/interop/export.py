@@ -7,6 +7,7 @@ The first writes mine/base, the run's base with a tokenizer.json, and mine/adapt
 peft.PeftModel.from_pretrained puts on top. The second writes one model, W + (alpha / r) B A.
 """
 
+import retro.run.loading  # isort: skip  # noqa: F401  (Ctrl-C from here on)
 import os
 import shutil
 from dataclasses import dataclass
@@ -30,32 +31,40 @@ class Config:
     merge: bool = option(False, "one model, the adapter inside its weights", "export")
 
 def main(config: Config) -> None:
-    run, out = Path(config.run_dir), Path(config.out)
+    run, out = Path(config.run_dir), Path(config.out).resolve()
     settings = read_run(run, "base")
     base = Path(settings["reflector"] or settings["base"])
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"--out {out}: is there already and not an empty folder")
+        raise ValueError(f"--out {config.out}: is there already and not an empty folder")
     if not (run / "adapter").is_dir():
         raise ValueError(f"{run / 'adapter'}: no such folder, the run has not come to its end")
     model = GPT.from_pretrained(base)
     load_adapter(model, run / "adapter")  # what does not fit is not copied either
-    scratch = scratch_of(out.absolute())  # a folder that becomes `out` when it is whole
+    # a folder that becomes `out` when it is whole; or, inside it, one whose parts move up
+    stays = out.exists() and (out == Path.cwd() or os.path.ismount(out)
+                              or not os.access(out.parent, os.W_OK))  # fmt: skip
+    scratch = scratch_of(out / "parts" if stays else out)
     try:
         make_folder(scratch)
         if config.merge:
             write_merged(model, base, scratch)
         else:
-            write_parts(base, run / "adapter", scratch, out)
-        if out.exists():
-            out.rmdir()
-        os.replace(scratch, out)
-        sync(out.absolute().parent)
+            write_parts(base, run / "adapter", scratch, Path(config.out))
+        if stays:
+            for part in sorted(scratch.iterdir()):
+                os.replace(part, out / part.name)
+            sync(out)
+        else:
+            if out.exists():
+                out.rmdir()
+            os.replace(scratch, out)
+            sync(out.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if not settings.get("adapt_prompt", True):
         print("note: trained with the adapter off on the prompt; transformers and PEFT put it on")
         print("      all tokens, so what it writes there differs (--adapt-prompt trains it so)")
-    print(f"written to {out}")
+    print(f"written to {config.out}")
 
 def write_parts(base: Path, adapter: Path, out: Path, name: Path) -> None:
     """The base and the adapter beside each other, in a folder that will have this name."""

@@ -39,9 +39,9 @@ from retro.pretrain.muon import Muon
 from retro.pretrain.reader import Reader
 from retro.pretrain.skills import measure_skills
 from retro.run import checkpoint
-from retro.run.cli import option, option_of, parse
+from retro.run.cli import FROM_1, option, option_of, parse
 from retro.run.device import autocast, pick_device
-from retro.run.files import fingerprint, make_folder, write_atomically
+from retro.run.files import fingerprint, hash_of, make_folder, write_atomically
 from retro.run.folder import lock
 from retro.run.processes import launch
 from retro.tokenizer import Tokenizer, load
@@ -57,16 +57,16 @@ class Config:
 
     envs: str = data("household,hotpot,shop", "environments, comma-separated")
     tokens: float = data(47e6, "length of the run, in tokens seen", low=1)
-    batch_tokens: int = data(4096, "tokens of one step, padding included", low=1)
+    batch_tokens: int = data(4096, "tokens of one step, padding included", **FROM_1)
     oracle_share: float = data(0.3, "share of right ones among the reflections", low=0, high=1)
     drills: float = data(0.8, "share of drills at first; later a quarter", low=0, high=1)
 
-    vocab_size: int = sizes(2560, "tokens of the vocabulary", low=257)
-    width: int = sizes(192, "width of the residual stream", low=1)
-    layers: int = sizes(5, "transformer blocks", low=1)
-    heads: int = sizes(3, "heads of a block, each with its own keys and values", low=3)
-    mlp_width: int = sizes(384, "inner width of the MLP", low=1)
-    context: int = sizes(2560, "tokens; longer documents are left out", low=256)
+    vocab_size: int = sizes(2560, "tokens of the vocabulary", low=257, high=10**6)
+    width: int = sizes(192, "width of the residual stream", **FROM_1)
+    layers: int = sizes(5, "transformer blocks", **FROM_1)
+    heads: int = sizes(3, "heads of a block, each with its own keys and values", low=3, high=10**6)
+    mlp_width: int = sizes(384, "inner width of the MLP", **FROM_1)
+    context: int = sizes(2560, "tokens; longer documents are left out", low=256, high=10**6)
     # mostly slow rotations: like must find like across a whole trial
     rope_theta: float = sizes(1e6, "base of the rotary angles", above=0)
 
@@ -92,6 +92,8 @@ def shape_of(config: Config, vocab_size: int) -> GPTConfig:
                      config.heads, config.context, config.rope_theta)  # fmt: skip
 
 FREE = ("out", "tokens", "decay", "checkpoint_minutes")  # settings that a resumed run may change
+OTHERS = ("config.json", "checkpoint", "*.safetensors*", "*.jsonl", "tokenizer.json")
+TOKENIZER_FILES = ("tokenizer.tiktoken", "tokenizer_config.json")
 FROZEN_STEPS = 200  # of a given base's matrices: untrained probes and tokens would wipe them out
 TOKENIZER_DOCUMENTS = 3000  # of each environment, for training the tokenizer
 
@@ -116,9 +118,10 @@ def main(config: Config) -> None:
     torch.manual_seed(config.seed)
     base_tokenizer = own_tokenizer(config.start) if config.start else None
     begun = (out / "pretrain.state").exists()
-    if not begun and (out / "model.safetensors").exists():
-        raise ValueError(f"--out {out}: holds a model already, and no pretrain.state to go on "
-                         "from; name another folder")  # fmt: skip
+    others = [path.name for name in OTHERS for path in sorted(out.glob(name))]
+    if others and not begun:
+        raise ValueError(f"--out {out}: holds a model or a run already ({others[0]} is there), and "
+                         "no pretrain.state to go on from; name another folder")  # fmt: skip
     make_folder(out)
     held = lock(out)  # until this function ends
     if not begun:  # a run that was killed before its first checkpoint may have left another one
@@ -148,6 +151,19 @@ def tokenizer_texts(environments: dict[str, envs.Environment], seed: int) -> lis
 def start(config: Config, tokenizer: Tokenizer, base_tokenizer: Tokenizer | None) -> Training:
     """A new run, or the one that `config.out` holds; ValueError if its settings are others."""
     device, path = pick_device(), Path(config.out) / "pretrain.state"
+    given = fingerprint(config.start) if config.start else ""
+    tokenizer_files = {name: hash_of(path.with_name(name)) for name in TOKENIZER_FILES}
+    if path.exists():  # before a model is made that does not fit
+        known = checkpoint.read(path)[1]
+        kept = {k: v for k, v in asdict(config).items() if k not in FREE}
+        if changed := [k for k, v in kept.items() if known["config"].get(k) != v]:
+            raise ValueError(f"{path}: was written with other {', '.join(changed)}")
+        if known.get("start") != given:
+            raise ValueError(f"{path}: the run began with another base than {config.start} is now")
+        for name, own_hash in tokenizer_files.items():
+            if known.get("tokenizer", {}).get(name) != own_hash:
+                raise ValueError(f"{path.with_name(name)}: is not what the run began with; put "
+                                 "that back")  # fmt: skip
     generator = torch.Generator().manual_seed(config.seed)
     if base_tokenizer:
         model = grow_vocabulary(GPT.from_pretrained(config.start), base_tokenizer, tokenizer)
@@ -159,18 +175,12 @@ def start(config: Config, tokenizer: Tokenizer, base_tokenizer: Tokenizer | None
     reader = Reader(model).to(device)
     grows = base_tokenizer and tokenizer.vocab_size > base_tokenizer.vocab_size
     frozen_steps = FROZEN_STEPS if base_tokenizer and (config.reading_weight or grows) else 0
-    given = fingerprint(config.start) if config.start else ""
-    state: dict[str, Any] = dict(config=asdict(config), start=given, shard=0, tokens=0, seconds=0.0,
-                                 steps=0)  # fmt: skip
+    state: dict[str, Any] = dict(config=asdict(config), start=given, tokenizer=tokenizer_files,
+                                 shard=0, tokens=0, seconds=0.0, steps=0)  # fmt: skip
     own = optimizers(model, reader, config)
     training = Training(model, reader, own, state, path, frozen_steps)
     if path.exists():
         state = training.state = checkpoint.load(path, training.parameters, own)
-        kept = {k: v for k, v in asdict(config).items() if k not in FREE}
-        if changed := [k for k, v in kept.items() if state["config"].get(k) != v]:
-            raise ValueError(f"{path}: was written with other {', '.join(changed)}")
-        if state.get("start") != given:
-            raise ValueError(f"{path}: the run began with another base than {config.start} is now")
         print(f"resumed at {state['tokens'] / 1e6:.1f}M tokens")
     return training
 
@@ -190,11 +200,16 @@ def train(config: Config, training: Training, env_names: tuple[str, ...]) -> Non
     while state["tokens"] < config.tokens:  # not in a run that has ended: its card is left to write
         rng = random.Random(f"batches {config.seed} {state['shard']}")
         for batch in batches(next(documents), config.batch_tokens, config.context, rng):
+            if not batch:
+                continue  # no document is short enough
             losses = step(config, training, batch)
             means = [0.98 * m + 0.02 * x for m, x in zip(means or losses, losses)]
             bar.update(batch[0].numel())
             if state["steps"] % 20 == 0:
                 bar.set_postfix_str("loss {:.3f}, reading {:.3f} nats".format(*means))
+        if not means:
+            raise ValueError(f"--context {config.context}: the documents of shard {state['shard']} "
+                             "are all longer")  # fmt: skip
         state |= dict(shard=state["shard"] + 1, seconds=time.time() - started, loss=means[0].item())
         if state["tokens"] >= config.tokens or time.time() - saved > 60 * config.checkpoint_minutes:
             checkpoint.save(training.path, training.parameters, training.optimizers, state)

@@ -3,18 +3,24 @@
 import argparse
 import io
 import operator
+import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import Field, field, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
+from retro.run import loading
 from retro.run.device import keep_memory
 from retro.run.printable import visible
 
 Config = TypeVar("Config", bound=Any)  # a script's dataclass of settings
 COMPARISONS = {"low": operator.ge, "high": operator.le, "above": operator.gt}
+# bounds of counts: tasks, reflections, samples
+FROM_0, FROM_1 = dict[str, Any](low=0, high=10**6), dict[str, Any](low=1, high=10**6)
 LARGEST = 10**18  # that a number may be for which nothing is said: a seed has 64 bits
+OUT_OF_MEMORY = re.compile("allocate memory|out of memory", re.IGNORECASE)
 KINDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text", bool: "a switch"}
 METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT"}
 
@@ -69,6 +75,8 @@ def check(one: Field, value: Any) -> None:
         raise ValueError(f"{name} is {value!r:.100}: must be one of {', '.join(choices)}")
     if not choices and type(value) not in ((int, float) if one.type is float else (one.type,)):
         raise ValueError(f"{name} is {value!r:.100}: must be {KINDS[one.type]}")
+    if one.type is str and one.default and not value:
+        raise ValueError(f"{name} is '': must be a text that is not empty")
     if one.type in (int, float):
         kept = all(compare(value, bounds[side]) for side, compare in COMPARISONS.items()
                    if bounds[side] is not None)  # fmt: skip
@@ -94,6 +102,8 @@ def run_script(main: Callable[[Config], None], config: Config, left: str = "") -
     what Ctrl-C leaves behind.
     """
     keep_memory()
+    if signal.getsignal(signal.SIGINT) is loading.end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that is no UTF-8 ends no work
     try:
@@ -101,15 +111,27 @@ def run_script(main: Callable[[Config], None], config: Config, left: str = "") -
     except KeyboardInterrupt:
         fail(f"interrupted{left_behind(config, left)}", 130)
     except FloatingPointError as error:
-        fail(f"training broke down: {error}; the last checkpoint is whole", 1)
+        whole = "; the last checkpoint is whole" if checkpoint_of(config).exists() else ""
+        fail(f"training broke down: {error}{whole}", 1)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
+            raise
+        fail(f"out of memory: {error}".removesuffix(": "), 1)
     except (ValueError, OSError) as error:
-        fail(error)
+        spent = str(error).startswith("budget spent")  # the rest is mended before work begins
+        fail(f"{error}{left_behind(config, '') * spent}")
 
 def left_behind(config: Any, left: str) -> str:
     """`left`, or how a run with a checkpoint goes on, behind the reason for an end."""
-    if hasattr(config, "resume") and (Path(config.run_dir) / "checkpoint").exists():
+    if hasattr(config, "resume") and checkpoint_of(config).exists():
         left = "--resume goes on from the last checkpoint"
     return f"; {left}" if left else ""
+
+def checkpoint_of(config: Any) -> Path:
+    """Where train.py or pretraining with these settings has its checkpoint."""
+    if hasattr(config, "checkpoint_minutes"):
+        return Path(config.out) / "pretrain.state"
+    return Path(getattr(config, "run_dir", "")) / "checkpoint"
 
 def fail(message: object, status: int = 2) -> NoReturn:
     """End the program with one line on stderr."""

@@ -18,7 +18,8 @@ from safetensors.torch import save
 
 MAP_BYTES = 1 << 25  # of a file that are mapped at a time
 SCRATCH = ".retro-scratch"  # ends the name of what is being written; a kill may leave it behind
-MODEL_FILES = (".json", ".safetensors", ".tiktoken")
+MODEL_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+               "chat_template.jinja", "chat_template.json", "*.tiktoken", "model*.safetensors*")
 
 @contextmanager
 def named(path: str | Path) -> Iterator[None]:
@@ -75,8 +76,8 @@ def hash_of(path: Path, digest: Any = None) -> str:
 def fingerprint(folder: str | Path) -> str:
     """SHA-256 of a model's folder: its weights, its settings and its tokenizer."""
     digest = hashlib.sha256()
-    for path in sorted(Path(folder).iterdir()):
-        if path.suffix in MODEL_FILES and path.is_file():
+    for path in sorted({path for name in MODEL_FILES for path in Path(folder).glob(name)}):
+        if path.is_file():
             digest.update(f"{path.name} {path.stat().st_size} ".encode())
             hash_of(path, digest)
     return digest.hexdigest()

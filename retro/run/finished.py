@@ -8,7 +8,7 @@ from pathlib import Path
 
 from retro.run import checkpoint
 from retro.run.files import JsonLines, read_json
-from retro.run.folder import MODELS, check_left, refuse_other
+from retro.run.folder import FREE, MODELS, RESULTS, check_left, refuse_other
 
 NUMBER = (int, float)
 # settings that readers of a run need
@@ -34,9 +34,14 @@ def read_run(path: str | Path, *needed: str) -> dict:
         return settings
     state = checkpoint.read(path / "checkpoint")[1]
     known = state.get("settings", {})  # a model's folder may have another name: see its hash
-    refuse_other(path / "config.json", settings,
-                 {k: v for k, v in known.items() if k not in MODELS})  # fmt: skip
+    refuse_other(path / "config.json", known,
+                 {k: settings.get(k) for k in known if k not in (*MODELS, *FREE)})  # fmt: skip
     check_left(path, state, settings)
+    written = {name.split("/")[0] for name in state.get("sealed", {})}
+    for name in RESULTS[:-1]:  # results.json is written at the end, and nothing reads it
+        if (path / name).exists() and name not in written:
+            raise ValueError(f"{path / name}: is not of this run, or the run has not come to its "
+                             "end; --resume goes on with it")  # fmt: skip
     for name, mark in state.get("files", {}).items():
         JsonLines(path / f"{name}.jsonl").check(mark)
     return settings

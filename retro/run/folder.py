@@ -21,6 +21,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -49,8 +50,11 @@ except ImportError:  # Windows: two runs in one folder go unnoticed there
     fcntl = None  # type: ignore[assignment]
 
 PACKAGES = ("torch", "numpy", "tiktoken", "regex", "safetensors")
-FREE = ("run_dir", "resume")  # settings that a resumed run may change
+FREE = ("run_dir", "resume", "max_requests", "max_tokens", "timeout", "concurrency",
+        "answers")  # settings that a resumed run may change: no result depends on them
 ROWS = ("metrics", "replay", "failed")
+RESULTS = ("sft", "adapter", "reward", "choices.json", "results.json")
+PARTS = ("adapter_config.json", "adapter_model.safetensors", "head.safetensors")  # of folders there
 MODELS = ("base", "reflector", "actor")  # settings that name a model's folder
 
 class RunFolder:
@@ -80,8 +84,7 @@ class RunFolder:
             write_json(self.path / "trained_on.json", {"hashes": trained_on})
             for name, file in self.files.items():
                 file.restore(self.state.get("files", {}).get(name, file.mark))
-            self.save("trained_on.json")
-        processes.barrier()
+        self.save("trained_on.json")
 
     def open(self, config: Any, settings: dict) -> None:
         """Make the folder, or check that it is the one to resume and that no process is in it."""
@@ -91,17 +94,20 @@ class RunFolder:
         make_folder(path)
         self.lock = lock(path)
         rows = [file.path for file in self.files.values()]
-        begun = [file for file in (started, path / "checkpoint", *rows) if file.exists()]
+        results = [path / name for name in RESULTS]
+        all_files = (started, path / "checkpoint", *rows, *results, path / "trained_on.json")
+        begun = [file for file in all_files if file.exists()]
         if begun and not config.resume:
             raise ValueError(f"{path}: holds a run already ({begun[0].name} is there); --resume "
                              "continues it, --run-dir names another")  # fmt: skip
         if config.resume:
             refuse_other(started, read_json(started), settings)
             lost = [file for file in rows if file.exists() and file.stat().st_size]
+            lost += [file for file in results if file.exists()]
             if lost and not (path / "checkpoint").exists():
-                raise ValueError(f"{path / 'checkpoint'}: is gone, but {lost[0].name} has rows: "
+                raise ValueError(f"{path / 'checkpoint'}: is gone, but {lost[0].name} is there: "
                                  "put it back, or start a new run")  # fmt: skip
-            for folder in (path, *(path / name for name in ("sft", "adapter", "reward"))):
+            for folder in (path, *results[:3]):
                 for scratch in folder.glob(f".*{SCRATCH}"):  # of a write that a kill cut short
                     if scratch.is_file():
                         scratch.unlink()
@@ -124,15 +130,17 @@ class RunFolder:
 
     def save(self, *written: str, **state: Any) -> None:
         """Checkpoint: the weights, the optimiser, `state`, how far each file is, and hashes of the
-        files and folders that were `written` now.
+        files and folders that were `written` now. No process goes on before it is on the disk.
         """
         self.state |= state
         if self.processes.is_main:
             for path in (self.path / name for name in written):
-                for file in sorted(path.glob("[!.]*")) if path.is_dir() else [path]:
+                files = [path / part for part in PARTS] if path.is_dir() else [path]
+                for file in filter(Path.is_file, files):  # not what a user has put beside them
                     self.state["sealed"][file.relative_to(self.path).as_posix()] = hash_of(file)
             self.state["files"] = {name: file.mark for name, file in self.files.items()}
             checkpoint.save(self.path / "checkpoint", self.weights, [self.optimizer], self.state)
+        self.processes.barrier()
 
 def hashes(settings: dict) -> dict[str, str]:
     """By role, the hash of each model's folder that the settings name."""
@@ -159,18 +167,22 @@ def check_left(path: Path, state: dict, settings: dict) -> None:
 
 def lock(folder: Path) -> TextIO:
     """The folder's lock, held until this process ends; ValueError if another process holds it."""
-    file = (folder / "lock").open("a+")
+    opener = lambda path, flags: os.open(path, flags | os.O_CREAT, 0o666)
+    file = open(folder / "lock", "r+", opener=opener)
     try:
         if fcntl:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        file.seek(0)
-        holder = file.read().strip()
+        for _ in range(100):  # who has just made it is about to write its id
+            file.seek(0)
+            if holder := file.readline().strip():
+                break
+            time.sleep(0.01)
         file.close()
         raise ValueError(f"{folder}: process {holder} is running here; let it end first") from None
     with named(file.name):
-        file.truncate(0)
         print(os.getpid(), file=file, flush=True)
+        file.truncate()  # of a longer id from before: the file is never empty
     return file
 
 def versions(processes: int) -> dict[str, str | int | None]:

@@ -32,7 +32,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from retro.run.cli import Config, error_line, left_behind, run_script
+from retro.run.cli import Config, error_line, fail, left_behind, run_script
 from retro.run.device import pick_device
 
 R = TypeVar("R")
@@ -40,6 +40,7 @@ MAX_PROCESSES = 4  # that `launch` starts; more were not tried
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 ENDS = [getattr(signal, name, signal.SIGINT) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
 GRACE = 0.3  # seconds in which the first process may end by itself, before it is ended
+REASON = 3  # status of another process that ends in words, as all do at once: a collapse
 PR_SET_PDEATHSIG = 1  # Linux's prctl.h
 
 @dataclass(frozen=True)
@@ -132,8 +133,11 @@ def launch(main: Callable[[Config], None], config: Config, *counts: int, left: s
             size = max(n for n in sizes if all(count % n == 0 for count in counts))
             if size > 1:
                 torch.set_num_threads(threads // size)
-            for rank in range(1, size):
-                watch.others.append(Other(script, rank, size))
+            try:
+                for rank in range(1, size):
+                    watch.others.append(Other(script, rank, size))
+            except OSError as error:
+                fail(f"no other process can be started ({error}); OMP_NUM_THREADS=1 needs none")
             watch.start()
             if size > 1:
                 _launched = Processes(0, size, tuple(other.link for other in watch.others))
@@ -151,8 +155,10 @@ class Other:
         processes = Processes(rank, size, (its,))
         self.process = context.Process(target=self.run, args=(script, processes, os.getpid()))
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)  # until `run` is ready for them
-        self.process.start()
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         its.close()  # or its end would go unnoticed
 
     def run(self, script: Callable[[], None], processes: Processes, first: int) -> None:
@@ -170,18 +176,24 @@ class Other:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)
         _launched = processes
-        script()
+        try:
+            script()
+        except SystemExit as end:
+            if not isinstance(end.code, str):
+                raise
+            print(end.code, file=sys.stderr)
+            sys.exit(REASON)
 
-    def why(self) -> tuple[str, int]:
+    def why(self, left: Callable[[], str]) -> tuple[str, int]:
         """How it ended, with the last line that it wrote, and the status for the first process."""
         self.errors.seek(0)
         lines = self.errors.read().decode(errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         last, status = last.removeprefix("error: "), self.process.exitcode or 0
-        if status == 2:  # what the user can mend
-            return last, 2
+        if status in (2, REASON):  # what the user can mend, or has to know
+            return last, 2 if status == 2 else 1
         how = f"was ended by {signal.Signals(-status).name}" if status < 0 else "has ended"
-        return f"{self.name} {how}{': ' * bool(last)}{last}", 1
+        return f"{self.name} {how}{': ' * bool(last)}{last}{left()}", 1
 
 class Watch(threading.Thread):
     """Inside, a signal of ENDS or the death of another process ends this one, in one line. A thread
@@ -222,19 +234,21 @@ class Watch(threading.Thread):
                 if not isinstance(one, int):  # a signal, or the end of `launch`
                     if (number := self.hears.recv(1)[0]) in ENDS:
                         why = f"ended by {signal.Signals(number).name}"
-                        self.end("interrupted" if number == signal.SIGINT else why, 128 + number)
+                        why = "interrupted" if number == signal.SIGINT else why
+                        self.end(why + self.left(), 128 + number)
                     continue
                 other = others.pop(one)
                 other.process.join()
-                if other.process.exitcode and not self.over.wait(GRACE):
-                    self.end(*other.why())
+                code = other.process.exitcode
+                if code and not self.over.wait(GRACE * (10 if code == REASON else 1)):
+                    self.end(*other.why(self.left))
 
     def end(self, why: str, status: int) -> None:
         flushing = threading.Thread(target=flush, daemon=True)
         flushing.start()
         flushing.join(GRACE)  # the reader of a full pipe may never come
         try:
-            os.write(2, f"\n{error_line(why + self.left() * (status != 2))}\n".encode())
+            os.write(2, f"\n{error_line(why)}\n".encode())
         finally:  # also where nobody reads it, as when a terminal is closed
             os._exit(status)
 
