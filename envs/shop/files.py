@@ -79,14 +79,15 @@ def load(products: str | Path, goals: str | Path | None,
         except BROKEN as error:
             raise ValueError(f"{products}: product {i} is broken ({error!r})") from None
     tasks, everything = [], list(shown.values())
+    made = [item for asin, item in shown.items() if isinstance(asked.get(asin), dict)]
+    if sum(math.prod(map(len, item["options"].values())) for item in made) > MADE_GOALS:
+        raise ValueError(f"{goals}: more than {MADE_GOALS} combinations of options to make goals "
+                         "of; name fewer products")  # fmt: skip
     for asin, item in shown.items():
         try:
             tasks += _tasks(item, asked.get(asin), everything)
         except BROKEN as error:
             raise ValueError(f"{goals}: the goal of {asin} is broken ({error!r})") from None
-        if isinstance(asked.get(asin), dict) and len(tasks) > MADE_GOALS:
-            raise ValueError(f"{goals}: more than {MADE_GOALS} combinations of options to make "
-                             "goals of; name fewer products")  # fmt: skip
     if not tasks:
         raise ValueError(f"{goals}: no goal for any product of {products}")
     return tasks

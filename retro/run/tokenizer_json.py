@@ -14,6 +14,7 @@ Refused: sentencepiece, unigram, several splits, a prefix space. `retro/tokenize
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -352,6 +353,7 @@ def as_tokenizer_json(ranks: dict[bytes, int], pattern: str, special: dict[str, 
     return {"version": "1.0", "added_tokens": added, "normalizer": None, "pre_tokenizer": steps,
             "post_processor": None, "decoder": level, "model": model}  # fmt: skip
 
+@cache
 def check_pattern(pattern: str) -> None:
     """ValueError if it is no regular expression, too large or too slow a one (its time grows as
     the square of a text), or one that cuts an empty pre-token out of common text: tiktoken breaks
