@@ -120,8 +120,6 @@ def read(tmp_path, lm, rating_range=(-1.0, 1.0), kind="delta", **changes):
     ({"task_id": "a\n"}, r"task_id 'a\\n' is not printable"),
     ({"response": ["x" * 10**6]}, r"response is \['xxx"),
     ({"prompt": "\n"}, "prompt is empty"),
-    ({"response": ""}, "response is empty"),
-    ({"response": " \n\n"}, "response is empty"),
     ({"env": ""}, "env is empty"),
     ({"task_id": " "}, "task_id is empty"),
 ])  # fmt: skip
@@ -157,6 +155,11 @@ def test_a_success_has_all_of_the_return(tiny_lm, tmp_path):
         path.write_text(json.dumps(row(0) | changes) + "\n")
         with pytest.raises(ValueError, match=r"b.jsonl:1: rating .*\(--rating success\)"):
             read_buffer(path, (0.0, 1.0), tiny_lm, "success")
+
+@pytest.mark.parametrize("response", ["", " \n\n"])
+def test_a_blank_response_is_a_row(tiny_lm, tmp_path, response):
+    """A run's own replay.jsonl has such rows: what a reflector wrote is rated, also nothing."""
+    assert read(tmp_path, tiny_lm, response=response)[1].response == " \n"
 
 def test_blank_lines_at_the_end_of_a_buffer_are_no_rows(tiny_lm, tmp_path):
     path, line = tmp_path / "b.jsonl", json.dumps(row(0))

@@ -22,7 +22,7 @@ def check_row(row: dict[str, Any], rating_range: tuple[float, float], kind: str)
     for field, (low, high) in ranges.items():
         if not low <= row[field] <= high:  # so it is with NaN
             raise ValueError(f"{field} {row[field]!r:.20}: must be in [{low}, {high}]")
-    for field in ("env", "task_id", "prompt", "response"):
+    for field in ("env", "task_id", "prompt"):  # a response may be: models write such
         if not row[field].strip():
             raise ValueError(f"{field} is empty")
         if field in ("env", "task_id") and not row[field].isprintable():
