@@ -33,7 +33,7 @@ def check_ids(ids: Iterable[str], path: str | os.PathLike) -> None:
 def read_json(path: str | os.PathLike) -> Any:
     """The content of a JSON file; if there is none, ValueError with path and reason in one line."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        return json.loads(Path(path).read_bytes())  # UTF-8 or, with a mark, UTF-16
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested too deeply

@@ -153,9 +153,10 @@ def group_advantages(rewards: Tensor, groups: Tensor, response_mask: Tensor) -> 
     scores = clear_padding(rewards, response_mask).sum(1)  # (B,)
     not_empty = response_mask.bool().any(1)  # (B,) an empty response does not count in its group
     same = ((groups[:, None] == groups) & not_empty).to(scores)  # (B, B) [i, j]: j is in i's group
-    n = same.sum(1)  # (B,)
-    above = ((scores[:, None] - scores) * same).sum(1)  # (B,) exactly 0 where all scores are equal
-    advantages = above / (n - 1).clamp(min=1)  # (B,)
+    gaps = scores[:, None] - scores  # (B, B), exactly 0 where they are only rounding
+    rounding = 8 * torch.finfo(scores.dtype).eps * (1 + torch.hypot(scores[:, None], scores))
+    above = (torch.where(gaps.abs() <= rounding, 0.0, gaps) * same).sum(1)  # (B,)
+    advantages = above / (same.sum(1) - 1).clamp(min=1)  # (B,)
     return clear_padding(advantages[:, None].expand_as(rewards), response_mask)
 
 def variance(tensor: Tensor, response_mask: Tensor,
@@ -169,9 +170,7 @@ def variance(tensor: Tensor, response_mask: Tensor,
     return mean, torch.where(squares <= rounding, 0.0, squares)
 
 def whiten(advantages: Tensor, response_mask: Tensor, all_reduce: AllReduce = identity) -> Tensor:
-    """Shift to mean 0 and scale to variance 1 over the chosen tokens; all 0 where they are equal
-    but for rounding. (B, R) -> (B, R).
-    """
+    """Mean 0 and variance 1 over the chosen tokens; all 0 where they are equal but for rounding."""
     mean, spread = variance(advantages, response_mask, all_reduce)
     centred = clear_padding(advantages - mean, response_mask)
     return centred * torch.where(spread == 0, 0.0, torch.rsqrt(spread + 1e-8))

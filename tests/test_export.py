@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_pretrained import FAMILIES, their_model
-from tiny import largest_gap, random_ids
+from tiny import largest_gap, random_ids, tiny_gpt
 
 from retro import tokenizer
 from retro.interop.export import Config, main
@@ -64,6 +64,21 @@ def test_base_and_adapter_in_peft(tmp_path, family):
     back = GPT.from_pretrained(tmp_path / "out/base")
     load_adapter(back, tmp_path / "theirs")
     assert torch.equal(back(ids), ours(ids))
+
+def test_a_base_of_too_many_positions_is_exported_as_it_was_trained(tmp_path):
+    """With --context; the exported model keeps its own number of positions."""
+    base = tmp_path / "base"
+    tiny_gpt(dtype=torch.float32, vocab_size=300).save_pretrained(base)
+    bpe.train([TEXT], 300).save(base)
+    trained_run(tmp_path, base)
+    for name, more in (("config.json", {"context": 64}), ("base/config.json", {})):
+        settings = json.loads((tmp_path / name).read_text())
+        more = more or {"max_position_embeddings": 10_000_000}
+        (tmp_path / name).write_text(json.dumps(settings | more))
+    for merge, name in ((False, "parts/base"), (True, "merged")):
+        out = tmp_path / name.split("/")[0]
+        main(Config(run_dir=str(tmp_path), out=str(out), merge=merge))
+        assert read_json(tmp_path / name / "config.json")["max_position_embeddings"] == 10_000_000
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "llama, old names", "qwen2"])

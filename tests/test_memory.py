@@ -120,6 +120,8 @@ def read(tmp_path, lm, rating_range=(-1.0, 1.0), kind="delta", **changes):
     ({"task_id": "a\n"}, r"task_id 'a\\n' is not printable"),
     ({"response": ["x" * 10**6]}, r"response is \['xxx"),
     ({"prompt": "\n"}, "prompt is empty"),
+    ({"env": ""}, "env is empty"),
+    ({"task_id": " "}, "task_id is empty"),
 ])  # fmt: skip
 def test_a_line_that_is_not_as_documented_is_refused_with_its_number(
     tiny_lm, tmp_path, changes, message
@@ -131,7 +133,7 @@ def test_a_line_that_is_not_as_documented_is_refused_with_its_number(
 @pytest.mark.parametrize("kind, rating_range, right, wrong", [
     ("delta", (-1.0, 1.0), (0.5, 0.501, 0.499), (0.49, 0.0)),  # the returns are .5 and 1
     ("next", (0.0, 1.0), (1.0,), (0.5,)),
-    ("success", (0.0, 1.0), (1.0, 0.0), (1.1, -0.1)),
+    ("success", (0.0, 1.0), (1.0, 0.0), (1.1, -0.1, 0.37)),
 ])  # fmt: skip
 def test_a_rating_is_what_the_returns_give(
     tiny_lm, tmp_path, kind, rating_range, right, wrong
@@ -145,6 +147,28 @@ def test_a_rating_is_what_the_returns_give(
     for rating in wrong:
         with pytest.raises(ValueError, match="b.jsonl:1: rating"):
             rated(rating)
+
+def test_a_success_has_all_of_the_return(tiny_lm, tmp_path):
+    path = tmp_path / "b.jsonl"
+    for rating, next_return in ((1, 0.9), (1.0, 0.0), (0.9, 0.9), (0.5, 1.0)):
+        changes = {"rating": rating, "next_return": next_return}
+        path.write_text(json.dumps(row(0) | changes) + "\n")
+        with pytest.raises(ValueError, match=r"b.jsonl:1: rating .*\(--rating success\)"):
+            read_buffer(path, (0.0, 1.0), tiny_lm, "success")
+
+@pytest.mark.parametrize("response", ["", " \n\n"])
+def test_a_blank_response_is_a_row(tiny_lm, tmp_path, response):
+    """A run's own replay.jsonl has such rows: what a reflector wrote is rated, also nothing."""
+    assert read(tmp_path, tiny_lm, response=response)[1].response == " \n"
+
+def test_blank_lines_at_the_end_of_a_buffer_are_no_rows(tiny_lm, tmp_path):
+    path, line = tmp_path / "b.jsonl", json.dumps(row(0))
+    for end in ("", "\n", "\n\n", "\r\n \n\n"):
+        path.write_text(line + end)
+        assert len(read_buffer(path, (-1.0, 1.0), tiny_lm)) == 1
+    path.write_text(f"{line}\n\n{line}\n")  # elsewhere, something may be gone
+    with pytest.raises(ValueError, match="b.jsonl:2: not JSON"):
+        read_buffer(path, (-1.0, 1.0), tiny_lm)
 
 def test_a_response_and_its_prompt_fit_into_any_context_that_holds_the_frame(tiny_chat):
     lm = open_model(str(tiny_chat), torch.device("cpu"), False)

@@ -111,6 +111,28 @@ def test_equal_scores_have_no_group_advantage_and_explain_nothing():
     assert not group_advantages(scores, torch.arange(12) // 6, mask).any()
     assert explained_variance(1e-3 * torch.rand(12, 1, generator=seeded()), scores, mask) == 0.0
 
+@pytest.mark.parametrize("value", [0.7, -0.1, 1 / 3, 1e-9, 1234.5, -20.0])
+def test_scores_equal_but_for_rounding_have_no_group_advantage(value):
+    """.3 has three values in float32 as a difference of tenths, which AdamW made whole steps of."""
+    groups, mask = torch.arange(12) % 3, torch.ones(12, 1)
+    scores = value + 1e-7 * max(1, abs(value)) * torch.rand(12, 1, generator=seeded())
+    assert not group_advantages(scores, groups, mask).any()
+    tenths = torch.arange(11) / 10
+    gaps = torch.stack([a - b for a in tenths for b in tenths if abs(a - b - 0.3) < 1e-3])
+    assert len(gaps.unique()) > 1
+    same = torch.zeros(len(gaps), dtype=torch.long)
+    assert not group_advantages(gaps[:, None], same, torch.ones(len(gaps), 1)).any()
+
+@pytest.mark.parametrize("spread", [1.0, 1e-2, 1e-4])
+@pytest.mark.parametrize("offset", [0.0, -0.9, 7.0])
+def test_group_advantages_in_float32_are_those_in_float64(spread, offset):
+    groups, mask = torch.arange(12) % 3, torch.ones(12, 1)
+    scores = offset + spread * torch.rand(12, 1, generator=seeded())
+    exact = group_advantages(scores.double(), groups, mask.double())
+    assert exact.abs().max() > 0.1 * spread
+    got = group_advantages(scores, groups, mask).double()
+    torch.testing.assert_close(got, exact, rtol=0, atol=2e-6 * (1 + abs(offset)))
+
 # -- the losses ------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("advantage, ratio, loss, gradient", [

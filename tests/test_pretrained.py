@@ -70,6 +70,9 @@ def test_a_wrong_set_of_shards_is_refused_in_one_line(tmp_path):
     for text, message in {
         '{"weight_map": 3}': "weight_map is not an object",
         '{"weight_map": {"x": "b.safetensors"}}': "b.safetensors: no such file",
+        '{"weight_map": {"x": ""}}': "model.safetensors.index.json: '' is no file's name",
+        '{"weight_map": {"x": "a/.."}}': "model.safetensors.index.json: 'a/..' is no file's name",
+        '{"weight_map": {"x": "."}}': "model.safetensors.index.json: '.' is no file's name",
     }.items():
         index.write_text(text)
         with pytest.raises(ValueError, match=message):
@@ -108,6 +111,8 @@ CONTRADICTIONS = {
         f, rope_scaling={"type": "default", **LINEAR}),
     "rope_scaling.factor 2.0 and rope_parameters.factor 4.0": lambda f: changed(
         f, rope_scaling=LINEAR, rope_parameters=LINEAR | {"factor": 4.0}),
+    "original_max_position_embeddings 32 and rope_parameters.original_max": lambda f: changed(
+        f, original_max_position_embeddings=32, rope_parameters=LLAMA3),
     r"model_type 'llama' and architectures \['Qwen2ForCausalLM'\] contr": lambda f: changed(
         f, architectures=["Qwen2ForCausalLM"]),
     "model_type 'llama' and architectures 5 contradict": lambda f: changed(f, architectures=5),
@@ -136,6 +141,17 @@ def test_what_says_the_same_twice_is_accepted(tmp_path):
     theta = {"rope_theta": 10000.0}
     changed(tmp_path, rope_parameters=theta | {"type": "linear"}, layer_types=["full_attention"])
     assert torch.equal(GPT.from_pretrained(tmp_path)(ids), model(ids))
+
+def test_the_original_length_may_stand_beside_the_other_settings_of_positions(tmp_path):
+    ids, rest = random_ids(2, 30), dict(list(LLAMA3.items())[:-1])
+    tiny_gpt(dtype=torch.float32).save_pretrained(tmp_path)
+    plain = GPT.from_pretrained(tmp_path)(ids)
+    changed(tmp_path, original_max_position_embeddings=16)  # nothing scales: not read
+    assert torch.equal(GPT.from_pretrained(tmp_path)(ids), plain)
+    changed(tmp_path, rope_parameters=rest)  # as transformers reads it
+    beside = GPT.from_pretrained(tmp_path)(ids)
+    changed(tmp_path, rope_parameters=LLAMA3)
+    assert torch.equal(GPT.from_pretrained(tmp_path)(ids), beside) and not beside.equal(plain)
 
 def test_a_long_context_is_made_shorter(tmp_path):
     tiny_gpt(dtype=torch.float32).save_pretrained(tmp_path)

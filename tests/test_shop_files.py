@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,45 @@ def test_broken_files(tmp_path, files, message):
     with pytest.raises(ValueError, match=message) as error:
         Shop(**write(tmp_path, **files))
     assert "\n" not in str(error.value)
+
+def options(groups: int, values: int) -> dict:
+    named = [{"value": f"v{i}"} for i in range(values)]
+    return {"customization_options": {f"g{g}": named for g in range(groups)}}
+
+def made(**changes) -> dict:
+    return {"BAK73": ATTRIBUTES["BAK73"] | changes}
+
+MANY = [f"soft {i}" for i in range(301)]
+TOO_LARGE = {
+    "301 texts such as 'soft 0', at most 300": lambda: ([raw()], made(attributes=MANY)),
+    "of BAK73 .*301 texts": lambda: ([raw()], made(instruction_attributes=MANY)),
+    "101 groups of options, at most 100": lambda: ([raw(**options(101, 1))], made()),
+    "more than 10000 combinations": lambda: ([raw(**options(2, 101))], made()),
+    "more than 100000 combinations of options to make goals of": lambda: (
+        [raw(f"B{i}", **options(1, 9999)) for i in range(30)],
+        {f"B{i}": ATTRIBUTES["BAK73"] for i in range(30)}),
+    "has 10001 characters, at most 10000": lambda: ([raw()], made(instruction="w" * 10_001)),
+    "has 10001 characters, at most": lambda: (
+        [raw()], {"BAK73": [HUMAN["BAK73"][0] | {"instruction": "w" * 10_001}]}),
+    "of BAK73 .*101 texts such as 'red'": lambda: (
+        [raw()], {"BAK73": [HUMAN["BAK73"][0] | {"instruction_options": ["red"] * 101}]}),
+    "the price .* is not finite": lambda: ([raw(pricing="$" + "9" * 400)], made()),
+}  # fmt: skip
+
+@pytest.mark.parametrize("message", TOO_LARGE)
+def test_files_of_hostile_sizes_are_refused_in_a_short_time(tmp_path, message):
+    products, goals = TOO_LARGE[message]()
+    paths, started = write(tmp_path, products=products, goals=goals), time.process_time()
+    with pytest.raises(ValueError, match=message) as error:
+        Shop(**paths)
+    assert time.process_time() - started < 3 and len(str(error.value)) < 400
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_files_in_other_encodings_are_read(tmp_path, encoding):
+    paths = write(tmp_path, products=PRODUCTS, goals=HUMAN, attributes=ATTRIBUTES)
+    for path in map(Path, paths.values()):
+        path.write_bytes(path.read_text().encode(encoding))
+    assert len(Shop(**paths).loaded) == 1
 
 def test_missing_files(tmp_path):
     with pytest.raises(ValueError, match="cannot be read"):

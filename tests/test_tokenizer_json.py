@@ -300,17 +300,72 @@ CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}..."
         (None, TURNS["chatml"], None, "<|endoftext|>"),
     ],
 )
-@pytest.mark.parametrize("file", ["tokenizer_config.json", "chat_template.jinja"])
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "chat_template.jinja",
+                                  "chat_template.json"])  # fmt: skip
 def test_a_chat_template_makes_a_chat_model(tmp_path, template, special, kind, end, file):
     """Whatever the end token of its documents is."""
     trained(tmp_path, "gpt2", (*special, "<|endoftext|>"))
     if file.endswith("json"):
+        (tmp_path / file).touch()
+        (tmp_path / file).write_text((tmp_path / file).read_text() or "{}")
         change(tmp_path, file, chat_template=template)
     elif template:
         (tmp_path / file).write_text(str(template))
     coder = tokenizer.load(tmp_path)
     assert template_of(coder) == kind and coder.eos == coder.special_tokens[end]
     assert coder.special_tokens["<|endoftext|>"] in coder.answer_ends
+
+BOTH = (*TURNS["chatml"], *TURNS["llama3"], "<|endoftext|>")  # all marks are there as tokens
+
+@pytest.mark.parametrize("template, eos, end", [
+    ("{% for m in messages %}### {{ m.role }}:\n{{ m.content }}{% endfor %}", "<|im_end|>", None),
+    ("### Instruction:", "<|endoftext|>", None),
+    ("<\uff5cUser\uff5c>{{ m }}<\uff5cAssistant\uff5c>", "<|eot_id|>", None),
+    (CHATML + "<|start_header_id|>", "<|eot_id|>", None),  # which of the two?
+    (CHATML, "<|eot_id|>", "<|im_end|>"),
+    ("<|start_header_id|>..<|eot_id|>", "<|im_end|>", "<|eot_id|>"),
+    ("", "<|im_end|>", "<|im_end|>"),
+])  # fmt: skip
+def test_a_chat_template_is_known_by_the_marks_it_writes(tmp_path, template, eos, end):
+    """Not by the tokens that the vocabulary has, nor by the end token of its documents."""
+    trained(tmp_path, "gpt2", BOTH)
+    change(tmp_path, "tokenizer_config.json", chat_template=template, eos_token=eos)
+    if end is None:
+        with pytest.raises(ValueError, match="its chat_template is neither ChatML nor Llama 3's"):
+            tokenizer.load(tmp_path)
+    else:
+        assert tokenizer.load(tmp_path).eos == BOTH.index(end)
+
+def test_a_newer_file_s_template_counts_first(tmp_path):
+    """As in transformers: the jinja file, tokenizer_config.json, then chat_template.json."""
+    trained(tmp_path, "gpt2", BOTH)
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": "### Instruction"}))
+    change(tmp_path, "tokenizer_config.json", chat_template=CHATML)
+    assert tokenizer.load(tmp_path).eos == BOTH.index("<|im_end|>")
+    (tmp_path / "chat_template.jinja").write_text("<|start_header_id|>")
+    assert tokenizer.load(tmp_path).eos == BOTH.index("<|eot_id|>")
+
+def test_generation_config_counts_before_config(tmp_path):
+    """As in transformers. Where it lists no end, config.json's counts."""
+    trained(tmp_path, "gpt2")
+    ends = lambda: tokenizer.load(tmp_path).answer_ends
+    for name, listed in (("generation_config.json", [7]), ("config.json", 8)):
+        (tmp_path / name).write_text(json.dumps({"eos_token_id": listed}))
+    assert ends() == {0, 7}
+    for nothing in ({}, {"eos_token_id": None}, {"eos_token_id": []}):
+        (tmp_path / "generation_config.json").write_text(json.dumps(nothing))
+        assert ends() == {0, 8}
+
+@pytest.mark.parametrize("pattern", [
+    r"(?:\s+)+(?!\s|x)|\s|\S", r"(?:\p{L}+)+(?!\p{L}|7)|\s|\S", r"(?:7+)+(?=!)|\s|\S",
+])
+def test_a_pattern_that_never_ends_is_refused(tmp_path, pattern):
+    trained(tmp_path, "gpt2")
+    split_by(pattern)(tmp_path)
+    started = time.process_time()
+    with pytest.raises(ValueError, match="pattern .* is too slow"):
+        tokenizer.load(tmp_path)
+    assert time.process_time() - started < 6
 
 def swap_merges(folder):
     merges = json.loads((folder / "tokenizer.json").read_text())["model"]["merges"]
@@ -357,6 +412,25 @@ BROKEN = {
         f, "tokenizer_config.json", added_tokens_decoder={"7": {"content": "<x>"}}),
     r"32770 added tokens, at most 32768": add(
         *(added(f"<{i}>", 361 + i) for i in range(32769))),
+    r"98305 added tokens, at most 98304 are known here": add(
+        *(added(f"<{i}>", 361 + i, special=True) for i in range(98304))),
+    r"4001 added tokens, at most 32768 of 262144 characters together": add(
+        *(added(f"<{i}>" + "x" * 70, 361 + i) for i in range(4000))),
+    r"its vocabulary is {}, expected tokens": lambda f: change(f, model__vocab={}),
+    r"its vocabulary is \[\['a', -1.5\]\], ex": lambda f: change(f, model__vocab=[["a", -1.5]]),
+    r"the id of 'a' is '7', expected": lambda f: change(f, model__vocab__a="7"),
+    r"the merge 'a b c' is not of two tokens": lambda f: change(f, model__merges=["a b c"]),
+    r"the merge \['a'\] is not of two tokens": lambda f: change(f, model__merges=[["a"]]),
+    r"the merge 5 is not of two tokens": lambda f: change(f, model__merges=[5]),
+    r"the merge '\^' '~' makes no token of the vocabulary": lambda f: change(
+        f, model__merges=[["^", "~"]]),
+    r"unk_token '<unk>' is not in the vocabulary": lambda f: change(f, model__unk_token="<unk>"),
+    r"pre_tokenizer \[None\] \[None\] is not known": lambda f: change(
+        f, pre_tokenizer={"type": "Sequence", "pretokenizers": []}),
+    r"eos_token \['</s>'\] is not among": lambda f: change(
+        f, "tokenizer_config.json", eos_token=["</s>"]),
+    r"eos_token None is not among": lambda f: change(
+        f, "tokenizer_config.json", eos_token={"id": 3}),
     r"fuse_unk is True": lambda f: change(f, model__fuse_unk=True, model__unk_token="<|end|>"),
     r"its chat_template is neither ChatML nor Llama 3's": lambda f: change(
         f, "tokenizer_config.json", chat_template="[INST]"),

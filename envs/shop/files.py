@@ -18,8 +18,11 @@ from typing import Any
 from envs.tasks import check_split, read_json
 
 MAX_STEPS = 15  # the ReAct agent's longest recorded trial
-COMBINATIONS = 10_000  # of a product's options, at most; the reward compares texts word by word
+# at most: combinations of a product's options, goals made for a file's products, attributes of a
+# product or goal, groups of options; the reward compares texts word by word
+COMBINATIONS, MADE_GOALS, ATTRIBUTES, GROUPS = 10_000, 100_000, 300, 100
 LONGEST = 500  # characters of an option or an attribute, at most
+LONGEST_INSTRUCTION = 10_000
 BROKEN = (KeyError, TypeError, AttributeError, ValueError)  # what a broken row raises
 
 def product(raw: dict, attributes: list[str]) -> dict:
@@ -29,19 +32,21 @@ def product(raw: dict, attributes: list[str]) -> dict:
     """
     pricing = raw.get("pricing") or "$100.0"
     prices = [float(re.sub(r"[^\d.]", "", price)) for price in pricing.split("$")[1:3]]
-    if not prices:
-        raise ValueError(f"the price {pricing!r} has no $")
+    if not prices or not all(map(math.isfinite, prices)):
+        raise ValueError(f"the price {pricing!r:.60} has no $ or is not finite")
     bullets = raw["small_description"]
     bullets = bullets if isinstance(bullets, list) else [bullets or ""]
     texts = [raw[field] for field in ("asin", "name", "category", "query", "product_category")]
     description = raw["full_description"] or ""
     _check_texts([*texts, description, *bullets], None)
-    _check_texts(attributes)
+    _check_texts(attributes, most=ATTRIBUTES)
     options = {
         group.lower(): [v["value"].strip().replace("/", " | ").lower() for v in values]
         for group, values in (raw["customization_options"] or {}).items()
         if values is not None
     }
+    if len(options) > GROUPS:
+        raise ValueError(f"{len(options)} groups of options, at most {GROUPS}")
     _check_texts([value for values in options.values() for value in values])
     return {
         "asin": raw["asin"], "name": raw["name"], "category": raw["category"],
@@ -74,6 +79,10 @@ def load(products: str | Path, goals: str | Path | None,
         except BROKEN as error:
             raise ValueError(f"{products}: product {i} is broken ({error!r})") from None
     tasks, everything = [], list(shown.values())
+    made = [item for asin, item in shown.items() if isinstance(asked.get(asin), dict)]
+    if sum(math.prod(map(len, item["options"].values())) for item in made) > MADE_GOALS:
+        raise ValueError(f"{goals}: more than {MADE_GOALS} combinations of options to make goals "
+                         "of; name fewer products")  # fmt: skip
     for asin, item in shown.items():
         try:
             tasks += _tasks(item, asked.get(asin), everything)
@@ -99,6 +108,7 @@ def _tasks(item: dict, asked: object, products: list[dict]) -> list[dict]:
     """The tasks of a product. `asked`: a list of goals by people, or a dict to make goals from."""
     made, goals = isinstance(asked, dict), asked if isinstance(asked, list) else []
     if isinstance(asked, dict) and asked.get("instruction") is not None:
+        _check_texts([asked["instruction"]], LONGEST_INSTRUCTION)
         groups = dict(sorted(item["options"].items()))
         if math.prod(map(len, groups.values())) > COMBINATIONS:
             raise ValueError(f"more than {COMBINATIONS} combinations of options")
@@ -113,9 +123,10 @@ def _tasks(item: dict, asked: object, products: list[dict]) -> list[dict]:
         attributes = goal["instruction_attributes"]
         if not attributes:  # WebShop leaves such goals out too
             continue
-        _check_texts(attributes)
+        _check_texts([goal["instruction"]], None if made else LONGEST_INSTRUCTION)
+        _check_texts(attributes, most=ATTRIBUTES)
         options = goal["instruction_options"]
-        _check_texts([*options.values()] if isinstance(options, dict) else options)
+        _check_texts([*options.values()] if isinstance(options, dict) else options, most=GROUPS)
         limit, text = 1_000_000.0, ""  # no limit
         if len(above) >= 2:
             number = 0 if made else i  # goals made for one product share a limit
@@ -129,12 +140,14 @@ def _tasks(item: dict, asked: object, products: list[dict]) -> list[dict]:
                       "products": products, "goal": task_goal, "instruction": wanted + text})
     return tasks
 
-def _check_texts(values: object, longest: int | None = LONGEST) -> None:
-    """TypeError unless it is a list of texts; ValueError on one that is too long."""
+def _check_texts(values: object, longest: int | None = LONGEST, most: int | None = None) -> None:
+    """TypeError unless it is a list of texts; ValueError on one too long, or on too many."""
     if not isinstance(values, list) or not all(isinstance(text, str) for text in values):
         raise TypeError(f"{values!r} is not a list of texts"[:200])
     if longest and (long := [text for text in values if len(text) > longest]):
         raise ValueError(f"{long[0]:.30}... has {len(long[0])} characters, at most {longest}")
+    if most and len(values) > most:
+        raise ValueError(f"{len(values)} texts such as {values[0]!r:.30}, at most {most}")
 
 def _read(path: str | Path, kind: type) -> Any:
     """A JSON file whose outermost value is a list or a dict."""

@@ -38,7 +38,7 @@ def main(config: Config) -> None:
         raise ValueError(f"--out {config.out}: is there already and not an empty folder")
     if not (run / "adapter").is_dir():
         raise ValueError(f"{run / 'adapter'}: no such folder, the run has not come to its end")
-    model = GPT.from_pretrained(base)
+    model = GPT.from_pretrained(base, context=settings.get("context", 0))
     load_adapter(model, run / "adapter")  # what does not fit is not copied either
     # a folder that becomes `out` when it is whole; or, inside it, one whose parts move up
     stays = out.exists() and (out == Path.cwd() or os.path.ismount(out)
@@ -86,7 +86,8 @@ def copy_tokenizer(base: Path, out: Path) -> None:
     tokenizer = load(base)
     if isinstance(tokenizer, HFTokenizer):
         for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-                     "generation_config.json", "chat_template.jinja"):  # fmt: skip
+                     "generation_config.json", "chat_template.jinja",
+                     "chat_template.json"):  # fmt: skip
             if (base / name).exists():
                 copy(base / name, out / name)
         return

@@ -201,6 +201,8 @@ class JsonLines:
     def __iter__(self) -> Iterator[dict]:
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
+                if not line.strip() and not file.read().strip():  # blank lines at the end
+                    return
                 try:
                     row = json.loads(line)
                 except (ValueError, RecursionError) as error:

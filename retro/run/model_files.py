@@ -78,10 +78,11 @@ def one_family(found: dict) -> str:
     return family
 
 def one_rope(found: dict) -> dict:
-    """The settings of the rotary positions, which may stand in two objects, rope_theta beside them
-    too; ValueError where they contradict each other.
+    """The settings of the rotary positions, which may stand in two objects, two of them beside
+    these; ValueError where they contradict each other.
     """
-    said = [("rope_theta", found.get("rope_theta"))]  # (where it stands, value)
+    alone = ("rope_theta", "original_max_position_embeddings")
+    said = [(key, found.get(key)) for key in alone]  # (where it stands, value)
     for outer in ("rope_scaling", "rope_parameters"):
         rope = found.get(outer) or {}
         if not isinstance(rope, dict):
@@ -164,6 +165,8 @@ def read_checkpoint(folder: str | Path, device: torch.device | None = None,
         if not isinstance(shard_of, dict) or not all(isinstance(f, str) for f in shard_of.values()):
             raise ValueError(f"{index}: weight_map is not an object of tensors and their files")
         named = {(name, Path(file).name) for name, file in shard_of.items()}
+        if wrong_names := [shard_of[name] for name, file in named if file in ("", "..")]:
+            raise ValueError(f"{index}: {wrong_names[0]!r} is no file's name")
         files = [path.with_name(name) for name in sorted({name for _, name in named})]
     parts = {file.name: read_tensors(file, device, dtype) for file in files}
     found = {(name, file) for file, part in parts.items() for name in part}
@@ -219,7 +222,7 @@ def read_adapter(folder: str | Path, known_targets: Sequence[str]
     settings = read_json(path)
     for key in sorted(settings.keys() - ADAPTER_FREE):
         known = ADAPTER_KNOWN.get(key, OFF)
-        if settings[key] not in known:
+        if not any(type(settings[key]) is type(k) and settings[key] == k for k in known):
             allowed = " or ".join(map(repr, known))
             raise ValueError(f"{path}: {key} is {settings[key]!r}, only {allowed} is known here")
     asked: list[Any] = [settings.get(key) for key in ("r", "lora_alpha", "target_modules")]

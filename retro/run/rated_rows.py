@@ -22,11 +22,14 @@ def check_row(row: dict[str, Any], rating_range: tuple[float, float], kind: str)
     for field, (low, high) in ranges.items():
         if not low <= row[field] <= high:  # so it is with NaN
             raise ValueError(f"{field} {row[field]!r:.20}: must be in [{low}, {high}]")
-    for field in ("env", "task_id"):
-        if not row[field].isprintable():
+    for field in ("env", "task_id", "prompt"):  # a response may be: models write such
+        if not row[field].strip():
+            raise ValueError(f"{field} is empty")
+        if field in ("env", "task_id") and not row[field].isprintable():
             raise ValueError(f"{field} {row[field]!r:.100} is not printable")
-    if not row["prompt"].strip():
-        raise ValueError("prompt is empty")
+    if kind == "success" and row["rating"] not in (0, row["next_return"] == 1):
+        allowed = "0, or 1 where next_return is 1"
+        raise ValueError(f"rating {row['rating']!r:.20}: must be {allowed} (--rating success)")
     gain = row["next_return"] - (row["return"] if kind == "delta" else 0)
     if kind != "success" and abs(row["rating"] - gain) > ROUNDED:
         raise ValueError(f"rating {row['rating']!r:.20}, but by its returns {gain:.6g} "

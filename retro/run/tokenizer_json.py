@@ -14,6 +14,7 @@ Refused: sentencepiece, unigram, several splits, a prefix space. `retro/tokenize
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -31,7 +32,8 @@ DIGITS_GPT2 = r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\
 SAMPLE = "It's 12 o'clock;\n\n  go to (drawer 1)!\tÉ漢 "
 # characters and groups of a regular expression: nested ones compile in exponential time
 MAX_PATTERN, MAX_GROUPS = 4096, 12
-MAX_ADDED = 1 << 15  # added tokens where some are found in text
+MAX_ADDED = 1 << 15  # added tokens where some are looked for in text; in all 3 times as many
+MAX_LOOKED_FOR = 1 << 18  # their characters
 MAX_WORK = 1 << 25  # sum of the squares of the tokens' lengths in bytes
 # what Oniguruma (tokenizers), fancy-regex (tiktoken) and `regex` read alike; not so \w, ^, $, (?m:
 _ESCAPE = r"\\(?:[pP]\{\^?(?:[LMNPSZC][a-z]?|Han)\}|[sSdDrnt]|[^\w])"
@@ -55,20 +57,25 @@ class HFTokenizer:
     def __init__(self, folder: str | Path):
         path = Path(folder) / "tokenizer.json"
         settings, config = read_json(path), read_json(path.with_name("tokenizer_config.json"))
-        template = path.with_name("chat_template.jinja")
-        if template.exists():
-            config = config | {"chat_template": template.read_text("utf-8", "replace")}
+        older, newer = (path.with_name(f"chat_template.{kind}") for kind in ("json", "jinja"))
+        if older.is_file() and not config.get("chat_template"):
+            config["chat_template"] = read_json(older).get("chat_template")
+        if newer.is_file():
+            config["chat_template"] = newer.read_text("utf-8", "replace")
         try:
             self._read(settings, config)
             self._read_ends(settings, config, listed_ends(Path(folder)))
         except ValueError as error:  # Rust's errors have several lines
             raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
-        except (LookupError, TypeError, AttributeError) as error:
+        except (LookupError, TypeError, AttributeError, TimeoutError) as error:
             raise ValueError(f"{path}: is not a tokenizer.json ({error!r})") from error
 
     def _read(self, settings: dict, config: dict) -> None:
         model, added = settings["model"], settings.get("added_tokens") or []
+        if len(added) > 3 * MAX_ADDED:
+            raise ValueError(f"{len(added)} added tokens, at most {3 * MAX_ADDED} are known here")
         self.special_tokens = {token["content"]: token["id"] for token in added}
+        check_kind(model, self.special_tokens)
         check_added(model["vocab"], added, config.get("added_tokens_decoder") or {})
         self.pattern, covers = read_pattern(settings.get("pre_tokenizer"))
         check_pattern(self.pattern)
@@ -88,16 +95,12 @@ class HFTokenizer:
         self.finders = [finder(names) for names in self.names]
         self.vocab_size = 1 + max([*model["vocab"].values(), *self.special_tokens.values()])
         tokens = [*self.ranks.items(), *self.special_tokens.items()]
-        for name, i in tokens:
-            if not name or not isinstance(name, (str, bytes)):
-                raise ValueError(f"{name!r} is no token")
-            if type(i) is not int or not 0 <= i < 1 << 24:
-                raise ValueError(f"the id of {name!r} is {i!r}, expected 0..{(1 << 24) - 1}")
         if len({i for _, i in tokens}) < len(tokens):
             raise ValueError("two tokens have the same id")
         # tiktoken needs every byte: missing bytes get ids past the end, which never come out
         self.lacking = bytes(b for b in range(256) if bytes([b]) not in self.ranks)
-        unknown = model.get("unk_token")
+        if (unknown := model.get("unk_token")) not in (None, *model["vocab"]):
+            raise ValueError(f"unk_token {unknown!r} is not in the vocabulary")
         self.unknown = [] if unknown is None else [model["vocab"][unknown]]
         full = self.ranks | {bytes([b]): self.vocab_size + n for n, b in enumerate(self.lacking)}
         self.encoding = tiktoken.Encoding("pretrained", pat_str=self.cut, mergeable_ranks=full,
@@ -109,11 +112,11 @@ class HFTokenizer:
         names: dict[str, str | None] = {}
         for key in ("eos_token", "bos_token"):
             token = config.get(key)
-            name = names[key] = token["content"] if isinstance(token, dict) else token
-            if name is not None and name not in self.special_tokens:
+            name = names[key] = token.get("content") if isinstance(token, dict) else token
+            if token is not None and name not in [*self.special_tokens]:
                 raise ValueError(f"{key} {name!r} is not among the added tokens")
-        bos, eos = names["bos_token"], turn_end(config.get("chat_template"), self.special_tokens)
-        eos = names["eos_token"] if names["eos_token"] in TURNS or eos is None else eos
+        bos, end = names["bos_token"], turn_end(config.get("chat_template"), self.special_tokens)
+        eos = end or names["eos_token"]
         if eos is None:
             raise ValueError("tokenizer_config.json beside it names no eos_token")
         if lacking := [mark for mark in TURNS.get(eos, ()) if mark not in self.special_tokens]:
@@ -164,33 +167,33 @@ class HFTokenizer:
         return b"".join(self.words.get(i, b"") for i in ids).decode("utf-8", "replace")
 
 def listed_ends(folder: Path) -> list[int]:
-    """The end tokens that the model's other files list."""
-    ends: list[int] = []
+    """The end tokens that generation_config.json lists, or if it lists none config.json."""
     for path in (folder / "generation_config.json", folder / "config.json"):
         found = read_json(path).get("eos_token_id") if path.exists() else None
-        found = found if isinstance(found, list) else [found] * (found is not None)
-        if not all(type(i) is int for i in found):
+        ends: list = found if isinstance(found, list) else [found] * (found is not None)
+        if not all(type(i) is int for i in ends):
             raise ValueError(f"{path}: eos_token_id is {found!r:.100}, expected ids")
-        ends += found
-    return ends
+        if ends:
+            return ends
+    return []
 
 def turn_end(template: Any, special: dict[str, int]) -> str | None:
     """The token that ends a turn by a chat template: a text, or a list of named ones."""
     if not template:
         return None
-    known = [end for end, marks in TURNS.items() if {end, *marks} <= special.keys()]
-    known.sort(key=lambda end: TURNS[end][0] not in str(template))
-    if not known:
+    named = [end for end, marks in TURNS.items() if marks[0] in str(template)]
+    if len(named) != 1 or not {named[0], *TURNS[named[0]]} <= special.keys():
         raise ValueError("its chat_template is neither ChatML nor Llama 3's; without the template "
                          "it is a model that continues plain text")  # fmt: skip
-    return known[0]
+    return named[0]
 
 def finder(names: dict[str, int | None]) -> re.Pattern | None:
     """What finds the names in a text; None if they are all special."""
     if all(i is None for i in names.values()):
         return None
-    if len(names) > MAX_ADDED:
-        raise ValueError(f"{len(names)} added tokens, at most {MAX_ADDED} are looked for in a text")
+    if len(names) > MAX_ADDED or sum(map(len, names)) > MAX_LOOKED_FOR:
+        most = f"{MAX_ADDED} of {MAX_LOOKED_FOR} characters together"
+        raise ValueError(f"{len(names)} added tokens, at most {most} are looked for in a text")
     return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))))
 
 def cut(
@@ -206,6 +209,19 @@ def cut(
             yield match.group(), ids[match.group()]
             start = match.end()
     yield text[start:], None
+
+def check_kind(model: dict, added: dict[str, int]) -> None:
+    """ValueError on a model of another kind, and on a token that is none."""
+    kind = model.get("type", "BPE" if "merges" in model else None)
+    if kind != "BPE":
+        raise ValueError(f"a {kind} model, only byte-level BPE is known here")
+    if not isinstance(model["vocab"], dict) or not model["vocab"]:
+        raise ValueError(f"its vocabulary is {model['vocab']!r:.60}, expected tokens and their ids")
+    for name, i in [*model["vocab"].items(), *added.items()]:
+        if not name or not isinstance(name, str):
+            raise ValueError(f"{name!r} is no token")
+        if type(i) is not int or not 0 <= i < 1 << 24:
+            raise ValueError(f"the id of {name!r} is {i!r}, expected 0..{(1 << 24) - 1}")
 
 def check_added(vocab: dict[str, int], added: list[dict], also: dict[str, dict]) -> None:
     """ValueError on an added token of another id than `tokenizers` gives it, on one that differs
@@ -231,9 +247,6 @@ def check_added(vocab: dict[str, int], added: list[dict], also: dict[str, dict])
 
 def read_ranks(model: dict, added: dict[str, int], pattern: str) -> dict[bytes, int]:
     """Token bytes -> id, of the tokens that merges make; ValueError if ids can't order merges."""
-    kind = model.get("type", "BPE" if "merges" in model else None)
-    if kind != "BPE":
-        raise ValueError(f"a {kind} model, only byte-level BPE is known here")
     vocab, whole = model["vocab"], model.get("ignore_merges")  # whole: pre-tokens that are tokens
     if model.get("byte_fallback") or "\u2581" in vocab:
         raise ValueError("a sentencepiece vocabulary, only byte-level BPE is known here")
@@ -243,9 +256,13 @@ def read_ranks(model: dict, added: dict[str, int], pattern: str) -> dict[bytes, 
     joined: dict[str, list[int]] = {}  # token -> lengths of the left parts that it is joined of
     last = -1
     for merge in model["merges"]:
-        left, right = merge.split(" ") if isinstance(merge, str) else merge
-        if not vocab.keys() >= {left, right} or vocab[left + right] < last:
-            raise ValueError(f"the merge {left!r} {right!r} is not in the order of the ids")
+        parts = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(parts, list) or [*map(type, parts)] != [str, str]:
+            raise ValueError(f"the merge {merge!r:.100} is not of two tokens")
+        left, right = parts
+        if not vocab.keys() >= {left, right, left + right} or vocab[left + right] < last:
+            raise ValueError(f"the merge {left!r} {right!r} makes no token of the vocabulary, or "
+                             "is not in the order of the ids")  # fmt: skip
         last = vocab[left + right]
         joined.setdefault(left + right, []).append(len(left))
     ranks, lefts = {}, {}
@@ -292,7 +309,7 @@ def last_parts(token: bytes, ranks: dict[bytes, int]) -> list[bytes]:
 
 def read_pattern(pre_tokenizer: dict | None) -> tuple[str, bool]:
     """One regular expression whose matches are the pre-tokens, and whether there are no others."""
-    steps = (pre_tokenizer or {}).get("pretokenizers", [pre_tokenizer])
+    steps = (pre_tokenizer or {}).get("pretokenizers", [pre_tokenizer]) or [None]
     kinds = [step and step["type"] for step in steps]
     first, last = steps[0], steps[-1]
     if kinds[-1] == "ByteLevel" and not last.get("add_prefix_space"):
@@ -336,18 +353,25 @@ def as_tokenizer_json(ranks: dict[bytes, int], pattern: str, special: dict[str, 
     return {"version": "1.0", "added_tokens": added, "normalizer": None, "pre_tokenizer": steps,
             "post_processor": None, "decoder": level, "model": model}  # fmt: skip
 
+@cache
 def check_pattern(pattern: str) -> None:
-    """ValueError if it is no regular expression, too large a one, or one that cuts an empty
-    pre-token out of common text: tiktoken breaks down on one.
+    """ValueError if it is no regular expression, too large or too slow a one (its time grows as
+    the square of a text), or one that cuts an empty pre-token out of common text: tiktoken breaks
+    down on one.
     """
     if len(pattern) > MAX_PATTERN or pattern.count("(") > MAX_GROUPS:
         raise ValueError(f"pattern {pattern!r:.60} of {len(pattern)} characters is too large: at "
                          f"most {MAX_PATTERN}, with {MAX_GROUPS} groups")  # fmt: skip
+    others = sorted({*" \nxa7.!", *filter(str.isalnum, pattern)})[:24]
+    runs = "".join(2000 * c + other for c in " \na7" for other in others)
+    texts = (SAMPLE, runs, "")
     try:
-        found = (*regex.finditer(pattern, SAMPLE, timeout=1), regex.search(pattern, "", timeout=1))
+        found = (match for text in texts for match in regex.finditer(pattern, text, timeout=2))
+        empty = any(not match.group() for match in found)
     except (regex.error, TimeoutError, RecursionError) as error:
-        raise ValueError(f"pattern {pattern!r:.200} does not compile ({error})") from error
-    if any(match and not match.group() for match in found):
+        wrong = "is too slow" if isinstance(error, TimeoutError) else "does not compile"
+        raise ValueError(f"pattern {pattern!r:.200} {wrong} ({error})") from error
+    if empty:
         raise ValueError(f"pattern {pattern!r:.200} matches an empty text")
 
 def encode_ordinary(encoding: tiktoken.Encoding, text: str) -> list[int]:
