@@ -332,6 +332,7 @@ for _ in range(1000):
         print(error)
 """
 
+@pytest.mark.slow
 def test_a_lock_is_never_read_empty(tmp_path):
     """Three that ask for it again and again: who is refused is told by whom."""
     others = [subprocess.Popen([sys.executable, "-c", LOCKER, str(tmp_path)], text=True,

@@ -134,6 +134,7 @@ def nothing_fails(patch) -> None:
     slow_saves(patch)
     patch.setattr(train, "collect", lambda *args: [])
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage, changes, line, key", [
     (slow_saves, dict(min_well_formed=0.5, updates=1), "collapse: only 0% of the ref", "updates"),
     (nothing_fails, {}, "no first trial failed: there is nothing to reflect on", "collected"),
@@ -157,6 +158,7 @@ def slow_end(patch) -> None:
 
     patch.setattr(train, "check_gaps", check_gaps)
 
+@pytest.mark.slow
 def test_an_end_in_words_is_told_as_such_by_whom_it_meets_late(tiny_base, tmp_path):
     _, status, said = until_the_end(started(tiny_base, tmp_path / "run", slow_end))
     assert status == 1 and said.splitlines()[-1] == "error: collapse: of both", said
