@@ -147,11 +147,12 @@ def test_the_original_length_may_stand_beside_the_other_settings_of_positions(tm
     tiny_gpt(dtype=torch.float32).save_pretrained(tmp_path)
     plain = GPT.from_pretrained(tmp_path)(ids)
     changed(tmp_path, original_max_position_embeddings=16)  # nothing scales: not read
-    assert torch.equal(GPT.from_pretrained(tmp_path)(ids), plain)
+    assert largest_gap(GPT.from_pretrained(tmp_path)(ids), plain) < 1e-5
     changed(tmp_path, rope_parameters=rest)  # as transformers reads it
     beside = GPT.from_pretrained(tmp_path)(ids)
     changed(tmp_path, rope_parameters=LLAMA3)
-    assert torch.equal(GPT.from_pretrained(tmp_path)(ids), beside) and not beside.equal(plain)
+    assert largest_gap(GPT.from_pretrained(tmp_path)(ids), beside) < 1e-5
+    assert largest_gap(beside, plain) > 1e-3
 
 def test_a_long_context_is_made_shorter(tmp_path):
     tiny_gpt(dtype=torch.float32).save_pretrained(tmp_path)
