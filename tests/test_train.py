@@ -282,11 +282,12 @@ def test_a_group_is_as_large_as_divides_the_batch(tiny_base, tmp_path, monkeypat
 
 def test_seed_decides_everything(tiny_base, tmp_path, small_run, monkeypatch):
     """Another one collects other ratings; `test_kill.py` has the same one twice."""
+    known = outcome(small_run("online"))[1]
     monkeypatch.setattr(train, "imitate", killer)
     with pytest.raises(Killed):
         train.main(config(tiny_base, tmp_path / "run", seed=1))
     other = outcome(tmp_path / "run")[1]
-    assert other and not outcome(small_run("online"))[1].startswith(other)
+    assert other and not known.startswith(other)
 
 def test_folder_in_use_is_refused_and_so_are_other_settings(tiny_base, tmp_path, small_run):
     settings = config(tiny_base, small_run("online"))
