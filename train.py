@@ -22,7 +22,6 @@ the trial is played (online), or a reward model says how it would go (offline).
 import retro.run.loading  # isort: skip  # noqa: F401  (Ctrl-C from here on)
 import math
 import time
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -427,8 +426,9 @@ def learn_by_ppo(training: Training, trials: list[FailedTrial]) -> None:
     min_well_formed = 0.0 if config.reflector or config.from_buffer else config.min_well_formed
     judge = training.reward or training.arena()
     done = state.get("updates", 0)
-    for row in deque(run.files["metrics"] if done else (), 1):  # what has collapsed stays so
-        check_health(row, config.max_kl, min_well_formed)
+    if done:  # what has collapsed stays so
+        *_, last = run.files["metrics"]
+        check_health(last, config.max_kl, min_well_formed)
     bar = training.bar(
         range(done, config.updates), initial=done, total=config.updates, desc="PPO", unit="update"
     )

@@ -8,7 +8,7 @@ from typing import Literal
 
 import pytest
 
-from retro.run.cli import option, option_of, parse, run_script
+from retro.run.cli import Spent, option, option_of, parse, run_script
 
 SCRIPTS = ("train", "eval", "play", "retro.pretrain.__main__", "retro.interop.export")
 CONFIGS = [pytest.param(import_module(name).Config, id=name) for name in SCRIPTS]
@@ -89,7 +89,7 @@ def test_an_error_after_a_checkpoint_says_how_the_run_goes_on(capsys, tmp_path):
     def main(config):
         if config.resume:
             (tmp_path / "checkpoint").write_text("x")
-        raise ValueError("budget spent")
+        raise Spent("budget spent")
 
     for resume, line in ((False, ""), (True, "; --resume goes on from the last checkpoint")):
         with pytest.raises(SystemExit):

@@ -17,6 +17,7 @@ from urllib.parse import unquote_plus, urlsplit, urlunsplit
 from retro.interop.post import Passing, Refused, failure, post_json, without
 from retro.interop.problem import SYSTEM, Problem, problem_in
 from retro.interop.spoken import spoken
+from retro.run.cli import Spent
 from retro.run.files import check_writable, read_json, write_json
 from retro.run.printable import printable_lines, visible
 
@@ -36,13 +37,13 @@ class Budget:
         self.lock = threading.Lock()
 
     def request(self) -> None:
-        """Count a request about to be sent; ValueError if the budget has none left."""
+        """Count a request about to be sent; Spent if the budget has none left."""
         with self.lock:
             for option, spent, limit in (("--max-requests", self.requests, self.max_requests),
                                          ("--max-tokens", self.tokens, self.max_tokens)):
                 if limit and spent >= limit:
-                    raise ValueError(f"budget spent: {option} {limit} ({self}); what was answered "
-                                     "is kept, the same command goes on from there")  # fmt: skip
+                    raise Spent(f"budget spent: {option} {limit} ({self}); what was answered is "
+                                "kept, the same command goes on from there")  # fmt: skip
             self.requests += 1
 
     def __str__(self) -> str:
@@ -78,7 +79,7 @@ class Client:
             whole: Callable[[str], bool] = lambda text: False) -> list[Answer]:  # fmt: skip
         """The model's answer to each prompt. With another seed a prompt is another request. An
         answer that was cut off is as good as any other if its text is `whole`. ValueError (Refused,
-        "budget spent") ends it, and all answers so far are kept.
+        Spent) ends it, and all answers so far are kept.
         """
         bodies, order = {}, []
         for prompt, seed in zip(prompts, seeds, strict=True):

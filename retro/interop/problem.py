@@ -14,7 +14,8 @@ TOLD = ("message", "error", "detail", "msg", "status_msg", "error_msg")  # keys 
 NEVER = (401, 402, 404, 429)  # statuses of another trouble, whatever the words
 
 _TOO_LONG_CODE = re.compile(
-    r"context.?(length|size|window|overflow)|string_above_max|model_max_prompt|(context|input.?length|(prompt|input).?tokens?|token.?limit)_exceeded"
+    r"context.?(length|size|window|overflow)|string_above_max|model_max_prompt"
+    r"|(context|input.?length|(prompt|input).?tokens?|token.?limit)_exceeded"
     r"|(prompt|input|request)_(is_)?too_(long|large)", re.IGNORECASE,
 )  # fmt: skip
 _TOO_LONG = re.compile(

@@ -22,14 +22,13 @@ def save(path: str | Path, weights: Mapping[str, Tensor], optimizers: Sequence[O
             for key, value in moments.items():
                 tensors[f"optimizer.{i}.{j}.{key}"] = torch.as_tensor(value)
     tensors["state"] = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
-    tensors = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
     write_tensors(path, tensors | {"sha256": checksum(tensors)})
 
 def checksum(tensors: Mapping[str, Tensor]) -> Tensor:
     """(32,): of the names, dtypes, shapes and bytes of the tensors."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
+        tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
         digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
     return torch.tensor(list(digest.digest()), dtype=torch.uint8)

@@ -97,6 +97,9 @@ def add_option(group: Any, one: Field) -> None:
     text = f"{one.metadata['help']} ({'; '.join(filter(None, notes))})"
     action.help = text.replace("%", "%%")  # set here: before 3.13 argparse adds a switch's default
 
+class Spent(ValueError):
+    """A budget has ended the work half-way: what is on the disk can go on."""
+
 def run_script(main: Callable[[Config], None], config: Config, left: str = "") -> None:
     """main(config). What the user can mend becomes one line on stderr and exit status 2; `left` is
     what Ctrl-C leaves behind.
@@ -118,8 +121,8 @@ def run_script(main: Callable[[Config], None], config: Config, left: str = "") -
             raise
         fail(f"out of memory: {error}".removesuffix(": "), 1)
     except (ValueError, OSError) as error:
-        spent = str(error).startswith("budget spent")  # the rest is mended before work begins
-        fail(f"{error}{left_behind(config, '') * spent}")
+        goes_on = left_behind(config, "") if isinstance(error, Spent) else ""
+        fail(f"{error}{goes_on}")
 
 def left_behind(config: Any, left: str) -> str:
     """`left`, or how a run with a checkpoint goes on, behind the reason for an end."""
