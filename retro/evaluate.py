@@ -265,7 +265,7 @@ def evaluate(
         for variant, own in failed.items():
             for row, candidates in zip(own, texts[variant]):
                 tried = [next(trials) for _ in candidates]
-                chains[variant][row].append(max(tried, key=lambda t: t.episode_return))
+                chains[variant][row].append(max(tried, key=lambda t: (t.success, t.episode_return)))
     parts = evaluation.processes.all_gather([chains])
     whole = {v: dict(pair for part in parts for pair in part[v].items()) for v in compared}
     return {v: [own[row] for row in sorted(own)] for v, own in whole.items()}
