@@ -34,7 +34,7 @@ from retro.run.processes import Processes
 from retro.trial import Step, Trajectory, run_trials
 from tests.guess import Guess
 from tests.scripted import ScriptedActor, ScriptedSession
-from tests.small_trials import randomise, shorten
+from tests.small_trials import randomise, shorten, trial
 
 class Lucky(Guess):
     """A number wins if 8 divides it: something to retry and something to win."""
@@ -162,6 +162,20 @@ def test_a_retry_is_the_reflection_and_the_trial_that_its_row_names(reflector):
         assert rest == [tried[returns[-1].index(max(returns[-1]))]]
         assert chains[plain][row][1] == tried[0]
     assert len(returns) > 1 and any(max(own) > own[0] for own in returns), returns
+
+def test_of_several_trials_a_success_is_the_best_whatever_the_others_return(tiny_lm, monkeypatch):
+    """As in hotpot, where the words of an answer can be right and their order wrong."""
+    evaluation, variant = scripted(1, retries=1), Variant("best_of", 1.0)
+    texts = {variant: [["right words", "right", "wrong"]]}
+    monkeypatch.setattr(retro.evaluate.Scribe, "write", lambda self, failed, retry: texts)
+
+    def ends(self, retry, asked, bar=None):
+        said = [own[-1] if own else "" for _, own in asked]
+        return [trial("a", text == "right", float("right" in text), (text,)) for text in said]
+
+    monkeypatch.setattr(Evaluation, "trials", ends)
+    ((_, best),) = evaluate(evaluation, [variant], nobody(tiny_lm))[variant]
+    assert best.success and best.reflections == ("right",)
 
 def test_equal_trials_are_played_once(tiny_lm, monkeypatch):
     """Two methods write the same, a third one something else; the fourth writes nothing."""
