@@ -1,13 +1,14 @@
 """The command line of every script: options made from a config dataclass, errors as one line."""
 
 import argparse
+import difflib
 import io
 import operator
 import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import Field, field, fields
+from dataclasses import Field, asdict, field, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
@@ -19,10 +20,12 @@ Config = TypeVar("Config", bound=Any)  # a script's dataclass of settings
 COMPARISONS = {"low": operator.ge, "high": operator.le, "above": operator.gt}
 # bounds of counts: tasks, reflections, samples
 FROM_0, FROM_1 = dict[str, Any](low=0, high=10**6), dict[str, Any](low=1, high=10**6)
+CLOSE = 0.7  # how alike a wrong option and the one that is meant are at least (difflib)
 LARGEST = 10**18  # that a number may be for which nothing is said: a seed has 64 bits
 OUT_OF_MEMORY = re.compile("allocate memory|out of memory", re.IGNORECASE)
 KINDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text", bool: "a switch"}
 METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT"}
+NEGATIVE = re.compile(r"-(\.?\d|inf|nan)")  # a value, and no option: -1e-3 too
 
 def option(default: Any, help: str, group: str, *, low: float | None = None,
            high: float | None = None, above: float | None = None) -> Any:  # fmt: skip
@@ -53,20 +56,45 @@ def parse(config_class: type[Config], doc: str,
     parser = argparse.ArgumentParser(usage="%(prog)s [options]", description=doc,
                                      allow_abbrev=False, formatter_class=raw)  # fmt: skip
     parser.error = fail  # type: ignore[method-assign]  # without argparse's list of all options
+    parser._negative_number_matcher = NEGATIVE  # as Python 3.14 has it
     own = config_class.__annotations__
     own_first = sorted(fields(config_class), key=lambda one: one.name not in own)
     names = dict.fromkeys(one.metadata["group"] for one in own_first)
     groups = {name: parser.add_argument_group(name) for name in names}
     for one in own_first:
         add_option(groups[one.metadata["group"]], one)
-    parser.set_defaults(**defaults(parser.parse_args(argv)))
-    config = parser.parse_args(argv)
     try:
+        given, unknown = parser.parse_known_args(argv)
+        if unknown:
+            raise ValueError(no_option(unknown, own_first))
+        parser.set_defaults(**defaults(given))
+        config = parser.parse_args(argv)
         for one in own_first:
             check(one, getattr(config, one.name))
         return config_class(**vars(config))
     except ValueError as error:  # or of settings that make no sense together
         parser.error(str(error))
+
+def no_option(unknown: Sequence[str], known: Sequence[Field]) -> str:
+    """What is wrong with arguments that no option has taken: for each option among them the nearest
+    one that there is.
+    """
+    names = [option_of(one.name) for one in known]
+    names += [f"--no-{one.name.replace('_', '-')}" for one in known if one.type is bool]
+    parts = []
+    for word in (word.partition("=")[0] for word in unknown if word.startswith("-")):
+        near = difflib.get_close_matches(f"--{word.lstrip('-')}", names, 1, CLOSE)
+        parts.append(f"{word}: did you mean {near[0]}?" if near
+                     else f"{word}: no such option here; --help lists them")  # fmt: skip
+    return "; ".join(parts) or f"{unknown[0]!r} belongs to no option; --help lists them"
+
+def flags_of(config: Any) -> list[str]:
+    """The command line that `parse` makes this Config of."""
+    return [
+        option_of(name if value else f"no_{name}") if isinstance(value, bool)
+        else f"{option_of(name)}={value}"
+        for name, value in asdict(config).items()
+    ]  # fmt: skip
 
 def check(one: Field, value: Any) -> None:
     """ValueError unless a field of a Config may have this value."""
