@@ -31,6 +31,7 @@ import envs
 from envs.panel import manifest, panel_hash, repeated
 from envs.tasks import seed_range
 from retro.evaluate import (
+    ADAPTERS,
     TEMPERATURES,
     TUNED,
     UNTRAINED,
@@ -64,7 +65,7 @@ from retro.run.cli import FROM_0, FROM_1, option, option_of, parse
 from retro.run.data import FileOptions, files_of
 from retro.run.device import pick_device, seeded
 from retro.run.files import check_writable, write_atomically, write_json
-from retro.run.finished import read_choices, read_hashes
+from retro.run.finished import part_of, read_choices, read_hashes, runs_in
 from retro.run.printable import visible
 from retro.run.processes import join, launch
 from retro.run.tally import Tally
@@ -73,7 +74,10 @@ data_option, evaluation = (partial(option, group=g) for g in ("data", "evaluatio
 
 @dataclass(frozen=True)
 class Config(FileOptions, ActorOptions):
-    run_dir: str = option("runs/joint", "folder of a finished run of train.py", "run")
+    run_dir: str = option(
+        "runs/joint", "folder of a finished run of train.py, or of its --seeds: then all of them",
+        "run",
+    )  # fmt: skip
     runs: str = option("", "folders of several runs, comma-separated, whose adapters are pooled; "
                        "in place of --run-dir", "run")  # fmt: skip
     seed: int = option(1, "number from which tasks and samples follow", "run", low=0)
@@ -114,7 +118,7 @@ class Config(FileOptions, ActorOptions):
                 raise ValueError(f"{option_of(name)} {getattr(self, name)!r}: one is named twice")
 
 def main(config: Config) -> None:
-    runs, device = [Path(run) for run in (config.runs or config.run_dir).split(",")], pick_device()
+    runs, device = runs_of(config), pick_device()
     needed = "base", "mode", "envs", "memory", "best_of", "adapt_prompt", "actor_temperature"
     settings, *others = (run_settings(run, *needed) for run in runs)
     config = replace(config, context=config.context or settings["context"])
@@ -131,8 +135,14 @@ def main(config: Config) -> None:
     tuned = methods
     if "shuffled" in methods:  # played at the best temperature of the method that it shuffles
         tuned += tuple(m for m in methods_of(settings["mode"]) if m in TRAINED and m not in methods)
+    adapters = [method for method in tuned if method in ADAPTERS]
     environments = open_environments(config, settings["envs"])
-    check_outputs(config)
+    tasks = {name: tasks_of(config, env, runs) for name, env in environments.items()}
+    known = {name: known_choices(name, runs, usable) for name in environments}
+    for run, method in product(runs, adapters):
+        part_of(run, ADAPTERS[method])
+    check_template(config, methods, environments, known)
+    check_outputs(config, runs[0])
 
     # 1. the two roles, as in train.py
     bfloat16 = config.bfloat16 or settings["bfloat16"]
@@ -152,18 +162,17 @@ def main(config: Config) -> None:
     offline = settings["mode"] == "offline" and config.best_of > 1
     reward = RewardModel(lm, 0.0, 1.0).load(runs[0] / "reward") if offline else None
     reflector = Reflector(lm, runs, settings["adapt_prompt"], reward, config.best_of, writers)
+    for number, method in product(range(len(runs)), adapters):
+        reflector.adapter(Variant(method, None, number))  # a wrong one ends it before any trial
 
     # 2. every method on the same tasks and first trials
     reports, played = [], []
     for name, env in environments.items():
-        tasks = tasks_of(config, env, runs)
-        rows = rows_of(tasks, config.repeats)
+        rows = rows_of(tasks[name], config.repeats)
         base = Evaluation(env, rows, actor, config.retries, config.seed, processes=processes)
-        template, best = best_of(choices(config, base, tuned, reflector, usable))
+        template, best = best_of(choices(config, base, tuned, reflector, known[name]))
         evaluation = replace(base, template=template)
         shown = [m for m in methods if m != "template" or template]
-        if not shown:
-            raise ValueError(f"--methods template: {name} has no templates")
         with tqdm(desc=f"evaluate {name}", unit="trial", disable=not processes.is_main) as bar:
             compared = variants(shown, best, temperatures, len(runs))
             for tally in tallies:
@@ -172,12 +181,13 @@ def main(config: Config) -> None:
         unanswered = dict(pair for tally in tallies for pair in tally.collect(processes).items())
         if processes.is_main:
             found = report(evaluation, config.split, chains, best, reflector)
-            found |= {"runs": [run.name for run in runs], "panel": panel_hash(manifest(env, tasks))}
+            panel = panel_hash(manifest(env, tasks[name]))
+            found |= {"runs": [run.name for run in runs], "panel": panel}
             found |= {"unanswered": unanswered} if unanswered else {}
             reports.append(found)
             played.append({name: chains[Variant(name, result["temperature"])]
                            for name, result in found["methods"].items()})  # fmt: skip
-            print(heading(found, len(tasks), env))
+            print(heading(found, len(tasks[name]), env))
             print(table(found, other_temperatures=True))
     if budget.requests + budget.cached:
         print(budget)
@@ -192,7 +202,21 @@ def main(config: Config) -> None:
         write_page(config.report, reports, played, environments, runs[0], lm)
     processes.leave()
 
-def check_outputs(config: Config) -> None:
+def runs_of(config: Config) -> list[Path]:
+    """The folders of the runs, a group's (train.py --seeds) in place of the group."""
+    return [run for path in (config.runs or config.run_dir).split(",") for run in runs_in(path)]
+
+def check_template(
+    config: Config, methods: tuple[str, ...], environments: dict[str, envs.Environment],
+    known: dict[str, dict],
+) -> None:  # fmt: skip
+    """ValueError where nothing but a template is to be played, and there is none."""
+    for name, env in environments.items():
+        playable = {} if behind_an_api(config) else env.templates
+        if methods == ("template",) and not known[name].get("templates", playable):
+            raise ValueError(f"--methods template: {name} has no templates")
+
+def check_outputs(config: Config, run: Path) -> None:
     """ValueError if a file that is asked for could not be written, before the work for it."""
     paths = [path for path in (config.json, config.report, config.transcripts) if path]
     folders = [config.answers] if behind_an_api(config) else []  # files may lie below
@@ -203,7 +227,7 @@ def check_outputs(config: Config) -> None:
     for path in paths:
         check_writable(path)
     if config.report:
-        left_by((config.runs or config.run_dir).split(",")[0])
+        left_by(run)
 
 def heading(found: dict, tasks: int, env: envs.Environment) -> str:
     """What was played: how much, which files were left out, who may use the tasks."""
@@ -227,7 +251,7 @@ def chosen_methods(config: Config, mode: str, of_the_run: bool) -> tuple[str, ..
     if config.best_of > 1 and mode != "offline" and "best_of" not in methods:
         raise ValueError(f"--best-of {config.best_of}: needs the reward model of an offline run, "
                          "or best_of among --methods")  # fmt: skip
-    if config.best_of > 1 and mode == "offline" and "," in config.runs:
+    if config.best_of > 1 and mode == "offline" and len(runs_of(config)) > 1:
         raise ValueError("--best-of: each run has a reward model of its own, so give one --run-dir")
     if config.report and not of_the_run:
         raise ValueError("--report: shows what the run's own reflector thinks, not --reflector's")
@@ -268,28 +292,31 @@ def usable_choices(config: Config, settings: dict, of_the_run: bool) -> set[str]
     alike = of_the_run and samples == config.best_of
     return {"templates", "temperatures"} if alike else {"templates"}
 
-def choices(
-    config: Config, base: Evaluation, methods: tuple[str, ...], reflector: Reflector,
-    usable: set[str],
-) -> dict:  # fmt: skip
-    """How templates and temperatures do on other tasks (`train.choose`): as the runs have found, if
-    that is usable, else played now.
-    """
-    known, whole = [read_choices(run).get(base.env.name, {}) for run in reflector.runs], {}
+def known_choices(name: str, runs: list[Path], usable: set[str]) -> dict:
+    """What the runs have found of an environment, as far as it is usable."""
+    known, whole = [read_choices(run).get(name, {}) for run in runs], {}
     with suppress(KeyError):  # of runs that have tried different ones all is tried anew
         whole = mean_of(known) if all(known) else {}
+    return {key: value for key, value in whole.items() if key in usable}
+
+def choices(
+    config: Config, base: Evaluation, methods: tuple[str, ...], reflector: Reflector, known: dict
+) -> dict:  # fmt: skip
+    """How templates and temperatures do on other tasks (`train.choose`): as is known, else played
+    now.
+    """
     temperatures, env = chosen_temperatures(config), envs.make(base.env.name)
     on = lambda split: replace(
         base, env=env, retries=1,
         rows=rows_of(env.tasks(split, config.choice_tasks, config.seed)),
     )  # fmt: skip
-    templates = whole.get("templates") if "templates" in usable else None
+    templates = known.get("templates")
     if templates is None:
         played = "template" in methods and not behind_an_api(config)
         templates = try_templates(on("train"), reflector) if played else {}
     wanted = {f"{t:g}" for t in temperatures}
-    found = whole.get("temperatures", {}) if "temperatures" in usable else {}
-    shares = {name: {t: own[t] for t in own if t in wanted} for name, own in found.items()}
+    found = known.get("temperatures", {}).items()
+    shares = {name: {t: own[t] for t in own if t in wanted} for name, own in found}
     if len(wanted) == 1:
         shares = {name: dict.fromkeys(wanted, 1.0) for name in methods}
     elif not all(len(shares.get(name, ())) == len(wanted) for name in {*TUNED} & {*methods}):
@@ -327,10 +354,13 @@ def episodes(chains: dict[str, Chains]) -> str:
                          f"--- {outcome} after {len(t.steps)} steps\n")  # fmt: skip
     return "\n".join(parts)
 
-if __name__ == "__main__":
-    config = parse(Config, __doc__)
+def start(config: Config) -> None:
+    """main, in as many processes as it may have."""
     alone = 1 if config.actor or config.reflector else 0  # a large model, or one behind an API
     left = "the evaluation is not finished"
     if behind_an_api(config):
         left = f"answers are kept in {config.answers}, the same command goes on from there"
     launch(main, config, alone, left=left)
+
+if __name__ == "__main__":
+    start(parse(Config, __doc__))

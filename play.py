@@ -16,7 +16,6 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import envs
@@ -30,6 +29,7 @@ from retro.report.terminal import Screen
 from retro.run.cli import FROM_0, option, parse, run_script
 from retro.run.data import FileOptions, files_of
 from retro.run.device import pick_device, seeded
+from retro.run.finished import part_of
 from retro.trial import Actor, Generators, Trajectory, run_trials
 
 CANDIDATES = 20  # tasks among which to find one that the actor fails at first
@@ -53,7 +53,7 @@ def main(config: Config) -> None:
     context = settings["context"]
     lm = open_model(folder, device, settings["bfloat16"] and folder != base, context)
     if config.run_dir:
-        load_adapter(lm.model, Path(config.run_dir) / "adapter")
+        load_adapter(lm.model, part_of(config.run_dir, "adapter"))
     plays = lm if folder == base else open_model(base, device, False, context)
     actor = LMActor(plays, settings["actor_temperature"], seeded(config.seed), settings["memory"])
 

@@ -5,6 +5,8 @@
     python train.py --envs household --run-dir runs/household
     python train.py --mode offline --run-dir runs/offline                     the paper's recipe
     python train.py --run-dir runs/mine --resume          goes on after Ctrl-C or a crash
+    python train.py --run-dir runs/mine --resume --updates 40     ... or trains a run further
+    python train.py --run-dir runs/three --seeds 0,1,2    three runs, pooled at the end
     python train.py --reflector FOLDER --bfloat16         a pretrained model learns to reflect
     python train.py --from-buffer FILE                    from rated reflections alone, offline
     python train.py --envs household --games DIR --eval-games DIR    on the benchmarks' own files
@@ -21,20 +23,24 @@ the trial is played (online), or a reward model says how it would go (offline).
 
 import retro.run.loading  # isort: skip  # noqa: F401  (Ctrl-C from here on)
 import math
+import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from tqdm import tqdm
 
 import envs
+import eval as eval_py
 from envs.panel import content_hashes, repeated
 from retro.evaluate import (
     LONG,
+    TEMPERATURES,
     Evaluation,
     Reflector,
     evaluate,
@@ -69,13 +75,15 @@ from retro.report.tables import draw_picture, print_reward, table
 from retro.report.truth import truth
 from retro.reward import ADAPTER as REWARD
 from retro.reward import FitConfig, RewardModel, fit
-from retro.run.cli import FROM_0, FROM_1, option, option_of, parse
+from retro.run.alone import run_alone
+from retro.run.cli import FROM_0, FROM_1, LARGEST, flags_of, option, option_of, parse, run_script
 from retro.run.data import FileOptions, files_of
 from retro.run.device import pick_device, release_memory, seeded
 from retro.run.files import write_json
-from retro.run.folder import RunFolder
+from retro.run.finished import is_finished
+from retro.run.folder import RunFolder, forget, kept_settings, open_group
 from retro.run.model_files import MAX_ALPHA, MAX_RANK
-from retro.run.processes import Processes, join, launch
+from retro.run.processes import Processes, in_torchrun, join, launch
 from retro.sft import sft_update
 
 HEADINGS = "data", "adapter", "reward model (offline)", "PPO", "evaluation"
@@ -84,8 +92,14 @@ data, adapter, reward_model, ppo, evaluation = (partial(option, group=g) for g i
 @dataclass(frozen=True)
 class Config(FileOptions, RoleOptions, ActorOptions):
     run_dir: str = option("runs/joint", "folder where everything is written", "run")
-    resume: bool = option(False, "go on with the run in --run-dir", "run")
+    resume: bool = option(
+        False, "go on with the run in --run-dir and its settings; --updates may be more", "run"
+    )
     seed: int = option(0, "number from which every random draw follows", "run", low=0)
+    seeds: str = option(
+        "", "in place of --seed several, comma-separated: a run of each in --run-dir/sSEED, one "
+        "after the other, then eval.py on all of them", "run",
+    )  # fmt: skip
     mode: Literal["online", "offline"] = option(
         "online", "PPO on trials that are played, or on a reward model of the ratings", "run"
     )
@@ -94,6 +108,7 @@ class Config(FileOptions, RoleOptions, ActorOptions):
 
     envs: str = data("household,hotpot,shop", "environments, comma-separated")
     gap_tasks: int = data(32, "tasks to compare oracle and plain retries on, at first", **FROM_1)
+    gap_check: bool = data(True, "end there if an environment has no gap between the two")
     train_tasks: int = data(128, "tasks of each environment; the failed are reflected on", **FROM_1)
     train_repeats: int = data(1, "first trials of each training task", **FROM_1)
     collect_rounds: int = data(2, "retries of a failed task before training, for ratings", **FROM_1)
@@ -112,7 +127,7 @@ class Config(FileOptions, RoleOptions, ActorOptions):
     reward_lr: float = reward_model(2e-3, "learning rate", above=0, high=1)
     best_of: int = reward_model(4, "reflections sampled in evaluation, to pick the best", **FROM_1)
 
-    updates: int = ppo(20, "updates of the reflector", **FROM_0)
+    updates: int = ppo(20, "updates of the reflector; --resume may ask for more", **FROM_0)
     batch_reflections: int = ppo(96, "rated reflections an update", **FROM_1)
     group: int = ppo(2, "reflections on one failed trial; fewer if not evenly divided", **FROM_1)
     advantage: Literal["gae", "group"] = ppo(
@@ -120,7 +135,9 @@ class Config(FileOptions, RoleOptions, ActorOptions):
     )
     minibatch: int = ppo(16, "reflections a gradient step", **FROM_1)
     epochs: int = ppo(2, "passes over the reflections of an update", low=1, high=1000)
-    lr: float = ppo(1e-3, "learning rate at first; falls linearly to zero", above=0, high=1)
+    lr: float = ppo(
+        1e-3, "learning rate at first; falls linearly to zero over all updates", above=0, high=1
+    )
     clip_coef: float = ppo(0.2, "clip range of the probability ratio", above=0, high=10)
     kl_coef: float = ppo(0.02, "penalty on the KL from the base, rating per nat", low=0, high=1000)
     kl_target: float = ppo(0.0, "nats per response, held by moving --kl-coef; 0 = fixed", low=0)
@@ -159,6 +176,11 @@ class Config(FileOptions, RoleOptions, ActorOptions):
         if target and self.kl_horizon < self.batch_reflections:
             raise ValueError(f"--kl-horizon {self.kl_horizon}: must be at least "
                              f"--batch-reflections, {self.batch_reflections}")  # fmt: skip
+        listed = seeds_of(self)
+        if len({*listed}) < len(listed):
+            raise ValueError(f"--seeds {self.seeds!r}: one is named twice")
+        if listed and self.seed:
+            raise ValueError(f"--seed {self.seed}: --seeds {self.seeds} is in its place")
 
 # Offline runs have other defaults. A reward model wants many trials. Late updates, and reflections
 # far from those that it was fitted to, learn its errors.
@@ -177,6 +199,7 @@ def main(config: Config) -> None:
     learn_by_ppo(training, failed)
     minutes = (time.time() - started) / 60
     compare_methods(training, choose(training))
+    training.run.save(finished=True)
     rest = (time.time() - started) / 60 - minutes
     print0, path = training.processes.print0, training.run.path
     print0(f"\n{minutes:.1f} minutes of training, {rest:.1f} of evaluation; see {path}/")
@@ -314,7 +337,7 @@ def table_tasks(config: Config, others: dict[str, envs.Environment],
 def check_gaps(training: Training) -> None:
     """2. Is there a gap? Oracle reflections must help the actor, or there is nothing to learn."""
     config, run, processes = training.config, training.run, training.processes
-    gaps = run.state.get("gap", {})
+    gaps, reasons = run.state.get("gap", {}), []
     for name, env in training.environments.items():
         if name not in gaps:
             tasks = env.tasks("seen", config.gap_tasks, config.seed)
@@ -322,6 +345,16 @@ def check_gaps(training: Training) -> None:
             run.save(gap=gaps)
         processes.print0("the gap in {}: success {:.2f} at first; after one retry {:.2f} without\n"
                          "    reflection, {:.2f} with the oracle's".format(name, *gaps[name]))
+        _, plain, oracle = gaps[name]
+        if plain == 1:
+            reasons.append(f"in {name} a retry without reflection solves every task already")
+        elif oracle <= plain:
+            reasons.append(f"in {name} the actor does no better with an oracle's reflections than "
+                           "without any")  # fmt: skip
+    if reasons and config.gap_check and "collected" not in run.state:
+        raise SystemExit(f"no gap: {'; '.join(reasons)}; start a new run with another --actor, "
+                         "--base, tasks or --envs, or go on with --resume "
+                         "--no-gap-check")  # fmt: skip
 
 def collect_ratings(training: Training) -> tuple[list[FailedTrial], list[Rated]]:
     """3. What the untrained reflector's reflections are worth. The rated ones are empty where a
@@ -425,21 +458,33 @@ def learn_by_ppo(training: Training, trials: list[FailedTrial]) -> None:
     baselines = Baselines(config.baseline_step, state.get("baselines", {}))
     min_well_formed = 0.0 if config.reflector or config.from_buffer else config.min_well_formed
     judge = training.reward or training.arena()
+
+    def check(row: dict) -> None:
+        if row["update"] == 0 and row["well_formed"] < min_well_formed:  # PPO has not moved yet
+            raise SystemExit(f"only {row['well_formed']:.0%} of the reflections are well-formed "
+                             "before the first update: this base does not know their form, or has "
+                             "lost it by --sft-lr; start a new run with another one, or with "
+                             "--min-well-formed 0")  # fmt: skip
+        check_health(row, config.max_kl, min_well_formed)
+
     done = state.get("updates", 0)
     if done:  # what has collapsed stays so
         *_, last = run.files["metrics"]
-        check_health(last, config.max_kl, min_well_formed)
+        check(last)
     bar = training.bar(
         range(done, config.updates), initial=done, total=config.updates, desc="PPO", unit="update"
     )
     for number in bar:
+        # linear to zero over all updates: in a run that has grown it rises once, where it grew
+        lr = config.lr * (1 - number / config.updates)
         for params in training.optimizer.param_groups:
-            params["lr"] = config.lr * (1 - number / config.updates)
+            params["lr"] = lr
         drawn = draw(failed, number, config.batch_reflections // training.group, config.seed)
         stats = one_update(
             training, number, processes.shard(drawn), judge, kl_control.kl_coef, baselines
         )
-        run.append("metrics", [{"update": number} | stats])
+        row = {"update": number, "lr": lr} | stats
+        run.append("metrics", [row])
         bar.set_postfix_str(
             "mean rating {mean_rating:+.3f}, KL {kl:.1f} nats, well-formed {well_formed:.2f}"
             .format(**stats) + (
@@ -448,7 +493,7 @@ def learn_by_ppo(training: Training, trials: list[FailedTrial]) -> None:
         )  # fmt: skip
         kl_control.update(stats["kl"], config.batch_reflections)
         run.save(updates=number + 1, kl_coef=kl_control.kl_coef, baselines=baselines.means)
-        check_health(stats, config.max_kl, min_well_formed)
+        check(row)
     if processes.is_main:
         save_adapter(training.lm.model, run.path / "adapter")
     run.save("adapter")
@@ -522,12 +567,71 @@ def compare_methods(training: Training, choices: dict[str, dict]) -> None:
         write_json(run.path / "results.json", reports)
         draw_picture(reports, run.path / "results.png")
 
+# ---- several runs
+
+def seeds_of(config: Config) -> list[int]:
+    """Those of --seeds; ValueError if one is no seed."""
+    listed = config.seeds.split(",") if config.seeds else []
+    if not all(s.isascii() and s.isdigit() and len(s) < 20 and int(s) <= LARGEST for s in listed):
+        raise ValueError(f"--seeds {config.seeds!r}: whole numbers from 0 to {LARGEST}, such as "
+                         "0,1,2")  # fmt: skip
+    return [int(seed) for seed in listed]
+
+def train_each(config: Config) -> None:
+    """A run for each seed, in a process of its own, so that it is the one that `--seed` alone would
+    make; then the table of all of them together.
+    """
+    if in_torchrun():
+        raise ValueError(f"--seeds {config.seeds}: torchrun starts one run, give it --seed")
+    path, held = open_group(replace(config, base_url=public_url(config.base_url)))
+    for seed in seeds_of(config):
+        folder = path / f"s{seed}"
+        if is_finished(folder, config.updates):
+            print(f"seed {seed}: finished, see {folder}/", flush=True)
+            continue
+        print(f"seed {seed}: see {folder}/", flush=True)
+        one = replace(config, seeds="", seed=seed, run_dir=str(folder),
+                      resume=(folder / "config.json").exists())  # fmt: skip
+        status = run_alone([sys.executable, __file__, *flags_of(one)])
+        if status and not any(path.glob("s*/config.json")):
+            forget(path)  # refused before there was a run
+        if status:
+            sys.exit(status)
+    if not config.from_buffer:  # where nothing is played
+        print(f"\nall seeds together; see {path}/results.json", flush=True)
+        eval_py.start(pooled_table(config))
+    held.close()
+
+def pooled_table(config: Config) -> eval_py.Config:
+    """What eval.py is asked for: the table that each run has made, of all adapters together."""
+    shared: dict[str, Any] = {one.name: getattr(config, one.name) for one in fields(ActorOptions)}
+    shared |= dict(
+        games=config.eval_games, data=config.eval_data, products=config.products,
+        attributes=config.attributes, goals=config.eval_goals or config.goals,
+    )  # fmt: skip
+    methods = [method for method in methods_of(config.mode) if method not in LONG]
+    return eval_py.Config(
+        run_dir=config.run_dir, env=config.envs, split=config.eval_split, tasks=config.eval_tasks,
+        choice_tasks=config.choice_tasks, methods=",".join(methods), retries=config.retries,
+        temperatures=",".join(f"{t:g}" for t in TEMPERATURES),
+        json=str(Path(config.run_dir) / "results.json"), **shared,
+    )  # fmt: skip
+
+def defaults(given: Any) -> dict:
+    """What replaces the fields' own: a resumed run's settings, or those of an offline run."""
+    if given.resume:
+        return kept_settings(given.run_dir, Config)
+    return OFFLINE if given.mode == "offline" or given.from_buffer else {}
+
 if __name__ == "__main__":
     offline_defaults = " ".join(f"{option_of(name)} {value}" for name, value in OFFLINE.items())
     config = parse(
         Config,
         f"{__doc__}\nDefaults of --mode offline and --from-buffer: {offline_defaults}",
-        lambda given: OFFLINE if given.mode == "offline" or given.from_buffer else {},
+        defaults,
     )
     alone = 1 if config.actor or config.reflector else 0  # a large model, or one behind an API
-    launch(main, config, alone, config.minibatch, config.batch_reflections)
+    if config.seeds:
+        run_script(train_each, config)
+    else:
+        launch(main, config, alone, config.minibatch, config.batch_reflections)

@@ -19,7 +19,7 @@ from retro.lora import load_adapter, lora_layers
 from retro.model import GPT
 from retro.run.cli import option, parse, run_script
 from retro.run.files import make_folder, read_json, scratch_of, sync, write_json, write_tensors
-from retro.run.finished import read_run
+from retro.run.finished import part_of, read_run
 from retro.run.model_files import ADAPTER_SETTINGS, ADAPTER_WEIGHTS
 from retro.run.tokenizer_json import HFTokenizer, as_tokenizer_json
 from retro.tokenizer import EOS, load
@@ -36,10 +36,9 @@ def main(config: Config) -> None:
     base = Path(settings["reflector"] or settings["base"])
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {config.out}: is there already and not an empty folder")
-    if not (run / "adapter").is_dir():
-        raise ValueError(f"{run / 'adapter'}: no such folder, the run has not come to its end")
+    adapter = part_of(run, "adapter")
     model = GPT.from_pretrained(base, context=settings.get("context", 0))
-    load_adapter(model, run / "adapter")  # what does not fit is not copied either
+    load_adapter(model, adapter)  # what does not fit is not copied either
     # a folder that becomes `out` when it is whole; or, inside it, one whose parts move up
     stays = out.exists() and (out == Path.cwd() or os.path.ismount(out)
                               or not os.access(out.parent, os.W_OK))  # fmt: skip
@@ -49,7 +48,7 @@ def main(config: Config) -> None:
         if config.merge:
             write_merged(model, base, scratch)
         else:
-            write_parts(base, run / "adapter", scratch, Path(config.out))
+            write_parts(base, adapter, scratch, Path(config.out))
         if stays:
             for part in sorted(scratch.iterdir()):
                 os.replace(part, out / part.name)

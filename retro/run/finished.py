@@ -23,7 +23,13 @@ def read_run(path: str | Path, *needed: str) -> dict:
     is missing, if one is wrong, or if a file or a model is not what the run's checkpoint knows.
     """
     path = Path(path)
+    if not (path / "config.json").exists():
+        raise ValueError(f"{path}: holds no run (no config.json is there): run train.py first, or "
+                         "name the folder of another run")  # fmt: skip
     settings = {"reflector": "", "actor": "", "bfloat16": False} | read_json(path / "config.json")
+    if settings.get("seeds"):
+        raise ValueError(f"{path}: holds the runs of several seeds; name one of them, such as "
+                         f"{runs_in(path)[0]}")  # fmt: skip
     for key in (key for key in KINDS if key in settings or key in needed):
         value, kind = settings.get(key), KINDS[key]
         wrong = isinstance(value, bool) != (kind is bool) or not isinstance(value, kind)
@@ -45,6 +51,27 @@ def read_run(path: str | Path, *needed: str) -> dict:
     for name, mark in state.get("files", {}).items():
         JsonLines(path / f"{name}.jsonl").check(mark)
     return settings
+
+def runs_in(path: str | Path) -> list[Path]:
+    """The folder of a run itself; of a group (train.py --seeds) those of its runs."""
+    path = Path(path)
+    started = path / "config.json"
+    seeds = read_json(started).get("seeds") if started.exists() else ""
+    return [path / f"s{seed}" for seed in str(seeds).split(",")] if seeds else [path]
+
+def part_of(run: str | Path, name: str) -> Path:
+    """A folder that a run writes: sft, adapter, reward. ValueError if it is not there."""
+    if not (path := Path(run) / name).is_dir():
+        raise ValueError(f"{path}: is not there, the run has not come to its end; train.py "
+                         f"--run-dir {run} --resume goes on with it")  # fmt: skip
+    return path
+
+def is_finished(run: Path, updates: int) -> bool:
+    """Whether a run has come to its end, after so many updates."""
+    if not (run / "checkpoint").exists():
+        return False
+    state = checkpoint.read(run / "checkpoint")[1]
+    return bool(state.get("finished")) and state.get("updates", 0) == updates
 
 def read_hashes(path: str | Path) -> set[str]:
     """Of the tasks that a run was trained on; none where it has no list of them."""

@@ -12,6 +12,8 @@ trained_on.json     hashes of the training tasks: eval.py refuses to evaluate on
 choices.json        success on other tasks by template and by temperature: what the table chooses by
 results.json, .png  success by retry of every method; the picture if matplotlib is there
 
+train.py --seeds makes a folder of such folders, s0, s1, ..., with a config.json and a lock.
+
 The checkpoint knows what it belongs to: the settings, hashes of the models, and of every file
 above that later work reads. Who resumes a run or reads one gets what was written, or one line that
 names what is gone or changed. A kill or a power cut loses the work since the last checkpoint.
@@ -22,9 +24,9 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
@@ -32,6 +34,7 @@ from typing import Any, TextIO
 import torch
 
 from retro.run import checkpoint
+from retro.run.cli import check
 from retro.run.files import (
     SCRATCH,
     JsonLines,
@@ -50,11 +53,13 @@ except ImportError:  # Windows: two runs in one folder go unnoticed there
     fcntl = None  # type: ignore[assignment]
 
 PACKAGES = ("torch", "numpy", "tiktoken", "regex", "safetensors")
-FREE = ("run_dir", "resume", "max_requests", "max_tokens", "timeout", "concurrency",
+FREE = ("run_dir", "resume", "gap_check", "max_requests", "max_tokens", "timeout", "concurrency",
         "answers")  # settings that a resumed run may change: no result depends on them
+GROWING = ("updates", "seeds")  # settings of which a resumed run may have more
 ROWS = ("metrics", "replay", "failed")
 RESULTS = ("sft", "adapter", "reward", "choices.json", "results.json")
 PARTS = ("adapter_config.json", "adapter_model.safetensors", "head.safetensors")  # of folders there
+END = ("adapter", "choices.json", "results.json", "results.png")  # made after the last update
 MODELS = ("base", "reflector", "actor")  # settings that name a model's folder
 
 class RunFolder:
@@ -70,15 +75,23 @@ class RunFolder:
         self.weights, self.optimizer = weights, optimizer
         self.files = {name: JsonLines(self.path / f"{name}.jsonl") for name in ROWS}
         self.state: dict = {}
-        settings = {k: v for k, v in asdict(config).items() if k not in FREE}
+        settings = settings_of(config)
         if processes.is_main:
             self.open(config, settings)
         processes.barrier()
         if config.resume and (self.path / "checkpoint").exists():
             self.state = checkpoint.load(self.path / "checkpoint", weights, [optimizer])
+            before = self.grow(settings)
             if processes.is_main:
                 self.check(settings, trained_on)
+                keep_growth(self.path, settings)
+                if before is not None:
+                    self.clear_end()
+                    print(f"note: {self.path} grows from {before} to {settings['updates']} "
+                          "updates; what follows the last one is made anew",
+                          file=sys.stderr)  # fmt: skip
         elif processes.is_main:
+            keep_growth(self.path, settings)
             self.state = {"settings": settings, "models": hashes(settings), "sealed": {}}
         if processes.is_main:
             write_json(self.path / "trained_on.json", {"hashes": trained_on})
@@ -87,21 +100,12 @@ class RunFolder:
         self.save("trained_on.json")
 
     def open(self, config: Any, settings: dict) -> None:
-        """Make the folder, or check that it is the one to resume and that no process is in it."""
-        path, started = self.path, self.path / "config.json"
-        if config.resume and not started.exists():
-            raise ValueError(f"{path}: no run to resume here (it has no config.json)")
-        make_folder(path)
-        self.lock = lock(path)
-        rows = [file.path for file in self.files.values()]
+        """Begin (below); where it is resumed, check that nothing is lost, and tidy up."""
+        path, rows = self.path, [file.path for file in self.files.values()]
         results = [path / name for name in RESULTS]
-        all_files = (started, path / "checkpoint", *rows, *results, path / "trained_on.json")
-        begun = [file for file in all_files if file.exists()]
-        if begun and not config.resume:
-            raise ValueError(f"{path}: holds a run already ({begun[0].name} is there); --resume "
-                             "continues it, --run-dir names another")  # fmt: skip
+        written = (path / "checkpoint", *rows, *results, path / "trained_on.json")
+        self.lock = begin(config, settings, written)
         if config.resume:
-            refuse_other(started, read_json(started), settings)
             lost = [file for file in rows if file.exists() and file.stat().st_size]
             lost += [file for file in results if file.exists()]
             if lost and not (path / "checkpoint").exists():
@@ -111,8 +115,6 @@ class RunFolder:
                 for scratch in folder.glob(f".*{SCRATCH}"):  # of a write that a kill cut short
                     if scratch.is_file():
                         scratch.unlink()
-        else:
-            write_json(started, asdict(config))
         note_versions(path / "versions.json", self.processes.world)
 
     def check(self, settings: dict, trained_on: list[str]) -> None:
@@ -122,6 +124,31 @@ class RunFolder:
         if read_json(self.path / "trained_on.json") != {"hashes": trained_on}:
             raise ValueError(f"{self.path}: was started with other training tasks than there are "
                              "now")  # fmt: skip
+
+    def grow(self, settings: dict) -> int | None:
+        """The number of updates before, if there are to be more; then `state` forgets what followed
+        the last one. None: it is the same number.
+        """
+        known = self.state.get("settings", {})
+        before = known.get("updates")
+        if not extends(before, settings["updates"]):
+            return None
+        known["updates"] = settings["updates"]
+        for name in ("choices", "finished"):
+            self.state.pop(name, None)
+        sealed = self.state["sealed"].items()
+        self.state["sealed"] = {name: h for name, h in sealed if name.split("/")[0] not in END}
+        return before
+
+    def clear_end(self) -> None:
+        """Remove what followed the last update. A kill in here, before the next checkpoint, leaves
+        a run that grows when it is resumed.
+        """
+        for path in (self.path / name for name in END):
+            for file in [path / part for part in PARTS] if path.is_dir() else [path]:
+                file.unlink(missing_ok=True)
+            if path.is_dir() and not any(path.iterdir()):  # nothing of the user's is there
+                path.rmdir()
 
     def append(self, name: str, rows: list[dict]) -> None:
         """Rows, the same in all processes, to one of the files."""
@@ -148,10 +175,85 @@ def hashes(settings: dict) -> dict[str, str]:
     return {role: fingerprint(folder) for role, folder in folders.items()
             if folder and Path(folder).is_dir()}  # fmt: skip
 
-def refuse_other(path: Path, old: dict, now: dict) -> None:
-    for k, value in now.items():
-        if value != old.get(k):
-            raise ValueError(f"{path}: was started with another {k}: {old.get(k)!r}, now {value!r}")
+def begin(config: Any, settings: dict, written: Sequence[Path] = ()) -> TextIO:
+    """Make the folder of a run, or of a group of them (train.py --seeds), or check that it is the
+    one to resume and that no process is in it. Its lock. `written`: what else tells of a run.
+    """
+    path, started = Path(config.run_dir), Path(config.run_dir) / "config.json"
+    if config.resume and not started.exists():
+        raise ValueError(f"{path}: no run to resume here (it has no config.json)")
+    make_folder(path)
+    held = lock(path)
+    begun = [file for file in (started, *written) if file.exists()]
+    if begun and not config.resume:
+        raise ValueError(f"{path}: holds a run already ({begun[0].name} is there); --resume "
+                         "continues it, --run-dir names another")  # fmt: skip
+    if config.resume:
+        refuse_other(started, read_json(started), settings, GROWING)
+    else:
+        write_json(started, asdict(config))
+    return held
+
+def kept_settings(path: str | Path, config_class: Any) -> dict:
+    """The settings that a run was started with, as far as `config_class` knows them, but for the
+    place; {} where there is no run. ValueError on one that could not be given.
+    """
+    started = Path(path) / "config.json"
+    found = read_json(started) if started.exists() else {}
+    kept = [one for one in fields(config_class)
+            if one.name in found and one.name not in ("run_dir", "resume")]  # fmt: skip
+    for one in kept:
+        try:
+            check(one, found[one.name])
+        except ValueError as error:
+            raise ValueError(f"{started}: {error}") from error
+    return {one.name: found[one.name] for one in kept}
+
+def open_group(config: Any) -> tuple[Path, TextIO]:
+    """Begin the folder of several runs, or resume it; its path and lock."""
+    path, settings = Path(config.run_dir), settings_of(config)
+    held = begin(config, settings)
+    keep_growth(path, settings)
+    return path, held
+
+def forget(path: Path) -> None:
+    """Undo `open_group`."""
+    for name in ("config.json", "lock"):
+        (path / name).unlink()
+    with suppress(OSError):  # something else is there
+        path.rmdir()
+
+def settings_of(config: Any) -> dict:
+    """The settings that a resumed run must have again."""
+    return {k: v for k, v in asdict(config).items() if k not in FREE}
+
+def keep_growth(path: Path, settings: dict) -> None:
+    """Write into a folder's config.json what there is more of."""
+    old = read_json(path / "config.json")
+    grown = {k: settings[k] for k in GROWING if extends(old.get(k), settings.get(k))}
+    if grown:
+        write_json(path / "config.json", old | grown)
+
+def extends(old: Any, new: Any) -> bool:
+    """Whether a growing setting has grown: a number, or a list in a text, at its end.
+
+    >>> extends(20, 30), extends(20, 20), extends("0,1", "0,1,2"), extends("", "0")
+    (True, False, True, False)
+    """
+    if isinstance(old, str):
+        return bool(old) and new.startswith(f"{old},")
+    return isinstance(old, int) and new > old
+
+def refuse_other(path: Path, old: dict, now: dict, growing: Sequence[str] = ()) -> None:
+    """ValueError that names every setting which is another one now; those that are `growing` may be
+    more.
+    """
+    changed = [k for k, value in now.items() if value != old.get(k)
+               and not (k in growing and extends(old.get(k), value))]  # fmt: skip
+    other = [f"{k}: {old.get(k)!r}, now {now[k]!r}{' (it may only grow)' * (k in growing)}"
+             for k in changed]  # fmt: skip
+    if other:
+        raise ValueError(f"{path}: was started with another {'; another '.join(other)}")
 
 def check_left(path: Path, state: dict, settings: dict) -> None:
     """ValueError if a model or a file of a run is not the one that its checkpoint knows."""
