@@ -28,6 +28,7 @@ def config(base, folder, **changes):
     small = dict(
         envs="household,guess",
         gap_tasks=2,
+        gap_check=False,  # a random model has none
         train_tasks=4,
         collect_rounds=1,
         batch_reflections=4,

@@ -1,6 +1,7 @@
 """The command line of every script: help for each option, and one line for each wrong value."""
 
 import math
+import random
 from dataclasses import dataclass, fields
 from importlib import import_module
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ from typing import Literal
 
 import pytest
 
-from retro.run.cli import Spent, option, option_of, parse, run_script
+from retro.run.cli import Spent, flags_of, option, option_of, parse, run_script
 
 SCRIPTS = ("train", "eval", "play", "retro.pretrain.__main__", "retro.interop.export")
 CONFIGS = [pytest.param(import_module(name).Config, id=name) for name in SCRIPTS]
@@ -129,3 +130,61 @@ def test_own_options_come_first_and_a_switch_tells_its_default_once(capsys):
     said = capsys.readouterr().out
     assert said.index("first:") < said.index("shape:") and said.count("(default: on)") == 1
     assert "100 % of a name (default: none)" in said
+
+@pytest.mark.parametrize("name, given, line", [
+    ("train", "--updtes 30", "--updtes: did you mean --updates?"),
+    ("train", "--updtes=30 --learning-rate 1 --seeed 1", "--updtes: did you mean --updates?; "
+     "--learning-rate: no such option here; --help lists them; --seeed: did you mean --seed?"),
+    ("train", "--run_dir x", "--run_dir: did you mean --run-dir?"),
+    ("train", "-updates 3", "-updates: did you mean --updates?"),
+    ("train", "--no-resum", "--no-resum: did you mean --no-resume?"),
+    ("train", "--upd 3", "--upd: did you mean --updates?"),
+    ("train", "resume", "'resume' belongs to no option; --help lists them"),
+    ("eval", "--transcript x", "--transcript: did you mean --transcripts?"),
+    ("eval", "--kl-coef 1", "--kl-coef: no such option here; --help lists them"),
+    ("play", "--rundir x", "--rundir: did you mean --run-dir?"),
+    ("retro.pretrain.__main__", "--token 3", "--token: did you mean --tokens?"),
+    ("retro.interop.export", "--merged", "--merged: did you mean --merge?"),
+])  # fmt: skip
+def test_a_wrong_option_names_the_nearest_one(name, given, line, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(import_module(name).Config, "", argv=given.split())
+    assert ended.value.code == 2 and capsys.readouterr().err == f"error: {line}\n"
+
+@pytest.mark.parametrize("given, line", [
+    ("--lr -1", "--lr is -1.0: must be above 0 and at most 1"),
+    ("--lr -1e-3", "--lr is -0.001: must be above 0 and at most 1"),
+    ("--sft-lr -.5", "--sft-lr is -0.5: must be above 0 and at most 1"),
+    ("--reward-lr -inf", "--reward-lr is -inf: must be above 0 and at most 1"),
+    ("--lr 0", "--lr is 0.0: must be above 0 and at most 1"),
+    ("--lr 2", "--lr is 2.0: must be above 0 and at most 1"),
+    ("--updates -3", "--updates is -3: must be between 0 and 1000000"),
+    ("--kl-coef -2e2", "--kl-coef is -200.0: must be between 0 and 1000"),
+    ("--seeds 0,-1", "--seeds '0,-1': whole numbers from 0 to 1000000000000000000, such as 0,1,2"),
+    ("--seeds -1,0", "--seeds '-1,0': whole numbers from 0 to 1000000000000000000, such as 0,1,2"),
+    ("--seeds 0,1,00", "--seeds '0,1,00': one is named twice"),
+    ("--seeds 0,1 --seed 4", "--seed 4: --seeds 0,1 is in its place"),
+])  # fmt: skip
+def test_a_number_that_makes_no_sense_is_named_with_what_it_may_be(given, line, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(import_module("train").Config, "", argv=given.split())
+    assert ended.value.code == 2 and capsys.readouterr().err == f"error: {line}\n"
+
+@pytest.mark.parametrize("config_class", CONFIGS)
+def test_the_flags_of_a_config_make_it_again(config_class):
+    """Of one whose values are all other ones than the defaults, as far as that is allowed."""
+    rng, others = random.Random(0), {}
+    for one in fields(config_class):
+        bounds = one.metadata["bounds"]
+        if one.type is bool:
+            others[one.name] = not one.default
+        elif one.type is float:
+            high = 1e3 if bounds["high"] is None else bounds["high"]
+            others[one.name] = high * rng.uniform(0.1, 0.4)
+        elif one.type is str and one.name in ("run_dir", "base", "out", "answers", "games"):
+            others[one.name] = "-a 'path', é\\ and=more"
+    try:
+        config = config_class(**others)
+    except ValueError:  # these do not go together
+        config = config_class(**{name: v for name, v in others.items() if type(v) is not float})
+    assert parse(config_class, "", argv=flags_of(config)) == config != config_class()

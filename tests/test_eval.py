@@ -227,6 +227,50 @@ def test_eval_says_what_is_wrong(offline_run, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         evaluated(offline_run, tmp_path, **change)
 
+def spoil_adapter(run: Path) -> None:
+    (run / "adapter/adapter_model.safetensors").write_bytes(b"x")
+
+def spoil_sft(run: Path) -> None:
+    shutil.rmtree(run / "sft")
+
+def spoil_choices(run: Path) -> None:
+    write_json(run / "choices.json", {"guess": 3})
+
+def spoil_tasks(run: Path) -> None:
+    (task, _) = envs.make("guess").tasks("unseen", 2, 1)
+    write_json(run / "trained_on.json", {"hashes": [content_hash(task)]})
+
+@pytest.mark.parametrize("harm, change, message", [
+    (spoil_adapter, {}, "last/adapter/adapter_model.safetensors: is not a whole safetensors file"),
+    (spoil_sft, {}, "last/sft: is not there, the run has not come to its end; train.py --run-dir .*"
+     "last --resume goes on with it"),
+    (spoil_choices, {}, "last/choices.json: guess has no shares by template"),
+    (spoil_tasks, {}, "last: was trained on 1 of the 2 tasks of guess, such as unseen-1-0"),
+    (None, dict(methods="template"), "--methods template: guess has no templates"),
+    (None, dict(env="household,hotpot", data="/none.json"), "/none.json: cannot be read"),
+    (None, dict(json="/dev/null/r.json"), "/dev/null/r.json: cannot be written"),
+    (None, dict(actor="/nowhere"), "/nowhere"),
+])  # fmt: skip
+def test_it_is_said_before_anything_is_played(
+    small_run, tmp_path, played, harm, change, message
+):
+    """Of the last run, and of the last environment, in whose turn it would have come out."""
+    runs = [small_run("online"), tmp_path / "last"]
+    shutil.copytree(runs[0], runs[1], ignore=lambda *_: ["checkpoint"])
+    played.clear()  # of the run itself
+    if harm:
+        harm(runs[1])
+    with pytest.raises(ValueError, match=message):
+        evaluated("", tmp_path, runs=",".join(map(str, runs)), **change)
+    assert not played and not (tmp_path / "r.json").exists()
+
+def test_without_a_run_there_is_train_py_to_be_run_first(tmp_path):
+    message = f"{tmp_path}/none: holds no run .no config.json is there.: run train.py first, or"
+    with pytest.raises(ValueError, match=message):
+        evaluated(tmp_path / "none", tmp_path)
+    with pytest.raises(ValueError, match=f"{tmp_path}/none: holds no run"):
+        evaluated("", tmp_path, runs=f"{tmp_path}/none,{tmp_path}/other")
+
 @pytest.mark.parametrize("seed, said", [(999_999, False), (1_000_000, True), (2_000_000, False)])
 def test_a_test_seed_is_named(seed, said):
     found = dict(env="guess", split="unseen", seed=seed, repeats=3, runs=["a", "b"], panel="0" * 64)

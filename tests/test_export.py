@@ -111,7 +111,7 @@ def test_a_rounded_base_is_merged_in_float32(tmp_path, tiny_base):
     assert close(GPT.from_pretrained(tmp_path / "out")(ids), ours(ids))
 
 def test_what_is_refused_and_what_is_said(tmp_path, tiny_base, capsys):
-    with pytest.raises(ValueError, match="config.json: cannot be read"):
+    with pytest.raises(ValueError, match="holds no run .no config.json .*: run train.py first"):
         main(Config(run_dir=str(tmp_path), out=str(tmp_path / "out")))
     trained_run(tmp_path, tiny_base, adapt_prompt=False)
     main(Config(run_dir=str(tmp_path), out=str(tmp_path / "out")))

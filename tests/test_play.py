@@ -62,8 +62,14 @@ def test_a_run_brings_its_reflector(capsys, monkeypatch, tmp_path, tiny_base):
     save_adapter(model, tmp_path / "adapter")
     write_json(tmp_path / "config.json", {"base": str(tiny_base), "actor_temperature": 0.5})
     assert "after training" in told(capsys, monkeypatch, run_dir=str(tmp_path), retries=1)
-    with pytest.raises(ValueError, match="nowhere"):
+    with pytest.raises(ValueError, match="nowhere: holds no run .*: run train.py first, or name"):
         told(capsys, monkeypatch, run_dir="nowhere")
+    (tmp_path / "adapter").rename(tmp_path / "away")
+    with pytest.raises(ValueError, match="adapter: is not there, the run has not come to its end"):
+        told(capsys, monkeypatch, run_dir=str(tmp_path))
+    write_json(tmp_path / "config.json", {"base": str(tiny_base), "seeds": "4,5"})
+    with pytest.raises(ValueError, match=f"several seeds; name one of them, such as {tmp_path}/s4"):
+        told(capsys, monkeypatch, run_dir=str(tmp_path))
 
 def test_you_as_the_actor(capsys, monkeypatch):
     typed = "?\nlook\nfly \x1b[2Jaway\n"

@@ -136,7 +136,7 @@ def nothing_fails(patch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damage, changes, line, key", [
-    (slow_saves, dict(min_well_formed=0.5, updates=1), "collapse: only 0% of the ref", "updates"),
+    (slow_saves, dict(min_well_formed=0.5, updates=1), "only 0% of the reflections", "updates"),
     (nothing_fails, {}, "no first trial failed: there is nothing to reflect on", "collected"),
 ])  # fmt: skip
 def test_an_end_in_words_is_that_of_all(tiny_base, tmp_path, damage, changes, line, key):
