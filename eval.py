@@ -25,8 +25,6 @@ from itertools import permutations, product
 from pathlib import Path
 from typing import Literal
 
-from tqdm import tqdm
-
 import envs
 from envs.panel import manifest, panel_hash, repeated
 from envs.tasks import seed_range
@@ -37,7 +35,6 @@ from retro.evaluate import (
     Chains,
     Evaluation,
     Reflector,
-    Variant,
     evaluate,
     methods_of,
     rows_of,
@@ -56,6 +53,7 @@ from retro.interop.open import (
     open_model,
     run_settings,
 )
+from retro.report.outcomes import at_their_best
 from retro.report.page import left_by, write_page
 from retro.report.results import TRAINED, best_of, mean_of, report
 from retro.report.tables import table
@@ -67,6 +65,7 @@ from retro.run.files import check_writable, write_atomically, write_json
 from retro.run.finished import read_choices, read_hashes
 from retro.run.printable import visible
 from retro.run.processes import join, launch
+from retro.run.progress import progress
 from retro.run.tally import Tally
 
 data_option, evaluation = (partial(option, group=g) for g in ("data", "evaluation"))
@@ -159,24 +158,25 @@ def main(config: Config) -> None:
         tasks = tasks_of(config, env, runs)
         rows = rows_of(tasks, config.repeats)
         base = Evaluation(env, rows, actor, config.retries, config.seed, processes=processes)
-        template, best = best_of(choices(config, base, tuned, reflector, usable))
+        with progress(None, f"choose {name}", "trials", shown=processes.is_main) as bar:
+            chosen = choices(config, replace(base, bar=bar), tuned, reflector, usable)
+        template, best = best_of(chosen)
         evaluation = replace(base, template=template)
         shown = [m for m in methods if m != "template" or template]
         if not shown:
             raise ValueError(f"--methods template: {name} has no templates")
-        with tqdm(desc=f"evaluate {name}", unit="trial", disable=not processes.is_main) as bar:
-            compared = variants(shown, best, temperatures, len(runs))
-            for tally in tallies:
-                tally.clear()  # of what was played in order to choose
-            chains = evaluate(evaluation, compared, reflector, bar)
+        compared = variants(shown, best, temperatures, len(runs))
+        for tally in tallies:
+            tally.clear()  # of what was played in order to choose
+        with progress(None, f"evaluate {name}", "trials", shown=processes.is_main) as bar:
+            chains = evaluate(replace(evaluation, bar=bar), compared, reflector)
         unanswered = dict(pair for tally in tallies for pair in tally.collect(processes).items())
         if processes.is_main:
             found = report(evaluation, config.split, chains, best, reflector)
             found |= {"runs": [run.name for run in runs], "panel": panel_hash(manifest(env, tasks))}
             found |= {"unanswered": unanswered} if unanswered else {}
             reports.append(found)
-            played.append({name: chains[Variant(name, result["temperature"])]
-                           for name, result in found["methods"].items()})  # fmt: skip
+            played.append(at_their_best(found, chains))
             print(heading(found, len(tasks), env))
             print(table(found, other_temperatures=True))
     if budget.requests + budget.cached:

@@ -281,7 +281,8 @@ def pictures(figures: Figures) -> dict[str, str]:
     for name, report in worlds(figures):
         tasks, runs = report["methods"]["react"]["n"], len(report["runs"])
         what = "real games" if name not in figures["test"] else "generated tasks"
-        panels.append(World(name, f"{tasks} {what}, {runs} training runs", report))
+        note = f"{tasks} {what}, {runs} training run{'s' * (runs > 1)}"
+        panels.append(World(name, note, report))
     return {name: draw(panels, columns) for name, columns in PICTURES.items()}
 
 def stamp(svg: str) -> bytes:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 # method -> what a reader who knows no name of ours calls it
 NAMES = {"react": "plain retries", "last_attempt": "last attempt", "template": "template",
          "reflexion": "untrained", "sft": "SFT", "retroformer": "PPO",
-         "retroformer_offline": "PPO, offline", "shuffled": "shuffled", "best_of": "best of several",
+         "retroformer_offline": "PPO, offline", "shuffled": "shuffled", "best_of": "best of n",
          "oracle": "oracle"}  # fmt: skip
 HEADLINE = ("react", "last_attempt", "template", "reflexion", "sft", "retroformer",
             "retroformer_offline", "oracle")  # fmt: skip
@@ -44,7 +44,11 @@ def rows(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *body])
 
 def headline(worlds: Sequence[tuple[str, Mapping]], retry: int = 1) -> str:
-    """Success at a retry, a line for each (name, report), each method at its own temperature."""
+    """Success at a retry, or the last one before it that there is: a line for each (name, report),
+    each method at its own temperature.
+    """
+    lengths = [len(own["ci95"]) for _, report in worlds for own in report["methods"].values()]
+    retry = min(retry, *(length - 1 for length in lengths))
     played = {method for _, report in worlds for method in report["methods"]}
     trained = ("retroformer", "retroformer_offline")  # a column of what nobody has is left out
     columns = [m for m in HEADLINE if m not in trained or m in played]

@@ -10,7 +10,10 @@ sft/, adapter/      the adapter after imitation and after PPO, in PEFT's format
 reward/             the reward model of an offline run: its adapter, its head
 trained_on.json     hashes of the training tasks: eval.py refuses to evaluate on them
 choices.json        success on other tasks by template and by temperature: what the table chooses by
-results.json, .png  success by retry of every method; the picture if matplotlib is there
+results.json        success by retry of every method; results.svg: as a picture
+outcomes.json       which trial solved which task (retro/report/outcomes.py)
+report.html         all of it as a page to look at, with episodes
+tensorboard/        the numbers of metrics.jsonl for TensorBoard, where asked for
 
 The checkpoint knows what it belongs to: the settings, hashes of the models, and of every file
 above that later work reads. Who resumes a run or reads one gets what was written, or one line that
@@ -50,8 +53,8 @@ except ImportError:  # Windows: two runs in one folder go unnoticed there
     fcntl = None  # type: ignore[assignment]
 
 PACKAGES = ("torch", "numpy", "tiktoken", "regex", "safetensors")
-FREE = ("run_dir", "resume", "max_requests", "max_tokens", "timeout", "concurrency",
-        "answers")  # settings that a resumed run may change: no result depends on them
+FREE = ("run_dir", "resume", "max_requests", "max_tokens", "timeout", "concurrency", "answers",
+        "tensorboard")  # settings that a resumed run may change: no result depends on them
 ROWS = ("metrics", "replay", "failed")
 RESULTS = ("sft", "adapter", "reward", "choices.json", "results.json")
 PARTS = ("adapter_config.json", "adapter_model.safetensors", "head.safetensors")  # of folders there
