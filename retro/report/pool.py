@@ -4,7 +4,7 @@
     python -m retro.report.pool runs/* --picture talk.svg --columns 1     for a telephone
 
 Reads what train.py has left in each folder (outcomes.json). Runs of other seeds have other
-generated tasks. So the intervals resample the runs, and in each run its tasks; where all runs have
+generated tasks. So the intervals resample the runs, and each run's tasks; where all runs have
 played the same tasks (a benchmark's files), tasks and runs are resampled across each other, as
 `eval.py --runs` does. Every method is at the temperature, and the template is the one, that its run
 has chosen.
@@ -71,23 +71,22 @@ def means(values: np.ndarray) -> list[float]:
     return np.nanmean(values, axis=1).mean(0).tolist()
 
 def intervals(values: np.ndarray) -> list[list[float]]:
-    """95 % intervals of `means` by a bootstrap. Each run's mean is over what is drawn of its own
-    tasks; with tasks that all runs share this is `results.interval`.
+    """95 % intervals of `means` by a bootstrap over runs, and over tasks among those that the same
+    runs have played. Where all have played all this is `results.interval`.
     """
-    known = ~np.isnan(values[..., 0])
+    known = ~np.isnan(values[..., 0])  # (A, T)
     if known.all():
         return interval(values)
     A, T = known.shape
     rng = np.random.default_rng(0)
-    drawn_runs = rng.multinomial(A, np.full(A, 1 / A), RESAMPLES)
-    drawn_tasks = rng.multinomial(T, np.full(T, 1 / T), RESAMPLES)
-    sums = np.einsum("st,atn->san", drawn_tasks, np.nan_to_num(values), optimize=True)
-    counts = np.einsum("st,at->sa", drawn_tasks, known)  # tasks drawn of each run
-    weights = drawn_runs * (counts > 0)  # of few tasks all may be left out
-    weights = weights / np.maximum(weights.sum(1, keepdims=True), 1)
-    found = np.einsum("sa,san->sn", weights, sums / np.maximum(counts, 1)[..., None])
-    drawn = weights.sum(1) > 0
-    return np.percentile(found[drawn].clip(-1, 1), (2.5, 97.5), axis=0).T.tolist()
+    runs = rng.multinomial(A, np.full(A, 1 / A), RESAMPLES) / A  # weights
+    tasks = np.zeros((RESAMPLES, T))  # how often each is drawn
+    for players in np.unique(known, axis=1).T:
+        own = np.flatnonzero((known.T == players).all(1))
+        tasks[:, own] = rng.multinomial(len(own), np.full(len(own), 1 / len(own)), RESAMPLES)
+    sums = np.einsum("st,atn->san", tasks, np.nan_to_num(values), optimize=True)
+    drawn = np.einsum("sa,san->sn", runs, sums / known.sum(1)[:, None])
+    return np.percentile(drawn.clip(-1, 1), (2.5, 97.5), axis=0).T.tolist()
 
 def compared(ours: np.ndarray, theirs: np.ndarray) -> dict:
     """The one less the other, paired by run and task, as `results.compared`."""
