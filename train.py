@@ -469,7 +469,8 @@ def learn_by_ppo(training: Training, trials: list[FailedTrial]) -> None:
         )
         run.append("metrics", [{"update": number} | stats])
         training.sink({"update": number} | stats)
-        shown = f"rating {stats['mean_rating']:+.2f}, KL {round(stats['kl'], 1) + 0.0:.1f}"  # no -0.0
+        kl = round(stats["kl"], 1) + 0.0  # no -0.0
+        shown = f"rating {stats['mean_rating']:+.2f}, KL {kl:.1f}"
         shown += "" if training.reward else f", solved {stats['success']:.2f}"
         bar.set_postfix_str(shown, refresh=False)
         bar.update(n)

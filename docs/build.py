@@ -282,7 +282,7 @@ def pictures(figures: Figures) -> dict[str, str]:
         tasks, runs = report["methods"]["react"]["n"], len(report["runs"])
         what = "real games" if name not in figures["test"] else "generated tasks"
         note = f"{tasks} {what}, {runs} training run{'s' * (runs > 1)}"
-        panels.append(World(name, note, report))
+        panels.append(World(name, note, report, runs))
     return {name: draw(panels, columns) for name, columns in PICTURES.items()}
 
 def stamp(svg: str) -> bytes:

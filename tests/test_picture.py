@@ -71,7 +71,7 @@ def test_nothing_is_clipped_and_panels_lie_apart(columns, width):
     assert len({*corners}) == 3
     assert (corners[0][1] == corners[1][1]) == (columns == 2)
     ends = []
-    for panel, (x, y) in zip(found, corners):
+    for panel, (_, y) in zip(found, corners):
         for circle in panel.iter(f"{SVG}circle"):
             assert float(circle.get("cx")) + 5 < PANEL
             ends.append(y + float(circle.get("cy")) + 5)
@@ -111,6 +111,7 @@ def test_one_file_has_both_faces(tmp_path):
     light, dark = (dict(re.findall(r"--(\w+): (#\w{6})", part)) for part in svg.split("@media")[:2])
     assert {*light} == {*dark} == {*re.findall(r"var\(--(\w+)\)", svg)}
     assert "prefers-color-scheme: dark" in svg and "20 tasks (unseen), 3 runs" in svg
+    assert "intervals, over tasks and runs<" in svg and "over tasks<" in draw([world(REPORT)])
     brightness = lambda colour: sum(int(colour[i : i + 2], 16) for i in (1, 3, 5)) / 3
     for face, sign in ((light, 1), (dark, -1)):
         apart = sign * (brightness(face["paper"]) - brightness(face["soft"]))

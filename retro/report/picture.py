@@ -51,12 +51,13 @@ class World(NamedTuple):
     title: str
     note: str  # what was played
     report: Mapping
+    runs: int = 1  # whose adapters are pooled
 
 def world(report: Mapping, runs: int = 1) -> World:
-    """The panel of a report that stands for itself. `runs`: whose adapters are pooled."""
+    """The panel of a report that stands for itself."""
     tasks = next(iter(report["methods"].values()))["n"]
     note = f"{tasks} tasks ({report['split']})" + f", {runs} runs" * (runs > 1)
-    return World(report["env"], note, report)
+    return World(report["env"], note, report, runs)
 
 def write_picture(path: str | Path, worlds: Sequence[World], columns: int = 2) -> None:
     write_atomically(path, draw(worlds, columns).encode())
@@ -77,7 +78,8 @@ def draw(worlds: Sequence[World], columns: int = 2) -> str:
     retries = retries_of(worlds[0].report)
     told = [f"ring: after retry {retries[0]}"] * (len(retries) > 1)
     told += [f"dot: after retry {retries[-1]}", "dashed: first trial"]
-    for y, words in ((16, "; ".join(told)), (34, "bars: 95 % intervals, over tasks and runs")):
+    over = "over tasks" + " and runs" * any(w.runs > 1 for w in worlds)
+    for y, words in ((16, "; ".join(told)), (34, f"bars: 95 % intervals, {over}")):
         parts.append(text(MARGIN, top + y, words, "small"))
     summary = "Success by retry: " + "; ".join(w.title for w in worlds)
     return (
