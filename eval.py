@@ -190,6 +190,8 @@ def main(config: Config) -> None:
         write_atomically(config.transcripts, text.encode(errors="backslashreplace"))
     if config.report and processes.is_main:
         write_page(config.report, reports, played, environments, runs[0], lm)
+    if files := [path for path in (config.json, config.transcripts, config.report) if path]:
+        processes.print0(f"\nwrote {', '.join(files)}")
     processes.leave()
 
 def check_outputs(config: Config) -> None:

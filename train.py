@@ -289,7 +289,7 @@ def set_up(config: Config) -> Training:
     eval_tasks = table_tasks(config, others, trained_on)
     kept = replace(config, base_url=public_url(config.base_url))  # no secret in config.json
     run = RunFolder(kept, weights, optimizer, processes, trained_on)
-    sink = nowhere
+    sink: Sink = nowhere
     if config.tensorboard and processes.is_main:
         sink = open_sink(run.path / "tensorboard", run.state.get("updates", 0))
     return Training(

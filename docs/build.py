@@ -96,6 +96,7 @@ def condense(folder: Path) -> None:
         if (folder / f"{log}.log").exists():  # bytes, for the progress bars' returns
             text = excerpt((folder / f"{log}.log").read_bytes().decode(), env)
             (FIGURES / f"{name}.txt").write_text(text, encoding="utf-8")
+    print(f"wrote {FIGURES}/")
 
 def excerpt(log: str, env: str) -> str:
     """What a script printed on one environment: no progress bars, no other temperatures."""
@@ -310,12 +311,15 @@ def photograph(svg: str) -> bytes | None:
 
 def draw_pictures(found: dict[str, str]) -> None:
     for name, svg in found.items():
-        (ROOT / name).write_text(svg, encoding="utf-8")
+        if not (ROOT / name).exists() or (ROOT / name).read_text(encoding="utf-8") != svg:
+            (ROOT / name).write_text(svg, encoding="utf-8")
+            print(f"wrote {ROOT / name}")
     svg, path = next(iter(found.values())), ROOT / PHOTOGRAPH
     if path.exists() and stamp(svg) in path.read_bytes():
         return
     if png := photograph(svg):
         path.write_bytes(png)
+        print(f"wrote {path}")
     else:
         print(f"{PHOTOGRAPH} is not drawn: needs Chromium, and pip install playwright")
 

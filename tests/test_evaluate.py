@@ -201,7 +201,7 @@ def test_equal_trials_are_played_once(tiny_lm, monkeypatch):
     forgetful = replace(evaluation, actor=ScriptedActor(lambda text: "look", memory=0))
     chains = evaluate(forgetful, compared, nobody(tiny_lm, writers))
     assert len(played) == 10 * 3 and len({str(own) for own in chains.values()}) == 1
-    assert bar.n == bar.total == 10 * 7 + 10 * 3  # the same bar goes on
+    assert bar.n == 10 * 7 + 10 * 3 <= bar.total  # the same bar goes on; its total is a bound
 
 # ---- chains
 

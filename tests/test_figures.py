@@ -197,8 +197,11 @@ def test_a_folder_of_runs_becomes_figures_and_pages(tmp_path, monkeypatch, capsy
     photographed: list = []  # no browser is started
     monkeypatch.setattr(build, "photograph", lambda svg: photographed.append(svg) or b"")
     assert build.main([str(tmp_path / "runs")]) == 0
-    said_so = "docs/success.png is not drawn: needs Chromium, and pip install playwright"
-    assert said_so in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "docs/success.png is not drawn: needs Chromium, and pip install playwright" in printed
+    wrote = [line.partition(" ")[2] for line in printed.splitlines() if line.startswith("wrote ")]
+    names = ("docs/figures/", *build.PAGES, *build.PICTURES)
+    assert wrote == [f"{tmp_path}/{name}" for name in names]
     (svg,) = photographed
     assert (tmp_path / "docs/success.svg").read_text() == svg
     assert ">household<" in svg and ">hotpot<" in svg and ">20 generated tasks, 1 training r" in svg
@@ -319,7 +322,10 @@ def test_a_failure_stops_only_the_steps_that_need_it(tmp_path, monkeypatch, caps
         measure.main()
         said = capsys.readouterr().out
         assert ("good: " in said) == (not only), "done already, or not"
-        return json.loads(said[said.index("{") :]) if "{" in said else {}
+        if "{" in said:
+            return json.loads(said[said.index("{") :])
+        assert said.endswith(f"all steps are done; wrote {out}/\n")
+        return {}
 
     status = "exit status 3, see {}.log".format
     assert left() == {"bad": status("bad"), "stopped": status("stopped"), "waits": "needs bad"}

@@ -294,7 +294,7 @@ def write_card(out: Path, config: Config, state: dict, n: int = 200) -> None:
         temperature=TEMPERATURE, table="\n".join(lines),
     )  # fmt: skip
     write_atomically(out / "CARD.md", card.encode())
-    print(card)
+    print(f"{card}\nwrote {out}/")
 
 if __name__ == "__main__":
     launch(main, parse(Config, __doc__), 1)

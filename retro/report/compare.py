@@ -101,7 +101,8 @@ def main(argv: list[str] | None = None) -> int:
         if given.picture:
             check_writable(given.picture)
         left, right = read_sides(given.left, given.right)
-        names = tuple(" ".join(run.path.name for run in side) for side in (left, right))
+        name = lambda side: " ".join(run.path.name for run in side)
+        names = name(left), name(right)
         print(page(left, right, names))
         if given.picture:
             write_picture(given.picture, panels(left, right, names))

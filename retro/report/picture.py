@@ -126,7 +126,8 @@ def panel(one: World, low: float) -> list[str]:
         lines.append(text(0, y + 4.5, label(name, one.report)))
         for column, retry in enumerate(retries, 2 - len(retries)):
             at = y if len(retries) == 1 else y + (3.5 if column else -3.5)
-            lines.append(line(*map(x, own["ci95"][retry]), at, at))
+            left, end = map(x, own["ci95"][retry])
+            lines.append(line(left, end, at, at))
             done, ring = own["success_by_retry"][retry], ' class="ring"' * (not column)
             lines.append(f'<circle{ring} cx="{x(done)}" cy="{at}" r="3.5"/>')
             lines.append(text(centre(column), y + 4.5, share(done), "", "middle"))
