@@ -25,6 +25,7 @@ from retro.interop.open import open_model
 from retro.learn import Arena, FailedTrial
 from retro.report.outcomes import read_outcomes
 from retro.report.page import FEW
+from retro.report.pool import pooled, read_runs
 from retro.run.checkpoint import load, save
 from retro.run.files import JsonLines, read_json
 from retro.tokenizer import Tokenizer
@@ -170,6 +171,10 @@ def test_a_run_ends_with_its_page_and_says_where(small_run, tiny_base, capsys):
         for retry, share in enumerate(result["success_by_retry"]):
             won = [at is not None and at <= retry for at in solved]
             assert sum(won) / len(won) == pytest.approx(share)
+    (alone,) = pooled(read_runs([str(folder)]))  # a run that is pooled with none is itself
+    assert alone["comparisons"] == report["comparisons"]
+    for name, own in alone["methods"].items():
+        assert own == {key: report["methods"][name][key] for key in own}
     tasks = envs.make("guess").tasks("unseen", len(found["tasks"]), 0)
     assert found["tasks"] == [content_hash(task) for task in tasks]
 
