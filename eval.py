@@ -25,8 +25,6 @@ from itertools import permutations, product
 from pathlib import Path
 from typing import Literal
 
-from tqdm import tqdm
-
 import envs
 from envs.panel import manifest, panel_hash, repeated
 from envs.tasks import seed_range
@@ -57,6 +55,7 @@ from retro.interop.open import (
     open_model,
     run_settings,
 )
+from retro.report.outcomes import at_their_best
 from retro.report.page import left_by, write_page
 from retro.report.results import TRAINED, best_of, mean_of, report
 from retro.report.tables import table
@@ -68,6 +67,7 @@ from retro.run.files import check_writable, write_atomically, write_json
 from retro.run.finished import part_of, read_choices, read_hashes, runs_in
 from retro.run.printable import visible
 from retro.run.processes import join, launch
+from retro.run.progress import progress
 from retro.run.tally import Tally
 
 data_option, evaluation = (partial(option, group=g) for g in ("data", "evaluation"))
@@ -170,14 +170,16 @@ def main(config: Config) -> None:
     for name, env in environments.items():
         rows = rows_of(tasks[name], config.repeats)
         base = Evaluation(env, rows, actor, config.retries, config.seed, processes=processes)
-        template, best = best_of(choices(config, base, tuned, reflector, known[name]))
+        with progress(None, f"choose {name}", "trials", shown=processes.is_main) as bar:
+            chosen = choices(config, replace(base, bar=bar), tuned, reflector, known[name])
+        template, best = best_of(chosen)
         evaluation = replace(base, template=template)
         shown = [m for m in methods if m != "template" or template]
-        with tqdm(desc=f"evaluate {name}", unit="trial", disable=not processes.is_main) as bar:
-            compared = variants(shown, best, temperatures, len(runs))
-            for tally in tallies:
-                tally.clear()  # of what was played in order to choose
-            chains = evaluate(evaluation, compared, reflector, bar)
+        compared = variants(shown, best, temperatures, len(runs))
+        for tally in tallies:
+            tally.clear()  # of what was played in order to choose
+        with progress(None, f"evaluate {name}", "trials", shown=processes.is_main) as bar:
+            chains = evaluate(replace(evaluation, bar=bar), compared, reflector)
         unanswered = dict(pair for tally in tallies for pair in tally.collect(processes).items())
         if processes.is_main:
             found = report(evaluation, config.split, chains, best, reflector)
@@ -185,8 +187,7 @@ def main(config: Config) -> None:
             found |= {"runs": [run.name for run in runs], "panel": panel}
             found |= {"unanswered": unanswered} if unanswered else {}
             reports.append(found)
-            played.append({name: chains[Variant(name, result["temperature"])]
-                           for name, result in found["methods"].items()})  # fmt: skip
+            played.append(at_their_best(found, chains))
             print(heading(found, len(tasks[name]), env))
             print(table(found, other_temperatures=True))
     if budget.requests + budget.cached:
@@ -200,6 +201,8 @@ def main(config: Config) -> None:
         write_atomically(config.transcripts, text.encode(errors="backslashreplace"))
     if config.report and processes.is_main:
         write_page(config.report, reports, played, environments, runs[0], lm)
+    if files := [path for path in (config.json, config.transcripts, config.report) if path]:
+        processes.print0(f"\nwrote {', '.join(files)}")
     processes.leave()
 
 def runs_of(config: Config) -> list[Path]:

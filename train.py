@@ -25,8 +25,7 @@ import retro.run.loading  # isort: skip  # noqa: F401  (Ctrl-C from here on)
 import math
 import sys
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -36,13 +35,13 @@ import torch
 from tqdm import tqdm
 
 import envs
-import eval as eval_py
-from envs.panel import content_hashes, repeated
+from envs.panel import content_hashes, manifest, panel_hash, repeated
 from retro.evaluate import (
     LONG,
-    TEMPERATURES,
+    Chains,
     Evaluation,
     Reflector,
+    Variant,
     evaluate,
     measure_gap,
     methods_of,
@@ -70,8 +69,14 @@ from retro.memory import Rated, read_buffer, replay_buffer
 from retro.policy import Policy
 from retro.ppo import KLController, PPOConfig
 from retro.reflect import RANGES
+from retro.report.outcomes import FILE as OUTCOMES
+from retro.report.outcomes import at_their_best, outcomes
+from retro.report.page import FEW, write_page
+from retro.report.picture import world, write_picture
+from retro.report.pool import main as pool
 from retro.report.results import best_of, report
-from retro.report.tables import draw_picture, print_reward, table
+from retro.report.tables import print_reward, table
+from retro.report.tensorboard import Sink, check_tensorboard, nowhere, open_sink
 from retro.report.truth import truth
 from retro.reward import ADAPTER as REWARD
 from retro.reward import FitConfig, RewardModel, fit
@@ -84,6 +89,7 @@ from retro.run.finished import is_finished
 from retro.run.folder import RunFolder, forget, kept_settings, open_group
 from retro.run.model_files import MAX_ALPHA, MAX_RANK
 from retro.run.processes import Processes, in_torchrun, join, launch
+from retro.run.progress import progress
 from retro.sft import sft_update
 
 HEADINGS = "data", "adapter", "reward model (offline)", "PPO", "evaluation"
@@ -98,13 +104,14 @@ class Config(FileOptions, RoleOptions, ActorOptions):
     seed: int = option(0, "number from which every random draw follows", "run", low=0)
     seeds: str = option(
         "", "in place of --seed several, comma-separated: a run of each in --run-dir/sSEED, one "
-        "after the other, then eval.py on all of them", "run",
+        "after the other, then retro.report.pool on all of them", "run",
     )  # fmt: skip
     mode: Literal["online", "offline"] = option(
         "online", "PPO on trials that are played, or on a reward model of the ratings", "run"
     )
     from_buffer: str = option("", "file of rated reflections: learn from them, offline", "run")
     recompute: bool = option(False, "backward pass in less memory, but slower", "run")
+    tensorboard: bool = option(False, "metrics for TensorBoard, in --run-dir/tensorboard", "run")
 
     envs: str = data("household,hotpot,shop", "environments, comma-separated")
     gap_tasks: int = data(32, "tasks to compare oracle and plain retries on, at first", **FROM_1)
@@ -203,9 +210,17 @@ def main(config: Config) -> None:
     rest = (time.time() - started) / 60 - minutes
     print0, path = training.processes.print0, training.run.path
     print0(f"\n{minutes:.1f} minutes of training, {rest:.1f} of evaluation; see {path}/")
+    print0(written(path))
     if config.actor == "openai":
         print0(training.budget)
     training.processes.leave()
+
+def written(path: Path) -> str:
+    """What there is to look at in a run's folder."""
+    names = ("adapter", "reward", "metrics.jsonl", "tensorboard", "results.json", "results.svg")
+    there = ", ".join(name for name in names if (path / name).exists())
+    page = path / "report.html"
+    return f"wrote {there}" + f"; open {page} in a browser" * page.exists()
 
 @dataclass
 class Training:
@@ -223,6 +238,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     run: RunFolder
     group: int  # reflections on one failed trial
+    sink: Sink  # where the lines of metrics.jsonl go too
     given: list[Rated]  # the rows of --from-buffer
     train_tasks: list[dict]
     eval_tasks: dict[str, list[dict]]  # by environment
@@ -236,11 +252,11 @@ class Training:
         return Arena(self.environments, self.train_tasks, self.actor, self.config.rating)
 
     def evaluation(
-        self, env: envs.Environment, tasks: list[dict], retries: int, template: str = ""
+        self, env: envs.Environment, tasks: list[dict], retries: int, bar: tqdm, template: str = ""
     ) -> Evaluation:
         assert self.actor, "where there are environments, somebody plays"
         return Evaluation(env, rows_of(tasks), self.actor, retries, self.config.seed, template,
-                          self.processes)  # fmt: skip
+                          self.processes, bar)  # fmt: skip
 
     def reflector(self) -> Reflector:
         return Reflector(
@@ -248,12 +264,14 @@ class Training:
             self.config.best_of if self.reward else 1,
         )  # fmt: skip
 
-    def bar(self, rows: Iterable | None, **words: Any) -> tqdm:
-        return tqdm(rows, disable=not self.processes.is_main, **words)
+    def bar(self, total: int | None, desc: str, unit: str = "trials", initial: int = 0) -> tqdm:
+        return progress(total, desc, unit, initial=initial, shown=self.processes.is_main)
 
 def set_up(config: Config) -> Training:
     """1. The two roles: one frozen base, one adapter (offline a second one, the reward model's)."""
     device = pick_device()
+    if config.tensorboard:
+        check_tensorboard()
     if config.from_buffer:
         config = replace(config, mode="offline")
     processes = join(device)
@@ -292,9 +310,12 @@ def set_up(config: Config) -> Training:
     eval_tasks = table_tasks(config, others, trained_on)
     kept = replace(config, base_url=public_url(config.base_url))  # no secret in config.json
     run = RunFolder(kept, weights, optimizer, processes, trained_on)
+    sink: Sink = nowhere
+    if config.tensorboard and processes.is_main:
+        sink = open_sink(run.path / "tensorboard", run.state.get("updates", 0))
     return Training(
         config, processes, environments, others, lm, policy, reward, actor, budget, optimizer, run,
-        group, given, train_tasks, eval_tasks,
+        group, sink, given, train_tasks, eval_tasks,
     )  # fmt: skip
 
 def open_environments(config: Config) -> tuple[dict[str, envs.Environment], ...]:
@@ -341,7 +362,9 @@ def check_gaps(training: Training) -> None:
     for name, env in training.environments.items():
         if name not in gaps:
             tasks = env.tasks("seen", config.gap_tasks, config.seed)
-            gaps[name] = measure_gap(training.evaluation(env, tasks, 1), training.reflector())
+            with training.bar(None, f"the gap in {name}") as bar:
+                evaluation = training.evaluation(env, tasks, 1, bar)
+                gaps[name] = measure_gap(evaluation, training.reflector())
             run.save(gap=gaps)
         processes.print0("the gap in {}: success {:.2f} at first; after one retry {:.2f} without\n"
                          "    reflection, {:.2f} with the oracle's".format(name, *gaps[name]))
@@ -365,8 +388,9 @@ def collect_ratings(training: Training) -> tuple[list[FailedTrial], list[Rated]]
     failed = [FailedTrial.from_json(row, lm) for row in run.files["failed"]]
     ratings = stored_ratings(training)
     each = config.offline_each if config.mode == "offline" else 1
-    starts = range(run.state.get("collected", 0), len(tasks), CHUNK)
-    for start in training.bar(starts, desc="collect", unit=f" x {CHUNK} tasks"):
+    done = min(run.state.get("collected", 0), len(tasks))
+    bar = training.bar(len(tasks), "collect", "tasks", done)
+    for start in range(done, len(tasks), CHUNK):
         arena.actor.generator = training.generator("collect", start, processes.rank)
         own = processes.split(tasks[start : start + CHUNK])
         for trials, played in collect(arena, own, config.collect_rounds, each, lm):
@@ -377,6 +401,9 @@ def collect_ratings(training: Training) -> tuple[list[FailedTrial], list[Rated]]
             ratings += rows
         release_memory()
         run.save(collected=start + CHUNK)
+        bar.set_postfix_str(f"{len(ratings)} ratings", refresh=False)
+        bar.update(min(CHUNK, len(tasks) - start))
+    bar.close()
     if not failed:
         raise SystemExit("no first trial failed: there is nothing to reflect on")
     return failed, ratings
@@ -471,29 +498,29 @@ def learn_by_ppo(training: Training, trials: list[FailedTrial]) -> None:
     if done:  # what has collapsed stays so
         *_, last = run.files["metrics"]
         check(last)
-    bar = training.bar(
-        range(done, config.updates), initial=done, total=config.updates, desc="PPO", unit="update"
-    )
-    for number in bar:
+    n = config.batch_reflections
+    bar = training.bar(n * config.updates, "PPO", "reflections", n * done)
+    for number in range(done, config.updates):
         # linear to zero over all updates: in a run that has grown it rises once, where it grew
         lr = config.lr * (1 - number / config.updates)
         for params in training.optimizer.param_groups:
             params["lr"] = lr
-        drawn = draw(failed, number, config.batch_reflections // training.group, config.seed)
+        drawn = draw(failed, number, n // training.group, config.seed)
         stats = one_update(
             training, number, processes.shard(drawn), judge, kl_control.kl_coef, baselines
         )
         row = {"update": number, "lr": lr} | stats
         run.append("metrics", [row])
-        bar.set_postfix_str(
-            "mean rating {mean_rating:+.3f}, KL {kl:.1f} nats, well-formed {well_formed:.2f}"
-            .format(**stats) + (
-                "" if training.reward else f", retry success {stats['success']:.2f}"
-            )
-        )  # fmt: skip
-        kl_control.update(stats["kl"], config.batch_reflections)
+        training.sink(row)
+        kl = round(stats["kl"], 1) + 0.0  # no -0.0
+        shown = f"rating {stats['mean_rating']:+.2f}, KL {kl:.1f}"
+        shown += "" if training.reward else f", solved {stats['success']:.2f}"
+        bar.set_postfix_str(shown, refresh=False)
+        bar.update(n)
+        kl_control.update(stats["kl"], n)
         run.save(updates=number + 1, kl_coef=kl_control.kl_coef, baselines=baselines.means)
         check(row)
+    bar.close()
     if processes.is_main:
         save_adapter(training.lm.model, run.path / "adapter")
     run.save("adapter")
@@ -531,12 +558,16 @@ def choose(training: Training) -> dict[str, dict]:
     config, run = training.config, training.run
     choices = run.state.get("choices", {})
     methods, reflector = methods_of(config.mode), training.reflector()
-    for name, env in training.bar(training.environments.items(), desc="choose"):
+    for name, env in training.environments.items():
         if name not in choices:
-            tasks = training.evaluation(env, env.tasks("train", config.gap_tasks, config.seed), 1)
-            seen = training.evaluation(env, env.tasks("seen", config.choice_tasks, config.seed), 1)
-            choices[name] = {"templates": try_templates(tasks, reflector),
-                             "temperatures": try_temperatures(seen, methods, reflector)}
+            with training.bar(None, f"choose {name}") as bar:
+                on = lambda split, n: training.evaluation(env, env.tasks(split, n, config.seed), 1,
+                                                          bar)  # fmt: skip
+                choices[name] = {
+                    "templates": try_templates(on("train", config.gap_tasks), reflector),
+                    "temperatures": try_temperatures(on("seen", config.choice_tasks), methods,
+                                                     reflector),
+                }  # fmt: skip
             run.save(choices=choices)
     if training.processes.is_main:
         write_json(run.path / "choices.json", choices)
@@ -546,16 +577,17 @@ def choose(training: Training) -> dict[str, dict]:
 def compare_methods(training: Training, choices: dict[str, dict]) -> None:
     """8. Evaluation, on tasks with names that no training saw; eval.py has the other controls."""
     config, processes, run = training.config, training.processes, training.run
-    reports, reflector, actor = [], training.reflector(), training.actor
+    reports, played, reflector, actor = [], [], training.reflector(), training.actor
     for name, env in training.eval_environments.items():
         template, best = best_of(choices[name])
         tasks, left_out = training.eval_tasks[name], (*LONG, *["template"] * (not template))
         methods = [method for method in methods_of(config.mode) if method not in left_out]
-        evaluation = training.evaluation(env, tasks, config.retries, template)
         assert actor, "where there are environments, somebody plays"
         actor.tally.clear()  # of what was played before
-        with training.bar(None, desc=f"evaluate {name}", unit="trial") as bar:
-            chains = evaluate(evaluation, variants(methods, best), reflector, bar)
+        with training.bar(None, f"evaluate {name}") as bar:
+            evaluation = training.evaluation(env, tasks, config.retries, bar, template)
+            chains = evaluate(evaluation, variants(methods, best), reflector)
+        played.append(chains)
         reports.append(report(evaluation, config.eval_split, chains, best, reflector))
         if unanswered := actor.tally.collect(processes):
             reports[-1]["unanswered"] = unanswered
@@ -565,7 +597,24 @@ def compare_methods(training: Training, choices: dict[str, dict]) -> None:
         processes.print0(table(reports[-1]))
     if processes.is_main and reports:
         write_json(run.path / "results.json", reports)
-        draw_picture(reports, run.path / "results.png")
+        show(training, reports, played)
+
+def show(training: Training, reports: list[dict], played: list[dict[Variant, Chains]]) -> None:
+    """Which trial solved what, the picture, and the page, with a dozen episodes of each
+    environment: more would keep the run waiting.
+    """
+    path, environments = training.run.path, training.eval_environments
+    tasks = [training.eval_tasks[report["env"]] for report in reports]
+    found = zip(reports, tasks, played)
+    write_json(path / OUTCOMES, {own[0]["env"]: outcomes(*own) for own in found})
+    write_picture(path / "results.svg", [world(report) for report in reports])
+    told = [
+        report | {"runs": [path.name],
+                  "panel": panel_hash(manifest(environments[report["env"]], own))}
+        for report, own in zip(reports, tasks)
+    ]  # fmt: skip
+    chains = [at_their_best(report, each) for report, each in zip(reports, played)]
+    write_page(path / "report.html", told, chains, environments, path, training.lm, FEW)
 
 # ---- several runs
 
@@ -598,24 +647,9 @@ def train_each(config: Config) -> None:
         if status:
             sys.exit(status)
     if not config.from_buffer:  # where nothing is played
-        print(f"\nall seeds together; see {path}/results.json", flush=True)
-        eval_py.start(pooled_table(config))
+        runs = [str(path / f"s{seed}") for seed in seeds_of(config)]
+        pool([*runs, "--picture", str(path / "success.svg")])
     held.close()
-
-def pooled_table(config: Config) -> eval_py.Config:
-    """What eval.py is asked for: the table that each run has made, of all adapters together."""
-    shared: dict[str, Any] = {one.name: getattr(config, one.name) for one in fields(ActorOptions)}
-    shared |= dict(
-        games=config.eval_games, data=config.eval_data, products=config.products,
-        attributes=config.attributes, goals=config.eval_goals or config.goals,
-    )  # fmt: skip
-    methods = [method for method in methods_of(config.mode) if method not in LONG]
-    return eval_py.Config(
-        run_dir=config.run_dir, env=config.envs, split=config.eval_split, tasks=config.eval_tasks,
-        choice_tasks=config.choice_tasks, methods=",".join(methods), retries=config.retries,
-        temperatures=",".join(f"{t:g}" for t in TEMPERATURES),
-        json=str(Path(config.run_dir) / "results.json"), **shared,
-    )  # fmt: skip
 
 def defaults(given: Any) -> dict:
     """What replaces the fields' own: a resumed run's settings, or those of an offline run."""

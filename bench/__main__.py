@@ -64,6 +64,8 @@ def main() -> None:
         print(f"    {time.time() - started:.0f} s", file=sys.stderr)
         if args.json:  # after each comparison: a broken run keeps what it has
             write_json(args.json, {"machine": machine(), "rows": [row.to_json() for row in rows]})
+    if args.json:
+        print(f"wrote {args.json}")
 
 if __name__ == "__main__":
     main()

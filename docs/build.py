@@ -1,8 +1,8 @@
 """Writes the measured numbers of README.md and docs/results.md: nobody types them.
 
     python docs/build.py FOLDER     docs/figures/ from what docs/measure.py left in FOLDER, then
-    python docs/build.py            the blocks of the two pages from docs/figures/
-    python docs/build.py --check    changes nothing; exit code 1 if a block is not as it would be
+    python docs/build.py            the blocks of the two pages and the picture from docs/figures/
+    python docs/build.py --check    changes nothing; exit code 1 if one is not as it would be
 
 A block stands between `<!-- figures NAME ARGUMENT ... -->` and `<!-- /figures -->`; NAME is one of
 the functions in BLOCKS, whose docstrings say what comes out. In a sentence it is
@@ -12,20 +12,35 @@ docs/figures/NAME.json: of each table by eval.py, by environment what `eval.py -
 "run": command, git, versions, seconds, peak_mib (of the largest process). runs.json: the same "run"
 of each training run, what it has chosen, and of s0, s1, s2 its results and its updates. Floats have
 six digits. run.txt and eval.txt: a part of what the scripts print.
+
+The picture is docs/success.svg, for telephones docs/success-narrow.svg, and for slides that take no
+SVG docs/success.png: Chromium's photograph of the first one, with its hash in it.
 """
 
 import argparse
+import hashlib
 import json
+import os
 import re
+import shutil
+import struct
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
 from measure import steps
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from retro.report import markdown  # noqa: E402
+from retro.report.markdown import at, bounds, p_value, rows, share  # noqa: E402
+from retro.report.picture import World, draw  # noqa: E402
+
 FIGURES, PAGES = ROOT / "docs/figures", ("README.md", "docs/results.md")
 BLOCK = re.compile(r"(<!-- figures (\w+)((?: [^ >]+)*) -->)(.*?)(<!-- /figures -->)", re.DOTALL)
+PICTURES = {"docs/success.svg": 2, "docs/success-narrow.svg": 1}  # columns of panels
+PHOTOGRAPH = "docs/success.png"  # of the first one
 Figures = dict[str, Any]  # name of a file in docs/figures/, without its ending -> content
 
 # ---- condensing a folder of runs
@@ -60,10 +75,7 @@ def update(row: dict) -> dict:
     return {"mean_rating": row["mean_rating"], "kl": row["kl"]} | shares
 
 def condense(folder: Path) -> None:
-    """docs/figures/ and docs/success.png from the steps of docs/measure.py that are done."""
-    sys.path.insert(0, str(ROOT))
-    from retro.report.tables import draw_picture
-
+    """docs/figures/ from the steps of docs/measure.py that are done."""
     FIGURES.mkdir(exist_ok=True)
     runs = {}
     for path in sorted(folder.glob("*/results.json")):
@@ -84,9 +96,7 @@ def condense(folder: Path) -> None:
         if (folder / f"{log}.log").exists():  # bytes, for the progress bars' returns
             text = excerpt((folder / f"{log}.log").read_bytes().decode(), env)
             (FIGURES / f"{name}.txt").write_text(text, encoding="utf-8")
-    if (folder / "test.json").exists():
-        if not draw_picture(read(folder / "test.json"), ROOT / "docs/success.png"):
-            print("docs/success.png is not drawn: matplotlib is not there")
+    print(f"wrote {FIGURES}/")
 
 def excerpt(log: str, env: str) -> str:
     """What a script printed on one environment: no progress bars, no other temperatures."""
@@ -103,59 +113,29 @@ def excerpt(log: str, env: str) -> str:
             kept.append("\n" * bool(table) + part.strip("\n"))
     return "\n".join(kept) + "\n"
 
-# ---- numbers
-
-def share(value: float | None, sign: str = "") -> str:
-    """.93, 1.00, -.05; with sign "+" also +.05. Of nothing: -"""
-    if value is None:
-        return "-"
-    return re.sub(r"\b0\.", ".", f"{round(value, 2) + 0.0:{sign}.2f}")  # no -.00
-
-def bounds(pair: list[float], sign: str = "") -> str:
-    return f"[{', '.join(share(value, sign) for value in pair)}]"
-
-def p_value(p: float) -> str:
-    return "< .001" if p < 0.001 else re.sub(r"^0", "", f"{p:.3f}" if p < 0.1 else f"{p:.2f}")
-
 def mean(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
-def at(temperature: float | None) -> str:
-    return "" if temperature is None else f" (T={temperature:g})"
-
-def rows(head: list[str], body: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *body])
-
 # ---- blocks
+
+def worlds(figures: Figures) -> list[tuple[str, dict]]:
+    """What the pages begin with: the test tasks, and ALFWorld's games."""
+    found = [(env, figures["test"][env]) for env in figures["test"] if env != "run"]
+    games = [("ALFWorld's games", figures["games"]["household"])] if "games" in figures else []
+    return found + games
 
 def headline(figures: Figures, retry: str = "1", *tables: str) -> str:
     """Success at a retry, each method at its own temperature. Tables as `webshop.shop`; none: all
     of the test tasks, and ALFWorld's games.
     """
-    worlds = [(env, figures["test"][env]) for env in figures["test"] if env != "run"]
-    worlds += [("ALFWorld's games", figures["games"]["household"])] if "games" in figures else []
-    if tables:
-        worlds = [(own["split"], own) for name, env in (table.split(".") for table in tables)
-                  for own in [figures[name][env]]]  # fmt: skip
-    columns = {"react": "plain retries", "last_attempt": "last attempt", "template": "template",
-               "reflexion": "untrained", "sft": "SFT", "retroformer": "PPO", "oracle": "oracle"}
-    body = []
-    for world, report in worlds:
-        found = [report["methods"].get(method) for method in columns]
-        body.append([world, *(share(own["success_by_retry"][int(retry)]) + at(own["temperature"])
-                              if own else "-" for own in found)])  # fmt: skip
-    return rows(["", *columns.values()], body)
+    own = [(figures[name][env]["split"], figures[name][env])
+           for name, env in (table.split(".") for table in tables)]  # fmt: skip
+    return markdown.headline(own or worlds(figures), int(retry))
 
 def success(figures: Figures, file: str, env: str) -> str:
     """Success by retry with intervals, each method at its own temperature."""
-    report, body = figures[file][env], []
-    for name, own in report["methods"].items():
-        label = f"template: {report['template']}" if name == "template" else name
-        cells = [label + at(own["temperature"])]
-        cells += [f"{share(s)} {bounds(ci)}" for s, ci in zip(own["success_by_retry"], own["ci95"])]
-        body.append([f"**{cell}**" for cell in cells] if name == "retroformer" else cells)
-    return rows(["after retry", *map(str, range(len(body[0]) - 1))], body)
+    return markdown.success(figures[file][env])
 
 def temperatures(figures: Figures, file: str, env: str) -> str:
     """Success at retry 1 and at the last one by temperature; the method's own one in bold."""
@@ -172,18 +152,7 @@ def temperatures(figures: Figures, file: str, env: str) -> str:
 
 def pairs(figures: Figures, file: str, env: str) -> str:
     """PPO less each other method, task by task: difference, tasks won : lost, sign test's p."""
-    rivals = figures[file][env]["comparisons"]["retroformer"]
-    retries, body = sorted({1, len(next(iter(rivals.values()))["p"]) - 1}), []
-    for name, own in rivals.items():
-        cells = [name]
-        for retry in retries:
-            difference, ci, won, lost, p = (
-                own[key][retry] for key in ("difference_by_retry", "ci95", "wins", "losses", "p")
-            )
-            cells += [f"{share(difference, '+')} {bounds(ci, '+')}", f"{won} : {lost}", p_value(p)]
-        body.append(cells)
-    head = [cell for retry in retries for cell in (f"retry {retry}", "won : lost", "p")]
-    return rows(["retroformer less", *head], body)
+    return markdown.pairs("retroformer less", figures[file][env]["comparisons"]["retroformer"])
 
 def truth(figures: Figures, file: str, env: str) -> str:
     """What the reflections on first trials say: shares (of those that state a cause, of causes that
@@ -305,6 +274,63 @@ def stored() -> Figures:
     return {path.stem: read(path) if path.suffix == ".json" else read_text(path)
             for path in sorted(FIGURES.glob("*.*"))}  # fmt: skip
 
+# ---- the picture
+
+def pictures(figures: Figures) -> dict[str, str]:
+    """The picture of the test tasks and of ALFWorld's games, by the name of its file."""
+    panels = []
+    for name, report in worlds(figures):
+        tasks, runs = report["methods"]["react"]["n"], len(report["runs"])
+        what = "real games" if name not in figures["test"] else "generated tasks"
+        note = f"{tasks} {what}, {runs} training run{'s' * (runs > 1)}"
+        panels.append(World(name, note, report, runs))
+    return {name: draw(panels, columns) for name, columns in PICTURES.items()}
+
+def stamp(svg: str) -> bytes:
+    """A chunk of a PNG that says of which SVG it is."""
+    body = b"tEXtSource\0" + hashlib.sha256(svg.encode()).hexdigest().encode()
+    return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+
+def photograph(svg: str) -> bytes | None:
+    """The SVG as a PNG, light, two pixels for one; None without a browser."""
+    path = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        path = None
+    if not path:
+        return None
+    safe = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium has none for root
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=path, args=safe)
+        tab = browser.new_page(device_scale_factor=2, color_scheme="light")
+        tab.set_content(f"<style>body {{ margin: 0 }} svg {{ display: block }}</style>{svg}")
+        png = tab.locator("svg").screenshot()
+        browser.close()
+    return png[:-12] + stamp(svg) + png[-12:]  # before the last chunk, which is empty
+
+def draw_pictures(found: dict[str, str]) -> None:
+    for name, svg in found.items():
+        if not (ROOT / name).exists() or (ROOT / name).read_text(encoding="utf-8") != svg:
+            (ROOT / name).write_text(svg, encoding="utf-8")
+            print(f"wrote {ROOT / name}")
+    svg, path = next(iter(found.values())), ROOT / PHOTOGRAPH
+    if path.exists() and stamp(svg) in path.read_bytes():
+        return
+    if png := photograph(svg):
+        path.write_bytes(png)
+        print(f"wrote {path}")
+    else:
+        print(f"{PHOTOGRAPH} is not drawn: needs Chromium, and pip install playwright")
+
+def stale_picture(found: dict[str, str]) -> str:
+    """The file that is not as it would be drawn, "" if all are."""
+    for name, svg in found.items():
+        if not (ROOT / name).exists() or (ROOT / name).read_text(encoding="utf-8") != svg:
+            return name
+    svg, path = next(iter(found.values())), ROOT / PHOTOGRAPH
+    return "" if path.exists() and stamp(svg) in path.read_bytes() else PHOTOGRAPH
+
 def main(argv: list[str] | None = None) -> int:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=raw)
@@ -328,6 +354,13 @@ def main(argv: list[str] | None = None) -> int:
                     return 1
         elif anew != text:
             page.write_text(anew, encoding="utf-8")
+            print(f"wrote {page}")
+    drawn = pictures(figures)
+    if given.check and (name := stale_picture(drawn)):
+        print(f"{name} is not what docs/figures has: python docs/build.py draws it")
+        return 1
+    if not given.check:
+        draw_pictures(drawn)
     return 0
 
 if __name__ == "__main__":

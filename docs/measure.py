@@ -116,7 +116,7 @@ def main() -> int:
             return 130
         if not is_done(name):
             failed[name] = f"exit status {status}, see {name}.log"
-    print(json.dumps(failed, indent=1) if failed else "all steps are done")
+    print(json.dumps(failed, indent=1) if failed else f"all steps are done; wrote {folder}/")
     return int(bool(failed))
 
 if __name__ == "__main__":

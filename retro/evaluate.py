@@ -214,14 +214,14 @@ class Evaluation:
     seed: int
     template: str = ""  # which of the environment's templates the method `template` is
     processes: Processes = ALONE  # which take turns at the rows
+    bar: Bar | None = None
 
     def generator(self, device: torch.device, row: int, *names: object) -> torch.Generator:
         task, repeat = self.rows[row]
         return seeded(self.seed, self.env.name, task["id"], repeat, *names, device=device)
 
-    def trials(
-        self, retry: int, asked: Sequence[tuple[int, tuple[str, ...]]], bar: Bar | None = None
-    ) -> list[Trajectory]:
+    def trials(self, retry: int,
+               asked: Sequence[tuple[int, tuple[str, ...]]]) -> list[Trajectory]:  # fmt: skip
         """The trial of each (row, memory); equal ones are played once."""
         asked = [(row, tuple(recall(memory, self.actor.memory))) for row, memory in asked]
         distinct = list(dict.fromkeys(asked))
@@ -229,22 +229,21 @@ class Evaluation:
             {self.env.name: self.env}, [self.rows[row][0] for row, _ in distinct], self.actor,
             [memory for _, memory in distinct], rows=ROWS,
             generators=[self.generator(self.actor.device, row, retry) for row, _ in distinct],
-            progress=None if bar is None else bar.update,
+            progress=None if self.bar is None else self.bar.update,
         )  # fmt: skip
         played = dict(zip(distinct, trials))
         return [played[one] for one in asked]
 
 def evaluate(
-    evaluation: Evaluation, compared: Sequence[Variant], reflector: Reflector,
-    bar: Bar | None = None,
-) -> dict[Variant, Chains]:  # fmt: skip
+    evaluation: Evaluation, compared: Sequence[Variant], reflector: Reflector
+) -> dict[Variant, Chains]:
     """Each row's trials by every variant: the same first one, then up to `retries` more until one
     succeeds. All processes get the chains of all rows.
     """
     rows = evaluation.processes.split(range(len(evaluation.rows)))
-    if bar is not None:
-        bar.total = len(rows)
-    first = evaluation.trials(0, [(row, ()) for row in rows], bar)
+    if (bar := evaluation.bar) is not None:  # after what it has counted before
+        bar.total = bar.n + len(rows)
+    first = evaluation.trials(0, [(row, ()) for row in rows])
     chains = {variant: {row: [t] for row, t in zip(rows, first)} for variant in compared}
     scribe = Scribe(evaluation, reflector)
     for retry in range(1, evaluation.retries + 1):
@@ -261,7 +260,7 @@ def evaluate(
         ]
         if bar is not None:  # an upper bound of what is left
             bar.total = bar.n + len(set(asked)) * (evaluation.retries - retry + 1)
-        trials = iter(evaluation.trials(retry, asked, bar))
+        trials = iter(evaluation.trials(retry, asked))
         for variant, own in failed.items():
             for row, candidates in zip(own, texts[variant]):
                 tried = [next(trials) for _ in candidates]

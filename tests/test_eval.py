@@ -38,18 +38,19 @@ def played(monkeypatch) -> list[int]:
     """The number of trials asked for at each retry, of those that Evaluation has played."""
     counts, trials = [], Evaluation.trials
 
-    def counted(self, retry, asked, bar=None):
+    def counted(self, retry, asked):
         counts.append(len(asked))
-        return trials(self, retry, asked, bar)
+        return trials(self, retry, asked)
 
     monkeypatch.setattr(Evaluation, "trials", counted)
     return counts
 
-def test_eval_reads_a_run(small_run, tmp_path):
+def test_eval_reads_a_run(small_run, tmp_path, capsys):
     run = small_run("online")
     both = evaluated(
         run, tmp_path, transcripts=str(tmp_path / "t.txt"), methods="react,retroformer"
     )
+    assert capsys.readouterr().out.endswith(f"\nwrote {tmp_path}/r.json, {tmp_path}/t.txt\n")
     assert [report["env"] for report in both] == ["household", "guess"]
     one = evaluated(run, tmp_path, env="guess", methods="react,retroformer")
     assert one == both[1]

@@ -191,8 +191,8 @@ def test_equal_trials_are_played_once(tiny_lm, monkeypatch):
     compared = variants(("react", *writers), {}, (1.0,))
     bar = SimpleNamespace(n=0, total=0)
     bar.update = lambda n: setattr(bar, "n", bar.n + n)
-    evaluation = scripted(5, retries=2, repeats=2)
-    evaluate(evaluation, compared, nobody(tiny_lm, writers), bar)
+    evaluation = replace(scripted(5, retries=2, repeats=2), bar=bar)
+    evaluate(evaluation, compared, nobody(tiny_lm, writers))
     ids = [task["id"] for task, _ in evaluation.rows]
     memories = [[()], [(), ("a",), ("b",)], [(), ("a", "a"), ("b",)]]
     assert sorted(played) == sorted((i, m) for i in ids for own in memories for m in own)
@@ -201,6 +201,7 @@ def test_equal_trials_are_played_once(tiny_lm, monkeypatch):
     forgetful = replace(evaluation, actor=ScriptedActor(lambda text: "look", memory=0))
     chains = evaluate(forgetful, compared, nobody(tiny_lm, writers))
     assert len(played) == 10 * 3 and len({str(own) for own in chains.values()}) == 1
+    assert bar.n == 10 * 7 + 10 * 3 <= bar.total  # the same bar goes on; its total is a bound
 
 # ---- chains
 

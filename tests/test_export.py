@@ -115,7 +115,8 @@ def test_what_is_refused_and_what_is_said(tmp_path, tiny_base, capsys):
         main(Config(run_dir=str(tmp_path), out=str(tmp_path / "out")))
     trained_run(tmp_path, tiny_base, adapt_prompt=False)
     main(Config(run_dir=str(tmp_path), out=str(tmp_path / "out")))
-    assert "adapter off on the prompt" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "adapter off on the prompt" in said and said.endswith(f"wrote {tmp_path / 'out'}/\n")
     with pytest.raises(ValueError, match="not an empty folder"):
         main(Config(run_dir=str(tmp_path), out=str(tmp_path / "out")))
     settings = read_json(tmp_path / "out/adapter/adapter_config.json")

@@ -194,17 +194,31 @@ def test_a_folder_of_runs_becomes_figures_and_pages(tmp_path, monkeypatch, capsy
         (tmp_path / name).write_text(f"PPO has {said.format('.12')}.\n")
     monkeypatch.setattr(build, "ROOT", tmp_path)
     monkeypatch.setattr(build, "FIGURES", tmp_path / "docs/figures")
-    drawn: list = []
-    draw = lambda reports, path: drawn.append(([own["env"] for own in reports], path)) or True
-    monkeypatch.setattr("retro.report.tables.draw_picture", draw)
+    photographed: list = []  # no browser is started
+    monkeypatch.setattr(build, "photograph", lambda svg: photographed.append(svg) or b"")
     assert build.main([str(tmp_path / "runs")]) == 0
+    printed = capsys.readouterr().out
+    assert "docs/success.png is not drawn: needs Chromium, and pip install playwright" in printed
+    wrote = [line.partition(" ")[2] for line in printed.splitlines() if line.startswith("wrote ")]
+    names = ("docs/figures/", *build.PAGES, *build.PICTURES)
+    assert wrote == [f"{tmp_path}/{name}" for name in names]
+    (svg,) = photographed
+    assert (tmp_path / "docs/success.svg").read_text() == svg
+    assert ">household<" in svg and ">hotpot<" in svg and ">20 generated tasks, 1 training r" in svg
     for name in build.PAGES:
         assert (tmp_path / name).read_text() == f"PPO has {said.format('.95')}.\n"
-    assert build.main(["--check"]) == 0
+    assert build.main(["--check"]) == 1
+    assert "docs/success.png is not what docs/figures has" in capsys.readouterr().out
+    (tmp_path / "docs/success.png").write_bytes(b"PNG" + build.stamp(svg))
+    assert build.main(["--check"]) == 0 and build.main([]) == 0
+    assert len(photographed) == 1  # it was of this picture already
+    narrow = tmp_path / "docs/success-narrow.svg"
+    narrow.write_text(narrow.read_text().replace(".95", ".96"))
+    assert build.main(["--check"]) == 1
+    assert "docs/success-narrow.svg is not what docs/figures" in capsys.readouterr().out
     figures = build.stored()
     assert figures["test"]["run"] == {"command": "eval.py --runs FOLDER/s0", "seconds": 12.34567,
                                       "versions": {"torch": "2"}}  # fmt: skip
-    assert drawn == [(["household", "hotpot"], tmp_path / "docs/success.png")]
     assert figures["runs"]["s0"]["updates"] == [{
         "mean_rating": 0.333333, "kl": 2.0,
         "household": {"mean_rating": 0.25, "mutual_information": 2.0, "n": 4, "cause": 0.666667},
@@ -308,7 +322,10 @@ def test_a_failure_stops_only_the_steps_that_need_it(tmp_path, monkeypatch, caps
         measure.main()
         said = capsys.readouterr().out
         assert ("good: " in said) == (not only), "done already, or not"
-        return json.loads(said[said.index("{") :]) if "{" in said else {}
+        if "{" in said:
+            return json.loads(said[said.index("{") :])
+        assert said.endswith(f"all steps are done; wrote {out}/\n")
+        return {}
 
     status = "exit status 3, see {}.log".format
     assert left() == {"bad": status("bad"), "stopped": status("stopped"), "waits": "needs bad"}

@@ -8,10 +8,12 @@ import ast
 import json
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file
@@ -29,10 +31,11 @@ HISTORY = "docs/experiments.md"
 LIVING = {name: text for name, text in PAGES.items() if name != HISTORY}
 README = PAGES["README.md"]
 SCRIPTS = ("train", "eval", "play", "retro.pretrain.__main__", "retro.interop.export")
-FOREIGN = {"--help", "--no-deps", "--nproc-per-node", "--all"}  # argparse, pip, torchrun, pytest
+FOREIGN = {"--help", "--no-deps", "--nproc-per-node", "--all",
+           "--logdir"}  # argparse, pip, torchrun, pytest, tensorboard  # fmt: skip
 FOLDERS = (".ci/", "assets/", "bench/", "docs/", "envs/", "retro/", "tests/")
 COUNT = re.compile(r"`([\w/]+\.py)` \((\d+)\)")
-LINK = re.compile(r"\]\(([^)\s]+)\)")
+LINK = re.compile(r"(?:\]\(|src=\"|srcset=\")([^)\s\"]+)[)\"]")  # of Markdown, and of <picture>
 
 each_page = pytest.mark.parametrize("page", LIVING)
 
@@ -160,6 +163,30 @@ def test_figures_of_the_default_run_and_of_the_base():
     million = f"{sum(weight.numel() for weight in weights.values()) / 1e6:.1f}M"
     sizes = set(re.findall(r"([\d.]+M)(?= parameters)", pages)) - {"135M"}  # SmolLM2's
     assert sizes == {million}
+
+def test_four_lines_send_the_metrics_elsewhere(small_run, tmp_path, monkeypatch):
+    """README's lines as they stand, with a stand-in for wandb that takes a dict."""
+    block = re.search(r"Four lines send them elsewhere:\n\n((?:    .+\n)+)", README)[1]
+    lines, logged = [line[4:] for line in block.splitlines()], []
+    assert len(lines) == 4
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **_: None,
+                                                              log=logged.append))  # fmt: skip
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/joint").symlink_to(small_run("online", guess=True))
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(lines), {})
+    assert [row["update"] for row in logged] == [0] and "kl" in logged[0]
+
+def test_the_commands_of_report_are_accepted_as_they_stand(capsys):
+    """All but the folders is right: what is refused is that they are not there."""
+    spans = [span for part in split(README)[0] for span in coded(part)]
+    named = [span for span in spans if "-m retro.report." in span]
+    assert len(named) == 2
+    for span in named:
+        module, *arguments = span.split("-m ")[1].split()
+        with pytest.raises(SystemExit):
+            import_module(module).main(arguments)
+        assert "runs/a/config.json: cannot be read" in capsys.readouterr().err
 
 def test_readme_and_the_page_of_results_have_one_table():
     columns = "untrained", "template"

@@ -192,10 +192,9 @@ def test_the_page_asks_for_nothing_and_runs_its_own_script_only(page):
     assert re.findall(r"https?://[^\s\"'`]+", outside) == ["http://www.w3.org/2000/svg"]
     assert "innerHTML" not in script and "eval(" not in script
 
-def test_environments_take_turns(chains, monkeypatch):
-    monkeypatch.setattr(report, "EPISODES", 2)
+def test_environments_take_turns(chains):
     one = {method: c[:1] for method, c in chains.items()}
-    picked = report.pick([{"env": "a"}, {"env": "b"}, {"env": "c"}], [one, chains, chains])
+    picked = report.pick([{"env": "a"}, {"env": "b"}, {"env": "c"}], [one, chains, chains], 2)
     assert [env for env, _ in picked] == ["a", "b", "c", "b", "c"]
     assert picked[3][1]["long"] is chains["long"][1]
 

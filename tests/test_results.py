@@ -1,5 +1,5 @@
-"""Counting successes: shares, intervals and paired tests by other arithmetic; the report, its table
-and its picture.
+"""Counting successes: shares, intervals and paired tests by other arithmetic; the report and its
+table.
 """
 
 import random
@@ -24,7 +24,7 @@ from retro.report.results import (
     summary,
     wilson,
 )
-from retro.report.tables import draw_picture, table
+from retro.report.tables import table
 from tests.guess import Guess
 from tests.scripted import ScriptedActor
 from tests.small_trials import trial
@@ -236,9 +236,3 @@ def test_the_table_says_what_the_report_holds(found):
     assert [line.split()[0] for line in truth[1:]] == ["retroformer", "shuffled"]
     assert truth[1].split()[2:] == ["0.50", "-", "-", "-", "0.00", "0.25", "one,", "3", "of", "6"]
     assert "at other temperatures" not in table(found)
-
-@pytest.mark.slow
-def test_picture_has_a_place_for_each_environment(tmp_path, found):
-    pytest.importorskip("matplotlib")
-    reports = [found, found | {"env": "shop"}]
-    assert draw_picture(reports, tmp_path / "r.png") and (tmp_path / "r.png").stat().st_size > 1000

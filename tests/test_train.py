@@ -5,6 +5,7 @@ doors.
 import dataclasses
 import inspect
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -22,9 +23,13 @@ from retro import prompts
 from retro.evaluate import methods_of
 from retro.interop.open import open_model
 from retro.learn import Arena, FailedTrial
+from retro.report.outcomes import read_outcomes
+from retro.report.page import FEW
+from retro.report.pool import pooled, read_runs
 from retro.run.checkpoint import load, save
 from retro.run.files import JsonLines, read_json
 from retro.tokenizer import Tokenizer
+from tests.guess import Guess
 from tests.small_run import GUESS, Killed, config, outcome, short_games, slow  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
@@ -140,6 +145,46 @@ def test_results_are_one_report_for_each_environment(small_run):
     replay = [json.loads(line) for line in runs["online"][1].splitlines()]
     last = replay[-4:]  # an update's rated reflections: equal parts
     assert sorted(row["env"] for row in last) == ["guess"] * 2 + ["household"] * 2
+
+def test_a_run_ends_with_its_page_and_says_where(small_run, tiny_base, capsys):
+    """Resumed after its end it writes all of that again: the same, with a dozen episodes of an
+    environment at most, in at most 80 columns of progress.
+    """
+    folder = small_run("online", guess=True)
+    names = ("report.html", "outcomes.json", "results.svg", "results.json")
+    before = {name: (folder / name).read_bytes() for name in names}
+    for name in names:
+        (folder / name).unlink()
+    train.main(config(tiny_base, folder, resume=True, **GUESS))
+    assert {name: (folder / name).read_bytes() for name in names} == before
+    said = capsys.readouterr()
+    wrote = "wrote adapter, metrics.jsonl, results.json, results.svg; open {} in a browser\n"
+    assert said.out.endswith(f"see {folder}/\n" + wrote.format(folder / "report.html"))
+    assert max(map(len, said.err.replace("\r", "\n").splitlines()), default=0) <= 80
+    html, (report,) = before["report.html"].decode(), json.loads(before["results.json"])
+    data = json.loads(re.search(r'id="data">(.*?)</script>', html, re.S)[1])
+    assert [own["env"] for own in data["reports"]] == ["guess"] and len(data["metrics"]) == 1
+    assert data["reports"][0]["runs"] == [folder.name] and len(data["reports"][0]["panel"]) == 64
+    found = read_outcomes(folder)["guess"]
+    for name, result in report["methods"].items():
+        solved = found["methods"][name]["solved_at"]
+        for retry, share in enumerate(result["success_by_retry"]):
+            won = [at is not None and at <= retry for at in solved]
+            assert sum(won) / len(won) == pytest.approx(share)
+    (alone,) = pooled(read_runs([str(folder)]))  # a run that is pooled with none is itself
+    assert alone["comparisons"] == report["comparisons"]
+    for name, own in alone["methods"].items():
+        assert own == {key: report["methods"][name][key] for key in own}
+    tasks = envs.make("guess").tasks("unseen", len(found["tasks"]), 0)
+    assert found["tasks"] == [content_hash(task) for task in tasks]
+
+def test_the_page_at_a_runs_end_has_a_dozen_episodes(tiny_base, tmp_path, monkeypatch):
+    """Of 14 failed first trials."""
+    monkeypatch.setattr(Guess, "step", lambda self, action: ("No.", 0, False, True, self.info()))
+    train.main(config(tiny_base, tmp_path / "run", **GUESS | {"updates": 0}, eval_tasks=14))
+    html = (tmp_path / "run/report.html").read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', html, re.S)[1])
+    assert data["failed"] == 14 and len(data["episodes"]) == FEW == 12
 
 def test_repeats_are_more_first_trials_each_with_its_name(tiny_base, tmp_path, monkeypatch):
     """Four tasks, three times: 12 first trials of which almost none equals another."""

@@ -63,7 +63,7 @@ def main(config: Config) -> None:
     if not settings.get("adapt_prompt", True):
         print("note: trained with the adapter off on the prompt; transformers and PEFT put it on")
         print("      all tokens, so what it writes there differs (--adapt-prompt trains it so)")
-    print(f"written to {config.out}")
+    print(f"wrote {config.out}/")
 
 def write_parts(base: Path, adapter: Path, out: Path, name: Path) -> None:
     """The base and the adapter beside each other, in a folder that will have this name."""

@@ -25,7 +25,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Optimizer
-from tqdm import tqdm
 
 import envs
 from retro.actor import TEMPERATURE
@@ -44,6 +43,7 @@ from retro.run.device import autocast, pick_device
 from retro.run.files import fingerprint, hash_of, make_folder, write_atomically
 from retro.run.folder import lock
 from retro.run.processes import launch
+from retro.run.progress import progress
 from retro.tokenizer import Tokenizer, load
 
 data, sizes, optimisation = (partial(option, group=g) for g in ("data", "model", "optimisation"))
@@ -194,7 +194,7 @@ def optimizers(model: GPT, reader: Reader, config: Config) -> list[Optimizer]:
 def train(config: Config, training: Training, env_names: tuple[str, ...]) -> None:
     """Shard after shard, up to `config.tokens`, with a checkpoint every few minutes."""
     state, started, saved = training.state, time.time() - training.state["seconds"], time.time()
-    bar = tqdm(total=int(config.tokens), initial=state["tokens"], unit="tok", unit_scale=True)
+    bar = progress(int(config.tokens), "read", "tokens", initial=state["tokens"], unit_scale=True)
     means: list[Tensor] = []  # of the two losses, over the last steps
     documents = shards(config, state["shard"], env_names)
     while state["tokens"] < config.tokens:  # not in a run that has ended: its card is left to write
@@ -294,7 +294,7 @@ def write_card(out: Path, config: Config, state: dict, n: int = 200) -> None:
         temperature=TEMPERATURE, table="\n".join(lines),
     )  # fmt: skip
     write_atomically(out / "CARD.md", card.encode())
-    print(card)
+    print(f"{card}\nwrote {out}/")
 
 if __name__ == "__main__":
     launch(main, parse(Config, __doc__), 1)

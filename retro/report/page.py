@@ -30,6 +30,7 @@ from retro.run.printable import visible
 from retro.trial import Environments, Trajectory
 
 EPISODES = 40  # tasks of an environment on the page, at most
+FEW = 12  # the same where a run ends with its page: it shall take seconds
 EPISODE_BYTES = 1_500_000  # of all episodes together
 ROWS = 64  # reflections that pass the model together
 
@@ -37,14 +38,15 @@ TaskChains = dict[str, list[Trajectory]]  # method -> one task's chain
 
 def write_page(
     path: str | Path, reports: Sequence[dict], chains: Sequence[dict[str, Chains]],
-    environments: Environments, run_dir: Path, lm: LanguageModel,
+    environments: Environments, run_dir: Path, lm: LanguageModel, episodes: int = EPISODES,
 ) -> None:  # fmt: skip
     """Write the page of a finished run: a report (`results.report`) and chains an environment."""
-    write_atomically(path, render(page_data(reports, chains, environments, Path(run_dir), lm)))
+    data = page_data(reports, chains, environments, Path(run_dir), lm, episodes)
+    write_atomically(path, render(data))
 
 def page_data(
     reports: Sequence[dict], chains: Sequence[dict[str, Chains]], environments: Environments,
-    run_dir: Path, lm: LanguageModel,
+    run_dir: Path, lm: LanguageModel, episodes: int = EPISODES,
 ) -> dict:  # fmt: skip
     """Everything the page shows, as JSON can hold it."""
     settings, metrics, critic = left_by(run_dir)
@@ -54,7 +56,7 @@ def page_data(
         weight.data.copy_(critic[name])
     kl_coef = metrics[-1]["kl_coef"] if metrics else settings["kl_coef"]
 
-    picked = pick(reports, chains)
+    picked = pick(reports, chains, episodes)
     pairs = [pair for _, own in picked for trials in own.values() for pair in pairwise(trials)]
     written = [(before, after, after.reflections[-1]) for before, after in pairs
                if after.reflections]  # fmt: skip
@@ -86,9 +88,9 @@ def failed_first(chains: dict[str, Chains]) -> list[int]:
     """The rows whose first trial failed: only they have a reflection to show."""
     return [i for i, trials in enumerate(next(iter(chains.values()))) if not trials[0].success]
 
-def pick(reports: Sequence[dict],
-         chains: Sequence[dict[str, Chains]]) -> list[tuple[str, TaskChains]]:  # fmt: skip
-    """What is shown, EPISODES tasks of each environment, the environments in turn."""
+def pick(reports: Sequence[dict], chains: Sequence[dict[str, Chains]],
+         episodes: int = EPISODES) -> list[tuple[str, TaskChains]]:  # fmt: skip
+    """What is shown, so many tasks of each environment, the environments in turn."""
     by_env = []
     for report, env_chains in zip(reports, chains):
         first = next(iter(env_chains.values()))
@@ -96,7 +98,7 @@ def pick(reports: Sequence[dict],
         rows = {first[i][0].task_id: i for i in reversed(failed)}  # of several repeats the first
         by_env.append([
             (report["env"], {method: own[i] for method, own in env_chains.items()})
-            for i in sorted(rows.values())[:EPISODES]
+            for i in sorted(rows.values())[:episodes]
         ])  # fmt: skip
     return [one for turn in zip_longest(*by_env) for one in turn if one]
 

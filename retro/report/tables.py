@@ -1,10 +1,5 @@
-"""Results as a table and as a picture: success by retry with its intervals (retro/evaluate.py)."""
+"""Results as a table: success by retry with its intervals (retro/evaluate.py)."""
 
-from collections.abc import Sequence
-from io import BytesIO
-from pathlib import Path
-
-from retro.run.files import write_atomically
 from retro.run.printable import visible
 from retro.run.tally import sentence
 
@@ -82,29 +77,3 @@ def print_reward(fitted: dict) -> None:
         ranking = "-" if found["ranking"] is None else f"{found['ranking']:.2f}"
         print(f"    {visible(name)}: ranks {ranking} of {found['pairs']} pairs rightly; "
               f"calibration error {found['ece']:.3f} over {found['n']} reflections")  # fmt: skip
-
-def draw_picture(reports: Sequence[dict], path: str | Path) -> bool:
-    """Success by retry with intervals, a plot for each environment; False without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
-    figure = Figure(figsize=(6 * len(reports), 4))
-    axes = figure.subplots(1, len(reports), sharey=True, squeeze=False)
-    for results, ax in zip(reports, axes[0]):
-        for name, result in results["methods"].items():
-            shares = result["success_by_retry"]
-            low, high = zip(*result["ci95"])
-            dashes = "--" if name in ("oracle", "shuffled") else "-"  # the controls
-            (line,) = ax.plot(range(len(shares)), shares, dashes, marker="o", label=name)
-            ax.fill_between(range(len(shares)), low, high, color=line.get_color(), alpha=0.12,
-                            linewidth=0)  # fmt: skip
-        title = f"{results['env']}, {results['split']}: {result['n']} tasks"
-        ax.set(xlabel="retry", ylabel="success (share of tasks)", ylim=(0, 1),
-               xticks=list(range(len(shares))), title=title)  # fmt: skip
-        ax.legend(loc="lower right", ncol=3, fontsize="small")
-    figure.tight_layout()
-    picture = BytesIO()
-    figure.savefig(picture, format="png", dpi=150)
-    write_atomically(path, picture.getvalue())
-    return True

@@ -10,7 +10,10 @@ sft/, adapter/      the adapter after imitation and after PPO, in PEFT's format
 reward/             the reward model of an offline run: its adapter, its head
 trained_on.json     hashes of the training tasks: eval.py refuses to evaluate on them
 choices.json        success on other tasks by template and by temperature: what the table chooses by
-results.json, .png  success by retry of every method; the picture if matplotlib is there
+results.json        success by retry of every method; results.svg: as a picture
+outcomes.json       which trial solved which task (retro/report/outcomes.py)
+report.html         all of it as a page to look at, with episodes
+tensorboard/        the numbers of metrics.jsonl for TensorBoard, where asked for
 
 train.py --seeds makes a folder of such folders, s0, s1, ..., with a config.json and a lock.
 
@@ -54,12 +57,13 @@ except ImportError:  # Windows: two runs in one folder go unnoticed there
 
 PACKAGES = ("torch", "numpy", "tiktoken", "regex", "safetensors")
 FREE = ("run_dir", "resume", "gap_check", "max_requests", "max_tokens", "timeout", "concurrency",
-        "answers")  # settings that a resumed run may change: no result depends on them
+        "answers", "tensorboard")  # what a resumed run may change: no result depends on it
 GROWING = ("updates", "seeds")  # settings of which a resumed run may have more
 ROWS = ("metrics", "replay", "failed")
 RESULTS = ("sft", "adapter", "reward", "choices.json", "results.json")
 PARTS = ("adapter_config.json", "adapter_model.safetensors", "head.safetensors")  # of folders there
-END = ("adapter", "choices.json", "results.json", "results.png")  # made after the last update
+# made after the last update
+END = ("adapter", "choices.json", "results.json", "outcomes.json", "results.svg", "report.html")
 MODELS = ("base", "reflector", "actor")  # settings that name a model's folder
 
 class RunFolder:
