@@ -243,7 +243,8 @@ def set_up(config: Config) -> Training:
 
     environments, others = ({}, {}) if config.from_buffer else open_environments(config)
     folder = config.reflector or config.base
-    lm = open_model(folder, device, config.bfloat16 and bool(config.reflector), config.context)
+    lm = open_model(folder, device, config.bfloat16 and bool(config.reflector), config.context,
+                    config.reflection_tokens)  # fmt: skip
     lm.model.recompute = config.recompute
     draws = partial(seeded, config.seed, device=device)
     lm.add_adapter(REFLECTOR, config.lora_rank, config.lora_alpha, draws("lora"))

@@ -17,7 +17,7 @@ from retro.memory import MEMORY
 from retro.model import GPT
 from retro.trial import Generators
 
-ACTION_TOKENS = 16  # a longer action is cut off
+ACTION_TOKENS = 16
 TEMPERATURE = 0.3  # of its sampling; hotter, a plain second draw does half of a reflection's work
 
 class LMActor:
@@ -25,12 +25,13 @@ class LMActor:
 
     memory: how many of a task's reflections it reads; 0 = none, whatever is written.
     lead: what a model that was not trained here is told before an opening, such as the rules.
+    action_tokens: a longer action is cut off; 0 = at ACTION_TOKENS.
     """
 
     def __init__(
         self, lm: LanguageModel, temperature: float, generator: torch.Generator,
         memory: int = MEMORY, lead: Callable[[str], str] | None = None,
-        action_tokens: int | None = None,
+        action_tokens: int = 0,
     ):  # fmt: skip
         self.lm, self.temperature, self.generator = lm, temperature, generator
         self.memory, self.lead = memory, lead

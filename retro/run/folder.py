@@ -38,6 +38,7 @@ from retro.run.files import (
     fingerprint,
     hash_of,
     make_folder,
+    model_folder,
     named,
     read_json,
     write_json,
@@ -146,7 +147,7 @@ def hashes(settings: dict) -> dict[str, str]:
     """By role, the hash of each model's folder that the settings name."""
     folders = {role: settings.get(role) for role in MODELS}
     return {role: fingerprint(folder) for role, folder in folders.items()
-            if folder and Path(folder).is_dir()}  # fmt: skip
+            if folder and model_folder(folder).is_dir()}  # fmt: skip
 
 def refuse_other(path: Path, old: dict, now: dict) -> None:
     for k, value in now.items():
