@@ -80,11 +80,8 @@ class LMSession:
         """Take the rows of other trials, and of trials whose context is full, out of the cache."""
         room = self.lm.context - self.actor.action_tokens
         lengths = [0] * len(self.rows) if self.cache is None else self.cache.lengths.tolist()
-        keep = [
-            j
-            for j, row in enumerate(self.rows)
-            if row in wanted and lengths[j] + len(self.chunks[j]) <= room
-        ]
+        fits = lambda j: lengths[j] + len(self.chunks[j]) <= room
+        keep = [j for j, row in enumerate(self.rows) if row in wanted and fits(j)]
         if len(keep) == len(self.rows):
             return
         if self.cache is not None:

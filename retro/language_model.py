@@ -60,14 +60,10 @@ class Generation:
 
 @torch.no_grad()
 def generate(
-    model: GPT | Decoder,
-    chunks: list[list[int]],
-    max_new_tokens: int,
-    stop_ids: tuple[int, ...] = (),
-    temperature: float | Sequence[float] = 1.0,
-    generator: Draws | None = None,
-    cache: KVCache | None = None,
-) -> Generation:
+    model: GPT | Decoder, chunks: list[list[int]], max_new_tokens: int,
+    stop_ids: tuple[int, ...] = (), temperature: float | Sequence[float] = 1.0,
+    generator: Draws | None = None, cache: KVCache | None = None,
+) -> Generation:  # fmt: skip
     """Sample a response after each row's chunk, until a stop id or max_new_tokens.
 
     p(token) = softmax(logits / temperature); logprobs are log p: the model's own at temperature 1.

@@ -238,13 +238,3 @@ def rollout_metrics(played: Rollout, baselines: Baselines, processes: Processes)
         "distinct": len(set(texts)) / len(texts),
         "tokens": sum(tokens) / len(tokens),
     }
-
-def check_health(stats: dict, max_kl: float, min_well_formed: float) -> None:
-    """Stop a run that has collapsed, in words."""
-    if stats["kl"] > max_kl:
-        reason = f"collapse: KL {stats['kl']:.0f} nats per response is above max_kl {max_kl}"
-    elif stats["well_formed"] < min_well_formed:
-        reason = f"collapse: only {stats['well_formed']:.0%} of the reflections are well-formed"
-    else:
-        return
-    raise SystemExit(f"{reason}; start a new run with a lower --lr or a higher --kl-coef")

@@ -12,6 +12,7 @@ is read anew each time. Read before: `trial.py`, `language_model.py`.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from retro import prompts
 from retro.language_model import Draws, LanguageModel, PromptCache
@@ -42,14 +43,9 @@ def reflection_prompt(trajectory: Trajectory, lm: LanguageModel) -> list[int]:
     return lm.fit(trajectory.text() + request, start=start)
 
 def reflect(
-    lm: LanguageModel,
-    prompts_: Sequence[list[int]],
-    *,
-    temperature: float | Sequence[float],
-    generator: Draws,
-    adapt_prompt: bool = False,
-    caches: Iterable[PromptCache] | None = None,
-) -> list[Reflection]:
+    lm: LanguageModel, prompts_: Sequence[list[int]], *, temperature: float | Sequence[float],
+    generator: Draws, adapt_prompt: bool = False, caches: Iterable[PromptCache] | None = None,
+) -> list[Reflection]:  # fmt: skip
     """One reflection on each prompt; a prompt that stands there n times gets n samples.
 
     With an adapter on the model this is M_r; inside `lm.frozen()` it is the untrained reflector.
@@ -60,14 +56,11 @@ def reflect(
     decoder = lm.decoder()
     own = lambda value, rows: [value[i] for i in rows] if isinstance(value, Sequence) else value
     for read in caches or lm.prefill(prompts_, adapt_prompt):
+        cache = read.cache.select(read.slots, lm.reflection_tokens + 1)  # a copy: that stays
         out = lm.sample(
-            [prompts_[i][-1:] for i in read.rows],
-            lm.reflection_tokens,
-            own(temperature, read.rows),
-            own(generator, read.rows),
-            read.cache.select(read.slots, lm.reflection_tokens + 1),  # a copy: the cache stays
-            decoder,
-        )
+            [prompts_[i][-1:] for i in read.rows], lm.reflection_tokens,
+            own(temperature, read.rows), own(generator, read.rows), cache, decoder,
+        )  # fmt: skip
         logprobs = out.logprobs.tolist()
         for j, i in enumerate(read.rows):
             ids = out.response_ids[j]
@@ -76,18 +69,13 @@ def reflect(
     return [reflections[i] for i in range(len(prompts_))]
 
 def write_reflections(
-    lm: LanguageModel, trajectories: Sequence[Trajectory], *, temperature: float,
-    generator: Draws, adapt_prompt: bool = False,
-) -> list[Reflection]:  # fmt: skip
-    """`reflect` on the prompts of failed trials: one reflection on each."""
-    asked = [reflection_prompt(trajectory, lm) for trajectory in trajectories]
-    return reflect(
-        lm, asked, temperature=temperature, generator=generator, adapt_prompt=adapt_prompt
-    )
+    lm: LanguageModel, trajectories: Sequence[Trajectory], **sampling: Any
+) -> list[Reflection]:
+    """`reflect` on the prompts of failed trials, with its other arguments: one on each."""
+    return reflect(lm, [reflection_prompt(t, lm) for t in trajectories], **sampling)
 
-def rate(
-    before: Trajectory, after: Trajectory, reflection: str = "", kind: str = "delta"
-) -> float:
+def rate(before: Trajectory, after: Trajectory, reflection: str = "",
+         kind: str = "delta") -> float:  # fmt: skip
     """The rating of the reflection between two trials, in RANGES[kind]: the change in episode
     return ("delta", the paper's), the next trial's return ("next"), or its success ("success").
     """
