@@ -151,7 +151,7 @@ def test_hostile_text_is_shown_and_does_nothing(capsys):
     task = {"env": "hostile", "id": Hostile.text, "max_steps": 1}
     aloud = play.Aloud(player, screen)
     trajectory = run_trials({"hostile": Hostile()}, [task], aloud, [[Hostile.text]])[0]
-    play.tell_end(screen, trajectory, None)
+    play.tell_end(screen, trajectory, None, "")
     out = capsys.readouterr().out
     assert out.count("␛[2J␛]0;title␇<U+009B>31m<U+202E>") == 4  # twice observed, read, done
     assert all(c == "\n" or c.isprintable() for c in out)
