@@ -11,11 +11,11 @@ import pytest
 
 import envs
 import envs.check
+import train
 from envs import Environment
 from envs.household import Household
 from envs.observer import Verdict
-from retro.run.cli import parse
-from retro.run.cli import run_script as run
+from retro.run.cli import parse, run_script
 from tests.doors import Doors
 from tests.guess import Guess
 
@@ -57,10 +57,8 @@ def test_a_forgotten_method_is_one_line_wherever_it_is_noticed(method, monkeypat
     assert len(line) > len(wanted) + 20, "what it is for"
 
     monkeypatch.setitem(envs.CLASSES, "guess", partial)
-    import train
-
     with pytest.raises(SystemExit) as ended:
-        run(train.main, parse(train.Config, "", argv=["--envs", "guess", "--run-dir", "/nowhere"]))
+        run_script(train.main, parse(train.Config, "", argv=["--envs", "guess"]))
     said = capsys.readouterr().err
     assert ended.value.code == 2 and said.count("\n") == 1
     assert said.startswith(f"error: environment 'guess': lacks {method}; `python -m envs.check")
@@ -95,8 +93,8 @@ def rewritten(found, **values):
     return (d._replace(**{key: value(d) for key, value in values.items()}) for d in found)
 
 FAULTS = [
-    ("tasks", lambda found: [task | {"id": "a"} for task in found], "tasks: tasks('train', 5, 7) d"),
-    ("tasks", lambda found: [task | {"env": "x"} for task in found], "tasks: a task's `env` is not"),
+    ("tasks", lambda found: [task | {"id": "a"} for task in found], "tasks: tasks('train', 5, 7)"),
+    ("tasks", lambda found: [task | {"env": "x"} for task in found], "tasks: a task's `env` is no"),
     ("tasks", lambda found: [t | {"max_steps": 0} for t in found], "tasks: a task's `max_steps` i"),
     ("tasks", lambda found: [t | {"key": (t["key"],)} for t in found], "tasks: a task is not what"),
     ("tasks", lambda found: [t | {"n": object.__hash__(t)} for t in found], "tasks: the same argu"),

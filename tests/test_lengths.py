@@ -57,7 +57,7 @@ def test_defaults_and_a_run_from_before_they_were_settings(tmp_path, small_run):
     assert found["reflection_tokens"] == default.reflection_tokens == 64
     assert found["action_tokens"] == default.action_tokens == 0
     write_json(tmp_path / "config.json", settings | {"reflection_tokens": 0})
-    with pytest.raises(ValueError, match="config.json: --reflection-tokens is 0: must be between 1"):
+    with pytest.raises(ValueError, match="config.json: --reflection-tokens is 0: must be bet"):
         run_settings(tmp_path)
     write_json(tmp_path / "config.json", settings | {"action_tokens": "x"})
     with pytest.raises(ValueError, match="action_tokens is 'x', no setting of train.py"):
