@@ -121,8 +121,10 @@ def main(config: Config) -> None:
     runs, device = runs_of(config), pick_device()
     needed = "base", "mode", "envs", "memory", "best_of", "adapt_prompt", "actor_temperature"
     settings, *others = (run_settings(run, *needed) for run in runs)
-    config = replace(config, context=config.context or settings["context"])
-    alike = ("base", "reflector", "mode", "adapt_prompt", "memory", "actor", "actor_temperature")
+    config = replace(config, context=config.context or settings["context"],
+                     action_tokens=config.action_tokens or settings["action_tokens"])  # fmt: skip
+    alike = ("base", "reflector", "mode", "adapt_prompt", "memory", "actor", "actor_temperature",
+             "reflection_tokens", "action_tokens")  # fmt: skip
     for (run, other), key in product(zip(runs[1:], others), alike):
         if other[key] != settings[key]:
             raise ValueError(f"--runs: {run} has another {key} than {runs[0]}")
@@ -146,7 +148,8 @@ def main(config: Config) -> None:
 
     # 1. the two roles, as in train.py
     bfloat16 = config.bfloat16 or settings["bfloat16"]
-    lm = open_model(folder, device, bfloat16 and folder != settings["base"], config.context)
+    lm = open_model(folder, device, bfloat16 and folder != settings["base"], config.context,
+                    settings["reflection_tokens"])  # fmt: skip
     budget = Budget(config.max_requests, config.max_tokens)
     actor = open_actor(config, list(environments), settings["base"], {folder: lm},
                        actor_temperature, seeded(config.seed, device=device), settings["memory"],

@@ -24,7 +24,7 @@ from retro.actor import LMActor
 from retro.interop.open import open_model, run_settings
 from retro.lora import load_adapter
 from retro.memory import MEMORY
-from retro.reflect import rate, reflect, reflection_prompt
+from retro.reflect import rate, write_reflections
 from retro.report.terminal import Screen
 from retro.run.cli import FROM_0, option, parse, run_script
 from retro.run.data import FileOptions, files_of
@@ -51,11 +51,13 @@ def main(config: Config) -> None:
     settings, device = run_settings(config.run_dir), pick_device()
     base, folder = settings["base"], settings["reflector"] or settings["base"]
     context = settings["context"]
-    lm = open_model(folder, device, settings["bfloat16"] and folder != base, context)
+    lm = open_model(folder, device, settings["bfloat16"] and folder != base, context,
+                    settings["reflection_tokens"])  # fmt: skip
     if config.run_dir:
         load_adapter(lm.model, part_of(config.run_dir, "adapter"))
     plays = lm if folder == base else open_model(base, device, False, context)
-    actor = LMActor(plays, settings["actor_temperature"], seeded(config.seed), settings["memory"])
+    actor = LMActor(plays, settings["actor_temperature"], seeded(config.seed), settings["memory"],
+                    action_tokens=settings["action_tokens"])  # fmt: skip
 
     def trial(task: dict, number: int, memory: list[str], player: Any) -> Trajectory:
         actor.generator = seeded(config.seed, "play", number, device=device)
@@ -67,7 +69,7 @@ def main(config: Config) -> None:
         task = next((t for t in tasks if not trial(t, 0, [], actor).success), task)
 
     # 3. trial, reflection, retry
-    screen, last, memory = Screen(config.delay), None, list[str]()
+    screen, last, text, memory = Screen(config.delay), None, "", list[str]()
     player = Aloud(None if config.you == "actor" else actor, screen, watched)
     generator = seeded(config.seed, "play", "reflector", device=device)
     trained = "after training" if config.run_dir else "untrained"
@@ -76,7 +78,7 @@ def main(config: Config) -> None:
     for number in range(config.retries + 1):
         screen.heading(f"Retry {number}" if number else "First trial")
         trajectory = trial(task, number, memory, player)
-        tell_end(screen, trajectory, last)
+        tell_end(screen, trajectory, last, text)
         if trajectory.success or number == config.retries:
             break
         screen.heading("Reflection")
@@ -86,8 +88,8 @@ def main(config: Config) -> None:
                        "An empty one: retry without.", "dim")  # fmt: skip
             text = screen.ask("> ", "mind")
         else:
-            (written,) = reflect(lm, [reflection_prompt(trajectory, lm)], temperature=1.0,
-                                 generator=generator, adapt_prompt=settings["adapt_prompt"])
+            (written,) = write_reflections(lm, [trajectory], temperature=1.0, generator=generator,
+                                           adapt_prompt=settings["adapt_prompt"])  # fmt: skip
             text = written.text
             screen.say(text, "mind")
             screen.wait(6)
@@ -104,12 +106,14 @@ def choose(config: Config) -> tuple[envs.Environment, list[dict]]:
     env = envs.make(name, **files.get(name, {}))
     return env, env.tasks("unseen", CANDIDATES, config.seed)
 
-def tell_end(screen: Screen, trajectory: Trajectory, last: Trajectory | None) -> None:
-    """How a trial ended, and what the reflection before it was worth."""
+def tell_end(
+    screen: Screen, trajectory: Trajectory, last: Trajectory | None, text: str
+) -> None:
+    """How a trial ended, and what `text`, the reflection before it, was worth."""
     end = "SOLVED" if trajectory.success else f"FAILED, score {trajectory.episode_return:.2f}"
     count = len(trajectory.steps)
     end += f" after {count} step{'s' * (count != 1)}{', the limit' * trajectory.truncated}"
-    end += f"; rating of the reflection: {rate(last, trajectory):+.2f}" if last else ""
+    end += f"; rating of the reflection: {rate(last, trajectory, text):+.2f}" if last else ""
     print()
     screen.say(end, "good" if trajectory.success else "bad")
     screen.wait(3)

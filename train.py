@@ -58,7 +58,6 @@ from retro.learn import (
     Arena,
     Baselines,
     FailedTrial,
-    check_health,
     collect,
     draw,
     rollout,
@@ -284,7 +283,8 @@ def set_up(config: Config) -> Training:
 
     environments, others = ({}, {}) if config.from_buffer else open_environments(config)
     folder = config.reflector or config.base
-    lm = open_model(folder, device, config.bfloat16 and bool(config.reflector), config.context)
+    lm = open_model(folder, device, config.bfloat16 and bool(config.reflector), config.context,
+                    config.reflection_tokens)  # fmt: skip
     lm.model.recompute = config.recompute
     draws = partial(seeded, config.seed, device=device)
     lm.add_adapter(REFLECTOR, config.lora_rank, config.lora_alpha, draws("lora"))
@@ -550,6 +550,16 @@ def one_update(
     del played  # the prompts fill the memory
     release_memory()
     return stats | checked
+
+def check_health(stats: dict, max_kl: float, min_well_formed: float) -> None:
+    """Stop a run that has collapsed, in words."""
+    if stats["kl"] > max_kl:
+        reason = f"collapse: KL {stats['kl']:.0f} nats per response is above max_kl {max_kl}"
+    elif stats["well_formed"] < min_well_formed:
+        reason = f"collapse: only {stats['well_formed']:.0%} of the reflections are well-formed"
+    else:
+        return
+    raise SystemExit(f"{reason}; start a new run with a lower --lr or a higher --kl-coef")
 
 def choose(training: Training) -> dict[str, dict]:
     """7. By environment: how each template does on training tasks, and each temperature on `seen`

@@ -19,7 +19,8 @@ from bench import peers, update
 from bench.timing import Row, synchronise
 from retro import prompts
 from retro.actor import ACTION_TOKENS, TEMPERATURE, LMActor
-from retro.reflect import REFLECTION_TOKENS, Reflection, rate, reflect, reflection_prompt
+from retro.language_model import REFLECTION_TOKENS
+from retro.reflect import Reflection, rate, reflect, reflection_prompt
 from retro.run.device import autocast, pick_device, seeded
 from retro.trial import run_in_batches
 
@@ -51,7 +52,8 @@ def cycle(env, tasks, side) -> list[float]:
     clock.append(now())
     memories = [[reflection.text] for reflection in reflections]
     again = run_in_batches(named, [task for task, _ in failed], side.actor, memories)
-    ratings = torch.tensor([rate(trial, after) for (_, trial), after in zip(failed, again)])
+    rows = zip(failed, again, reflections)
+    ratings = torch.tensor([rate(trial, after, r.text) for (_, trial), after, r in rows])
     clock.append(now())
     side.learn(reflections, ratings)
     clock.append(now())

@@ -18,6 +18,8 @@ info: `success`, bool, the benchmark's own measure; `progress`, partial credit o
 admissible_actions(): sorted list of the actions that would be accepted now.
 name, fresh(): the name in `make`; another environment of the same kind, to run beside it.
 
+`python -m envs.check NAME` says what an environment of your own lacks.
+
 For reflection and pretraining (`observation` is a trial's first, `steps` are the (action,
 observation) pairs after it):
 
@@ -54,17 +56,37 @@ from envs.tasks import draw_tasks
 # the name of an environment -> the name of its class in the module envs.<name>, or the class itself
 CLASSES: dict[str, Any] = {"household": "Household", "hotpot": "Hotpot", "shop": "Shop"}
 
+# what an environment has to have -> what the base class's version of it calls, if it has that one
+PARTS = {
+    "tasks": "generate_task", "reset": "_start", "step": "_act", "admissible_actions": "",
+    "oracle_reflection": "observer.oracle_reflection", "follows": "observer.follows",
+    "questions": "demonstrators.questions", "demonstrations": "demonstrators.demonstrations",
+    "bindings": "demonstrators.bindings", "cut_names": "demonstrators.cut_names",
+}  # fmt: skip
+
 # the name of an environment -> what `make` takes: paths of the benchmark's own files
 FILES = {"household": ("games",), "hotpot": ("data",), "shop": ("products", "goals", "attributes")}
 
-def make(name: str, **kwargs: Any) -> "Environment":
-    """The environment `name`; ValueError if there is none. Its module is imported only now."""
+def class_of(name: str) -> Any:
+    """The class of the environment `name`; ValueError if there is none. Its module is imported only
+    now.
+    """
     if name not in CLASSES:
         raise ValueError(f"environment {name!r}: must be one of {', '.join(CLASSES)}")
-    found = CLASSES[name]
-    if isinstance(found, str):
-        found = getattr(import_module(f"envs.{name}"), found)
-    env = found(**kwargs)
+    try:
+        found = CLASSES[name]
+        return getattr(import_module(f"envs.{name}"), found) if isinstance(found, str) else found
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ValueError(f"environment {name!r}: {error}") from error
+
+def make(name: str, **kwargs: Any) -> "Environment":
+    """The environment `name`; ValueError if there is none, or only a part of one."""
+    env = class_of(name)(**kwargs)
+    if missing := lacking(env):
+        raise ValueError(f"environment {name!r}: lacks {', '.join(missing)}; `python -m envs.check "
+                         f"{name}` says what for")  # fmt: skip
+    if env.name != name:
+        raise ValueError(f"environment {name!r}: its `name` is {env.name!r}, and must be the same")
     files = (kwargs.get(key) for key in FILES.get(name, ()))
     env.source = next((Path(path).name for path in files if path), "")
     return env
@@ -77,6 +99,20 @@ def make_all(names: str, files: dict[str, dict] | None = None) -> dict[str, "Env
     if len(set(listed)) < len(listed):
         raise ValueError(f"environments {names!r}: one is named twice")
     return {name: make(name, **(files or {}).get(name, {})) for name in listed}
+
+def lacking(env: "Environment") -> list[str]:
+    """The parts of the contract that an environment has neither written nor left to the base class
+    together with what that calls.
+    """
+
+    def has(path: str) -> bool:
+        module, _, name = path.rpartition(".")
+        found = getattr(getattr(env, module, None) if module else env, name, None)
+        own = getattr(found, "__func__", found)  # of a method
+        return own is not None and own is not getattr(Environment, name, None)
+
+    names = [name for name, part in PARTS.items() if not has(name) and not (part and has(part))]
+    return ["name"] * (not hasattr(env, "name")) + names
 
 class Environment:
     """What all environments share."""

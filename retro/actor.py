@@ -17,7 +17,7 @@ from retro.memory import MEMORY
 from retro.model import GPT
 from retro.trial import Generators
 
-ACTION_TOKENS = 16  # a longer action is cut off
+ACTION_TOKENS = 16
 TEMPERATURE = 0.3  # of its sampling; hotter, a plain second draw does half of a reflection's work
 
 class LMActor:
@@ -25,12 +25,13 @@ class LMActor:
 
     memory: how many of a task's reflections it reads; 0 = none, whatever is written.
     lead: what a model that was not trained here is told before an opening, such as the rules.
+    action_tokens: a longer action is cut off; 0 = at ACTION_TOKENS.
     """
 
     def __init__(
         self, lm: LanguageModel, temperature: float, generator: torch.Generator,
         memory: int = MEMORY, lead: Callable[[str], str] | None = None,
-        action_tokens: int | None = None,
+        action_tokens: int = 0,
     ):  # fmt: skip
         self.lm, self.temperature, self.generator = lm, temperature, generator
         self.memory, self.lead = memory, lead
@@ -79,11 +80,8 @@ class LMSession:
         """Take the rows of other trials, and of trials whose context is full, out of the cache."""
         room = self.lm.context - self.actor.action_tokens
         lengths = [0] * len(self.rows) if self.cache is None else self.cache.lengths.tolist()
-        keep = [
-            j
-            for j, row in enumerate(self.rows)
-            if row in wanted and lengths[j] + len(self.chunks[j]) <= room
-        ]
+        fits = lambda j: lengths[j] + len(self.chunks[j]) <= room
+        keep = [j for j, row in enumerate(self.rows) if row in wanted and fits(j)]
         if len(keep) == len(self.rows):
             return
         if self.cache is not None:

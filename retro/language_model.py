@@ -26,9 +26,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from pathlib import Path
 
-import tiktoken
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -40,8 +39,10 @@ from retro.kv_cache import KVCache
 from retro.lora import add_lora, using
 from retro.model import GPT
 from retro.run.device import autocast
+from retro.tokenizer import TokenizerLike, load
 
 Draws = torch.Generator | Sequence[torch.Generator]  # one for all rows, or one for each row
+REFLECTION_TOKENS = 64  # a longer reflection is cut off; its prompt leaves room for so many
 PREFILL_TOKENS = 8192  # padding included, of the prompts read in one forward pass (a PromptCache)
 
 # ---- sampling
@@ -59,14 +60,10 @@ class Generation:
 
 @torch.no_grad()
 def generate(
-    model: GPT | Decoder,
-    chunks: list[list[int]],
-    max_new_tokens: int,
-    stop_ids: tuple[int, ...] = (),
-    temperature: float | Sequence[float] = 1.0,
-    generator: Draws | None = None,
-    cache: KVCache | None = None,
-) -> Generation:
+    model: GPT | Decoder, chunks: list[list[int]], max_new_tokens: int,
+    stop_ids: tuple[int, ...] = (), temperature: float | Sequence[float] = 1.0,
+    generator: Draws | None = None, cache: KVCache | None = None,
+) -> Generation:  # fmt: skip
     """Sample a response after each row's chunk, until a stop id or max_new_tokens.
 
     p(token) = softmax(logits / temperature); logprobs are log p: the model's own at temperature 1.
@@ -159,20 +156,6 @@ def pad(rows: list[list[int]], device: torch.device | None = None) -> tuple[Tens
 
 # ---- the seam
 
-class TokenizerLike(Protocol):
-    """What the project asks of a tokenizer, ours (`tokenizer.py`) or a pretrained model's."""
-
-    ranks: dict[bytes, int]  # the tokens that are text
-    eos: int  # ends a document
-    bos: int | None  # opens one
-    vocab_size: int
-    special_tokens: dict[str, int]
-    encoding: tiktoken.Encoding
-    answer_ends: frozenset[int]  # ids that end an answer beside a line's end; none of ours
-
-    def encode(self, text: str) -> list[int]: ...
-    def decode(self, ids: list[int]) -> str: ...
-
 @dataclass(frozen=True)
 class ChatFrame:
     """The ids around a user's text that make an instruction-tuned model answer it."""
@@ -195,9 +178,24 @@ class LanguageModel:
 
     def __init__(self, model: GPT, tokenizer: TokenizerLike, frame: ChatFrame | None = None):
         self.model, self.tokenizer, self.frame = model, tokenizer, frame
+        self.reflection_tokens = REFLECTION_TOKENS
         accelerate(model)
         self.device = model.device
         self.context: int = model.config.max_position_embeddings  # tokens, prompt and response
+
+    @staticmethod
+    def open(
+        folder: str | Path = "assets", device: torch.device | None = None,
+        dtype: torch.dtype | None = None, context: int = 0,
+    ) -> "LanguageModel":  # fmt: skip
+        """Model and tokenizer of a folder (`assets`: the shipped base), as `GPT.from_pretrained`
+        takes them, without a frame. ValueError if the two do not fit together.
+        """
+        tokenizer, model = load(folder), GPT.from_pretrained(folder, device, dtype, context)
+        size, most = tokenizer.vocab_size, model.config.vocab_size
+        if size > most:
+            raise ValueError(f"{folder}: the tokenizer has {size} tokens, the model {most}")
+        return LanguageModel(model, tokenizer)
 
     # ---- adapters
 
@@ -263,10 +261,11 @@ class LanguageModel:
         """
         return f"{'' if self.frame else ' '}{line}\n"
 
-    def fit(self, text: str, limit: int, start: str = "") -> list[int]:
-        """The ids of a prompt, at most `limit`. Of a longer text the middle is left out, but not
-        its `start` if that fits in half of the room.
+    def fit(self, text: str, limit: int = 0, start: str = "") -> list[int]:
+        """The ids of a prompt, at most `limit`; 0 = as many as leave room for a reflection. Of a
+        longer text the middle is left out, but not its `start` if that fits in half of the room.
         """
+        limit = limit or self.context - self.reflection_tokens
         before, after = self.around
         encode, room = self.tokenizer.encode, limit - len(before) - len(after)
         whole = ids = encode(text)

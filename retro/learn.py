@@ -24,7 +24,7 @@ from retro.memory import Rated, stored_response
 from retro.policy import Policy
 from retro.ppo import Batch, PPOConfig, ppo_update
 from retro.prompts import well_formed
-from retro.reflect import Reflection, rate, reflect, reflection_prompt, with_room
+from retro.reflect import Reflection, rate, reflect, reflection_prompt
 from retro.reward import RewardModel
 from retro.run.processes import ALONE, Processes
 from retro.trial import Actor, Environments, Trajectory, run_in_batches
@@ -65,9 +65,7 @@ class FailedTrial:
     def recorded(rated: Rated, lm: LanguageModel) -> "FailedTrial":
         """A failed trial of which only the prompt is known, from a line of the replay buffer."""
         text = lm.prompt_text(rated.prompt_ids)
-        return FailedTrial(
-            rated.env, rated.task_id, rated.trial, with_room(text, lm), len(text)
-        )
+        return FailedTrial(rated.env, rated.task_id, rated.trial, lm.fit(text), len(text))
 
 class Arena:
     """Where trials are played: environments by name, their tasks, the actor, the kind of rating."""
@@ -87,7 +85,8 @@ class Arena:
         memories = [[*t.reflections, r.text] for t, r in zip(before, reflections)]
         tasks = [self.tasks[t.env, t.task_id] for t in before]
         trials = run_in_batches(self.environments, tasks, self.actor, memories)
-        return trials, [rate(t, after, self.rating) for t, after in zip(before, trials)]
+        rows = zip(before, trials, reflections)
+        return trials, [rate(t, after, r.text, self.rating) for t, after, r in rows]
 
 @dataclass(frozen=True)
 class Rollout:
@@ -239,13 +238,3 @@ def rollout_metrics(played: Rollout, baselines: Baselines, processes: Processes)
         "distinct": len(set(texts)) / len(texts),
         "tokens": sum(tokens) / len(tokens),
     }
-
-def check_health(stats: dict, max_kl: float, min_well_formed: float) -> None:
-    """Stop a run that has collapsed, in words."""
-    if stats["kl"] > max_kl:
-        reason = f"collapse: KL {stats['kl']:.0f} nats per response is above max_kl {max_kl}"
-    elif stats["well_formed"] < min_well_formed:
-        reason = f"collapse: only {stats['well_formed']:.0%} of the reflections are well-formed"
-    else:
-        return
-    raise SystemExit(f"{reason}; start a new run with a lower --lr or a higher --kl-coef")

@@ -131,11 +131,8 @@ def adapter_state(model: nn.Module, name: str = REFLECTOR) -> dict[str, nn.Param
     """The adapter's weights themselves, "<layer>.lora_A" and "<layer>.lora_B", in the model's
     order.
     """
-    return {
-        f"{path}.{key}": weight
-        for path, part in _parts(model, name)
-        for key, weight in part.named_parameters()
-    }
+    parts = _parts(model, name)
+    return {f"{path}.{key}": w for path, part in parts for key, w in part.named_parameters()}
 
 def lora_parameters(model: nn.Module, name: str = REFLECTOR) -> list[nn.Parameter]:
     """All A and B of an adapter: what an optimiser trains."""

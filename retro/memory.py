@@ -47,16 +47,10 @@ class Rated:
     rating: float  # `reflect.rate`
 
     def to_row(self, lm: LanguageModel) -> dict:
-        return {
-            "env": self.env,
-            "task_id": self.task_id,
-            "trial": self.trial,
-            "prompt": lm.prompt_text(self.prompt_ids),
-            "response": self.response,
-            "return": self.episode_return,
-            "next_return": self.next_return,
-            "rating": self.rating,
-        }
+        return dict(zip(FIELDS, (
+            self.env, self.task_id, self.trial, lm.prompt_text(self.prompt_ids), self.response,
+            self.episode_return, self.next_return, self.rating,
+        )))  # fmt: skip
 
     @staticmethod
     def from_row(row: dict, lm: LanguageModel) -> "Rated":

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from retro.kv_cache import AfterPrefix, Appended, Causal, KVCache
-from retro.run.files import write_tensors
+from retro.run.files import model_folder, write_tensors
 from retro.run.model_files import (
     check_model,
     check_settings,
@@ -260,8 +260,8 @@ class GPT(nn.Module):
         dtype None = float32, whatever the file holds; context: as in `read_config`. ValueError on
         anything that does not fit.
         """
-        config = GPTConfig(**read_config(Path(folder) / "config.json", context))
-        dtype = dtype or torch.float32
+        folder, dtype = model_folder(folder), dtype or torch.float32
+        config = GPTConfig(**read_config(folder / "config.json", context))
         with torch.device("meta"):  # shapes only: no memory, no random numbers
             model = cls(config)
         wanted = model.state_dict()

@@ -107,19 +107,26 @@ def take_step(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor],
     optimizer.step()
     return norm
 
+def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, response_mask: Tensor) -> Tensor:
+    """KL(pi || pi_ref) as each token tells it: logprob - ref_logprob, in nats; 0 on padding.
+
+    Unbiased where pi wrote the responses; "k1" in Schulman, Approximating KL Divergence, 2020.
+    """
+    return clear_padding(logprobs - ref_logprobs, response_mask)  # (B, R)
+
 def token_rewards(ratings: Tensor, logprobs: Tensor, ref_logprobs: Tensor, response_mask: Tensor,
                   kl_coef: float) -> Tensor:
     """Pay the rating on the last token and charge each token for leaving the reference policy.
 
-        r_t = [t is last] * rating - kl_coef * (logprob_t - ref_logprob_t)
+        r_t = [t is last] * rating - kl_coef * kl_estimate_t
 
     (Ziegler et al. 2019, eq. 2, token by token.) -> (B, R). Padding earns 0; so does an empty
     response, whose rating is dropped: it has no token to credit.
     """
     chosen = response_mask.bool()
     is_last = chosen & ~F.pad(chosen[:, 1:], (0, 1))  # (B, R) the token after it is not chosen
-    log_ratios = clear_padding(logprobs - ref_logprobs, response_mask)  # (B, R)
-    return clear_padding(ratings[:, None].expand_as(logprobs), is_last) - kl_coef * log_ratios
+    penalties = kl_coef * kl_estimate(logprobs, ref_logprobs, response_mask)  # (B, R)
+    return clear_padding(ratings[:, None].expand_as(logprobs), is_last) - penalties
 
 def gae(rewards: Tensor, values: Tensor, response_mask: Tensor, gamma: float,
         gae_lambda: float) -> tuple[Tensor, Tensor]:
@@ -204,11 +211,8 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, response_mas
     return 0.5 * masked_mean(error, response_mask)
 
 def sequence_kl(logprobs: Tensor, ref_logprobs: Tensor, response_mask: Tensor) -> Tensor:
-    """KL(pi || pi_ref) in nats per response: mean over responses of sum_t logprob - ref_logprob.
-
-    Unbiased where pi wrote the responses; an estimate from few of them may be negative.
-    """
-    return clear_padding(logprobs - ref_logprobs, response_mask).sum(1).mean()
+    """KL(pi || pi_ref) in nats per response, which few responses may make negative."""
+    return kl_estimate(logprobs, ref_logprobs, response_mask).sum(1).mean()
 
 def approx_kl(logprobs: Tensor, old_logprobs: Tensor, response_mask: Tensor) -> Tensor:
     """KL(pi_old || pi) in nats per token: mean of (ratio - 1) - log(ratio), never negative.

@@ -2,7 +2,7 @@
 
     reflection_prompt(trajectory)     x, as the ids of a prompt      (paper, section 4)
     reflect(lm, prompts)              y ~ M_r(. | x)                 (paper, section 4)
-    rate(trajectory, next_trajectory) r(x, y) = G_next - G           (paper, section 4)
+    rate(before, after, reflection)   r(x, y) = G_next - G           (paper, section 4)
 
 The adapter acts from the prompt's last token on (activated LoRA, Greenewald et al. 2025). So the
 prompt's keys and values are the frozen base's: they are computed once and serve sampling, reference
@@ -10,14 +10,19 @@ and every epoch. With `adapt_prompt` the adapter acts on all tokens, as in the p
 is read anew each time. Read before: `trial.py`, `language_model.py`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from retro import prompts
 from retro.language_model import Draws, LanguageModel, PromptCache
 from retro.trial import Trajectory
 
-REFLECTION_TOKENS = 64  # a longer reflection is cut off
+RATINGS: dict[str, Callable[[Trajectory, Trajectory, str], float]] = {  # of `rate`, by kind
+    "delta": lambda before, after, reflection: after.episode_return - before.episode_return,
+    "next": lambda before, after, reflection: after.episode_return,
+    "success": lambda before, after, reflection: float(after.success),
+}
 RANGES = {"delta": (-1.0, 1.0), "next": (0.0, 1.0), "success": (0.0, 1.0)}  # of `rate`, by kind
 
 @dataclass(frozen=True)
@@ -35,21 +40,12 @@ def reflection_prompt(trajectory: Trajectory, lm: LanguageModel) -> list[int]:
     """
     request = prompts.reflection_request(trajectory.episode_return, chat=lm.frame is not None)
     start = prompts.opening(trajectory.observation, trajectory.reflections)
-    return with_room(trajectory.text() + request, lm, start)
-
-def with_room(text: str, lm: LanguageModel, start: str = "") -> list[int]:
-    """The ids of a prompt that leaves room for a reflection; see `LanguageModel.fit`."""
-    return lm.fit(text, lm.context - REFLECTION_TOKENS, start)
+    return lm.fit(trajectory.text() + request, start=start)
 
 def reflect(
-    lm: LanguageModel,
-    prompts_: Sequence[list[int]],
-    *,
-    temperature: float | Sequence[float],
-    generator: Draws,
-    adapt_prompt: bool = False,
-    caches: Iterable[PromptCache] | None = None,
-) -> list[Reflection]:
+    lm: LanguageModel, prompts_: Sequence[list[int]], *, temperature: float | Sequence[float],
+    generator: Draws, adapt_prompt: bool = False, caches: Iterable[PromptCache] | None = None,
+) -> list[Reflection]:  # fmt: skip
     """One reflection on each prompt; a prompt that stands there n times gets n samples.
 
     With an adapter on the model this is M_r; inside `lm.frozen()` it is the untrained reflector.
@@ -60,14 +56,11 @@ def reflect(
     decoder = lm.decoder()
     own = lambda value, rows: [value[i] for i in rows] if isinstance(value, Sequence) else value
     for read in caches or lm.prefill(prompts_, adapt_prompt):
+        cache = read.cache.select(read.slots, lm.reflection_tokens + 1)  # a copy: that stays
         out = lm.sample(
-            [prompts_[i][-1:] for i in read.rows],
-            REFLECTION_TOKENS,
-            own(temperature, read.rows),
-            own(generator, read.rows),
-            read.cache.select(read.slots, REFLECTION_TOKENS + 1),  # a copy: the cache stays
-            decoder,
-        )
+            [prompts_[i][-1:] for i in read.rows], lm.reflection_tokens,
+            own(temperature, read.rows), own(generator, read.rows), cache, decoder,
+        )  # fmt: skip
         logprobs = out.logprobs.tolist()
         for j, i in enumerate(read.rows):
             ids = out.response_ids[j]
@@ -75,13 +68,15 @@ def reflect(
             reflections[i] = Reflection(prompts_[i], ids, logprobs[j][: len(ids)], text)
     return [reflections[i] for i in range(len(prompts_))]
 
-def rate(trajectory: Trajectory, next_trajectory: Trajectory, kind: str = "delta") -> float:
+def write_reflections(
+    lm: LanguageModel, trajectories: Sequence[Trajectory], **sampling: Any
+) -> list[Reflection]:
+    """`reflect` on the prompts of failed trials, with its other arguments: one on each."""
+    return reflect(lm, [reflection_prompt(t, lm) for t in trajectories], **sampling)
+
+def rate(before: Trajectory, after: Trajectory, reflection: str = "",
+         kind: str = "delta") -> float:  # fmt: skip
     """The rating of the reflection between two trials, in RANGES[kind]: the change in episode
     return ("delta", the paper's), the next trial's return ("next"), or its success ("success").
     """
-    before, after = trajectory.episode_return, next_trajectory.episode_return
-    return {
-        "delta": after - before,
-        "next": after,
-        "success": float(next_trajectory.success),
-    }[kind]
+    return RATINGS[kind](before, after, reflection)

@@ -84,11 +84,9 @@ class RewardModel(nn.Module):
             parts = [self.score(responses[start : start + READ_TOGETHER]) for start in starts]
             return [score for part in parts for score in part]
         batch = ResponseBatch(self.lm, responses, caches)
-        base_logprobs, (low, high) = batch.reference_logprobs(), self.range
+        base, (low, high) = batch.reference_logprobs(), self.range
         with self.lm.using(ADAPTER):
-            logits = [
-                self.logits(self.log_ratios(batch, rows, base_logprobs)) for rows in batch.parts()
-            ]
+            logits = [self.logits(self.log_ratios(batch, rows, base)) for rows in batch.parts()]
         return (low + (high - low) * torch.cat(logits).sigmoid()).tolist()
 
     def best(self, responses: Sequence[R], n: int) -> list[R]:
@@ -116,13 +114,9 @@ class RewardModel(nn.Module):
         return {"bias": self.bias.data, "scale": self.scale.data, "range": self.range}
 
 def fit(
-    reward: RewardModel,
-    responses: Sequence[Response],
-    ratings: Sequence[float],
-    tasks: Sequence[tuple[str, str]],
-    config: FitConfig,
-    generator: torch.Generator,
-) -> dict:
+    reward: RewardModel, responses: Sequence[Response], ratings: Sequence[float],
+    tasks: Sequence[tuple[str, str]], config: FitConfig, generator: torch.Generator,
+) -> dict:  # fmt: skip
     """Fit r_theta to the ratings of some tasks; the reflections of HELD_OUT of the tasks are kept.
 
     tasks[i], (environment, id), is what response i was about. Returns the mean loss of each epoch
@@ -133,10 +127,8 @@ def fit(
     order = torch.randperm(len(names), generator=generator).tolist()
     held_out = {names[i] for i in order[: round(HELD_OUT * len(names))]}
     learnt = [i for i, task in enumerate(tasks) if task not in held_out]
-    means = fit_epochs(
-        reward, [responses[i] for i in learnt], [ratings[i] for i in learnt],
-        config, generator,
-    )  # fmt: skip
+    means = fit_epochs(reward, [responses[i] for i in learnt], [ratings[i] for i in learnt],
+                       config, generator)  # fmt: skip
 
     unseen: dict[str, list[int]] = defaultdict(list)
     for i, task in enumerate(tasks):

@@ -14,16 +14,10 @@ from retro.policy import Policy, Response
 from retro.ppo import AllReduce, backward, identity, masked_mean, take_step, token_share
 
 def sft_update(
-    policy: Policy,
-    optimizer: torch.optim.Optimizer,
-    responses: Sequence[Response],
-    *,
-    epochs: int,
-    minibatch_size: int,
-    max_grad_norm: float,
-    generator: torch.Generator,
+    policy: Policy, optimizer: torch.optim.Optimizer, responses: Sequence[Response], *,
+    epochs: int, minibatch_size: int, max_grad_norm: float, generator: torch.Generator,
     all_reduce: AllReduce = identity,
-) -> list[float]:
+) -> list[float]:  # fmt: skip
     """Passes over the responses, each in random order; returns the mean loss of each (nats per
     token). With the all_reduce of several processes each brings as many responses as any other.
     """

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import tiktoken
 
-from retro.run.files import read_bytes, read_json, write_atomically, write_json
+from retro.run.files import model_folder, read_bytes, read_json, write_atomically, write_json
 from retro.run.tokenizer_json import HFTokenizer, check_pattern, encode_ordinary
 
 PATTERN = r" ?\p{L}+(?: \p{N}{1,2}(?!\p{N}))?| ?\p{N}{1,3}|\n| ?>| ?[^\s\p{L}\p{N}>]+|[^\S\n]+"
@@ -54,11 +54,14 @@ class Tokenizer:
         settings = {"pattern": self.pattern, "special_tokens": self.special_tokens}
         write_json(Path(folder) / "tokenizer_config.json", settings)
 
-def load(folder: str | Path) -> Tokenizer | HFTokenizer:
+TokenizerLike = Tokenizer | HFTokenizer  # ours or a pretrained model's, alike to those who ask
+
+def load(folder: str | Path) -> TokenizerLike:
     """The tokenizer saved in `folder`, ours or a pretrained model's tokenizer.json; ValueError when
     its files are missing or wrong.
     """
-    path = Path(folder) / "tokenizer.tiktoken"
+    folder = model_folder(folder)
+    path = folder / "tokenizer.tiktoken"
     if not path.exists():
         if path.with_name("tokenizer.json").exists():
             return HFTokenizer(folder)
@@ -75,7 +78,7 @@ def load(folder: str | Path) -> Tokenizer | HFTokenizer:
     if missing:
         raise ValueError(f"{path}: {len(missing)} of the 256 single bytes have no rank")
 
-    path = Path(folder) / "tokenizer_config.json"
+    path = folder / "tokenizer_config.json"
     settings = read_json(path)
     pattern, special_tokens = settings.get("pattern"), settings.get("special_tokens")
     if not isinstance(pattern, str):

@@ -87,6 +87,6 @@ def trials():
 @pytest.fixture
 def lm(tiny_lm, monkeypatch):
     """That tiny language model with an adapter; a few tokens a reflection."""
-    shorten(monkeypatch)
+    shorten(monkeypatch, tiny_lm)
     tiny_lm.add_adapter("reflector", 2, 4.0, torch.Generator().manual_seed(1))
     return tiny_lm

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from envs import Environment
 from envs.demonstrations import Demonstration, Roles, demonstrate
 from envs.names import CUT, cutter, name_parts
+from envs.tasks import check_split
 
 HEADS, TAILS = (("ba de fi go ku la me ni po ru sa te".split()) for _ in range(2))
 
@@ -18,6 +19,7 @@ class Guess(Environment):
         return Guess()
 
     def tasks(self, split: str, n: int, seed) -> list[dict]:
+        check_split(split)
         rng = random.Random(f"guess {split} {seed}")
         new = lambda: "".join(name_parts(rng, HEADS, TAILS, unseen=split == "unseen"))
         words = [[new() for _ in range(6)] for _ in range(n)]

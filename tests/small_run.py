@@ -8,7 +8,6 @@ import pytest
 import envs
 import eval as evaluation
 import train
-from retro import actor, reflect
 from tests.guess import Guess
 
 TIMES = ("rollout_seconds", "learn_seconds")
@@ -45,6 +44,8 @@ def config(base, folder, **changes):
         offline_each=2,
         reward_epochs=2,
         best_of=2,
+        action_tokens=2,
+        reflection_tokens=4,
     )
     return train.Config(run_dir=str(folder), base=str(base), **small | changes)
 
@@ -69,8 +70,7 @@ GUESS = dict(envs="guess", updates=1, train_tasks=8)
 
 @pytest.fixture(scope="module", autouse=True)
 def short_games():
-    """Two steps a trial, four tokens a reflection: these tests are about the loop, not the game.
-    """
+    """Two steps a trial: these tests are about the loop, not the game."""
     with pytest.MonkeyPatch.context() as patch:
         shorten(patch)
         yield
@@ -87,8 +87,6 @@ def shorten(patch):
     patch.setitem(envs.CLASSES, "guess", Partial)
     patch.setattr(envs, "make", short)  # `make_all` makes them with it too
     patch.setattr(train, "CHUNK", 2)
-    patch.setattr(actor, "ACTION_TOKENS", 2)
-    patch.setattr(reflect, "REFLECTION_TOKENS", 4)
 
 def outcome(folder):
     """All that a run leaves behind, but for the clock."""

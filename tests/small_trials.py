@@ -8,7 +8,6 @@ import torch
 import envs
 import retro.language_model
 import retro.policy
-import retro.reflect
 from retro.lora import lora_parameters
 from retro.reflect import reflect, reflection_prompt
 from retro.trial import Trajectory, run_trials
@@ -25,10 +24,10 @@ def trial(task: str, success: bool, g: float = 0.0, reflections=()) -> Trajector
     g = 1.0 if success else g
     return Trajectory("guess", task, "x", (*reflections,), (), g, success, success, not success)
 
-def shorten(patch: pytest.MonkeyPatch) -> None:
+def shorten(patch: pytest.MonkeyPatch, lm) -> None:
     """A few tokens a reflection; and no bfloat16, whatever the processor has: for tight tolerances.
     """
-    patch.setattr(retro.reflect, "REFLECTION_TOKENS", 12)
+    patch.setattr(lm, "reflection_tokens", 12)
     for module in (retro.language_model, retro.policy):
         patch.setattr(module, "autocast", lambda device: nullcontext())
 

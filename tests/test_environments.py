@@ -1,15 +1,26 @@
-"""The contract that all environments share, checked on each of them; making several."""
+"""The contract that all environments share: the checker (`envs/check.py`), tried on good ones and
+on ones with a fault; making several.
+"""
 
-import json
-import random
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import envs
+import envs.check
+import train
+from envs import Environment
 from envs.household import Household
+from envs.observer import Verdict
+from retro.run.cli import parse, run_script
+from tests.doors import Doors
+from tests.guess import Guess
 
+ROOT = Path(__file__).parent.parent
 NAMES = list(envs.CLASSES)
-STRANGE = ("", " ", "x" * 100_000, "\0\x1b[31m", "看 тест", "[[[", "]", "Search[", "\n> go")
 
 def test_make():
     assert isinstance(envs.make("household", max_steps=7), Household)
@@ -20,52 +31,6 @@ def test_make():
     with pytest.raises(ValueError, match="one is named twice"):
         envs.make_all("household,household")
 
-@pytest.mark.parametrize("name", NAMES)
-def test_tasks_are_json_and_fixed_by_their_arguments(name):
-    env = envs.make(name)
-    for split in ("train", "seen", "unseen"):
-        tasks = env.tasks(split, 5, 7)
-        assert json.loads(json.dumps(tasks)) == tasks == env.fresh().tasks(split, 5, 7)
-        assert tasks != env.tasks(split, 5, 8) and len(tasks) == 5
-        assert all(task["env"] == name and task["max_steps"] > 0 for task in tasks)
-        assert len({task["id"] for task in tasks}) == 5
-    with pytest.raises(ValueError, match="split 'other'"):
-        env.tasks("other", 1, 0)
-
-@pytest.mark.parametrize("name", NAMES)
-def test_any_string_is_answered_and_the_end_is_the_end(name):
-    env, rng = envs.make(name), random.Random(0)
-    for task in env.tasks("seen", 20, 1):
-        observation, info = env.reset(task)
-        assert info == {"success": False, "progress": info["progress"]} and observation
-        for _ in range(task["max_steps"]):
-            legal = rng.choice(env.admissible_actions())
-            action = rng.choice((legal, rng.choice(STRANGE)))
-            answer = env.step(action)
-            reply, reward, terminated, truncated, info = answer
-            assert isinstance(reply, str) and 0 <= reward <= 1 and 0 <= info["progress"] <= 1
-            assert not info["success"] or (terminated and info["progress"] == 1)
-            if terminated or truncated:
-                break
-        assert terminated or truncated
-        assert env.step("look") == env.step("") == answer
-
-@pytest.mark.parametrize("name", NAMES)
-def test_demonstrations_hold_what_pretraining_needs(name):
-    env, kinds = envs.make(name), set()
-    stream = env.demonstrations("train", "contract", 0.5, 0.3)
-    for d, _ in zip(stream, range(100)):
-        trial = env.fresh()
-        text = "\n".join(["", d.observation, *(line for step in d.steps for line in step)])
-        assert not any(f"\n{word}" in text for word in ("Question:", "Answer:", "Reflection:"))
-        assert all(q and a and "\n" not in q + a for q, a in d.questions)
-        if d.reflection is not None:
-            assert "\n" not in d.reflection and not d.success
-        kinds.add((bool(d.reflections), d.success, bool(d.steps)))
-        for mention, end, _, _ in trial.bindings(text):
-            assert text[:end].endswith(mention)
-    assert len(kinds) >= 4, kinds
-
 def test_making_several():
     listed = NAMES[::-1]
     made = envs.make_all(",".join(listed))
@@ -73,11 +38,139 @@ def test_making_several():
     for name, env in made.items():
         assert type(env) is type(envs.make(name)) and env.fresh() is not env
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_glance_shows_what_a_drill_asks_about(name):
-    env, rng = envs.make(name), random.Random(0)
-    for task in env.tasks("train", 10, 3):
-        env.reset(task)
-        views = env.glance(rng)
-        assert views and all(isinstance(text, str) for view in views for text in view)
-        assert not any(text in ("Nothing happens.", "Invalid action!") for _, text in views)
+@pytest.mark.parametrize("environment", [*NAMES, Guess, Doors])
+def test_nothing_is_missing(environment):
+    env = environment() if isinstance(environment, type) else envs.make(environment)
+    assert not envs.check.problems(env)
+
+# ---- Faults, each told by name in one line. Nothing else is told, but for what follows from it.
+
+@pytest.mark.parametrize("method", envs.PARTS)
+def test_a_forgotten_method_is_one_line_wherever_it_is_noticed(method, monkeypatch, capsys):
+    """A class with everything but one method: in the checker, in `make`, in a script."""
+    own = {name: getattr(Guess, name) for name in (*envs.PARTS, "fresh", "name") if name != method}
+    partial = type("Partial", (Environment,), own)
+    (line,) = envs.check.problems(partial())
+    part = envs.PARTS[method]
+    wanted = f"{method}: missing (or give the base class {part}). " if part else f"{method}: missi"
+    assert line.startswith(wanted) and line.endswith(".") and "\n" not in line
+    assert len(line) > len(wanted) + 20, "what it is for"
+
+    monkeypatch.setitem(envs.CLASSES, "guess", partial)
+    with pytest.raises(SystemExit) as ended:
+        run_script(train.main, parse(train.Config, "", argv=["--envs", "guess"]))
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.count("\n") == 1
+    assert said.startswith(f"error: environment 'guess': lacks {method}; `python -m envs.check")
+
+def test_a_module_that_lacks_a_function_is_told_too():
+    observer = SimpleNamespace(oracle_reflection=Doors.observer.oracle_reflection)
+    partial = type("Partial", (Doors,), {"observer": observer})
+    (line,) = envs.check.problems(partial())
+    assert line.startswith("follows: missing (or give the base class observer.follows). whether")
+
+def test_a_name_that_is_not_its_own_and_a_class_that_is_not_there(monkeypatch):
+    monkeypatch.setitem(envs.CLASSES, "word", Guess)
+    with pytest.raises(ValueError, match="'word': its `name` is 'guess', and must be the same"):
+        envs.make("word")
+    monkeypatch.setitem(envs.CLASSES, "kitchen", "Kitchen")
+    with pytest.raises(ValueError, match="environment 'kitchen': No module named 'envs.kitchen'"):
+        envs.make("kitchen")
+    monkeypatch.setitem(envs.CLASSES, "hotpot", "Hotspot")
+    with pytest.raises(ValueError, match="environment 'hotpot': module 'envs.hotpot' has no attr"):
+        envs.make("hotpot")
+    nameless = {name: getattr(Guess, name) for name in envs.PARTS}
+    assert envs.lacking(type("Nameless", (Environment,), nameless)()) == ["name"]
+
+def changed(method: str, change):
+    """Doors with a method whose result is changed."""
+    original = getattr(Doors, method)
+    wrapped = lambda self, *args: change(original(self, *args))
+    return type("Changed", (Doors,), {method: wrapped})
+
+def rewritten(found, **values):
+    """Endless demonstrations with other values."""
+    return (d._replace(**{key: value(d) for key, value in values.items()}) for d in found)
+
+FAULTS = [
+    ("tasks", lambda found: [task | {"id": "a"} for task in found], "tasks: tasks('train', 5, 7)"),
+    ("tasks", lambda found: [task | {"env": "x"} for task in found], "tasks: a task's `env` is no"),
+    ("tasks", lambda found: [t | {"max_steps": 0} for t in found], "tasks: a task's `max_steps` i"),
+    ("tasks", lambda found: [t | {"key": (t["key"],)} for t in found], "tasks: a task is not what"),
+    ("tasks", lambda found: [t | {"n": object.__hash__(t)} for t in found], "tasks: the same argu"),
+    ("reset", lambda found: ("", found[1]), "trials: reset does not give a text and info"),
+    ("admissible_actions", lambda found: found[::-1], "trials: admissible_actions is not sorted"),
+    ("step", lambda found: (*found[:3], False, found[4]), "trials: after `max_steps` steps a tr"),
+    ("step", lambda found: (found[0], 2.0, *found[2:]), "trials: a step gives no text, or a rewa"),
+    ("oracle_reflection", lambda said: said.replace("Plan", "So"), "oracle: 'I never took the key"),
+    ("oracle_reflection", lambda said: f"{said}\n", "oracle: 'I never took the key. Plan: open"),
+    ("judge", lambda verdict: verdict._replace(sound=False), "oracle: judge finds fault with the"),
+    ("follows", lambda found: False, "oracle: follows is true of 0 of "),
+    ("bindings", lambda found: [("nowhere", 4, "x", False)], "demonstrations: bindings gives an o"),
+    ("cut_names", lambda text: text.upper(), "demonstrations: cut_names changes more than line"),
+    ("glance", lambda views: [], "glances: glance gives no pairs of texts"),
+    ("demonstrations", lambda found: rewritten(found, reflections=lambda d: []),
+     "demonstrations: some of these never occur"),
+    ("demonstrations", lambda found: rewritten(found, questions=lambda d: [("Where?", "")]),
+     "demonstrations: a question or its answer is empty"),
+    ("demonstrations", lambda found: rewritten(found, success=lambda d: not d.reflections),
+     "oracle: players succeed in 1.00 of their first trials and in 0.00 after"),
+    ("demonstrations", lambda found: rewritten(found, observation=lambda d: "a\nAnswer: b"),
+     "demonstrations: a line of a trial begins with 'Answer:'"),
+]  # fmt: skip
+
+@pytest.mark.parametrize("method, change, message", FAULTS)
+def test_a_fault_is_told_by_name(method, change, message):
+    found = envs.check.problems(changed(method, change)())
+    assert any(line.startswith(message) for line in found), found
+    assert all("\n" not in line and len(line) < 500 for line in found)
+
+def test_an_exception_of_the_environment_is_one_line_with_its_place():
+    found = envs.check.problems(changed("judge", lambda verdict: verdict.nonsense)())
+    (line,) = found
+    assert line.startswith("oracle: AttributeError 'Verdict' object has no attribute 'nonsense' (")
+    assert "test_environments.py:" in line
+
+def test_chance_and_shared_state_are_found():
+    class Shared(Doors):
+        def fresh(self):
+            return self
+
+    assert any("fresh gives no copy" in line for line in envs.check.problems(Shared()))
+    turns = iter(range(10**6))
+    chance = changed("step", lambda found: (f"{found[0]} {next(turns)}", *found[1:]))
+    assert any("depends on chance" in line for line in envs.check.problems(chance()))
+
+def test_a_trial_without_an_end_is_told_and_not_played():
+    endless = changed("step", lambda found: (*found[:3], False, found[4]))
+    (line,) = envs.check.problems(endless())
+    assert line.startswith("trials: after `max_steps` steps a trial is neither terminated nor")
+
+def test_without_a_judge_nothing_is_told_and_nothing_is_wrong():
+    silent = type("Silent", (Doors,), {"judge": lambda self, *args: Verdict(), "templates": {}})
+    assert not envs.check.problems(silent())
+
+# ---- The command
+
+def checked(*arguments: str) -> tuple[int, str, str]:
+    ended = subprocess.run([sys.executable, "-m", "envs.check", *arguments], cwd=ROOT,
+                           capture_output=True, text=True)  # fmt: skip
+    return ended.returncode, ended.stdout, ended.stderr
+
+def test_the_command_names_what_is_missing_or_says_that_nothing_is(tmp_path, monkeypatch):
+    status, said, _ = checked("tests.doors:Doors")
+    assert status == 0 and said.startswith("doors: nothing is missing. Its players succeed in 0.")
+    first, after = (float(word) for word in said.split() if word.startswith("0."))
+    assert first < 0.5 and after > 0.9, said
+    (tmp_path / "mine.py").write_text("from envs import Environment\nclass Mine(Environment):\n"
+                                      "    name = 'mine'\n")  # fmt: skip
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    status, said, _ = checked("mine:Mine")
+    assert status == 1 and [line.partition(":")[0] for line in said.splitlines()] == [*envs.PARTS]
+    for wrong, message in (("kitchen", "error: environment 'kitchen': must be one of household"),
+                           ("nowhere:X", "error: nowhere:X: No module named 'nowhere'"),
+                           ("mine:X", "error: mine:X: module 'mine' has no attribute 'X'")):
+        status, said, error = checked(wrong)
+        assert status == 2 and not said and error.startswith(message) and error.count("\n") == 1
+    status, _, error = checked()
+    assert status == 2 and error.startswith("error: python -m envs.check NAME: household, hotpot")

@@ -72,8 +72,8 @@ class Gambler(ScriptedActor):
 @pytest.fixture
 def reflector(tiny_lm, tmp_path, monkeypatch) -> Reflector:
     """Of two runs: four adapters that differ."""
-    shorten(monkeypatch)
-    monkeypatch.setattr(retro.reflect, "REFLECTION_TOKENS", 5)
+    shorten(monkeypatch, tiny_lm)
+    tiny_lm.reflection_tokens = 5
     tiny_lm.add_adapter("reflector", 2, 4.0, torch.Generator())
     for i, run in enumerate("ab"):
         for j, name in enumerate(("sft", "adapter")):

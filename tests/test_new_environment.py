@@ -1,6 +1,8 @@
-"""A fourth environment, from nothing: `tests/guess.py` is all that it takes."""
+"""An environment of one's own, from nothing: `tests/guess.py` or `tests/doors/` is all that it takes.
+"""
 
 import json
+import time
 
 import pytest
 
@@ -8,6 +10,7 @@ import envs
 import retro.learn
 import retro.pretrain.__main__ as pretrain
 import train
+from tests.doors import Doors
 from tests.guess import Guess
 
 SMALL = dict(
@@ -22,23 +25,36 @@ SMALL = dict(
     muon_lr=0.02,
 )
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """A base that can act, read and write in `guess`: 400 steps of pretraining."""
-    folder = tmp_path_factory.mktemp("guess-base")
+def pretrained(folder, environment, **changes):
+    """A base that can act, read and write in one small environment."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(envs.CLASSES, "guess", Guess)
+        patch.setitem(envs.CLASSES, environment.name, environment)
         patch.setattr(pretrain, "TOKENIZER_DOCUMENTS", 200)
         patch.setattr(pretrain, "write_card", lambda *args: None)
-        pretrain.main(pretrain.Config(out=str(folder), envs="guess", **SMALL))
+        sizes = SMALL | dict(envs=environment.name, out=str(folder)) | changes
+        pretrain.main(pretrain.Config(**sizes))
         yield folder
 
-def trained(base, folder, **changes) -> dict:
-    """Success after one retry on unseen words, by method, sampled at temperature 1: greedily even
-    the untrained reflector is right here; and what the reward model is worth.
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A base of `guess`: 400 steps of pretraining."""
+    yield from pretrained(tmp_path_factory.mktemp("guess-base"), Guess)
+
+@pytest.fixture(scope="module")
+def doors_base(tmp_path_factory):
+    """A base of `doors`; its pretraining has to end within three minutes of one core."""
+    clock = time.process_time()
+    base = pretrained(tmp_path_factory.mktemp("doors-base"), Doors, tokens=1e6, context=384)
+    for folder in base:
+        assert time.process_time() - clock < 180
+        yield folder
+
+def trained(base, folder, env="guess", **changes) -> dict:
+    """Success after one retry on unseen names, by method, sampled at temperature 1: greedily even
+    the untrained reflector is right in `guess`; and what the reward model is worth.
     """
     small = dict(
-        envs="guess",
+        envs=env,
         gap_tasks=16,
         train_tasks=192,
         collect_rounds=1,
@@ -75,3 +91,19 @@ def test_the_offline_recipe_runs_to_its_end(base, tmp_path):
     """
     offline = trained(base, tmp_path / "offline", mode="offline", updates=2)
     assert 0 <= offline["ranking"] <= 1 and offline["oracle"] > offline["react"] + 0.2, offline
+
+@pytest.mark.slow
+def test_a_room_with_doors_and_a_key_from_pretraining_to_ppo(doors_base, tmp_path):
+    """Three names have to be right in a plan, of which two are copied from the trial: the trained
+    reflector does it, a constant plan does not. Its judge says so too.
+    """
+    found = trained(doors_base, tmp_path, "doors", lr=1e-3)
+    print(found)
+    assert found["oracle"] > found["react"] + 0.5 > found["template"], found
+    assert found["retroformer"] > found["reflexion"] + 0.15, found
+    assert found["retroformer"] > found["template"] + 0.3, found
+    (report,) = json.loads((tmp_path / "results.json").read_text())
+    sound = {name: m["faithfulness"]["sound"] for name, m in report["methods"].items()
+             if "faithfulness" in m}
+    print(sound)
+    assert sound["oracle"] == 1 and sound["retroformer"] > sound["template"] + 0.3, sound

@@ -11,7 +11,6 @@ from recorded import convert
 
 import envs
 import retro.learn
-import retro.reflect
 import train
 from retro import tokenizer
 from retro.evaluate import UNTRAINED, methods_of
@@ -27,8 +26,8 @@ from retro.prompts import CHAT_REFLECT
 from retro.run.files import read_json, read_tensors
 from tests.small_run import Killed, config, evaluated, outcome, short_games, slow  # noqa: F401
 
-def opened(folder):
-    return open_model(str(folder), torch.device("cpu"), False)
+def opened(folder, *settings):
+    return open_model(str(folder), torch.device("cpu"), False, *settings)
 
 @pytest.fixture(scope="module")
 def own(tiny_base, tiny_chat, tmp_path_factory, short_games) -> Path:  # noqa: F811
@@ -88,18 +87,16 @@ def test_it_is_exported_on_its_own_base(own, tiny_chat, tmp_path):
     export(Export(run_dir=str(own), out=str(tmp_path / "merged"), merge=True))
     assert GPT.from_pretrained(tmp_path / "merged").config.hidden_size == 48
 
-def test_a_context_can_be_lowered_but_not_below_the_frame(tiny_base, tiny_chat, monkeypatch):
-    monkeypatch.setattr(retro.reflect, "REFLECTION_TOKENS", 192)
-    cpu = torch.device("cpu")
+def test_a_context_can_be_lowered_but_not_below_the_frame(tiny_base, tiny_chat):
     for folder in map(str, (tiny_base, tiny_chat)):
-        assert open_model(folder, cpu, False, 1000).context == 1000
-        assert open_model(folder, cpu, False, 10**6).context == 2560
-        around = sum(map(len, open_model(folder, cpu, False).around))
+        assert opened(folder, 1000).context == 1000
+        assert opened(folder, 10**6).context == 2560
+        around = sum(map(len, opened(folder).around))
         least = around + 192 + 64
-        assert open_model(folder, cpu, False, least).context == least
+        assert opened(folder, least, 192).context == least
         for context in (1, least - 1):
             with pytest.raises(ValueError, match=f"its context of {context} tokens is too short"):
-                open_model(folder, cpu, False, context)
+                opened(folder, context, 192)
     options = ActorOptions(actor=str(tiny_chat), context=700)
     actor = open_actor(options, ["hotpot"], str(tiny_base), {}, 0.0, torch.Generator(), 3,
                        Budget(0, 0))  # fmt: skip

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 import envs
 import play
-from retro import actor, reflect
 from retro.lora import add_lora, save_adapter
 from retro.model import GPT
 from retro.report.terminal import Screen, visible
@@ -34,10 +33,9 @@ def small(monkeypatch, tiny_base):
     short = lambda name, **kwargs: make(name, **{"max_steps": 2} | kwargs)
     monkeypatch.setattr(play.envs, "make", short)
     settings = play.run_settings
-    monkeypatch.setattr(play, "run_settings", lambda run: {**settings(run), "base": str(tiny_base)})
+    own = {"base": str(tiny_base), "action_tokens": 4, "reflection_tokens": 8}
+    monkeypatch.setattr(play, "run_settings", lambda run: {**settings(run), **own})
     monkeypatch.setattr(play, "CANDIDATES", 2)
-    monkeypatch.setattr(actor, "ACTION_TOKENS", 4)
-    monkeypatch.setattr(reflect, "REFLECTION_TOKENS", 8)
 
 def told(capsys, monkeypatch, typed="", **changes):
     """What is printed when `typed` is piped in."""
@@ -159,7 +157,7 @@ def test_hostile_text_is_shown_and_does_nothing(capsys):
     task = {"env": "hostile", "id": Hostile.text, "max_steps": 1}
     aloud = play.Aloud(player, screen)
     trajectory = run_trials({"hostile": Hostile()}, [task], aloud, [[Hostile.text]])[0]
-    play.tell_end(screen, trajectory, None)
+    play.tell_end(screen, trajectory, None, "")
     out = capsys.readouterr().out
     assert out.count("␛[2J␛]0;title␇<U+009B>31m<U+202E>") == 4  # twice observed, read, done
     assert all(c == "\n" or c.isprintable() for c in out)

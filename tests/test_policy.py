@@ -135,13 +135,11 @@ def test_a_gradient_that_is_nan_moves_nothing_in_imitation(lm, trials):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sign", [1, -1])
-def test_ppo_teaches_a_reflector_and_the_flipped_rating_unteaches_it(
-    lm, trials, monkeypatch, sign
-):
+def test_ppo_teaches_a_reflector_and_the_flipped_rating_unteaches_it(lm, trials, sign):
     """A toy rating, the share of tokens with an id above the median of the first samples (so that
     there is room both ways), through the whole stack: sampling with the prefix cache, policy, value
     head, PPO. With the sign flipped the share must fall."""
-    monkeypatch.setattr(retro.reflect, "REFLECTION_TOKENS", 6)
+    lm.reflection_tokens = 6
     policy = Policy(lm)
     trained = [*lora_parameters(lm.model), *policy.value_head.parameters()]
     optimizer = torch.optim.AdamW(trained, lr=1e-2)

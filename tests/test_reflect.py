@@ -3,20 +3,19 @@
 import pytest
 import torch
 
-import retro.reflect
-from retro.reflect import RANGES, Reflection, rate, reflect, reflection_prompt
+from retro.reflect import RANGES, RATINGS, Reflection, rate, reflect, reflection_prompt
 from retro.trial import Trajectory
 from tests.small_trials import failed_trials, sample, shorten
 
 @pytest.fixture(autouse=True)
-def short_reflections(monkeypatch):
-    shorten(monkeypatch)
+def short_reflections(monkeypatch, tiny_lm):
+    shorten(monkeypatch, tiny_lm)
 
 def test_prompt_that_does_not_fit_keeps_task_and_end(tiny_lm):
     (long,) = failed_trials(1, steps=20)
     tiny_lm.context = 10**6
     whole = reflection_prompt(long, tiny_lm)
-    tiny_lm.context = len(whole) - 50 + retro.reflect.REFLECTION_TOKENS
+    tiny_lm.context = len(whole) - 50 + tiny_lm.reflection_tokens
     cut = reflection_prompt(long, tiny_lm)
     text = tiny_lm.tokenizer.decode(cut)
     assert len(whole) - 53 <= len(cut) <= len(whole) - 50  # joined, two halves may be fewer tokens
@@ -61,9 +60,9 @@ def test_ratings_telescope():
 
 def test_three_ratings_of_one_retry():
     before, after = ended(0.25), ended(0.75)
-    assert [rate(before, after, kind) for kind in RANGES] == [0.5, 0.75, 0.0]
+    assert [rate(before, after, "", kind) for kind in RANGES] == [0.5, 0.75, 0.0]
     assert rate(after, before) == -0.5 and rate(before, ended(1.0)) == 0.75
-    assert rate(before, ended(1.0), "success") == 1.0
+    assert rate(before, ended(1.0), kind="success") == 1.0 and RANGES.keys() == RATINGS.keys()
 
 def test_each_prompt_may_have_a_generator_of_its_own(tiny_lm, trials):
     """Then its reflection is the one that it gets alone."""

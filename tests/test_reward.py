@@ -24,8 +24,8 @@ def trials():
 @pytest.fixture
 def setting(tiny_lm, trials, monkeypatch):
     """(language model, reward model that knows nothing, three reflections on each trial)."""
-    shorten(monkeypatch)
-    monkeypatch.setattr(retro.reflect, "REFLECTION_TOKENS", 6)
+    shorten(monkeypatch, tiny_lm)
+    tiny_lm.reflection_tokens = 6
     return tiny_lm, reward_model(tiny_lm, "delta"), sample(tiny_lm, trials)
 
 def reward_model(lm, rating, rank=2, seed=0) -> RewardModel:

@@ -34,7 +34,7 @@ class APIActor:
 
     def __init__(self, client: Client, names: Sequence[str], temperature: float,
                  generator: torch.Generator, examples: bool = True, memory: int = MEMORY,
-                 reply_tokens: int = REPLY_TOKENS):  # fmt: skip
+                 reply_tokens: int = 0):  # fmt: skip
         if client.api == "chat" and not examples:
             raise ValueError("--no-examples: only with --api completions")
         for name in names:
@@ -43,7 +43,7 @@ class APIActor:
         self.client, self.names, self.temperature = client, names, temperature
         self.generator, self.examples, self.memory = generator, examples, memory
         self.device, self.tally = generator.device, Tally("turns")
-        self.reply_tokens = reply_tokens if examples else ACTION_TOKENS
+        self.reply_tokens = reply_tokens or (REPLY_TOKENS if examples else ACTION_TOKENS)
 
     def start(self, openings: Sequence[str], generators: Generators = None) -> "APISession":
         return APISession(self, openings, generators)

@@ -10,7 +10,8 @@ tools, and the system message that some files add. Read before: language_model.p
 
 from collections.abc import Sequence
 
-from retro.language_model import ChatFrame, TokenizerLike
+from retro.language_model import ChatFrame
+from retro.tokenizer import TokenizerLike
 
 def template_of(tokenizer: TokenizerLike) -> str | None:
     """chatml, llama3, or None for a model that continues plain text."""

@@ -18,7 +18,15 @@ import torch
 from retro.lora import load_adapter, lora_layers
 from retro.model import GPT
 from retro.run.cli import option, parse, run_script
-from retro.run.files import make_folder, read_json, scratch_of, sync, write_json, write_tensors
+from retro.run.files import (
+    make_folder,
+    model_folder,
+    read_json,
+    scratch_of,
+    sync,
+    write_json,
+    write_tensors,
+)
 from retro.run.finished import part_of, read_run
 from retro.run.model_files import ADAPTER_SETTINGS, ADAPTER_WEIGHTS
 from retro.run.tokenizer_json import HFTokenizer, as_tokenizer_json
@@ -33,7 +41,7 @@ class Config:
 def main(config: Config) -> None:
     run, out = Path(config.run_dir), Path(config.out).resolve()
     settings = read_run(run, "base")
-    base = Path(settings["reflector"] or settings["base"])
+    base = model_folder(settings["reflector"] or settings["base"])
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {config.out}: is there already and not an empty folder")
     adapter = part_of(run, "adapter")

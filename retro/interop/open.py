@@ -10,19 +10,17 @@ from typing import Any, Literal
 
 import torch
 
-from retro import reflect
 from retro.actor import TEMPERATURE, LMActor, LMSession
 from retro.interop import guides
 from retro.interop.api_actor import REPLY_TOKENS, APIActor
 from retro.interop.chat import chat_frame
 from retro.interop.endpoint import Budget, Client
-from retro.language_model import LanguageModel
+from retro.language_model import REFLECTION_TOKENS, LanguageModel
 from retro.memory import MEMORY
-from retro.model import GPT
-from retro.run.cli import check, option
+from retro.run.cli import FROM_0, FROM_1, check, option
 from retro.run.finished import read_run
 from retro.run.tally import Tally
-from retro.tokenizer import Tokenizer, load
+from retro.tokenizer import Tokenizer
 from retro.trial import Generators
 
 models, api_option = (partial(option, group=g) for g in ("models", "models behind an API"))
@@ -46,6 +44,9 @@ class ActorOptions:
     max_tokens: int = api_option(0, "tokens of prompts and answers to spend; 0 = any", low=0)
     bfloat16: bool = models(False, "weights of --actor and --reflector in bfloat16")
     context: int = models(0, "tokens that a model reads and writes at most; 0 = its own", low=0)
+    action_tokens: int = models(
+        0, "longer actions are cut off; 0 = at 16, of a pretrained model at 32", **FROM_0
+    )
 
 @dataclass(frozen=True)
 class RoleOptions:
@@ -55,6 +56,7 @@ class RoleOptions:
     reflector: str = models("", "folder of another model for the reflector; none: base")
     actor_temperature: float = models(TEMPERATURE, "sampling temperature; 0 = greedy", low=0)
     memory: int = models(MEMORY, "newest reflections that the actor reads; 0 = none", low=0)
+    reflection_tokens: int = models(REFLECTION_TOKENS, "longer reflections are cut off", **FROM_1)
     adapt_prompt: bool = option(False, "adapter on the prompt too (paper's way, slower)", "adapter")
 
 def run_settings(run_dir: str | Path, *needed: str) -> dict[str, Any]:
@@ -75,18 +77,15 @@ def open_client(options: ActorOptions, model: str, budget: Budget) -> Client:
     return Client(options.base_url, model, options.api, cache=options.answers, budget=budget,
                   concurrency=options.concurrency, timeout=options.timeout)  # fmt: skip
 
-def open_model(folder: str, device: torch.device, bfloat16: bool,
-               context: int = 0) -> LanguageModel:  # fmt: skip
+def open_model(folder: str, device: torch.device, bfloat16: bool, context: int = 0,
+               reflection_tokens: int = REFLECTION_TOKENS) -> LanguageModel:  # fmt: skip
     """A model of ours or a pretrained one; ValueError if its tokenizer does not fit, or a
     reflection not into its context.
     """
-    tokenizer = load(folder)
-    model = GPT.from_pretrained(folder, device, torch.bfloat16 if bfloat16 else None, context)
-    size, most = tokenizer.vocab_size, model.config.vocab_size
-    if size > most:
-        raise ValueError(f"{folder}: the tokenizer has {size} tokens, the model {most}")
-    lm = LanguageModel(model, tokenizer, chat_frame(tokenizer, guides.REFLECTION_RULES))
-    around, answer = sum(map(len, lm.around)), reflect.REFLECTION_TOKENS
+    lm = LanguageModel.open(folder, device, torch.bfloat16 if bfloat16 else None, context)
+    lm.frame = chat_frame(lm.tokenizer, guides.REFLECTION_RULES)
+    answer = lm.reflection_tokens = reflection_tokens
+    around = sum(map(len, lm.around))
     if lm.context < around + answer + LEAST_PROMPT:
         raise ValueError(f"{folder}: its context of {lm.context} tokens is too short for what "
                          f"stands around a prompt ({around}), a prompt (at least {LEAST_PROMPT}) "
@@ -121,13 +120,15 @@ def open_actor(options: ActorOptions, names: Sequence[str], base: str,
     """
     if options.actor == "openai":
         client = open_client(options, options.actor_model, budget)
+        tokens = options.reply_tokens if options.examples else options.action_tokens
         return APIActor(client, names, temperature, generator, options.examples, memory,
-                        options.reply_tokens)  # fmt: skip
+                        tokens)  # fmt: skip
     folder = options.actor or base
     bfloat16 = options.bfloat16 and folder != base
     lm = loaded.get(folder) or open_model(folder, generator.device, bfloat16, options.context)
     told = [name for name in names if name in guides.GUIDES]
     if isinstance(lm.tokenizer, Tokenizer) or not told:
-        return LocalActor(lm, temperature, generator, memory)
+        return LocalActor(lm, temperature, generator, memory, None, options.action_tokens)
     lead = lambda opening: guides.lead(guides.guide_of(opening, told))
-    return LocalActor(lm, temperature, generator, memory, lead, TOLD_TOKENS)
+    tokens = options.action_tokens or TOLD_TOKENS
+    return LocalActor(lm, temperature, generator, memory, lead, tokens)

@@ -276,7 +276,7 @@ def shards(config: Config, first: int, env_names: tuple[str, ...]) -> Iterator[l
 
 def write_card(out: Path, config: Config, state: dict, n: int = 200) -> None:
     """CARD.md: what the checkpoint is, how it was made, what it can do."""
-    lm = LanguageModel(GPT.from_pretrained(out, pick_device()), own_tokenizer(out))
+    lm = LanguageModel.open(out, pick_device())
     lines: list[str] = []
     for name, env in envs.make_all(config.envs).items():
         for split in ("seen", "unseen"):

@@ -16,8 +16,7 @@ import torch
 import envs
 from envs.demonstrations import Demonstration
 from retro import prompts
-from retro.language_model import TokenizerLike
-from retro.tokenizer import load
+from retro.tokenizer import TokenizerLike, load
 
 DOCUMENTS = 112  # in a shard, a function of (seed, number) alone: a run can resume anywhere
 ENV_WEIGHTS = {"household": 5}  # of the documents, where it is not 1: the errands are short

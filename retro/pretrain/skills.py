@@ -17,7 +17,7 @@ from envs import Environment
 from retro import prompts
 from retro.actor import LMActor
 from retro.language_model import LanguageModel
-from retro.reflect import reflect, reflection_prompt
+from retro.reflect import write_reflections
 from retro.run.device import seeded
 from retro.trial import Trajectory, run_in_batches
 
@@ -34,8 +34,7 @@ def measure_skills(env: Environment, lm: LanguageModel, split: str, n: int, seed
     plans = [env.oracle_reflection(t.observation, t.exchanges) for _, t in failed]
     retried = run_in_batches(envs, [task for task, _ in failed], actor, [[plan] for plan in plans])
     followed = [t.success or env.follows(plan, t.exchanges) for plan, t in zip(plans, retried)]
-    asked = [reflection_prompt(t, lm) for _, t in failed]
-    written = reflect(lm, asked, temperature=1.0, generator=generator)
+    written = write_reflections(lm, [t for _, t in failed], temperature=1.0, generator=generator)
     return {
         "acting": sum(t.success for t in trials) / n,
         "following": sum(followed) / max(len(followed), 1),

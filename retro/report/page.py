@@ -22,7 +22,7 @@ from retro.language_model import LanguageModel
 from retro.lora import REFLECTOR, load_adapter
 from retro.policy import Policy
 from retro.ppo import gae, token_rewards
-from retro.reflect import REFLECTION_TOKENS, Reflection, rate, reflection_prompt
+from retro.reflect import Reflection, rate, reflection_prompt
 from retro.run import checkpoint
 from retro.run.files import JsonLines, read_bytes, write_atomically
 from retro.run.finished import read_run
@@ -106,10 +106,10 @@ def episode(env: str, task_chains: TaskChains, judge: Callable, tokens: Iterator
     """A task's chains as data; `tokens` yields each reflection's, method by method."""
 
     def retry(before: Trajectory, after: Trajectory) -> dict:
-        retried = {"text": None, "rating": rate(before, after), "trial": trial_data(after)}
+        text = after.reflections[-1] if after.reflections else ""
+        retried = {"text": None, "rating": rate(before, after, text), "trial": trial_data(after)}
         if not after.reflections:
             return retried
-        text = after.reflections[-1]
         verdict = judge(text, before.observation, before.exchanges)
         return retried | {"text": text, "tokens": next(tokens), "verdict": verdict._asdict()}
 
@@ -135,9 +135,9 @@ def weigh(policy: Policy, written: Sequence[tuple[Trajectory, Trajectory, str]],
     lm = policy.lm
     asked = [Reflection(reflection_prompt(before, lm), lm.answer_ids(lm.as_answer(text)), [], text)
              for before, _, text in written]  # fmt: skip
-    ratings = [rate(before, after) for before, after, _ in written]
+    ratings = [rate(*trials_and_text) for trials_and_text in written]
     found: list[list[list] | None] = [None] * len(asked)
-    short = [i for i, r in enumerate(asked) if len(r.response_ids) <= REFLECTION_TOKENS]
+    short = [i for i, r in enumerate(asked) if len(r.response_ids) <= lm.reflection_tokens]
     for part in (short[start : start + ROWS] for start in range(0, len(short), ROWS)):
         batch = policy.load_batch([asked[i] for i in part])
         mask = batch.mask  # (B, R)

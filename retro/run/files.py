@@ -73,10 +73,20 @@ def hash_of(path: Path, digest: Any = None) -> str:
             digest.update(piece)
     return digest.hexdigest()
 
+def model_folder(folder: str | Path) -> Path:
+    """The folder of a model. `assets` is the shipped base, from wherever it is asked for: installed
+    inside the package, in a clone beside it.
+    """
+    if Path(folder) != Path("assets"):
+        return Path(folder)
+    package = Path(__file__).parents[1]
+    installed = package / "assets"
+    return installed if installed.is_dir() else package.parent / "assets"
+
 def fingerprint(folder: str | Path) -> str:
     """SHA-256 of a model's folder: its weights, its settings and its tokenizer."""
     digest = hashlib.sha256()
-    for path in sorted({path for name in MODEL_FILES for path in Path(folder).glob(name)}):
+    for path in sorted({path for name in MODEL_FILES for path in model_folder(folder).glob(name)}):
         if path.is_file():
             digest.update(f"{path.name} {path.stat().st_size} ".encode())
             hash_of(path, digest)

@@ -14,7 +14,8 @@ NUMBER = (int, float)
 # settings that readers of a run need
 KINDS: dict[str, type | tuple[type, ...]] = {
     "base": str, "reflector": str, "actor": str, "envs": str, "mode": str, "memory": int,
-    "seed": int, "best_of": int, "adapt_prompt": bool, "bfloat16": bool,
+    "reflection_tokens": int, "action_tokens": int, "seed": int, "best_of": int,
+    "adapt_prompt": bool, "bfloat16": bool,
     "actor_temperature": NUMBER, "kl_coef": NUMBER, "gamma": NUMBER, "gae_lambda": NUMBER,
 }  # fmt: skip
 

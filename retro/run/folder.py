@@ -44,6 +44,7 @@ from retro.run.files import (
     fingerprint,
     hash_of,
     make_folder,
+    model_folder,
     named,
     read_json,
     write_json,
@@ -177,7 +178,7 @@ def hashes(settings: dict) -> dict[str, str]:
     """By role, the hash of each model's folder that the settings name."""
     folders = {role: settings.get(role) for role in MODELS}
     return {role: fingerprint(folder) for role, folder in folders.items()
-            if folder and Path(folder).is_dir()}  # fmt: skip
+            if folder and model_folder(folder).is_dir()}  # fmt: skip
 
 def begin(config: Any, settings: dict, written: Sequence[Path] = ()) -> TextIO:
     """Make the folder of a run, or of a group of them (train.py --seeds), or check that it is the

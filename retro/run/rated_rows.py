@@ -31,6 +31,6 @@ def check_row(row: dict[str, Any], rating_range: tuple[float, float], kind: str)
         allowed = "0, or 1 where next_return is 1"
         raise ValueError(f"rating {row['rating']!r:.20}: must be {allowed} (--rating success)")
     gain = row["next_return"] - (row["return"] if kind == "delta" else 0)
-    if kind != "success" and abs(row["rating"] - gain) > ROUNDED:
+    if kind in ("delta", "next") and abs(row["rating"] - gain) > ROUNDED:
         raise ValueError(f"rating {row['rating']!r:.20}, but by its returns {gain:.6g} "
                          f"(--rating {kind})")  # fmt: skip
