@@ -186,7 +186,7 @@ def test_the_commands_of_report_are_accepted_as_they_stand(capsys):
         module, *arguments = span.split("-m ")[1].split()
         with pytest.raises(SystemExit):
             import_module(module).main(arguments)
-        assert "runs/a/config.json: cannot be read" in capsys.readouterr().err
+        assert "runs/a: holds no run" in capsys.readouterr().err
 
 def test_readme_and_the_page_of_results_have_one_table():
     columns = "untrained", "template"
