@@ -1,4 +1,4 @@
-"""An environment of one's own, from nothing: `tests/guess.py` or `tests/doors/` is all it takes."""
+"""An environment of one's own: `tests/guess.py`, or the folder `tests/doors/`, is all it takes."""
 
 import json
 import time

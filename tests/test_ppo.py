@@ -6,12 +6,14 @@ import pytest
 import torch
 from small_tensors import F64, NAN, normal, prefix_mask
 
+import retro.ppo
 from retro.ppo import (
     KLController,
     approx_kl,
     explained_variance,
     gae,
     group_advantages,
+    kl_estimate,
     policy_loss,
     sequence_kl,
     token_rewards,
@@ -200,6 +202,16 @@ def test_kl_is_exactly_zero_at_the_reference():
     logprobs, response_mask = normal(13, 4, 5), prefix_mask([5, 2, 0, 1], 5)
     assert sequence_kl(logprobs, logprobs.clone(), response_mask).item() == 0.0
     assert approx_kl(logprobs, logprobs.clone(), response_mask).item() == 0.0
+
+def test_the_estimate_of_the_kl_is_one_function_to_replace(monkeypatch):
+    """Both the penalty in the reward and the measured KL are its."""
+    logprobs, ref = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-3.0, -2.5]])
+    mask = torch.ones(1, 2)
+    assert kl_estimate(logprobs, ref, torch.tensor([[1, 0]])).tolist() == [[2.0, 0.0]]
+    monkeypatch.setattr(retro.ppo, "kl_estimate", lambda p, q, mask: (p - q) ** 2 / 2)  # "k2"
+    assert sequence_kl(logprobs, ref, mask).item() == 2 + 0.125
+    rewards = token_rewards(torch.tensor([1.0]), logprobs, ref, mask, 0.5)
+    assert rewards.tolist() == [[-0.5 * 2, 1 - 0.5 * 0.125]]
 
 def test_sequence_kl_adds_tokens_and_averages_responses():
     logprobs = torch.tensor([[-1.0, -1.0], [-2.0, 0.0]])

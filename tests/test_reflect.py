@@ -3,8 +3,19 @@
 import pytest
 import torch
 
-from retro.reflect import RANGES, RATINGS, Reflection, rate, reflect, reflection_prompt
-from retro.trial import Trajectory
+from retro.learn import Arena, FailedTrial
+from retro.reflect import (
+    RANGES,
+    RATINGS,
+    Reflection,
+    rate,
+    reflect,
+    reflection_prompt,
+    write_reflections,
+)
+from retro.trial import Trajectory, run_trials
+from tests.guess import Guess
+from tests.scripted import ScriptedActor
 from tests.small_trials import failed_trials, sample, shorten
 
 @pytest.fixture(autouse=True)
@@ -63,6 +74,25 @@ def test_three_ratings_of_one_retry():
     assert [rate(before, after, "", kind) for kind in RANGES] == [0.5, 0.75, 0.0]
     assert rate(after, before) == -0.5 and rate(before, ended(1.0)) == 0.75
     assert rate(before, ended(1.0), kind="success") == 1.0 and RANGES.keys() == RATINGS.keys()
+
+def test_a_rating_function_sees_both_trials_and_the_reflection(monkeypatch):
+    """Through the arena, where each retry is rated with the text that it began with."""
+    longer = lambda before, after, text: len(text) + len(before.steps) - after.episode_return
+    monkeypatch.setitem(RATINGS, "longer", longer)
+    assert rate(ended(0.25), ended(0.75), "abc", "longer") == 3 + 0 - 0.75
+    env = Guess()
+    tasks, actor = env.tasks("train", 3, 0), ScriptedActor(lambda text: "nothing")
+    arena = Arena({"guess": env}, tasks, actor, "longer")
+    trials = run_trials({"guess": env}, tasks, actor, [[]] * 3)
+    failed = [FailedTrial("guess", t.task_id, 0, [], 0, t) for t in trials]
+    texts = ["a", "bcd", "ef"]
+    _, ratings = arena.retry(failed, [Reflection([], [], [], text) for text in texts])
+    assert ratings == [1 + 2, 3 + 2, 2 + 2]  # characters, and two steps of each failed trial
+
+def test_reflections_on_trials_are_those_on_their_prompts(tiny_lm, trials):
+    generator = lambda: torch.Generator().manual_seed(0)
+    written = write_reflections(tiny_lm, trials, temperature=1.0, generator=generator())
+    assert written == sample(tiny_lm, trials) and len(written) == 6
 
 def test_each_prompt_may_have_a_generator_of_its_own(tiny_lm, trials):
     """Then its reflection is the one that it gets alone."""

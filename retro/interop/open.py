@@ -78,18 +78,17 @@ def open_client(options: ActorOptions, model: str, budget: Budget) -> Client:
                   concurrency=options.concurrency, timeout=options.timeout)  # fmt: skip
 
 def open_model(folder: str, device: torch.device, bfloat16: bool, context: int = 0,
-               reflection_tokens: int = REFLECTION_TOKENS) -> LanguageModel:  # fmt: skip
-    """A model of ours or a pretrained one; ValueError if its tokenizer does not fit, or a
-    reflection not into its context.
+               answer: int = REFLECTION_TOKENS) -> LanguageModel:  # fmt: skip
+    """A model of ours or a pretrained one; ValueError if its tokenizer does not fit, or an answer
+    (tokens of a reflection, or of an actor's action) not into its context.
     """
     lm = LanguageModel.open(folder, device, torch.bfloat16 if bfloat16 else None, context)
     lm.frame = chat_frame(lm.tokenizer, guides.REFLECTION_RULES)
-    answer = lm.reflection_tokens = reflection_tokens
-    around = sum(map(len, lm.around))
+    lm.reflection_tokens, around = answer, sum(map(len, lm.around))
     if lm.context < around + answer + LEAST_PROMPT:
         raise ValueError(f"{folder}: its context of {lm.context} tokens is too short for what "
                          f"stands around a prompt ({around}), a prompt (at least {LEAST_PROMPT}) "
-                         f"and a reflection ({answer})")  # fmt: skip
+                         f"and an answer ({answer})")  # fmt: skip
     return lm
 
 class LocalActor(LMActor):
@@ -125,10 +124,12 @@ def open_actor(options: ActorOptions, names: Sequence[str], base: str,
                         tokens)  # fmt: skip
     folder = options.actor or base
     bfloat16 = options.bfloat16 and folder != base
-    lm = loaded.get(folder) or open_model(folder, generator.device, bfloat16, options.context)
+    tokens = options.action_tokens or TOLD_TOKENS
+    lm = loaded.get(folder) or open_model(
+        folder, generator.device, bfloat16, options.context, tokens
+    )
     told = [name for name in names if name in guides.GUIDES]
     if isinstance(lm.tokenizer, Tokenizer) or not told:
         return LocalActor(lm, temperature, generator, memory, None, options.action_tokens)
     lead = lambda opening: guides.lead(guides.guide_of(opening, told))
-    tokens = options.action_tokens or TOLD_TOKENS
     return LocalActor(lm, temperature, generator, memory, lead, tokens)
