@@ -4,6 +4,7 @@ before the work where it can.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -38,7 +39,7 @@ def played(monkeypatch) -> list:
     counts, trials = [], Evaluation.trials
     monkeypatch.setattr(
         Evaluation, "trials",
-        lambda self, retry, asked, bar=None: counts.append(1) or trials(self, retry, asked, bar),
+        lambda self, retry, asked: counts.append(1) or trials(self, retry, asked),
     )  # fmt: skip
     return counts
 
@@ -53,7 +54,8 @@ def test_turns_without_an_answer_are_counted_said_once_and_not_kept(run, url, tm
     found = evaluated(run, tmp_path, **behind(url, tmp_path, "/odd/6/null/v1"))
     assert found["unanswered"] == {"turns": {"asked": 8, "faults": {"length": 2}}}
     said = capsys.readouterr()
-    assert said.out.rstrip().splitlines()[-2] == "2 of 8 turns unanswered: length"
+    told = said.out.split("\n\nwrote ")[0].splitlines()  # and before it the budget
+    assert told[-2] == "2 of 8 turns unanswered: length"
     assert said.err.count("turns begin to go unanswered: length (its tokens were used up") == 1
     assert len(list((tmp_path / "answers").rglob("*.json"))) == 6
     again = evaluated(run, tmp_path, **behind(url, tmp_path, "/odd/6/null/v1"), tasks=1)
@@ -253,7 +255,8 @@ def test_a_secret_in_the_address_is_nowhere_on_disk(tiny_base, tmp_path, capsys)
     assert read_json(folder / "config.json")["base_url"] == "http://h/v1"
     train.main(config(tiny_base, folder, **small, resume=True))
     written = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
-    assert b"hidden" not in written and "hidden" not in "".join(capsys.readouterr())
+    said = "".join(capsys.readouterr()).encode()  # "hidden" alone is a word of the page's style
+    assert not re.search(rb"hidden\d", written) and not re.search(rb"hidden\d", said)
 
 def test_training_with_an_actor_that_does_not_answer_stops(tiny_base, url, tmp_path, capsys):
     """The address's secret is in none of what it says and leaves behind."""
