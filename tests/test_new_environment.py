@@ -1,7 +1,12 @@
 """An environment of one's own: `tests/guess.py`, or the folder `tests/doors/`, is all it takes."""
 
 import json
+import re
+import shutil
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +17,8 @@ import train
 from tests.doors import Doors
 from tests.guess import Guess
 
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs/new-environment.md").read_text()
 SMALL = dict(
     tokens=3e5,
     batch_tokens=768,
@@ -33,6 +40,21 @@ def pretrained(folder, environment, **changes):
         sizes = SMALL | dict(envs=environment.name, out=str(folder)) | changes
         pretrain.main(pretrain.Config(**sizes))
         yield folder
+
+def test_the_page_followed_to_the_letter_makes_an_environment_that_lacks_nothing(tmp_path):
+    """Its first three steps, in a copy: the checker says what the page says that it says."""
+    for name in ("envs", "tests/doors"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    copy, check, said, *_ = re.findall(r"^```\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    subprocess.run(copy, shell=True, cwd=tmp_path, check=True)
+    (line,) = re.findall(r"add to `CLASSES` in `envs/__init__.py`: `([^`]+)`", PAGE)
+    code = (tmp_path / "envs/__init__.py").read_text()
+    added = code.replace("CLASSES: dict[str, Any] = {", f"CLASSES: dict[str, Any] = {{{line}, ")
+    (tmp_path / "envs/__init__.py").write_text(added)
+    shutil.rmtree(tmp_path / "tests")  # the copy stands on its own feet
+    command = check.strip().replace("python", sys.executable)
+    ended = subprocess.run(command.split(), cwd=tmp_path, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, said, "")
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
