@@ -193,7 +193,7 @@ def refusals(folder: Path) -> dict[str, tuple]:
         "a0 and {}/same have the same seed, 0: they are one run": (pool, [a0, same]),
         "outcomes.json: no such file; python train.py --run-dir {}/old --resume plays": (
             pool, [old]),
-        "config.json: cannot be read": (pool, [folder / "none"]),
+        "holds no run (no config.json is there)": (pool, [folder / "none"]),
         "--columns: invalid choice": (pool, [a0, "--columns", "9"]),
         "the following arguments are required: RUN": (pool, []),
         "p.svg: is no plain file": (pool, [a0, "--picture", folder / "p.svg"]),

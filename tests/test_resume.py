@@ -96,7 +96,7 @@ def test_a_finished_run_grows(whole, capsys):
     """
     before, (first,) = outcome(whole), rows_of(whole)
     (whole / "adapter/notes.txt").write_text("mine")
-    (whole / "results.png").write_bytes(b"old")
+    (whole / "results.svg").write_bytes(b"old")
     capsys.readouterr()
     train.main(given("--run-dir", whole, "--resume", "--updates", "4"))
     note = f"note: {whole} grows from 1 to 4 updates; what follows the last one is made anew\n"
@@ -107,7 +107,7 @@ def test_a_finished_run_grows(whole, capsys):
     after = outcome(whole)
     assert after[1].startswith(before[1]) and after[4] != before[4]  # replay; adapter
     assert after[3] and after[-2]  # results and choices
-    assert not (whole / "results.png").exists()  # `draw_picture` is left out in these tests
+    assert (whole / "results.svg").read_bytes() != b"old"
     assert (whole / "adapter/notes.txt").read_text() == "mine"
     assert read_json(whole / "config.json")["updates"] == 4 == given(
         "--run-dir", whole, "--resume").updates  # fmt: skip
@@ -248,7 +248,7 @@ def test_seeds_are_the_runs_that_each_seed_alone_makes_and_one_table(
     train.main(config(tiny_base, tmp_path / "alone", seed=2, **THREE | dict(seeds="")))
     assert outcome(group / "s2") == outcome(tmp_path / "alone") != outcome(group / "s0")
     said = capsys.readouterr().out
-    assert f"seed 2: see {group}/s2/" in said and "2 tasks (unseen), 2 runs" in said
+    assert f"seed 2: see {group}/s2/" in said and "4 tasks (unseen), 2 runs" in said
     drawn = f"wrote {group}/success.svg"
     assert drawn in said and (group / "success.svg").exists()
     # eval.py takes the group for its runs
