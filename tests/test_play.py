@@ -2,8 +2,10 @@
 raw.
 """
 
+import contextlib
 import io
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -27,7 +29,7 @@ from tests.scripted import ScriptedActor
 ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch, tiny_base):
+def small(monkeypatch, tiny_base, tmp_path):
     """The tiny base; two actions a trial, each of few tokens."""
     make = play.envs.make
     short = lambda name, **kwargs: make(name, **{"max_steps": 2} | kwargs)
@@ -36,6 +38,10 @@ def small(monkeypatch, tiny_base):
     own = {"base": str(tiny_base), "action_tokens": 4, "reflection_tokens": 8}
     monkeypatch.setattr(play, "run_settings", lambda run: {**settings(run), **own})
     monkeypatch.setattr(play, "CANDIDATES", 2)
+    model = GPT.from_pretrained(tiny_base, "cpu")
+    add_lora(model, 2, 4.0, torch.Generator().manual_seed(0))
+    save_adapter(model, tmp_path / "shipped")
+    monkeypatch.setattr(play, "shipped_adapter", lambda settings: tmp_path / "shipped")
 
 def told(capsys, monkeypatch, typed="", **changes):
     """What is printed when `typed` is piped in."""
@@ -49,7 +55,9 @@ def told(capsys, monkeypatch, typed="", **changes):
 def test_watching_every_environment(capsys, monkeypatch, env):
     pytest.importorskip(f"envs.{env}")
     out = told(capsys, monkeypatch, env=env, retries=1)
-    assert "reflector: untrained" in out and out.count("\n> ") == 4
+    assert "reflector: after training" in out
+    assert [f"[{n} left] > " in out for n in ("2 steps", "1 step")] == [True, True]
+    assert out.count(" left] > ") == 4
     first, reflection, retry = map(out.index, ("First trial", "Reflection ─", "Retry"))
     assert first < reflection < retry and "rating of the reflection: " in out[retry:]
     assert told(capsys, monkeypatch, env=env, retries=1) == out  # the same seed, the same task
@@ -73,7 +81,7 @@ def test_you_as_the_actor(capsys, monkeypatch):
     typed = "?\nlook\nfly \x1b[2Jaway\n"
     out = told(capsys, monkeypatch, typed, you="actor", retries=0)
     assert "inventory\n" in out  # ? lists it
-    assert "> fly ␛[2Jaway\nNothing happens." in out and "FAILED" in out
+    assert "[1 step left] > fly ␛[2Jaway\nNothing happens." in out and "FAILED" in out
 
 def test_you_as_the_reflector(capsys, monkeypatch):
     typed = "I never looked. Plan: look.\n\n"
@@ -82,6 +90,36 @@ def test_you_as_the_reflector(capsys, monkeypatch):
     assert "\nReflection: I never looked. Plan: look.\n" in again
     assert last.count("Reflection: ") == 1  # an empty line adds none
     assert again.count("rating of the reflection") == 2
+
+PACED = """
+import runpy, sys, time
+slept, time.sleep = [], lambda seconds: slept.append(seconds)
+sys.argv = ["play.py"]
+runpy.run_path("play.py", run_name="__main__")
+print("seconds", time.process_time() + sum(slept))
+"""
+
+@pytest.mark.slow
+def test_the_shipped_adapter_mends_a_trial_within_ten_seconds():
+    """On a terminal, with its pauses; of a busy machine only the processor's time counts."""
+    pty = pytest.importorskip("pty")
+    reader, writer = pty.openpty()
+    said, env = b"", os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
+    with subprocess.Popen([sys.executable, "-c", PACED], cwd=ROOT, stdout=writer, env=env):
+        os.close(writer)
+        with contextlib.suppress(OSError):  # Linux says so at the end
+            while part := os.read(reader, 4096):
+                said += part
+    os.close(reader)
+    out = " ".join(said.decode().split())
+    looked = re.search(r"Looked at (\d+) tasks: (\d+) failed at first; the trained reflector "
+                       r"mended (\d+), (\d+) with a true cause. This is the first of these.", out)
+    n, failed, mended, true = map(int, looked.groups())
+    assert play.AT_ONCE <= n and n >= failed >= mended >= true >= 1
+    order = ["reflector: after training", "FAILED", "The cause that it states is true", "SOLVED",
+             "What to try next"]  # fmt: skip
+    assert [out.index(part) for part in order] == sorted(out.index(part) for part in order)
+    assert 1 < float(out.rpartition("seconds ")[2]) < 10
 
 @pytest.mark.parametrize("typed", ["", "look\n"])
 def test_the_end_of_input_is_no_error(capsys, monkeypatch, typed):
@@ -155,7 +193,7 @@ def test_hostile_text_is_shown_and_does_nothing(capsys):
     screen, player = Screen(0.0), ScriptedActor(lambda text: Hostile.text)
     player.memory = 3
     task = {"env": "hostile", "id": Hostile.text, "max_steps": 1}
-    aloud = play.Aloud(player, screen)
+    aloud = play.Aloud(player, screen, None, 1)
     trajectory = run_trials({"hostile": Hostile()}, [task], aloud, [[Hostile.text]])[0]
     play.tell_end(screen, trajectory, None, "")
     out = capsys.readouterr().out

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 from retro.run import checkpoint
-from retro.run.files import JsonLines, read_json
+from retro.run.files import JsonLines, model_folder, read_json
 from retro.run.folder import FREE, MODELS, RESULTS, check_left, refuse_other
 
 NUMBER = (int, float)
@@ -66,6 +66,14 @@ def part_of(run: str | Path, name: str) -> Path:
         raise ValueError(f"{path}: is not there, the run has not come to its end; train.py "
                          f"--run-dir {run} --resume goes on with it")  # fmt: skip
     return path
+
+def shipped_adapter(settings: dict) -> Path:
+    """The adapter that comes with the shipped base (docs/ship.py puts it there). ValueError if a
+    model of the settings, or the adapter, is not the one that its origin.json knows.
+    """
+    folder = model_folder("assets") / "adapter"
+    check_left(folder, read_json(folder / "origin.json"), settings)
+    return folder
 
 def is_finished(run: Path, updates: int) -> bool:
     """Whether a run has come to its end, after so many updates."""
