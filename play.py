@@ -133,7 +133,8 @@ def showpiece(env: envs.Environment, tasks: list[dict], trials: Callable, write:
     """The first task whose first trial fails and whose reflection states a true cause and mends it:
     the task, its two trials, and what was looked at. Without such a one, a task that failed.
     """
-    failed, retried, true, looked = list[tuple[dict, Trajectory]](), list[Trajectory](), [], 0
+    failed, retried = list[tuple[dict, Trajectory]](), list[Trajectory]()
+    true, looked = list[bool](), 0
     while looked < len(tasks) and not any(true):
         some = tasks[looked : looked + AT_ONCE]
         looked += len(some)
