@@ -6,6 +6,7 @@
     python play.py --you actor                      you play; `?` lists what can be done
     python play.py --games DIR                      ALFWorld's own games, or one game file
     python play.py --you reflector                  you write; the frozen actor reads it
+    python play.py --delay 0.5                      slower, to read along
 
 Ctrl-C or Ctrl-D ends it. Colours and pauses are for terminals only, and NO_COLOR is heeded.
 """
@@ -84,9 +85,8 @@ def main(config: Config) -> None:
     # 2. a task: one with something to reflect on, if there is a choice
     screen, task, known = Screen(config.delay), tasks[0], list[Trajectory]()
     if config.you != "actor" and len(tasks) > 1:
-        if config.run_dir or env.source:
-            failing = (t for t in tasks if not trials([t], 0, [[]], actor)[0].success)
-            task = next(failing, task)
+        if config.run_dir or env.source:  # the first that fails
+            task = next((t for t in tasks if not trials([t], 0, [[]], actor)[0].success), task)
         else:
             look = lambda tasks, number, memories: trials(tasks, number, memories, actor)
             task, known, looked = showpiece(env, tasks, look, write)
@@ -94,6 +94,19 @@ def main(config: Config) -> None:
             screen.say(looked, "dim")
 
     # 3. trial, reflection, retry
+    def reflection(number: int, failed: Trajectory) -> str:
+        if config.you == "reflector":
+            screen.say("One line, such as: I looked in the wrong places. Plan: do this, then that. "
+                       "An empty one: retry without.", "dim")  # fmt: skip
+            return screen.ask("> ", "mind")
+        if number + 1 < len(known):
+            text = known[number + 1].reflections[-1]
+        else:
+            with lm.using(None if config.untrained else REFLECTOR):
+                (text,) = write([task], number, [failed])
+        screen.say(text, "mind")
+        return text
+
     last, text, memory = None, "", list[str]()
     limit = getattr(env, "max_steps", None) or task["max_steps"]
     trained = "untrained" if config.untrained else "after training"
@@ -109,17 +122,7 @@ def main(config: Config) -> None:
             break
         screen.heading("Reflection")
         screen.wait(2)
-        if config.you == "reflector":
-            screen.say("One line, such as: I looked in the wrong places. Plan: do this, then that. "
-                       "An empty one: retry without.", "dim")  # fmt: skip
-            text = screen.ask("> ", "mind")
-        else:
-            if number + 1 < len(known):
-                text = known[number + 1].reflections[-1]
-            else:
-                with lm.using(None if config.untrained else REFLECTOR):
-                    (text,) = write([task], number, [trajectory])
-            screen.say(text, "mind")
+        text = reflection(number, trajectory)
         screen.say(judged(env, trajectory, text), "dim")
         screen.wait(6)
         if prompts.one_line(text):
@@ -134,7 +137,7 @@ def showpiece(env: envs.Environment, tasks: list[dict], trials: Callable, write:
     the task, its two trials, and what was looked at. Without such a one, a task that failed.
     """
     failed, retried = list[tuple[dict, Trajectory]](), list[Trajectory]()
-    true, looked = list[bool](), 0
+    true, looked = list[bool](), 0  # of each that failed: mended after a true cause?
     while looked < len(tasks) and not any(true):
         some = tasks[looked : looked + AT_ONCE]
         looked += len(some)

@@ -32,6 +32,7 @@ def test_every_folder_of_code_or_data_is_a_package():
     folders = {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in files}
     assert {*settings["packages"]} == folders | {"retro.assets"}
     assert settings["package-dir"] == {"retro.assets": "assets"}
+    assert settings["package-data"]["retro.assets"] == ["*", "adapter/*"]
     kinds = {path.suffix for path in files} - {".py"}
     assert {f"*{kind}" for kind in kinds} <= {*settings["package-data"]["*"]}
 
@@ -57,3 +58,5 @@ def test_it_is_installed_with_its_base_and_runs_elsewhere(tmp_path):
     assert trials == "2"
     assert package == str(there / "retro/__init__.py") and base == str(there / "retro/assets")
     assert fingerprint(base) == fingerprint("assets")
+    names = lambda folder: sorted(path.name for path in Path(folder).iterdir())
+    assert names(f"{base}/adapter") == names(ROOT / "assets/adapter")

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -18,12 +19,13 @@ from hypothesis import strategies as st
 
 import envs
 import play
-from retro.lora import add_lora, save_adapter
+from envs.observer import Verdict
+from retro.lora import adapter_state, add_lora, save_adapter
 from retro.model import GPT
 from retro.report.terminal import Screen, visible
 from retro.run.cli import parse
 from retro.run.files import write_json
-from retro.trial import run_trials
+from retro.trial import Trajectory, run_trials
 from tests.scripted import ScriptedActor
 
 ROOT = Path(__file__).parent.parent
@@ -76,6 +78,86 @@ def test_a_run_brings_its_reflector(capsys, monkeypatch, tmp_path, tiny_base):
     write_json(tmp_path / "config.json", {"base": str(tiny_base), "seeds": "4,5"})
     with pytest.raises(ValueError, match=f"several seeds; name one of them, such as {tmp_path}/s4"):
         told(capsys, monkeypatch, run_dir=str(tmp_path))
+
+class Told(envs.Environment):
+    """A task is its own id; a reflection's cause is what it says."""
+
+    def judge(self, reflection, observation, steps):
+        causes = {"true": True, "false": False}
+        return Verdict(cause=next((causes[w] for w in reflection.split() if w in causes), None))
+
+def trial_of(task: dict, success: bool, memory=()) -> Trajectory:
+    own = tuple(memory), (), float(success), success, True, False
+    return Trajectory("told", task["id"], "", *own)
+
+def looked(texts: str, mends: str):
+    """What `showpiece` finds. Of each task: "-" if it is solved at first, else the word in its
+    reflection, and whether the retry succeeds.
+    """
+    texts, tasks = texts.split(), [{"id": str(i)} for i in range(len(texts.split()))]
+    word = lambda task: texts[int(task["id"])]
+
+    def trials(tasks, number, memories):
+        solved = [mends[int(t["id"])] == "1" if number else word(t) == "-" for t in tasks]
+        return [trial_of(*one) for one in zip(tasks, solved, memories)]
+
+    task, known, said = play.showpiece(
+        Told(), tasks, trials, lambda tasks, number, failed: [f"so {word(t)}" for t in tasks])
+    return task["id"], [(t.task_id, t.success, t.reflections) for t in known], said
+
+def test_no_false_cause_is_the_showpiece(monkeypatch):
+    """Mended but false, true but not mended, no cause: passed over, and counted."""
+    monkeypatch.setattr(play, "AT_ONCE", 3)
+    task, known, said = looked("false true none - true false true", "1010110")
+    assert (task, known) == ("4", [("4", False, ()), ("4", True, ("so true",))])
+    assert said == ("Looked at 6 tasks: 5 failed at first; the trained reflector mended 4, 1 with "
+                    "a true cause. This is the first of these.")  # fmt: skip
+    task, known, said = looked("- false true", "010")
+    assert task == "1" and known[1] == ("1", True, ("so false",))
+    assert said == ("Looked at 3 tasks: 2 failed at first; the trained reflector mended 1, 0 with "
+                    "a true cause. This is the first that failed.")  # fmt: skip
+    assert looked("- -", "00") == ("0", [], "Looked at 2 tasks: 0 failed at first; the trained "
+                                            "reflector mended 0, 0 with a true cause.")  # fmt: skip
+
+def test_what_the_judge_says_is_said():
+    said = {word: play.judged(Told(), trial_of({"id": "0"}, False), word)
+            for word in ("true", "false", "x")}  # fmt: skip
+    assert said == {"true": "The cause that it states is true, says the judge.",
+                    "false": "The cause that it states is false, says the judge.",
+                    "x": "The judge knows no cause in it."}  # fmt: skip
+
+@pytest.mark.parametrize(
+    "given, others",
+    [({}, [{"untrained": True}, {"you": "reflector"}, {"seed": 1}]),
+     ({"untrained": True, "env": "shop"},
+      [{"env": "shop"}, {"env": "shop", "you": "reflector"},
+       {"env": "shop", "untrained": True, "seed": 1}]),
+     ({"you": "reflector", "run_dir": "my runs/a"},
+      [{"run_dir": "my runs/a", "untrained": True}, {"run_dir": "my runs/a"},
+       {"run_dir": "my runs/a", "you": "reflector", "seed": 1}])],
+)  # fmt: skip
+def test_what_to_try_next_is_accepted_and_is_what_it_says(given, others):
+    lines = [line.split("  ")[0] for line in play.advice(play.Config(**given)).splitlines()]
+    assert (lines[3:] == ["python train.py"]) == ("run_dir" not in given)
+    commands = [shlex.split(line) for line in lines[:3]]
+    assert all(command[:2] == ["python", "play.py"] for command in commands)
+    found = [parse(play.Config, "", argv=command[2:]) for command in commands]
+    assert found == [play.Config(**other) for other in others]
+
+def test_untrained_is_the_same_task_without_the_adapter(capsys, monkeypatch, tmp_path, tiny_base):
+    model = GPT.from_pretrained(tiny_base, "cpu")
+    add_lora(model, 2, 4.0, torch.Generator().manual_seed(0))
+    for name, weight in adapter_state(model).items():
+        weight.data.normal_(std=2.0, generator=torch.Generator().manual_seed(len(name)))
+    save_adapter(model, tmp_path / "shipped")  # the fixture's changes nothing
+    trained = told(capsys, monkeypatch, retries=1)
+    untrained = told(capsys, monkeypatch, retries=1, untrained=True)
+    first = lambda out: out.split("─ Reflection")[0].replace("untrained", "after training")
+    assert first(trained) == first(untrained) and "reflector: untrained" in untrained
+    assert trained.split("─ Reflection")[1] != untrained.split("─ Reflection")[1]
+    assert "without the adapter" in trained and "with the adapter" in untrained
+    with pytest.raises(ValueError, match="--untrained: there is no other reflector beside"):
+        play.Config(untrained=True, you="reflector")
 
 def test_you_as_the_actor(capsys, monkeypatch):
     typed = "?\nlook\nfly \x1b[2Jaway\n"
