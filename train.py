@@ -499,28 +499,27 @@ def learn_by_ppo(training: Training, trials: list[FailedTrial]) -> None:
         *_, last = run.files["metrics"]
         check(last)
     n = config.batch_reflections
-    bar = training.bar(n * config.updates, "PPO", "reflections", n * done)
-    for number in range(done, config.updates):
-        # linear to zero over all updates: in a run that has grown it rises once, where it grew
-        lr = config.lr * (1 - number / config.updates)
-        for params in training.optimizer.param_groups:
-            params["lr"] = lr
-        drawn = draw(failed, number, n // training.group, config.seed)
-        stats = one_update(
-            training, number, processes.shard(drawn), judge, kl_control.kl_coef, baselines
-        )
-        row = {"update": number, "lr": lr} | stats
-        run.append("metrics", [row])
-        training.sink(row)
-        kl = round(stats["kl"], 1) + 0.0  # no -0.0
-        shown = f"rating {stats['mean_rating']:+.2f}, KL {kl:.1f}"
-        shown += "" if training.reward else f", solved {stats['success']:.2f}"
-        bar.set_postfix_str(shown, refresh=False)
-        bar.update(n)
-        kl_control.update(stats["kl"], n)
-        run.save(updates=number + 1, kl_coef=kl_control.kl_coef, baselines=baselines.means)
-        check(row)
-    bar.close()
+    with training.bar(n * config.updates, "PPO", "reflections", n * done) as bar:
+        for number in range(done, config.updates):
+            # linear to zero over all updates: in a run that has grown it rises once, where it grew
+            lr = config.lr * (1 - number / config.updates)
+            for params in training.optimizer.param_groups:
+                params["lr"] = lr
+            drawn = draw(failed, number, n // training.group, config.seed)
+            stats = one_update(
+                training, number, processes.shard(drawn), judge, kl_control.kl_coef, baselines
+            )
+            row = {"update": number, "lr": lr} | stats
+            run.append("metrics", [row])
+            training.sink(row)
+            kl = round(stats["kl"], 1) + 0.0  # no -0.0
+            shown = f"rating {stats['mean_rating']:+.2f}, KL {kl:.1f}"
+            shown += "" if training.reward else f", solved {stats['success']:.2f}"
+            bar.set_postfix_str(shown, refresh=False)
+            bar.update(n)
+            kl_control.update(stats["kl"], n)
+            run.save(updates=number + 1, kl_coef=kl_control.kl_coef, baselines=baselines.means)
+            check(row)
     if processes.is_main:
         save_adapter(training.lm.model, run.path / "adapter")
     run.save("adapter")
