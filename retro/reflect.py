@@ -17,7 +17,7 @@ from retro import prompts
 from retro.language_model import Draws, LanguageModel, PromptCache
 from retro.trial import Trajectory
 
-REFLECTION_TOKENS = 64  # a longer reflection is cut off
+REFLECTION_TOKENS = 128  # a longer reflection is cut off
 RANGES = {"delta": (-1.0, 1.0), "next": (0.0, 1.0), "success": (0.0, 1.0)}  # of `rate`, by kind
 
 @dataclass(frozen=True)
