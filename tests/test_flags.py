@@ -120,6 +120,7 @@ TOGETHER = [
     ("eval", "--run-dir=", "--run-dir is '': must be a text that is not empty"),
     ("retro.interop.export", "--out=", "--out is '': must be a text that is not empty"),
     ("retro.pretrain.__main__", "--out=", "--out is '': must be a text that is not empty"),
+    ("retro.pretrain.skills", "--tasks 0", "--tasks is 0: must be between 1 and 1000000"),
     ("train", "--train-tasks 1000000000000000000", "must be between 1 and 1000000"),
     ("eval", "--split bogus", "--split"),
     ("retro.pretrain.__main__", "--warmup .5 --decay .6", "together above 1"),

@@ -304,7 +304,7 @@ def small(monkeypatch):
 def left(folder) -> tuple:
     """What a run leaves behind, but for the clock and the name of its folder."""
     tensors, state = checkpoint.read(folder / "pretrain.state")
-    tensors = {name: tensor.flatten().view(torch.uint8).tolist() for name, tensor in tensors.items()}
+    tensors = {name: x.flatten().view(torch.uint8).tolist() for name, x in tensors.items()}
     state["config"].pop("out")
     state.pop("seconds")
     return tensors, state, (folder / "model.safetensors").read_bytes()

@@ -26,11 +26,13 @@ def write_card(config: Any, state: dict, processes: Processes, n: int = 200) -> 
     changed = {k: v for k, v in asdict(config).items() if v != usual.get(k, v)}
     if config.start:
         changed["start"] = Path(config.start).resolve().name
+    world = state["processes"]
     card = Path(__file__).with_name("card.txt").read_text().format(
         million=sum(p.numel() for p in lm.model.parameters()) / 1e6, vocab=lm.tokenizer.vocab_size,
         flags="".join(f" {option_of(k)} {v}" for k, v in changed.items()),
         date=time.strftime("%Y-%m-%d"), names=config.envs.replace(",", ", "), state=state,
         model=lm.model.config, tokens=state["tokens"] / 1e6, hours=state["seconds"] / 3600,
+        processes=f"{world} process{'es' * (world > 1)}",
         config=config, n=n, temperature=TEMPERATURE, table=skills,
         hash=hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest(),
     )  # fmt: skip

@@ -16,6 +16,7 @@ or reading on `unseen` tasks, a reflector would have to learn to read first.
 """
 
 import retro.run.loading  # isort: skip  # noqa: F401  (Ctrl-C from here on)
+import math
 import random
 import sys
 from collections.abc import Sequence
@@ -48,7 +49,7 @@ class Config:
     tasks: int = option(200, "tasks of each environment and split", "skills", **FROM_1)
     games: str = option("", "folder of ALFWorld's training games, for one more row", "skills")
 
-FILES = ("tokenizer.tiktoken", "config.json")  # of which a run writes the first one first
+FILES = ("tokenizer.tiktoken", "config.json")  # of a base; a run writes the first one first
 
 class Asked(NamedTuple):
     """A row of the table: which tasks of what."""
@@ -75,7 +76,7 @@ def open_base(folder: str | Path) -> LanguageModel:
     """A finished base, or that of the last checkpoint of a run."""
     found = {name for name in FILES if (Path(folder) / name).exists()}
     if found == {"tokenizer.tiktoken"}:
-        raise ValueError(f"{folder}: this run has no checkpoint yet")
+        raise ValueError(f"{folder}: has no checkpoint yet")
     return LanguageModel(GPT.from_pretrained(folder, pick_device()), own_tokenizer(folder))
 
 def rows_of(names: str, splits: str, games: str) -> list[Asked]:
@@ -86,7 +87,7 @@ def rows_of(names: str, splits: str, games: str) -> list[Asked]:
             for name, env in envs.make_all(names).items() for split in splits.split(",")]
     if games:
         real = envs.make("household", games=games)
-        rows.append(Asked("household, ALFWorld's training games", real, "train"))
+        rows.append(Asked("household, real games", real, "train"))
     return rows
 
 def table(lm: LanguageModel, rows: Sequence[Asked], n: int, processes: Processes) -> str:
@@ -97,7 +98,8 @@ def table(lm: LanguageModel, rows: Sequence[Asked], n: int, processes: Processes
     first, *_ = skills.values()
     lines = [f"| | {' | '.join(first)} |", "|---" * (len(first) + 1) + "|"]
     for row in rows:
-        lines += [f"| {row.label} | {' | '.join(f'{s:.3f}' for s in skills[row.label].values())} |"]
+        shown = ["-" if math.isnan(s) else f"{s:.3f}" for s in skills[row.label].values()]
+        lines.append(f"| {row.label} | {' | '.join(shown)} |")
     return "\n".join(lines)
 
 def measure_skills(env: Environment, lm: LanguageModel, split: str, n: int, seed: int,
@@ -127,7 +129,8 @@ def measure_skills(env: Environment, lm: LanguageModel, split: str, n: int, seed
     }
 
 def share(true: Sequence[bool]) -> float:
-    return sum(true) / max(len(true), 1)
+    """NaN of nothing, as where no trial has failed."""
+    return sum(true) / len(true) if true else math.nan
 
 def read_correctly(env: Environment, lm: LanguageModel, trials: Sequence[Trajectory],
                    seed: int) -> float:  # fmt: skip
