@@ -251,14 +251,15 @@ def train(config: Config, training: Training, env_names: tuple[str, ...]) -> Non
             bar.update(step(config, training, own))
             state["seconds"] = time.time() - started
             ended = state["tokens"] >= config.tokens
-            if processes.is_main:
-                due = time.time() - saved > 60 * config.checkpoint_minutes
-                if ended or due:
-                    training.save()
-                    saved = time.time()
-                if state["steps"] % 20 == 0 or ended:
-                    words = "loss {loss:.3f}, reading {reading:.3f} nats".format(**state)
-                    bar.set_postfix_str(words)
+            losses = "loss {loss:.4f}, reading {reading:.4f}".format(**state)
+            if state["steps"] % 20 == 0:
+                bar.set_postfix_str(losses)
+            due = time.time() - saved > 60 * config.checkpoint_minutes
+            if processes.is_main and (ended or due):
+                training.save()
+                saved = time.time()
+                bar.write("{:.2f}M tokens, {:.0f} minutes, {}".format(
+                    state["tokens"] / 1e6, state["seconds"] / 60, losses))  # fmt: skip
             if ended:
                 break
         else:
@@ -353,4 +354,4 @@ def written_ahead(make: Callable[[T], list[Document]],
             pending += (pool.apply_async(make, (n,)) for n in islice(numbers, 1))
 
 if __name__ == "__main__":
-    launch(main, parse(Config, __doc__))
+    launch(main, parse(Config, __doc__), left="the same command goes on")
