@@ -55,7 +55,7 @@ from retro.pretrain.reader import Reader
 from retro.pretrain.skills import own_tokenizer
 from retro.run import checkpoint
 from retro.run.cli import FROM_1, option, parse
-from retro.run.device import autocast, pick_device
+from retro.run.device import autocast, pick_device, release_memory
 from retro.run.files import fingerprint, hash_of, make_folder
 from retro.run.folder import lock
 from retro.run.processes import ALONE, Processes, join, launch
@@ -264,6 +264,7 @@ def train(config: Config, training: Training, env_names: tuple[str, ...]) -> Non
                 break
         else:
             state |= dict(shard=state["shard"] + 1, taken=0)
+            release_memory()
     bar.close()
 
 def step(config: Config, training: Training, documents: list[Document]) -> int:
