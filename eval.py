@@ -118,7 +118,8 @@ def main(config: Config) -> None:
     needed = "base", "mode", "envs", "memory", "best_of", "adapt_prompt", "actor_temperature"
     settings, *others = (run_settings(run, *needed) for run in runs)
     config = replace(config, context=config.context or settings["context"])
-    alike = ("base", "reflector", "mode", "adapt_prompt", "memory", "actor", "actor_temperature")
+    alike = ("base", "reflector", "mode", "adapt_prompt", "memory", "notes", "actor",
+             "actor_temperature")  # fmt: skip
     for (run, other), key in product(zip(runs[1:], others), alike):
         if other[key] != settings[key]:
             raise ValueError(f"--runs: {run} has another {key} than {runs[0]}")
@@ -135,8 +136,8 @@ def main(config: Config) -> None:
     check_outputs(config)
 
     # 1. the two roles, as in train.py
-    bfloat16 = config.bfloat16 or settings["bfloat16"]
-    lm = open_model(folder, device, bfloat16 and folder != settings["base"], config.context)
+    bfloat16 = (config.bfloat16 or settings["bfloat16"]) and folder != settings["base"]
+    lm = open_model(folder, device, bfloat16, config.context, settings["notes"])
     budget = Budget(config.max_requests, config.max_tokens)
     actor = open_actor(config, list(environments), settings["base"], {folder: lm},
                        actor_temperature, seeded(config.seed, device=device), settings["memory"],

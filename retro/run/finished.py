@@ -14,8 +14,9 @@ NUMBER = (int, float)
 # settings that readers of a run need
 KINDS: dict[str, type | tuple[type, ...]] = {
     "base": str, "reflector": str, "actor": str, "envs": str, "mode": str, "memory": int,
-    "seed": int, "best_of": int, "adapt_prompt": bool, "bfloat16": bool,
+    "seed": int, "best_of": int, "adapt_prompt": bool, "bfloat16": bool, "notes": bool,
     "actor_temperature": NUMBER, "kl_coef": NUMBER, "gamma": NUMBER, "gae_lambda": NUMBER,
+    "cause_price": NUMBER,
 }  # fmt: skip
 
 def read_run(path: str | Path, *needed: str) -> dict:
