@@ -41,8 +41,6 @@ from retro.evaluate import (
     evaluate,
     methods_of,
     rows_of,
-    try_temperatures,
-    try_templates,
     variants,
 )
 from retro.interop.api_actor import reflection_writer
@@ -56,8 +54,9 @@ from retro.interop.open import (
     open_model,
     run_settings,
 )
+from retro.report.choices import best_of, mean_of, try_temperatures, try_templates
 from retro.report.page import left_by, write_page
-from retro.report.results import TRAINED, best_of, mean_of, report
+from retro.report.results import TRAINED, report
 from retro.report.tables import table
 from retro.reward import RewardModel
 from retro.run.cli import FROM_0, FROM_1, option, option_of, parse
@@ -68,6 +67,7 @@ from retro.run.finished import read_choices, read_hashes
 from retro.run.printable import visible
 from retro.run.processes import join, launch
 from retro.run.tally import Tally
+from retro.trial import RETRIES
 
 data_option, evaluation = (partial(option, group=g) for g in ("data", "evaluation"))
 
@@ -91,7 +91,7 @@ class Config(FileOptions, ActorOptions):
     reflector_model: str = api_option("", "the reflector's name there; none: the actor's")
 
     methods: str = evaluation("", "methods, comma-separated; none: all but best_of")
-    retries: int = evaluation(4, "retries after the first trial", **FROM_0)
+    retries: int = evaluation(RETRIES, "retries after the first trial", **FROM_0)
     repeats: int = evaluation(1, "times that each task is played, with other draws", **FROM_1)
     temperatures: str = evaluation(
         "", "temperatures of reflections, comma-separated; none: 0,0.3,1 (behind an API: 1)"

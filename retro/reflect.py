@@ -33,8 +33,7 @@ def reflection_prompt(trajectory: Trajectory, lm: LanguageModel) -> list[int]:
     """x as ids. A transcript that leaves no room for the answer loses its middle, not its task or
     its end.
     """
-    chat = lm.frame is not None
-    request = prompts.reflection_request(trajectory.episode_return, chat, lm.notes)
+    request = prompts.reflection_request(trajectory.episode_return, bool(lm.frame), lm.notes)
     start = prompts.opening(trajectory.observation, trajectory.reflections)
     return with_room(trajectory.text() + request, lm, start)
 

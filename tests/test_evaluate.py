@@ -19,17 +19,14 @@ from retro.evaluate import (
     Variant,
     evaluate,
     last_attempt,
-    measure_gap,
     methods_of,
     rows_of,
     shuffled,
-    success,
-    try_temperatures,
-    try_templates,
     variants,
 )
 from retro.lora import load_adapter, save_adapter
 from retro.reflect import reflect, reflection_prompt
+from retro.report.choices import measure_gap, success, try_temperatures, try_templates
 from retro.run.processes import Processes
 from retro.trial import Step, Trajectory, run_trials
 from tests.guess import Guess

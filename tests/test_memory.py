@@ -86,7 +86,7 @@ def test_a_rated_reflection_comes_back_from_its_line(tiny_lm, response):
     rated = Rated("guess", "t", 1, encode("A mug 1.\nReflection:"), encode(response), response,
                   0.25, 1.0, 0.75)  # fmt: skip
     line = rated.to_row(tiny_lm)
-    assert tuple(line) == tuple(FIELDS) and line["prompt"] == "A mug 1.\nReflection:"
+    assert tuple(line) == (*FIELDS, "cause") and line["prompt"] == "A mug 1.\nReflection:"
     assert (line["response"], line["return"], line["rating"]) == (response, 0.25, 0.75)
     assert Rated.from_row(line, tiny_lm) == rated
 

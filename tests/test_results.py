@@ -13,11 +13,10 @@ import retro.report.results
 from envs.observer import Verdict
 from envs.tasks import seed_range
 from retro.evaluate import Evaluation, Reflector, Variant, rows_of
+from retro.report.choices import best_of, mean_of
 from retro.report.results import (
-    best_of,
     compared,
     interval,
-    mean_of,
     report,
     sign_test,
     solved,

@@ -55,8 +55,8 @@ class RoleOptions:
     reflector: str = models("", "folder of another model for the reflector; none: base")
     actor_temperature: float = models(TEMPERATURE, "sampling temperature; 0 = greedy", low=0)
     memory: int = models(MEMORY, "newest reflections that the actor reads; 0 = none", low=0)
-    notes: bool = models(True, "reflections begin with notes on the trial, which the actor does not "
-                               "read; off: with the cause (a chat model has its own form)")  # fmt: skip
+    notes: bool = models(True, "reflections begin with notes, which the actor does not read; off: "
+                               "with the cause")  # fmt: skip
     adapt_prompt: bool = option(False, "adapter on the prompt too (paper's way, slower)", "adapter")
 
 def run_settings(run_dir: str | Path, *needed: str) -> dict[str, Any]:
