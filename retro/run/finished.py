@@ -24,7 +24,8 @@ def read_run(path: str | Path, *needed: str) -> dict:
     is missing, if one is wrong, or if a file or a model is not what the run's checkpoint knows.
     """
     path = Path(path)
-    settings = {"reflector": "", "actor": "", "bfloat16": False} | read_json(path / "config.json")
+    settings = {"reflector": "", "actor": "", "bfloat16": False, "cause_price": 0.0}
+    settings |= read_json(path / "config.json")
     for key in (key for key in KINDS if key in settings or key in needed):
         value, kind = settings.get(key), KINDS[key]
         wrong = isinstance(value, bool) != (kind is bool) or not isinstance(value, kind)
