@@ -51,7 +51,8 @@ def main(config: Config) -> None:
     settings, device = run_settings(config.run_dir), pick_device()
     base, folder = settings["base"], settings["reflector"] or settings["base"]
     context = settings["context"]
-    lm = open_model(folder, device, settings["bfloat16"] and folder != base, context)
+    bfloat16 = settings["bfloat16"] and folder != base
+    lm = open_model(folder, device, bfloat16, context, settings["notes"])
     if config.run_dir:
         load_adapter(lm.model, Path(config.run_dir) / "adapter")
     plays = lm if folder == base else open_model(base, device, False, context)

@@ -192,8 +192,8 @@ def test_every_distinct_prompt_is_reflected_on(
     """Each once, however many reflections on it were recorded, and within the model's frame."""
     drawn = []
 
-    def learn(training, trials):
-        drawn.append((training.lm, trials))
+    def learn(training, failed):
+        drawn.append((training.lm, failed.by_env["guess"]))
         raise Killed
 
     monkeypatch.setattr(train, "learn_by_ppo", learn)

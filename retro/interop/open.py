@@ -55,6 +55,8 @@ class RoleOptions:
     reflector: str = models("", "folder of another model for the reflector; none: base")
     actor_temperature: float = models(TEMPERATURE, "sampling temperature; 0 = greedy", low=0)
     memory: int = models(MEMORY, "newest reflections that the actor reads; 0 = none", low=0)
+    notes: bool = models(True, "reflections begin with notes, which the actor does not read; off: "
+                               "with the cause")  # fmt: skip
     adapt_prompt: bool = option(False, "adapter on the prompt too (paper's way, slower)", "adapter")
 
 def run_settings(run_dir: str | Path, *needed: str) -> dict[str, Any]:
@@ -75,17 +77,17 @@ def open_client(options: ActorOptions, model: str, budget: Budget) -> Client:
     return Client(options.base_url, model, options.api, cache=options.answers, budget=budget,
                   concurrency=options.concurrency, timeout=options.timeout)  # fmt: skip
 
-def open_model(folder: str, device: torch.device, bfloat16: bool,
-               context: int = 0) -> LanguageModel:  # fmt: skip
+def open_model(folder: str, device: torch.device, bfloat16: bool, context: int = 0,
+               notes: bool = True) -> LanguageModel:  # fmt: skip
     """A model of ours or a pretrained one; ValueError if its tokenizer does not fit, or a
-    reflection not into its context.
+    reflection not into its context. `notes`: see LanguageModel.
     """
     tokenizer = load(folder)
     model = GPT.from_pretrained(folder, device, torch.bfloat16 if bfloat16 else None, context)
     size, most = tokenizer.vocab_size, model.config.vocab_size
     if size > most:
         raise ValueError(f"{folder}: the tokenizer has {size} tokens, the model {most}")
-    lm = LanguageModel(model, tokenizer, chat_frame(tokenizer, guides.REFLECTION_RULES))
+    lm = LanguageModel(model, tokenizer, chat_frame(tokenizer, guides.REFLECTION_RULES), notes)
     around, answer = sum(map(len, lm.around)), reflect.REFLECTION_TOKENS
     if lm.context < around + answer + LEAST_PROMPT:
         raise ValueError(f"{folder}: its context of {lm.context} tokens is too short for what "

@@ -14,8 +14,9 @@ NUMBER = (int, float)
 # settings that readers of a run need
 KINDS: dict[str, type | tuple[type, ...]] = {
     "base": str, "reflector": str, "actor": str, "envs": str, "mode": str, "memory": int,
-    "seed": int, "best_of": int, "adapt_prompt": bool, "bfloat16": bool,
+    "seed": int, "best_of": int, "adapt_prompt": bool, "bfloat16": bool, "notes": bool,
     "actor_temperature": NUMBER, "kl_coef": NUMBER, "gamma": NUMBER, "gae_lambda": NUMBER,
+    "cause_price": NUMBER,
 }  # fmt: skip
 
 def read_run(path: str | Path, *needed: str) -> dict:
@@ -23,7 +24,8 @@ def read_run(path: str | Path, *needed: str) -> dict:
     is missing, if one is wrong, or if a file or a model is not what the run's checkpoint knows.
     """
     path = Path(path)
-    settings = {"reflector": "", "actor": "", "bfloat16": False} | read_json(path / "config.json")
+    settings = {"reflector": "", "actor": "", "bfloat16": False, "cause_price": 0.0}
+    settings |= read_json(path / "config.json")
     for key in (key for key in KINDS if key in settings or key in needed):
         value, kind = settings.get(key), KINDS[key]
         wrong = isinstance(value, bool) != (kind is bool) or not isinstance(value, kind)
