@@ -15,19 +15,36 @@ from envs.demonstrations import Demonstration, Pair, Roles, ask, demonstrate, la
 from envs.names import CUT, cutter, name_parts
 from envs.observer import Step, read_trial
 from envs.shop.observer import Notes, command, oracle_reflection, parse_plan, purchase, write_plan
-from envs.shop.tasks import ASIN_HEADS, ASIN_TAILS, COLORS, SIZES, WORDS, generate_task
+from envs.shop.tasks import (
+    ASIN_HEADS,
+    ASIN_TAILS,
+    COLORS,
+    POOR,
+    SIZES,
+    TOP,
+    WORDS,
+    generate_task,
+)
+
+SUBPAGES = ("Features", "Description", "Reviews")
+
+def _kinds(title: str) -> list[str]:
+    """What a title calls its product, `oak mug`; no kind of a real one."""
+    return [title.partition(" ")[2]]
 
 class Skill(NamedTuple):  # chances, each for one trial; `traits` are what a player drew
     minds_price: float  # passes over what is dearer than the limit
-    checks: float  # reads the features before buying
     notices: float  # turns back where an option is missing
-    forgets: float  # leaves out one option
-    wanders: float  # opens any hit, not the first
+    checks: float  # reads the features before buying
+    exact: float  # takes a shade for what it is, and does not forget the third option
+    steady: float  # minds no rating
+    rewords: float  # searches in the words of titles, `oak mug` for `mug of oak`
+    dithers: float  # reads every sub-page first
+    wanders: float  # opens any hit
 
 SKILLS = {  # skill -> share of the players
-    Skill(minds_price=0.95, checks=0.40, notices=0.90, forgets=0.02, wanders=0.04): 0.2,
-    Skill(minds_price=0.25, checks=0.05, notices=0.15, forgets=0.08, wanders=0.04): 0.45,
-    Skill(minds_price=0.05, checks=0.00, notices=0.05, forgets=0.15, wanders=0.08): 0.35,
+    Skill(0.95, 0.95, 0.6, 0.95, 0.95, 0.9, dithers=0.02, wanders=0.02): 0.07,
+    Skill(0.03, 0.05, 0.02, 0.04, 0.04, 0.04, dithers=0.03, wanders=0.03): 0.93,
 }
 
 class Player:  # of one trial; the contract is `envs.demonstrations.Player`
@@ -36,14 +53,16 @@ class Player:  # of one trial; the contract is `envs.demonstrations.Player`
         chances = rng.choices([*SKILLS], [*SKILLS.values()])[0]
         self.traits = Skill(*(rng.random() < chance for chance in chances))
         self.tries = rng.random() < 0.5  # clicks an option that is not there
-        self.forgotten = rng.randrange(2)  # which option, if any
         self.plan = latest_plan(reflections, parse_plan)
         self.rejected: set[str] = set()
+        self.read_pages: set[tuple[str, str]] = set()  # (asin, sub-page)
         self.last: str | None = None
 
     def read(self, action: str, reply: str) -> None:
         self.notes.read(action, reply)
-        if self.plan and action == self.last == command(self.plan[0]):
+        if self.notes.page == "sub":
+            self.read_pages.add((self.notes.item, action.removeprefix("click[").removesuffix("]")))
+        if self.plan and action == self.last == self._command(self.plan[0]):
             self.plan.pop(0)  # done, or refused: on to the next clause
 
     def slip(self) -> str:
@@ -55,50 +74,100 @@ class Player:  # of one trial; the contract is `envs.demonstrations.Player`
         self.last = self._follow(self.plan[0]) if self.plan else self._own_way()
         return self.last
 
+    def _command(self, clause: tuple[str, str]) -> str:
+        """The action that carries out a clause; of a kind the first hit is opened."""
+        verb, what = clause
+        hits = [asin for asin in self.notes.listed if what in _kinds(self.notes.titles[asin])]
+        return command((verb, hits[0]) if verb == "open" and hits else clause)
+
     def _follow(self, clause: tuple[str, str]) -> str:
         """The next action towards this clause."""
         notes, (verb, what) = self.notes, clause
         if notes.page == "start" and verb != "search":
-            return f"search[{notes.kind}]"
+            return f"search[{notes.wish.kind}]"
         if verb == "open" and notes.page == "results":
-            if what in notes.titles and what not in notes.listed:
-                order = list(notes.titles)
-                later = order.index(what) > order.index(notes.listed[-1])
-                return "click[Next >]" if later else "click[< Prev]"
-        elif notes.page == "sub" or (verb == "open" and what != notes.item):
-            return "click[< Prev]"
-        return command(clause)
+            return self._reach(what) or self._command(clause)
+        away = notes.page == "item" and (verb == "next" or (verb == "open" and what != notes.item))
+        return "click[< Prev]" if away or notes.page == "sub" else self._command(clause)
+
+    def _reach(self, product: str) -> str | None:
+        """Turn to the page of results that lists a product; None if it is this one, or nowhere."""
+        notes = self.notes
+        if any(product in (asin, *_kinds(notes.titles[asin])) for asin in notes.listed):
+            return None
+        if product in notes.titles:
+            order = list(notes.titles)
+            later = order.index(product) > order.index(notes.listed[-1])
+            return "click[Next >]" if later else "click[< Prev]"
+        return "click[Next >]" if notes.more else None  # it was seen in another trial
 
     def _own_way(self) -> str:
-        notes, traits, item = self.notes, self.traits, self.notes.item
+        notes, item = self.notes, self.notes.item
         if notes.page == "start":
-            return f"search[{notes.kind}]"
+            return f"search[{self._words()}]"
         if notes.page == "sub":
             return "click[< Prev]"
         if notes.page == "results":
             return self._pick()
-        if traits.checks and notes.attribute and item not in notes.features:
-            return "click[Features]"
-        missing = notes.missing(item)
-        if (traits.checks and notes.has_attribute(item) is False) or (traits.notices and missing):
+        if unread := self._unread():
+            return f"click[{unread}]"
+        rating = notes.ratings.get(item, "")
+        if self._rejects(item) or (self._swayed() and rating.startswith(POOR) and self._hits()):
             self.rejected.add(item)
             return "click[< Prev]"
+        if self._swayed() and rating == TOP:
+            return "click[Buy Now]"
+        missing = notes.missing(item)
         for i, value in enumerate(notes.wanted(item)):
-            skipped = value in notes.refused or (traits.forgets and i == self.forgotten)
+            base = value.split()[-1]  # "dark red" is no "red"
+            careless = not self.traits.exact
+            value = base if careless and base in notes.shown(item) else value
+            skipped = value in notes.refused or (careless and i == 2)
             unclicked = value not in notes.chosen.values() and not skipped
             if unclicked and (self.tries or value not in missing):
                 return f"click[{value}]"
         return "click[Buy Now]"
 
-    def _pick(self) -> str:
-        """Open a hit, mostly the first that is of the kind asked for."""
+    def _words(self) -> str:
+        """To search for: the kind; where that is worded in another way, mostly the thing alone."""
         notes = self.notes
-        left = [asin for asin in notes.listed if asin not in self.rejected]
-        hits = [asin for asin in left if notes.kind in notes.titles[asin]]
+        found = notes.queries and not notes.of_kind()
+        if notes.wish.kind in notes.instruction or self.traits.rewords or found:
+            return notes.wish.kind
+        return notes.wish.kind.split()[-1]
+
+    def _unread(self) -> str | None:
+        """A sub-page to read before buying."""
+        notes = self.notes
+        features = self.traits.checks and notes.wish.attribute and not notes.missing(notes.item)
+        pages = list(SUBPAGES) if self.traits.dithers else ["Features"] * bool(features)
+        return next((page for page in pages if (notes.item, page) not in self.read_pages), None)
+
+    def _rejects(self, item: str) -> bool:
+        """Has the player seen a fault?"""
+        unfit = self.traits.checks and self.notes.has_attribute(item) is False
+        return unfit or bool(self.traits.notices and self.notes.missing(item))
+
+    def _swayed(self) -> bool:
+        return not self.traits.steady
+
+    def _hits(self) -> list[str]:
+        """What the player would open of all that it has found: of the kind, if there is any."""
+        notes, careful = self.notes, self.traits.minds_price or self.traits.rewords
+        left = [a for a in notes.titles if a not in self.rejected and a != notes.item]
+        hits = [asin for asin in left if notes.wish.kind in notes.titles[asin]]
         if self.traits.minds_price:
-            hits = [asin for asin in hits if notes.price(asin) <= notes.limit]
-        hits = hits or left or ["< Prev"]
-        return f"click[{self.rng.choice(hits) if self.traits.wanders else hits[0]}]"
+            hits = [asin for asin in hits if notes.price(asin) <= notes.wish.limit]
+        return hits if hits or careful else left
+
+    def _pick(self) -> str:
+        """Open a hit: one below $10, else the first. Where there is none, look or search on."""
+        notes, hits = self.notes, self._hits()
+        if not hits:
+            return "click[Next >]" if notes.more else "click[Back to Search]"
+        lures = [asin for asin in hits if notes.price(asin) < 10]
+        hit = self.rng.choice(hits) if self.traits.wanders else [*lures, *hits][0]
+        return self._reach(hit) or f"click[{hit}]"
 
 # ---- Flawed reflections, as people and models write them.
 def flawed_reflection(observation: str, steps: list[Step], rng: random.Random) -> str:
