@@ -46,7 +46,7 @@ class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader
     def __init__(self, observation: str):
         lines = [line.strip() for line in observation.splitlines()]
         self.instruction = lines[2] if len(lines) > 2 else ""
-        self.wish = read_wish(self.instruction)
+        self.wish = self.task = read_wish(self.instruction)
         self.titles: dict[str, str] = {}  # asin -> title, in the order of first sight
         self.prices: dict[str, str] = {}  # asin -> price as shown
         self.values: dict[str, dict[str, list[str]]] = {}  # asin -> option group -> values
@@ -64,6 +64,7 @@ class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader
         self.chosen: dict[str, str] = {}  # option group -> value, of the item
         self.refused: set[str] = set()  # buttons that were answered "Invalid action!"
         self.score: float | None = None
+        self.misjudged = ""  # an asin whose price a careless reader takes for dear, or for cheap
 
     def read(self, action: str, observation: str) -> None:
         text = "\n".join(line.strip() for line in observation.splitlines())
@@ -125,6 +126,9 @@ class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader
         """In dollars; of a range the middle, which is what is paid."""
         shown = [float(price) for price in self.prices[asin].replace("$", "").split(" to ")]
         return sum(shown) / len(shown)
+
+    def too_dear(self, asin: str) -> bool:
+        return (self.price(asin) > self.wish.limit) != (asin == self.misjudged)
 
     def of_kind(self) -> list[str]:
         """The products of the kind asked for, in the order of first sight."""
@@ -193,13 +197,14 @@ def follows(reflection: str, steps: list[Step]) -> bool:
     titles = read_trial(Notes(""), steps).titles
 
     def carries_out(action: str, clause: tuple[str, str]) -> bool:
-        opened = titles.get(action.removeprefix("click[").removesuffix("]"), "")
-        return action == command(clause) or (clause[0] == "open" and _is(clause[1], opened))
+        title = titles.get(action.removeprefix("click[").removesuffix("]"), "")
+        return action == command(clause) or clause == ("open", kind_of(title))
 
     return carried_out(parse_plan(reflection), steps, carries_out)
 
-def _is(kind: str, title: str) -> bool:
-    return " " in kind and kind in title
+def kind_of(title: str) -> str:
+    """What a generated title calls its product, behind the brand."""
+    return title.partition(" ")[2]
 
 def right_product(notes: Notes) -> str | None:
     """A product without a known fault: one known to fit, else one that was opened, else any."""
@@ -233,7 +238,7 @@ def fault(notes: Notes, asin: str) -> str | None:
     """Why a product can't be right, if the trial showed that."""
     if asin not in notes.of_kind():
         return f"no {notes.wish.kind}"
-    if notes.price(asin) > notes.wish.limit:
+    if notes.too_dear(asin):
         return "too dear"
     if missing := notes.missing(asin):
         return f"no {missing[0]}"
@@ -246,7 +251,9 @@ def fact(notes: Notes, asin: str) -> str:
     verdict = fault(notes, asin) or "fits"
     if verdict == "fits" and asin == notes.item:
         left = notes.left()
-        if notes.score is None:
+        if notes.score == 1 and notes.wish is notes.task:
+            verdict += ", bought"
+        elif notes.score is None:
             verdict += ", not bought"
         elif len(left) == len(notes.wanted(asin)) > 0 and not notes.chosen:
             verdict += ", bought before choosing"
@@ -291,18 +298,17 @@ def cause(notes: Notes) -> str:
     if notes.score is None:
         return "I had no step left."
     wrong, left = fault(notes, item), notes.left()
+    if item not in notes.of_kind():
+        return f"{item} was {wrong}."
     if wrong == "too dear":
         return f"{item} cost {notes.prices[item]}, too dear."
     if wrong:
-        return f"{item} {'was' if wrong in _BEING(notes) else 'had'} {wrong}."
+        return f"{item} {'had' if notes.missing(item) else 'was'} {wrong}."
     if left and not notes.chosen:
         return "I bought before choosing."
     if left and (chosen := notes.instead(left[0])):
         return f"I chose {chosen}, not {left[0]}."
     return f"I did not choose {left[0]}." if left else f"{item} did not fit."
-
-def _BEING(notes: Notes) -> tuple[str, str]:
-    return f"no {notes.wish.kind}", f"not {notes.wish.attribute}"
 
 def reflect_on(notes: Notes) -> str:
     known = facts(notes)
@@ -320,7 +326,7 @@ CAUSES: tuple[tuple[str, str, Callable], ...] = (  # a cause, its kind, is it sh
     (r"(?P<asin>\w\w+) was no (?P<kind>\w+ \w+)", "wrong kind", lambda n, asin, kind: (
         kind == n.wish.kind and kind not in n.titles[asin])),
     (r"(?P<asin>\w\w+) cost (?P<price>.+), too dear", "too dear", lambda n, asin, price: (
-        price == n.prices[asin] and n.price(asin) > n.wish.limit)),
+        price == n.prices[asin] and n.too_dear(asin))),
     (r"(?P<asin>\w\w+) had no (?P<value>.+)", "no such option", lambda n, asin, value: (
         value in n.missing(asin))),
     (r"(?P<asin>\w\w+) was not (?P<word>\w+)", "lacks the attribute", lambda n, asin, word: (
@@ -369,8 +375,8 @@ def judge(reflection: str, observation: str, steps: list[Step]) -> Verdict:
     checks = [notes.prices.get(named["asin"]) == named["price"]] if "price" in named else []
     checks += [value in notes.shown(asin) for value in values if asin in notes.values]
     names = [what for verb, what in said.plan if what and verb != "next"]
-    names += [name for part, name in named.items() if part != "price" and name != notes.wish.kind]
-    names = [name for name in names if name != notes.wish.kind]
+    names += [name for part, name in named.items() if part != "price"]
+    names = [name for name in names if name != notes.wish.kind]  # it may be worded `mug of oak`
     names += re.findall(r"\b(?!I\b)[A-Z]\w*", said.cause) if notes.wish.values else []
     text = " ".join([observation, *sum(steps, ())])
     invented = any(not re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) for name in names)
@@ -381,8 +387,8 @@ def judge(reflection: str, observation: str, steps: list[Step]) -> Verdict:
 def _noted(notes: Notes, stated: Sequence[str]) -> bool:
     general = {*wanted(notes), *lacking(notes)}
     true = general | {fact(notes, asin) for asin in notes.titles}
-    turned = {notes.item, right_product(notes)} & {*notes.titles}
-    return general | {fact(notes, asin) for asin in turned} <= {*stated} <= true
+    needed = {fact(notes, a) for a in notes.titles if a in (notes.item, right_product(notes))}
+    return general | needed <= {*stated} <= true
 
 def _cause(notes: Notes, stated: str) -> tuple[str, dict[str, str], bool | None]:
     """Kind of a cause, what it names, and its truth."""
@@ -423,3 +429,44 @@ def _outline(notes: Notes, plan: Plan) -> tuple:
     product, values = bought(plan)
     onward = [c for c in plan if c[0] == "next" or (c[0] == "search" and c[1] != notes.wish.kind)]
     return onward, product, {*values}, not product and plan[:1] == [("search", notes.wish.kind)]
+
+# ---- Constant plans: rules on the order of the products seen and of their prices, whatever went
+# wrong. They read the kind that is asked for and the values to choose; they compare no price with
+# the limit, and read no page of a product.
+def _template(plan: Callable[[Notes], Plan]) -> Callable[[str, list[Step]], str]:
+    def write(observation: str, steps: list[Step]) -> str:
+        plan_ = plan(read_trial(Notes(observation), steps))
+        return f"Cause: I bought the wrong thing. Plan: {write_plan(plan_)}."
+    return write
+
+def _buy(pick: Callable[[Notes, list[str]], Sequence[str]]) -> Callable[[str, list[Step]], str]:
+    """`pick`: (notes, products of the kind) -> what to buy, the first of them; none: search."""
+    def plan(notes: Notes) -> Plan:
+        found = pick(notes, notes.of_kind())
+        return purchase(found[0], notes.wanted(found[0])) if found else _anew(notes)
+    return _template(plan)
+
+def _anew(notes: Notes, *before: tuple[str, str]) -> Plan:
+    kind, values = notes.wish.kind, notes.wish.values
+    return [*(before or [("search", kind)]), *(purchase(kind, values) if values else [])]
+
+def _unopened(notes: Notes, asins: list[str]) -> list[str]:
+    return [asin for asin in asins if asin not in notes.opened]
+
+TEMPLATES: dict[str, Callable[[str, list[Step]], str]] = {
+    "first": _buy(lambda notes, asins: asins),
+    "second": _buy(lambda notes, asins: asins[1:]),
+    "third": _buy(lambda notes, asins: asins[2:]),
+    "unopened": _buy(_unopened),
+    "cheapest": _buy(lambda notes, asins: sorted(asins, key=notes.price)),
+    "second cheapest": _buy(lambda notes, asins: sorted(asins, key=notes.price)[1:]),
+    "cheapest unopened": _buy(lambda notes, asins: sorted(
+        _unopened(notes, asins), key=notes.price)),
+    "cheapest other": _buy(lambda notes, asins: sorted(
+        [asin for asin in asins if asin != notes.item], key=notes.price)),
+    "the same": _buy(lambda notes, asins: [notes.item] * bool(notes.item)),
+    "search again": _template(_anew),
+    "search attribute": _template(lambda notes: _anew(
+        notes, ("search", f"{notes.wish.attribute or ''} {notes.wish.kind}".strip()))),
+    "next page": _template(lambda notes: _anew(notes, ("next", "page"))),
+}  # fmt: skip

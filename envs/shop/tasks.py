@@ -25,7 +25,9 @@ COURSES = {  # what a usual shopper meets -> share of the tasks
     "page": 0.07,  # all of the kind on the first page are wrong
     "words": 0.06,  # the thing's name alone finds other kinds
 }
-LURED, LEFT = 0.7, 0.5  # chances of a lure; of a visibly wrong product that is opened before
+LURED = 0.7  # chance of a lure
+LEFT = {"straight": 0.1, "careless": 0.7, "trap": 0.6, "page": 0.5}  # of a visibly wrong product
+# that is opened before
 ODD = 0.1  # chance of a third option, and of a shade, where a task does not hang on it
 TOP, POOR = "5.0", "1"  # the best rating; how a poor one begins
 WORDS = read_json(Path(__file__).with_name("words.json"))
@@ -47,9 +49,8 @@ def generate_task(rng: random.Random, split: str, task_id: str) -> dict:
     head, tail = name_parts(rng, KIND_HEADS, KIND_TAILS, unseen, KIND_STRANGERS)
     asked = _asked(rng, carelessness, odd=0 if course in ("straight", "words") else ODD)
     names = _Names(rng, unseen)
-    first, later = _page(rng, course, carelessness == "haste"), []
-    if course == "page":
-        later.append({"lack": []})
+    first = _page(rng, course, carelessness == "haste")
+    later = [{"lack": list[str]()}] * (course == "page")
     later += [_dear(rng) for _ in range(rng.randint(1, 2))]
     own = [_product(rng, names, f"{head} {tail}", asked, **hit) for hit in first + later]
     shift = KIND_TAILS.index(tail)  # as in `name_parts`
@@ -65,7 +66,8 @@ def generate_task(rng: random.Random, split: str, task_id: str) -> dict:
     kind = f"{tail} of {head}" if course == "words" else f"{head} {tail}"
     return dict(env="shop", id=f"shop-{task_id}", max_steps=MAX_STEPS, goal=goal,
                 products=other + own if course == "words" else own + other,
-                instruction=_instruction(asked, kind))  # fmt: skip
+                instruction=instruction(asked["attribute"], kind, asked["options"],
+                                        asked["limit"]))  # fmt: skip
 
 def _asked(rng: random.Random, carelessness: str, odd: float) -> dict:
     """What is asked for; `shown` is a colour that a page has beside a shade of it."""
@@ -80,13 +82,13 @@ def _asked(rng: random.Random, carelessness: str, odd: float) -> dict:
     return {"options": options, "attribute": rng.choice(ATTRIBUTES), "shown": shown,
             "limit": rng.randrange(30, 100, 10)}  # fmt: skip
 
-def _instruction(asked: dict, kind: str) -> str:
-    *chosen, last = [f"{group} {value}" for group, value in asked["options"].items()]
-    wanted = f"{asked['attribute']} {kind} in {', '.join(chosen)} and {last}"
-    return f"find one {wanted}, and price lower than {asked['limit']:.2f} dollars"
+def instruction(attribute: str, kind: str, options: dict[str, str], limit: float) -> str:
+    *chosen, last = [f"{group} {value}" for group, value in options.items()]
+    wanted = f"{attribute} {kind} in {', '.join(chosen)} and {last}"
+    return f"find one {wanted}, and price lower than {limit:.2f} dollars"
 
 def _dear(rng: random.Random) -> dict:
-    return {"lack": ["price"] + ["attribute"] * (rng.random() < 0.2)}
+    return {"lack": ["price"] + ["attribute"] * (rng.random() < 0.1)}
 
 def _page(rng: random.Random, course: str, haste: bool) -> list[dict]:
     """The first page of the kind asked for: what each hit lacks, its price range and its rating."""
@@ -96,8 +98,9 @@ def _page(rng: random.Random, course: str, haste: bool) -> list[dict]:
     way = [bought]  # what a usual shopper opens, in order
     if course == "passed":
         way.insert(0, right)
-    elif course != "words" and rng.random() < LEFT:
-        way.insert(0, _wrong(rng, "price", "option", "option"))
+    elif rng.random() < LEFT.get(course, 0):
+        visible = ["option"] if course == "careless" else ["price", "option", "option"]
+        way.insert(0, _wrong(rng, *visible))
     for hit in way[:-1]:
         hit["rating"] = f"{POOR}.{rng.randint(0, 9)}"
     if haste or (course == "trap" and rng.random() < ODD):
@@ -109,8 +112,7 @@ def _page(rng: random.Random, course: str, haste: bool) -> list[dict]:
              for _ in range(PER_PAGE - len(way) - len(rest))]  # fmt: skip
     rng.shuffle(rest)
     page = [*way[1:], *rest]
-    lured = course != "words" and "price" not in way[0]["lack"] and (
-        rng.random() < (LURED / 2 if way[0] is right else LURED))  # fmt: skip
+    lured = course != "words" and "price" not in way[0]["lack"] and rng.random() < LURED
     if lured:
         way[0]["costs"] = "lure"
     page.insert(rng.randint(0, len(page)) if lured else 0, way[0])
