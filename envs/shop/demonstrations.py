@@ -381,8 +381,8 @@ HARD = ["cheap", "fit"]
 TOPICS = [topic for topic in QUESTIONS if topic not in HARD]
 ASKED = [*TOPICS, *HARD * 5]  # after a trial
 # in a drill; lists and comparisons are hard and come more often
-DRILLED = """cost brand maker kind kind cheap cheap cheap fit fit fit fit option option values values
-values left""".split()
+DRILLED = """cost brand maker kind kind cheap cheap cheap cheap fit fit fit fit option option values
+values values""".split()
 IMAGINED = 3  # questions about other wishes after a trial
 
 def questions(observation: str, steps: list[Step], rng: random.Random, n: int,

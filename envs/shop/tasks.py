@@ -20,14 +20,14 @@ PER_PAGE = 3  # results on a page
 COURSES = {  # what a usual shopper meets -> share of the tasks
     "straight": 0.50,  # it buys the right product
     "careless": 0.15,  # it finds the right product, and chooses a wrong option or not all
-    "trap": 0.15,  # it buys a wrong product; the right one is on the same page
-    "passed": 0.07,  # the same; it had opened the right one before
+    "trap": 0.14,  # it buys a wrong product; the right one is on the same page
+    "passed": 0.08,  # the same; it had opened the right one before
     "page": 0.07,  # all of the kind on the first page are wrong
     "words": 0.06,  # the thing's name alone finds other kinds
 }
 LURED = 0.7  # chance of a lure
-LEFT = {"straight": 0.1, "careless": 0.7, "trap": 0.6, "page": 0.5}  # of a visibly wrong product
-# that is opened before
+# chances that a visibly wrong product is opened, and left, before the one that is bought
+LEFT = {"straight": 0.1, "careless": 0.7, "trap": 0.6, "passed": 0.7, "page": 0.5}
 ODD = 0.1  # chance of a third option, and of a shade, where a task does not hang on it
 TOP, POOR = "5.0", "1"  # the best rating; how a poor one begins
 WORDS = read_json(Path(__file__).with_name("words.json"))
@@ -80,7 +80,7 @@ def _asked(rng: random.Random, carelessness: str, odd: float) -> dict:
     if carelessness == "third" or rng.random() < odd:
         options["pattern"] = rng.choice(PATTERNS)
     return {"options": options, "attribute": rng.choice(ATTRIBUTES), "shown": shown,
-            "limit": rng.randrange(30, 100, 10)}  # fmt: skip
+            "limit": rng.randrange(40, 110, 10)}  # fmt: skip
 
 def instruction(attribute: str, kind: str, options: dict[str, str], limit: float) -> str:
     *chosen, last = [f"{group} {value}" for group, value in options.items()]
@@ -98,7 +98,7 @@ def _page(rng: random.Random, course: str, haste: bool) -> list[dict]:
     way = [bought]  # what a usual shopper opens, in order
     if course == "passed":
         way.insert(0, right)
-    elif rng.random() < LEFT.get(course, 0):
+    if rng.random() < LEFT.get(course, 0):
         visible = ["option"] if course == "careless" else ["price", "option", "option"]
         way.insert(0, _wrong(rng, *visible))
     for hit in way[:-1]:
