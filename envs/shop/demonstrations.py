@@ -18,12 +18,14 @@ from envs.observer import Step, read_trial
 from envs.shop.observer import (
     Notes,
     Wish,
+    cause,
     command,
     fact,
     facts,
     kind_of,
     oracle_reflection,
     parse_plan,
+    plan_of,
     purchase,
     reflect_on,
     wanted,
@@ -220,14 +222,15 @@ def hasty_reflection(notes: Notes, rng: random.Random) -> str:
     return f"Cause: {guess} Plan: {write_plan(plan)}."
 
 def misread(notes: Notes, rng: random.Random) -> Notes | None:
-    """The notes with one mistake that readers make, if it shows in the reflection."""
-    right = reflect_on(notes)
-    for mistake in rng.sample(MISTAKES, len(MISTAKES)):
-        wrong = copy.copy(notes)
-        mistake(wrong, rng)
-        if (said := reflect_on(wrong)) != right and "did not fit" not in said:
-            return wrong
-    return None
+    """The notes with one mistake that readers make, and that leads to another plan or cause."""
+    wrong = [copy.copy(notes) for _ in MISTAKES]
+    for mistake, other in zip(rng.sample(MISTAKES, len(MISTAKES)), wrong):
+        mistake(other, rng)
+    telling = [other for other in wrong if facts(other) != facts(notes)
+               and "did not fit" not in reflect_on(other)]  # fmt: skip
+    planned = [other for other in telling if plan_of(other) != plan_of(notes)]
+    blamed = [other for other in telling if cause(other) != cause(notes)]
+    return next(iter([*planned, *blamed]), None)
 
 def _other_price(notes: Notes, rng: random.Random) -> None:
     """The price of the line above or below."""

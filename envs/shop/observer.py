@@ -374,9 +374,10 @@ def judge(reflection: str, observation: str, steps: list[Step]) -> Verdict:
     asin, values = bought(said.plan)
     checks = [notes.prices.get(named["asin"]) == named["price"]] if "price" in named else []
     checks += [value in notes.shown(asin) for value in values if asin in notes.values]
-    names = [what for verb, what in said.plan if what and verb != "next"]
+    names = [what for verb, what in said.plan if verb in ("open", "choose")]
     names += [name for part, name in named.items() if part != "price"]
     names = [name for name in names if name != notes.wish.kind]  # it may be worded `mug of oak`
+    names += [word for verb, what in said.plan if verb == "search" for word in what.split()]
     names += re.findall(r"\b(?!I\b)[A-Z]\w*", said.cause) if notes.wish.values else []
     text = " ".join([observation, *sum(steps, ())])
     invented = any(not re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) for name in names)
