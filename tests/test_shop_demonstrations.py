@@ -201,7 +201,7 @@ def test_another_wish_is_read_as_if_it_were_the_task(trials, bought):
     a purchase the score tells the attribute that was asked for, and no other one.
     """
     rng, whole, noted = random.Random(0), 0, 0
-    for _, observation, steps, _ in trials[:200]:
+    for _, observation, steps, _ in trials:
         own = read_trial(Notes(observation), steps)
         if (own.score is not None) != bought:
             continue
@@ -220,7 +220,7 @@ def test_another_wish_is_read_as_if_it_were_the_task(trials, bought):
                 wanted_ = re.fullmatch(r"What matters for (.*)\?", question)
                 noted += 1
                 assert wanted_ and answer.startswith(f"{wanted_[1]}"), question
-    assert whole >= 8 and noted >= 8, (whole, noted)
+    assert whole > 10 and noted > 10, (whole, noted)
 
 def test_flawed_reflections_are_hasty_careless_or_vague(trials):
     env, rng, kinds = Shop(), random.Random(3), Counter()
