@@ -5,6 +5,7 @@ R-ave-nt-horn) are left out.
 """
 
 import re
+from collections.abc import Sequence
 from random import Random
 
 # Letters that the tokenizer joins in texts of household and hotpot. The shop has more such pairs of
@@ -12,13 +13,21 @@ from random import Random
 JOINED = set("""ch ck dg dl en er et ev fl ft gt kn ld lf lk ll lm lo lp ly mm mp nd ng nt pp sh st
 th to tt""".split())  # fmt: skip
 CUT = r"\1\n\2"
+MIXED = 0.25  # share of the training names with a stranger's head, where there are strangers
 
-def name_parts(rng: Random, heads: list[str], tails: list[str], unseen: bool) -> tuple[str, str]:
-    """Head and tail of a made-up name: a pair kept for `unseen` tasks, or another pair."""
+def name_parts(rng: Random, heads: list[str], tails: list[str], unseen: bool,
+               strangers: Sequence[str] = ()) -> tuple[str, str]:  # fmt: skip
+    """Head and tail of a made-up name: a pair kept for `unseen` tasks, or another pair. Strangers
+    are the heads of another kind of names. In training some names have one, so that a pair never
+    read before is nothing new.
+    """
+    mixed = not unseen and strangers and rng.random() < MIXED
     while True:
         h, t = rng.randrange(len(heads)), rng.randrange(len(tails))
-        if ((h + t) % 4 == 0) == unseen and heads[h][-1] + tails[t][0] not in JOINED:
-            return heads[h], tails[t]
+        head = rng.choice(strangers) if mixed else heads[h]
+        kept = not mixed and (h + t) % 4 == 0
+        if kept == unseen and head[-1] + tails[t][0] not in JOINED:
+            return head, tails[t]
 
 def cutter(heads: list[str], tails: list[str]) -> re.Pattern:
     """A pattern that finds such names. `cutter(heads, tails).sub(CUT, text)` puts a line's end
