@@ -51,8 +51,8 @@ class Skill(NamedTuple):  # chances of a lapse, each where it can occur
 
 SKILLS = {  # skill -> share of the players
     Skill(hasty=0.05, sense=0.1, guess=0.02): 0.3,
-    Skill(hasty=0.7, sense=0.7, early=0.1, astray=0.1, guess=0.2, mixed=0.05, title=0.03): 0.4,
-    Skill(hasty=0.9, sense=0.9, early=0.2, astray=0.2, guess=0.4, mixed=0.2, title=0.05, idle=0.02): 0.3,
+    Skill(hasty=0.8, sense=0.8, early=0.1, astray=0.1, guess=0.3, mixed=0.05, title=0.03): 0.4,
+    Skill(hasty=0.9, sense=0.9, early=0.2, astray=0.2, guess=0.5, mixed=0.2, title=0.05, idle=0.02): 0.3,
 }
 
 class Route:  # what a player takes for a way
@@ -67,6 +67,10 @@ class Route:  # what a player takes for a way
     @property
     def name(self) -> str:
         return self.entities[-1][1]
+
+    def may_be_at(self, entity: Entity) -> bool:
+        """Can this be a paragraph of the way?"""
+        return entity == self.way.start or entity[0] in self.way.kinds[1:-1]
 
     def take(self, value: str) -> None:
         self.level += 1
@@ -117,18 +121,17 @@ class Player:  # of one trial; the contract is `envs.demonstrations.Player`
         if verb == "finish" or words not in self.notes.searched:
             return command(verb, words)
         plain, _, meant = words.rstrip(")").partition(" (")
-        kinds = [kind for route in self.routes for kind in route.way.kinds[:-1]]
         read = [e for e in self.notes.facts if e[1] == plain and meant in ("", e[0])]
         # a name that turned out to have two senses is meant in the one that fits
-        read += [(k, words) for k in kinds if f"{words} ({k})" in self.notes.offered]
-        self.opened += [entity for entity in read if entity[0] in kinds][:1]
+        read += [(k, words) for k in RELATIONS if f"{words} ({k})" in self.notes.offered]
+        self.opened += [e for e in read if any(route.may_be_at(e) for route in self.routes)][:1]
         return None
 
     def _go_on_from_plan(self) -> None:
         """Go on, with care, from the paragraphs that the plan led to."""
         routes, begun = self.routes, list[Route]()
         for entity in self.opened if self.notes.goal.order else self.opened[-1:]:
-            fits = [r for r in routes if entity[0] in r.way.kinds[:-1]]
+            fits = [route for route in routes if route.may_be_at(entity)]
             if route := next((r for r in fits if r.entities[0] == entity), (*fits, None)[0]):
                 begun.append(Route(route.way, route.way.kinds.index(entity[0]), entity))
                 routes = [r for r in routes if r is not route]
@@ -147,7 +150,7 @@ class Player:  # of one trial; the contract is `envs.demonstrations.Player`
             if route.relation and route.entities[-1][0] == "town" and not self.notes.goal.order:
                 if self.rng.random() < self.skill.early:
                     return command("finish", route.name)
-            if len(route.entities) > 2 and self.rng.random() < self.skill.astray:
+            if len(route.entities) > 2 and not self.notes.goal.order and self.rng.random() < self.skill.astray:
                 self._stray(route)
         return None
 
@@ -178,7 +181,7 @@ class Player:  # of one trial; the contract is `envs.demonstrations.Player`
             title = senses[0] if hasty else title
             route.entities[-1] = (title.rstrip(")").partition(" (")[2], name)
         elif name not in notes.searched:
-            if not notes.missing and self.rng.random() < self.skill.title:
+            if not notes.missing and not notes.goal.order and self.rng.random() < self.skill.title:
                 return command("search", self._no_title(route, title))
             if self._guesses(route):
                 return command("finish", self._answer())

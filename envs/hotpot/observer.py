@@ -108,13 +108,13 @@ class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader
         """How far each way is known: from its start, or if the trial itself began further on, by an
         earlier plan, from there.
         """
-        ways, read = self.goal.ways, list(self.facts)
-        paths = [self.path(way) for way in ways]
-        if read and not any(path.facts for path in paths):
-            later = [way.kinds[1 : len(way.relations)] for way in ways]
-            read = [entity for entity in read if entity[0] in later[0]] if read[0][0] in later[0] else []
+        ways, paths = self.goal.ways, [self.path(way) for way in self.goal.ways]
+        kinds = ways[0].kinds[1:-1] if ways else ()
+        first = next(iter(self.facts), ("", ""))
+        if first[0] in kinds and first[1] not in [way.start[1] for way in ways]:
+            read = [entity for entity in self.facts if entity[0] in kinds]
             further = [self.path(way, way.kinds.index(e[0], 1), e[1]) for way, e in zip(ways, read)]
-            if self.goal.order or any(path.name != self.given for path in further):
+            if not any(path.facts for path in paths) and further[0].name != self.given:
                 paths[: len(further)] = further
         return paths
 
@@ -126,7 +126,7 @@ class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader
             return paths[0].name
         if self.goal.order == "same":
             return "yes" if len({path.name for path in paths}) == 1 else "no"
-        return min(paths, key=self._rank).last[1]
+        return min(paths, key=self.rank).last[1]
 
     def rank(self, path: Path) -> int:
         """The place of a path that is done in the order that is asked for; less is better."""
@@ -151,9 +151,9 @@ class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader
         own, long = self.title(entity), f"{entity[1]} ({entity[0]})"
         return title in (own, own if own in [*self.offered, *self.searched] else long)
 
-    def due(self) -> list[Entity]:
-        """The next paragraphs on the question's ways."""
-        return [path.last for path in self.paths() if not path.done]
+    def is_due(self, title: str) -> bool:
+        """Is this the next paragraph on a way, as far as known?"""
+        return any(self.leads_to(title, path.last) for path in self.paths() if not path.done)
 
     def astray(self) -> list[str]:
         """Names of the paragraphs read that are on no way."""
@@ -236,6 +236,8 @@ def _not_read(trial: Notes, path: Path) -> str:
             return f"I went on from {last}, {so}"
     if trial.given is None and trial.missing:
         return f"I did not read {title}, but searched {trial.missing[-1]}, which is no title."
+    if trial.goal.order and trial.given is not None:
+        return f"I guessed {trial.given} without having read {title}."
     return f"{trial.ended()}, but did not read {title}."
 
 def _not_answered(trial: Notes, paths: list[Path], answer: str) -> str:
@@ -269,9 +271,11 @@ CLAIMS: tuple[tuple[str, str, Callable], ...] = (  # part of a cause, its kind, 
         t.followed(v) for r, name, v in t.known() if (r, name) == fact)),
     (r"I went on from (\w+)", "wrong paragraph", lambda t, name: name in t.astray()),
     (r"I read the (\w+) (\w+)", "wrong sense", lambda t, *entity: entity in t.facts),
-    (r"the (\w+) (\w+) was asked", "", lambda t, *entity: entity in t.due()),
-    (r"(?:I )?did not read (\w+)(?: \((\w+)\))?", "not read", lambda t, name, sense: any(
-        name == e[1] and sense in (None, e[0]) for e in t.due())),
+    (r"the (\w+) (\w+) was asked", "", lambda t, *entity: any(
+        entity == path.last for path in t.paths() if not path.done)),
+    (r"I guessed (.*) without having read (.*)", "guess", lambda t, words, title: (
+        t.goal.order != "" and t.given == words and t.is_due(title))),
+    (r"(?:I )?did not read (.*)", "not read", lambda t, title: t.is_due(title)),
     (r"searched (.*)", "", lambda t, title: title in t.searched),
     (r"is no title", "no title", lambda t: t.missing != []),
     (r"it is only the (\w+) of (\w+)", "only a step", lambda t, *fact: (

@@ -12,6 +12,7 @@ Nearly half of the tasks leave no time for the whole way. There the next trial m
 last fact that the failed one found out, which is seldom the last that it read.
 """
 
+import itertools
 import random
 from typing import Any, NamedTuple
 
@@ -33,36 +34,41 @@ class Shape(NamedTuple):  # of a task
     max_steps: int
     hidden: int = -1  # where on the first way the asked fact is hidden
     senses: int = -1  # where on it a name has two senses
-    tempting: bool = False  # of a work's senses, is another one offered first?
+    tempting: bool = False  # is another sense than the one that is meant offered first?
 
-SHAPES = {  # -> how many of 1,000 tasks
-    # time for the whole way and a step to spare
-    Shape("artist", 3): 130,
-    Shape("work", 3): 80,
-    Shape("town", 3): 40,
-    Shape("work artist", 4): 120,
-    Shape("artist town", 4): 30,
-    Shape("work artist town", 5): 40,
-    Shape("artist", 4, senses=0): 20,
-    Shape("work artist", 5, senses=0): 30,
-    Shape("town | town", 4): 35,
-    Shape("artist | artist", 4): 35,
+SHAPES = {  # -> how frequent
+    # time for the whole way; mostly a step to spare
+    Shape("artist", 3): 14,
+    Shape("artist", 3, hidden=0): 2,
+    Shape("work", 3): 7,
+    Shape("town", 3): 3,
+    Shape("town", 4, senses=0): 2,
+    Shape("work artist", 4): 13,
+    Shape("work artist", 5, senses=0): 3,
+    Shape("artist town", 4): 3,
+    Shape("work artist town", 5): 4,
+    Shape("town | town", 4): 4,
+    Shape("artist | artist", 4): 4,
     # time for a part of it
-    Shape("work artist", 2, hidden=0): 50,
-    Shape("artist town", 2, hidden=0): 40,
-    Shape("work artist town", 3, hidden=0): 45,
-    Shape("work artist town", 3, hidden=1): 50,
-    Shape("work artist town", 2): 30,
-    Shape("work artist", 3, senses=0, tempting=True): 45,
-    Shape("work artist", 2, senses=0): 35,
-    Shape("artist town", 3, senses=1): 30,
-    Shape("work artist", 2, senses=1): 20,
-    Shape("artist town | artist town", 3): 30,
-    Shape("artist town | artist town", 4, hidden=0): 20,
-    Shape("work artist | work artist", 3): 25,
-    Shape("town | town | town", 3): 25,
-    Shape("town | town", 2): 20,
+    Shape("work artist", 2, hidden=0): 5,
+    Shape("artist town", 2, hidden=0): 4,
+    Shape("work artist town", 3, hidden=0): 4,
+    Shape("work artist town", 3, hidden=1): 5,
+    Shape("work artist town", 2): 3,
+    Shape("work artist", 3, senses=0, tempting=True): 5,
+    Shape("work artist", 3, senses=1, tempting=True): 2,
+    Shape("artist town", 3, senses=0, tempting=True): 2,
+    Shape("work artist", 2, senses=0): 4,
+    Shape("work artist", 2, senses=1, tempting=True): 3,
+    Shape("artist town | artist town", 3): 3,
+    Shape("artist town | artist town", 4, hidden=0): 3,
+    Shape("work artist | work artist", 3): 2,
+    Shape("town | town | town", 3): 2,
+    Shape("town | town", 2): 1,
 }
+
+# kinds in the order in which the game offers the titles of one name: likest first
+OFFERED = ("film", "song", "novel", "town", "artist")
 
 class Thing(NamedTuple):  # what a paragraph is about
     kind: str
@@ -70,7 +76,7 @@ class Thing(NamedTuple):  # what a paragraph is about
     facts: dict[str, str]
 
 class World:
-    """Made-up things; no two names share a head."""
+    """Made-up things; no two names share a head, as long as there are others."""
 
     def __init__(self, rng: random.Random, unseen: bool, asked: tuple[str, ...]):
         self.rng, self.unseen, self.taken = rng, unseen, set[str]()
@@ -81,10 +87,10 @@ class World:
         kind = "work" if kind in WORKS else kind
         heads, tails = NAMES[kind]
         strangers = [h for other, parts in NAMES.items() if other != kind for h in parts[0]]
-        while True:
+        for tries in itertools.count():
             head, tail = name_parts(self.rng, heads, tails, self.unseen, strangers)
-            if head not in self.taken:
-                self.taken.add(head)
+            if self.taken.isdisjoint({head, head + tail} if tries < 100 else {head + tail}):
+                self.taken |= {head, head + tail}
                 return head + tail
 
     def add(self, kind: str, name: str = "", **known: str) -> Thing:
@@ -143,7 +149,7 @@ def _way(world: World, shape: Shape, kinds: list[str], relation: str,
          end: str) -> tuple[Way, list[Thing]]:  # fmt: skip
     """A way through new things, from its last one back to its start; `end`: where it leads."""
     things, relations = list[Thing](), list[str]()
-    works = WORKS if shape.senses else WORKS[1:] if shape.tempting else WORKS[:-1]
+    works = WORKS if shape.senses else OFFERED[1:3] if shape.tempting else OFFERED[:2]
     for kind in reversed(kinds):
         kind = world.rng.choice(works) if kind == "work" else kind
         if things or not relation:
@@ -157,13 +163,11 @@ def _surroundings(world: World, shape: Shape, drawn: list[tuple[Way, list[Thing]
     rng, (way, things) = world.rng, drawn[0]
     if shape.senses >= 0:
         thing = things[shape.senses]
-        if thing.kind in WORKS:
-            i = WORKS.index(thing.kind)
-            others = WORKS[:i] if shape.tempting else WORKS[i + 1 :]
-            for kind in rng.sample(others, rng.randint(1, len(others))):
-                world.add(kind, thing.name)
-        else:
-            world.add("town" if thing.kind == "artist" else "artist", thing.name)
+        group = OFFERED[:3] if thing.kind in WORKS else OFFERED[3:]
+        i = group.index(thing.kind)
+        others = group[:i] if shape.tempting else group[i + 1 :]
+        for kind in rng.sample(others, rng.randint(1, len(others))):
+            world.add(kind, thing.name)
     known = {(thing.kind, thing.name) for thing in world.things}
     for thing in list(world.things):
         goes_on = any(thing in own[:-1] for _, own in drawn)
