@@ -38,12 +38,12 @@ class Shape(NamedTuple):  # of a task
 
 SHAPES = {  # -> how frequent
     # time for the whole way; mostly a step to spare
-    Shape("artist", 3): 14,
+    Shape("artist", 3): 17,
     Shape("artist", 3, hidden=0): 2,
     Shape("work", 3): 7,
     Shape("town", 3): 3,
     Shape("town", 4, senses=0): 2,
-    Shape("work artist", 4): 13,
+    Shape("work artist", 4): 16,
     Shape("work artist", 5, senses=0): 3,
     Shape("artist town", 4): 3,
     Shape("work artist town", 5): 4,
@@ -53,7 +53,7 @@ SHAPES = {  # -> how frequent
     Shape("work artist", 2, hidden=0): 5,
     Shape("artist town", 2, hidden=0): 4,
     Shape("work artist town", 3, hidden=0): 4,
-    Shape("work artist town", 3, hidden=1): 5,
+    Shape("work artist town", 3, hidden=1): 4,
     Shape("work artist town", 2): 3,
     Shape("work artist", 3, senses=0, tempting=True): 5,
     Shape("work artist", 3, senses=1, tempting=True): 2,
@@ -68,7 +68,7 @@ SHAPES = {  # -> how frequent
 }
 
 # kinds in the order in which the game offers the titles of one name: likest first
-OFFERED = ("film", "song", "novel", "town", "artist")
+OFFERED = ("film", "song", "town", "novel", "artist")
 
 class Thing(NamedTuple):  # what a paragraph is about
     kind: str
@@ -94,9 +94,12 @@ class World:
                 return head + tail
 
     def add(self, kind: str, name: str = "", **known: str) -> Thing:
-        """A thing; a name and facts that are not given are made up."""
+        """A thing; a name and facts that are not given are made up. The facts are in the order in
+        which its paragraph has them.
+        """
         relations = self.asked if kind == "town" else RELATIONS[kind]
-        facts = {r: known.get(r) or self.value(r) for r in relations}
+        shuffled = self.rng.sample(relations, len(relations))
+        facts = {r: known.get(r) or self.value(r) for r in shuffled}
         self.things.append(Thing(kind, name or self.name(kind), facts))
         return self.things[-1]
 
@@ -149,7 +152,7 @@ def _way(world: World, shape: Shape, kinds: list[str], relation: str,
          end: str) -> tuple[Way, list[Thing]]:  # fmt: skip
     """A way through new things, from its last one back to its start; `end`: where it leads."""
     things, relations = list[Thing](), list[str]()
-    works = WORKS if shape.senses else OFFERED[1:3] if shape.tempting else OFFERED[:2]
+    works = WORKS if shape.senses else ("song", "novel") if shape.tempting else ("film", "song")
     for kind in reversed(kinds):
         kind = world.rng.choice(works) if kind == "work" else kind
         if things or not relation:
@@ -160,34 +163,39 @@ def _way(world: World, shape: Shape, kinds: list[str], relation: str,
 
 def _surroundings(world: World, shape: Shape, drawn: list[tuple[Way, list[Thing]]]) -> None:
     """What one gets to who takes another fact, or another sense of a name."""
-    rng, (way, things) = world.rng, drawn[0]
+    rng, things = world.rng, drawn[0][1]
     if shape.senses >= 0:
         thing = things[shape.senses]
-        group = OFFERED[:3] if thing.kind in WORKS else OFFERED[3:]
-        i = group.index(thing.kind)
-        others = group[:i] if shape.tempting else group[i + 1 :]
-        for kind in rng.sample(others, rng.randint(1, len(others))):
-            world.add(kind, thing.name)
+        i = OFFERED.index(thing.kind)
+        others = OFFERED[:i] if shape.tempting else OFFERED[i + 1 :]
+        for kind in rng.sample(others, min(rng.choice((1, 2, 2)), len(others))):
+            other = world.add(kind, thing.name)
+            if kind in WORKS:
+                world.add("artist", next(iter(other.facts.values())))
     known = {(thing.kind, thing.name) for thing in world.things}
-    for thing in list(world.things):
-        goes_on = any(thing in own[:-1] for _, own in drawn)
-        for relation, name in thing.facts.items():
-            kind = VALUE_KIND.get(relation, "")
-            if (kind, name) in known or not (kind == "artist" or kind == "town" and goes_on):
-                continue
-            known.add((kind, name))
-            other = world.add(kind, name)
-            if kind == "artist" and len(things) == 3:  # the way from the wrong artist
-                world.add("town", other.facts[way.relations[1]])
+    for way, things in drawn:
+        for thing in things:
+            for relation, name in thing.facts.items():
+                kind = VALUE_KIND.get(relation, "")
+                if (kind, name) in known or not (kind == "artist" or kind and thing in things[:-1]):
+                    continue
+                known.add((kind, name))
+                other = world.add(kind, name)
+                if kind == "artist" and len(things) == 3:  # the way on from a wrong artist
+                    world.add("town", other.facts[way.relations[1]])
     while len(world.things) < 7:
         world.add(rng.choice(("artist", "town", *WORKS)))
 
 def _paragraph(rng: random.Random, thing: Thing, asked: str | None, hidden: bool) -> list[str]:
     """One sentence or two; `asked` stands in the second if it is hidden, else in the first."""
-    relations, cut = list(thing.facts), 0
-    while not cut or asked and (relations.index(asked) >= cut) != hidden:
-        rng.shuffle(relations)
-        cut = rng.randint(1, len(relations))
+    relations, n = list(thing.facts), len(thing.facts)
+    if asked:
+        place = rng.randint(1, n - 1) if hidden else rng.randrange(n)
+        relations.remove(asked)
+        relations.insert(place, asked)
+        cut = rng.randint(1, place) if hidden else rng.randint(place + 1, n)
+    else:
+        cut = rng.randint(1, n)
     said = [FACTS[r].format(thing.facts[r]) for r in relations]
     begun = f"The {thing.kind} {thing.name} {' and '.join(said[:cut])}."
     return [begun, f"The {thing.kind} {' and '.join(said[cut:])}."] if said[cut:] else [begun]
