@@ -1,7 +1,8 @@
 """Rooms and tasks for the household, from a seed: endless, no download. Read `envs/tasks.py` first.
-Rooms are drawn from `furniture.json`: what stands and lies where in ALFWorld's training games.
-`train` and `seen` mix the first three of WORLDS. `unseen` tasks are all renamed, with names that no
-training text contains. In a renamed room things lie anywhere, so only reading tells where.
+Rooms are drawn from `furniture.json`: what stands and lies where in ALFWorld's training games. A
+trial mostly has time to search a part of the room, and to carry out a plan. Where a trial fails,
+the next one needs to know what the first one saw. `unseen` tasks are all renamed, with names that
+no training text contains. In a renamed room things lie anywhere, so only reading tells where.
 """
 
 from pathlib import Path
@@ -14,7 +15,7 @@ from envs.tasks import read_json
 FURNITURE = read_json(Path(__file__).with_name("furniture.json"))
 WORDS = read_json(Path(__file__).with_name("words.json"))
 ROOMS, ACCEPTS, OPENABLE, TRAITS = (FURNITURE[x] for x in "rooms accepts openable traits".split())
-GOALS, SHARES = WORDS["goals"], FURNITURE["goals"]  # kind -> its two wordings, share of the games
+GOALS = WORDS["goals"]  # kind -> its two wordings
 OBJECT_HEADS, OBJECT_TAILS = WORDS["object_heads"], WORDS["object_tails"]
 PLACE_HEADS, PLACE_TAILS = WORDS["place_heads"], WORDS["place_tails"]
 APPLIANCE = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
@@ -22,18 +23,23 @@ LAMPS = ("desklamp", "floorlamp")
 COMPOUND = cutter(OBJECT_HEADS + PLACE_HEADS, OBJECT_TAILS + PLACE_TAILS)
 
 class World(NamedTuple):
-    renamed: bool  # made-up names, one place and at most two things of a kind, things lie anywhere
+    renamed: bool  # made-up names, things lie anywhere
     places: tuple[int, int] | None  # least and most of them; None: as in ALFWorld's rooms
-    things: tuple[int, int] | None  # least and most kinds of them
+    things: tuple[int, int] | None  # least and most kinds of them; None: as in ALFWorld's rooms
+    single: bool  # one place and at most two things of a kind
     steps: int  # time to search the whole room
-    hurry: tuple[int, int]  # time to carry out a plan but not to search it all: one thing, two
 
-WORLDS = {  # as ALFWorld's; for short trials; one to be read; a tiny one, only for pretraining
-    "full": World(renamed=False, places=None, things=None, steps=50, hurry=(25, 35)),
-    "small": World(renamed=False, places=(5, 10), things=(5, 12), steps=20, hurry=(10, 14)),
-    "renamed": World(renamed=True, places=(5, 10), things=(5, 12), steps=20, hurry=(10, 14)),
-    "tiny": World(renamed=True, places=(3, 5), things=(3, 6), steps=10, hurry=(10, 14)),
+WORLDS = {  # as ALFWorld's; as large, to be read; for short trials; both; tiny, for pretraining
+    "full": World(renamed=False, places=None, things=None, single=False, steps=50),
+    "full renamed": World(renamed=True, places=None, things=None, single=False, steps=50),
+    "small": World(renamed=False, places=(5, 10), things=(5, 12), single=False, steps=20),
+    "renamed": World(renamed=True, places=(5, 10), things=(5, 12), single=True, steps=20),
+    "tiny": World(renamed=True, places=(3, 5), things=(3, 6), single=True, steps=10),
 }
+# world -> share of the tasks
+TRAINING = {"full": 0.4, "full renamed": 0.1, "small": 0.15, "renamed": 0.35}
+UNSEEN = {"full renamed": 0.3, "renamed": 0.7}
+SEARCHED = 0.45  # share of a room that a hurried trial has time to search, beside its errand
 
 def kind(name: str) -> str:
     """`drawer 2` -> `drawer`."""
@@ -50,21 +56,23 @@ def likely_first(places: list[str], thing: str) -> list[str]:
 
 def generate_task(rng: Random, split: str, name: str, world: str = "", hurry: bool = True) -> dict:
     """One solvable task, as `household.load_game` gives. `world` is one of WORLDS, or "": drawn for
-    the split. `hurry` gives few steps; if the world is drawn, full rooms hurry every other time.
+    the split. `hurry` gives few steps; if the world is drawn, full rooms that keep their names
+    hurry every other time.
     """
     if not world:
-        world = rng.choices(("full", "small", "renamed"), (0.25, 0.25, 0.5))[0]
-        world = "renamed" if split == "unseen" else world
+        shares = UNSEEN if split == "unseen" else TRAINING
+        world = rng.choices(list(shares), list(shares.values()))[0]
         hurry = world != "full" or rng.random() < 0.5
     drawn = WORLDS[world]
-    errand = rng.choices(list(SHARES), list(SHARES.values()))[0]
+    room = rng.choices(list(ROOMS), [r["share"] for r in ROOMS.values()])[0]
+    odds = ROOMS[room]["goals"]
+    errand = rng.choices(list(odds), list(odds.values()))[0]
     goals: list[tuple[str, str, str]] = []
     while not goals:  # until the room drawn offers such a task
-        room = rng.choices(list(ROOMS), [r["share"] for r in ROOMS.values()])[0]
         counts = _receptacles(rng, ROOMS[room]["receptacles"], drawn)
         objects = _objects(rng, ROOMS[room]["objects"], counts, drawn)
         goals = [goal for goal in _goals(counts, objects) if goal[0] == errand]
-    _, obj, target = rng.choice(goals)
+    _, obj, target = rng.choices(goals, [1 + 2 * objects[o].count(r) for _, o, r in goals])[0]
     types = [*counts, *objects]
     new = _renaming(rng, split, types) if drawn.renamed else {t: t for t in types}
     slots = [(t, i) for t in counts for i in range(counts[t], 0, -1)]
@@ -79,13 +87,24 @@ def generate_task(rng: Random, split: str, name: str, world: str = "", hurry: bo
             where = f"{new[place]} {rng.randint(1, counts[place])}"
             things[f"{new[t]} {i}"] = {"in": [where], "traits": traits}
     text = rng.choice(GOALS[errand]).format(o=new[obj], r=new[target])
-    steps = drawn.hurry[errand == "pick_two_obj_and_place"] if hurry else drawn.steps
+    goal = {"kind": errand, "object": new[obj], "target": new[target], "text": text}
     return {
-        "env": "household", "id": name, "max_steps": steps,
-        "goal": {"kind": errand, "object": new[obj], "target": new[target], "text": text},
-        "receptacles": _listed(receptacles), "objects": _listed(things),
+        "env": "household", "id": name,
+        "max_steps": _little_time(goal, receptacles, things) if hurry else drawn.steps,
+        "goal": goal, "receptacles": _listed(receptacles), "objects": _listed(things),
         "accepts": {new[t]: [new[o] for o in objects if o in ACCEPTS[t]] for t in counts},
         "start": None}  # fmt: skip
+
+def _little_time(goal: dict, receptacles: dict[str, dict], things: dict[str, dict]) -> int:
+    """Steps to carry out the errand in a known room, and to search a part of it besides."""
+    search = len(receptacles) + sum(x["openable"] for x in receptacles.values())
+    homes = [place for thing, x in things.items() if kind(thing) == goal["object"]
+             for place in x["in"]]  # fmt: skip
+    closed = any(receptacles[place]["openable"] for place in homes)
+    put = any(x["openable"] for place, x in receptacles.items() if kind(place) == goal["target"])
+    _, treatment, *_ = goal["kind"].split("_")
+    each = 4 + 2 * (treatment in APPLIANCE) + closed  # go, take, go, treat, go, put
+    return each * (1 + (treatment == "two")) + put + round(SEARCHED * search)
 
 def _listed(named: dict[str, dict]) -> dict[str, dict]:
     """In ALFWorld's order: by type, then the highest number first."""
@@ -96,10 +115,11 @@ def _receptacles(rng: Random, odds: dict, world: World) -> dict[str, int]:
     counts = {}
     for t, (share, least, median, most) in odds.items():
         if rng.random() < share:
-            counts[t] = round(rng.triangular(least, most, median))
+            few, many = rng.randint(least, median), median + (most - median) * rng.random() ** 3
+            counts[t] = rng.choice((few, round(many)))
     if not world.places:
         return counts
-    if world.renamed:
+    if world.single:
         counts = dict.fromkeys(counts, 1)
     size = rng.randint(*world.places)
     while sum(counts.values()) > size:
@@ -120,22 +140,29 @@ def _objects(rng: Random, odds: dict, counts: dict[str, int], world: World) -> d
         if world.renamed:
             places = {p: n for p, n in counts.items() if t not in LAMPS or p not in OPENABLE}
         if places:
-            most = 1 if t in LAMPS else 2 if world.renamed else 4
-            n = min(most, 1 + int(rng.expovariate(1) * (mean - 0.5)))
+            most = 1 if t in LAMPS else 2 if world.single else 4
+            n = min(most, rng.randint(1, int(2 * mean - 1 + rng.random())))  # `mean` on average
             objects[t] = rng.choices(list(places), list(places.values()), k=n)
     return objects
 
 def _goals(counts: dict[str, int], objects: dict[str, list[str]]) -> list[tuple[str, str, str]]:
-    """Every errand (kind, object type, target type) that the room allows and is not done yet."""
+    """Every errand (kind, object type, target type) that the room allows and is not done yet. Where
+    a thing of the type lies in such a target already, as many others as are asked for lie
+    elsewhere.
+    """
     goals = []
     for o in (t for t in objects if t in TRAITS["pickupable"]):
         goals += [("look_at_obj_in_light", o, lamp) for lamp in objects if lamp in LAMPS]
-        for r in (r for r in counts if o in ACCEPTS[r] and r not in objects[o]):
-            goals.append(("pick_and_place_simple", o, r))
-            if len(objects[o]) >= 2:
+        for r in (r for r in counts if o in ACCEPTS[r]):
+            inside = objects[o].count(r)
+            others = len(objects[o]) - inside
+            if not inside and others:
+                goals.append(("pick_and_place_simple", o, r))
+            if inside < 2 <= others:
                 goals.append(("pick_two_obj_and_place", o, r))
             for verb, appliance in APPLIANCE.items():
-                if o in TRAITS[f"{verb}able"] and appliance in counts and r != appliance:
+                able = o in TRAITS[f"{verb}able"] and appliance in counts and r != appliance
+                if able and others:
                     goals.append((f"pick_{verb}_then_place_in_recep", o, r))
     return goals
 
@@ -144,9 +171,11 @@ def _renaming(rng: Random, split: str, types: list[str]) -> dict[str, str]:
     new = {t: t for t in types if t in APPLIANCE.values() or t in LAMPS}
     taken: set[str] = set()
     for t in types:
-        heads, tails = (PLACE_HEADS, PLACE_TAILS) if t in ACCEPTS else (OBJECT_HEADS, OBJECT_TAILS)
+        heads, tails, strangers = OBJECT_HEADS, OBJECT_TAILS, PLACE_HEADS
+        if t in ACCEPTS:
+            heads, tails, strangers = PLACE_HEADS, PLACE_TAILS, OBJECT_HEADS
         while t not in new:
-            head, tail = name_parts(rng, heads, tails, split == "unseen")
+            head, tail = name_parts(rng, heads, tails, split == "unseen", strangers)
             if head not in taken:
                 taken.add(head)
                 new[t] = head + tail
