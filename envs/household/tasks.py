@@ -39,7 +39,7 @@ WORLDS = {  # as ALFWorld's; as large, to be read; for short trials; both; tiny,
 # world -> share of the tasks
 TRAINING = {"full": 0.4, "full renamed": 0.1, "small": 0.15, "renamed": 0.35}
 UNSEEN = {"full renamed": 0.3, "renamed": 0.7}
-SEARCHED = 0.45  # share of a room that a hurried trial has time to search, beside its errand
+EASY = 0.25  # share of the hurried tasks that allow more steps than a search takes
 
 def kind(name: str) -> str:
     """`drawer 2` -> `drawer`."""
@@ -78,8 +78,9 @@ def generate_task(rng: Random, split: str, name: str, world: str = "", hurry: bo
     slots = [(t, i) for t in counts for i in range(counts[t], 0, -1)]
     locs = rng.sample(range(1, len(slots) + 8), len(slots))
     openable = {t: rng.random() < OPENABLE.get(t, 0) for t in counts}
-    receptacles = {f"{new[t]} {i}": {"loc": loc, "openable": openable[t], "open": False}
-                   for (t, i), loc in zip(slots, locs)}  # fmt: skip
+    receptacles = _listed(
+        {f"{new[t]} {i}": {"loc": loc, "openable": openable[t], "open": False}
+         for (t, i), loc in zip(slots, locs)})  # fmt: skip
     things = {}
     for t, places in objects.items():
         traits = [trait for trait in TRAITS if t in TRAITS[trait]]
@@ -90,21 +91,57 @@ def generate_task(rng: Random, split: str, name: str, world: str = "", hurry: bo
     goal = {"kind": errand, "object": new[obj], "target": new[target], "text": text}
     return {
         "env": "household", "id": name,
-        "max_steps": _little_time(goal, receptacles, things) if hurry else drawn.steps,
-        "goal": goal, "receptacles": _listed(receptacles), "objects": _listed(things),
+        "max_steps": time(rng, goal, receptacles, things) if hurry else drawn.steps,
+        "goal": goal, "receptacles": receptacles, "objects": _listed(things),
         "accepts": {new[t]: [new[o] for o in objects if o in ACCEPTS[t]] for t in counts},
         "start": None}  # fmt: skip
 
-def _little_time(goal: dict, receptacles: dict[str, dict], things: dict[str, dict]) -> int:
-    """Steps to carry out the errand in a known room, and to search a part of it besides."""
-    search = len(receptacles) + sum(x["openable"] for x in receptacles.values())
-    homes = [place for thing, x in things.items() if kind(thing) == goal["object"]
-             for place in x["in"]]  # fmt: skip
-    closed = any(receptacles[place]["openable"] for place in homes)
-    put = any(x["openable"] for place, x in receptacles.items() if kind(place) == goal["target"])
-    _, treatment, *_ = goal["kind"].split("_")
-    each = 4 + 2 * (treatment in APPLIANCE) + closed  # go, take, go, treat, go, put
-    return each * (1 + (treatment == "two")) + put + round(SEARCHED * search)
+def time(rng: Random, goal: dict, receptacles: dict[str, dict], things: dict[str, dict]) -> int:
+    """How many steps a hurried task allows: enough for who knows where things are, and mostly too
+    few for a careful player who does not. Whoever failed, and searches on where that trial ended,
+    has time enough as well.
+    """
+    two, (_, treatment, *_) = 1 + (goal["kind"].startswith("pick_two")), goal["kind"].split("_")
+    light = goal["kind"] == "look_at_obj_in_light"
+    target = next((r for r in receptacles if kind(r) == goal["target"]), "")
+    go = lambda place: 1 + receptacles[place]["openable"]  # steps to see the inside
+    homes = lambda type_: [x["in"][0] for thing, x in things.items() if kind(thing) == type_]
+    wanted = homes(goal["object"])
+    there = [p for p in wanted if kind(p) == goal["target"]] if two == 2 else []
+    sought = [p for p in wanted if p not in there] + light * homes(goal["target"])
+    need = 2 if light else two - len(there)
+
+    places, seen, clock, at, first, known = list(receptacles), set[str](), 0, "", 0, 0
+    bring = 3 + 2 * (treatment in APPLIANCE) + (target != "" and receptacles[target]["openable"])
+    while True:  # a careful player's search: at each place it takes what it needs, and brings it
+        i = places.index(at) + 1 if at else 0
+        around = [p for p in places[i:] + places[:i] if p not in seen]
+        at = likely_first(around, goal["object"])[0]
+        seen.add(at)
+        clock += go(at)
+        found = min(sought.count(at), need)
+        need -= found
+        if need == 0:
+            break
+        if found:
+            first, known = clock, go(at) + (1 if light else bring)
+            clock += 1 if light else bring
+            at = at if light else target
+            seen.add(at)
+    last = clock
+    blind = clock + (3 if light else found * bring + (found - 1))
+    informed = blind - last + known + go(at)
+
+    def again(limit: int) -> int:
+        """The steps that a next trial needs after one of `limit` steps, with the oracle's help."""
+        if limit >= last:
+            return informed + 1
+        return blind - limit + known * (first <= limit) + 3
+
+    limits = [n for n in range(informed + 1, blind - 1) if again(n) <= n]
+    if not limits or rng.random() < EASY:
+        return blind + rng.randint(3, 8)
+    return rng.choice(limits)
 
 def _listed(named: dict[str, dict]) -> dict[str, dict]:
     """In ALFWorld's order: by type, then the highest number first."""
