@@ -23,14 +23,14 @@ class Skill(NamedTuple):  # chances of a lapse, each where it can occur
     revisit: float  # goes to a place that it has searched already
     overlook: float  # does not notice the wanted thing in front of it
     leave_closed: float  # does not open a closed place
-    forget: float  # leaves out the cleaning, heating or cooling
+    forget: float  # told to put a hot thing somewhere, puts one there as it is
     misplace: float  # puts the wanted thing down in another place, and takes that for done
     idle: float  # looks around, takes stock
 
 SKILLS = {  # skill -> share of the players: careful, middling, careless
-    Skill(0.0, overlook=0.02, leave_closed=0.02, forget=0.02, misplace=0.0, idle=0.0): 0.4,
-    Skill(0.05, overlook=0.15, leave_closed=0.15, forget=0.25, misplace=0.1, idle=0.04): 0.35,
-    Skill(0.15, overlook=0.35, leave_closed=0.40, forget=0.50, misplace=0.25, idle=0.10): 0.25,
+    Skill(0.0, overlook=0.02, leave_closed=0.02, forget=0.1, misplace=0.0, idle=0.0): 0.4,
+    Skill(0.05, overlook=0.15, leave_closed=0.15, forget=0.6, misplace=0.1, idle=0.04): 0.35,
+    Skill(0.10, overlook=0.35, leave_closed=0.30, forget=0.9, misplace=0.2, idle=0.08): 0.25,
 }
 
 class Player:  # of one trial; the contract is `envs.demonstrations.Player`
@@ -40,7 +40,8 @@ class Player:  # of one trial; the contract is `envs.demonstrations.Player`
         self.plan = shared.latest_plan(reflections, observer.parse_plan)
         self.given_up: set[str] = set()  # things overlooked, places left closed
         self.noticed: set[str] = set()
-        self.forgets = rng.random() < self.skill.forget
+        adjective = re.search("put (a|some) (hot|cool|clean) ", observation) is not None
+        self.forgets = adjective and rng.random() < self.skill.forget
         self.misplaces = rng.random() < self.skill.misplace
         self.last = ""
         self.read = self.notes.read
@@ -106,9 +107,7 @@ class Player:  # of one trial; the contract is `envs.demonstrations.Player`
             return self._reach(place, f"put {thing} in/on {place}")
         if self.misplaces and notes.at and notes.at != notes.home.get(thing):
             self.misplaces = False
-            self.noticed.discard(thing)
-            self.given_up.add(thing)
-            return f"put {thing} in/on {notes.at}"
+            return self._leave(thing, notes.at)
         if goal.treatment == "light":
             lamps = [t for t in notes.known(goal.target) if self._notices(t)]
             return self._reach(notes.home[lamps[0]], f"use {lamps[0]}") if lamps else ""
@@ -118,9 +117,13 @@ class Player:  # of one trial; the contract is `envs.demonstrations.Player`
         if not (target := notes.place(goal.target)):
             return ""
         action = self._reach(target, put := f"put {thing} in/on {target}")
-        if action == put:
-            self.forgets = False  # the player sees that this was not enough, and thinks again
-        return action
+        return self._leave(thing, target) if action == put and self.forgets else action
+
+    def _leave(self, thing: str, place: str) -> str:
+        """Put a thing down for good, although nothing is reached by that."""
+        self.noticed.discard(thing)
+        self.given_up.add(thing)
+        return f"put {thing} in/on {place}"
 
     def _notices(self, thing: str) -> bool:
         """Decided once for each thing."""

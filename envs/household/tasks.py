@@ -39,7 +39,12 @@ WORLDS = {  # as ALFWorld's; as large, to be read; for short trials; both; tiny,
 # world -> share of the tasks
 TRAINING = {"full": 0.4, "full renamed": 0.1, "small": 0.15, "renamed": 0.35}
 UNSEEN = {"full renamed": 0.3, "renamed": 0.7}
-EASY = 0.25  # share of the hurried tasks that allow more steps than a search takes
+# errand -> how often it is drawn in renamed rooms; in others it is as in ALFWorld's games
+ERRANDS = {"look_at_obj_in_light": 0.2, "pick_two_obj_and_place": 0.35,
+           "pick_and_place_simple": 0.15, **{f"pick_{verb}_then_place_in_recep": 0.1
+                                             for verb in ("clean", "heat", "cool")}}  # fmt: skip
+# of the hurried tasks, the share with too few steps to search: two things are wanted, or one
+HARD = (0.9, 0.35)
 
 def kind(name: str) -> str:
     """`drawer 2` -> `drawer`."""
@@ -65,10 +70,12 @@ def generate_task(rng: Random, split: str, name: str, world: str = "", hurry: bo
         hurry = world != "full" or rng.random() < 0.5
     drawn = WORLDS[world]
     room = rng.choices(list(ROOMS), [r["share"] for r in ROOMS.values()])[0]
-    odds = ROOMS[room]["goals"]
+    odds = ERRANDS if drawn.renamed else ROOMS[room]["goals"]
     errand = rng.choices(list(odds), list(odds.values()))[0]
     goals: list[tuple[str, str, str]] = []
-    while not goals:  # until the room drawn offers such a task
+    while not goals:  # until a room is drawn that offers such a task
+        if drawn.renamed:
+            room = rng.choices(list(ROOMS), [r["share"] for r in ROOMS.values()])[0]
         counts = _receptacles(rng, ROOMS[room]["receptacles"], drawn)
         objects = _objects(rng, ROOMS[room]["objects"], counts, drawn)
         goals = [goal for goal in _goals(counts, objects) if goal[0] == errand]
@@ -138,9 +145,10 @@ def time(rng: Random, goal: dict, receptacles: dict[str, dict], things: dict[str
             return informed + 1
         return blind - limit + known * (first <= limit) + 3
 
-    limits = [n for n in range(informed + 1, blind - 1) if again(n) <= n]
-    if not limits or rng.random() < EASY:
-        return blind + rng.randint(3, 8)
+    limits = [n for n in range(informed + 1, blind - 1)
+              if again(n) <= n and (n < last or n <= informed + 2)]  # fmt: skip
+    if not limits or rng.random() >= HARD[not light and two == 1]:
+        return blind + rng.randint(2, 6)
     return rng.choice(limits)
 
 def _listed(named: dict[str, dict]) -> dict[str, dict]:
