@@ -14,8 +14,8 @@ import envs.household.observer as observer
 import envs.household.tasks as rooms
 from envs import Environment
 from envs.demonstrations import Demonstration, Pair, Roles
-from envs.household.observer import MAX_LISTED, Facts, Goal, Notes, oracle_reflection, reflect_on
-from envs.household.tasks import APPLIANCE, kind, likely_first, number
+from envs.household.observer import Facts, Goal, Notes, oracle_reflection, reflect_on
+from envs.household.tasks import APPLIANCE, MAX_LISTED, kind, likely_first, number
 from envs.names import CUT, name_parts
 from envs.observer import Step, read_trial
 
@@ -29,8 +29,8 @@ class Skill(NamedTuple):  # chances of a lapse, each where it can occur
 
 SKILLS = {  # skill -> share of the players: careful, middling, careless
     Skill(0.0, overlook=0.02, leave_closed=0.02, forget=0.1, misplace=0.0, idle=0.0): 0.4,
-    Skill(0.05, overlook=0.15, leave_closed=0.15, forget=0.6, misplace=0.1, idle=0.04): 0.35,
-    Skill(0.10, overlook=0.35, leave_closed=0.30, forget=0.9, misplace=0.2, idle=0.08): 0.25,
+    Skill(0.05, overlook=0.15, leave_closed=0.10, forget=0.6, misplace=0.1, idle=0.04): 0.35,
+    Skill(0.10, overlook=0.35, leave_closed=0.25, forget=0.9, misplace=0.2, idle=0.08): 0.25,
 }
 
 class Player:  # of one trial; the contract is `envs.demonstrations.Player`
@@ -85,6 +85,7 @@ class Player:  # of one trial; the contract is `envs.demonstrations.Player`
         if verb in ("take", "use"):
             done = notes.at == place and thing not in notes.contents.get(place, [thing])
             done = done or (verb == "take" and notes.held is not None)
+            done = done or (verb == "use" and self.last == f"use {thing}")
         else:
             done = notes.held != thing or verb in notes.treated[thing]
         return "" if done else self._reach(place, observer.command(clause), verb not in APPLIANCE)

@@ -16,10 +16,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from envs.household.tasks import APPLIANCE, kind, likely_first, number
+from envs.household.tasks import APPLIANCE, MAX_LISTED, kind, likely_first, number
 from envs.observer import Step, Verdict, carried_out, read_trial
 
-MAX_LISTED = 6  # places named in one list
 MAX_THINGS = 3  # wanted things named in the notes
 _GOALS = [  # the wordings of ALFWorld's tasks: treatment t, object o, target r (receptacle or lamp)
     r"(?:look at|examine the) (?P<o>\w+) (?:under|with) the (?P<r>\w+)(?P<t>)",

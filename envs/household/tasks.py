@@ -22,6 +22,8 @@ APPLIANCE = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
 LAMPS = ("desklamp", "floorlamp")
 COMPOUND = cutter(OBJECT_HEADS + PLACE_HEADS, OBJECT_TAILS + PLACE_TAILS)
 
+MAX_LISTED = 6  # places named in one list
+
 class World(NamedTuple):
     renamed: bool  # made-up names, things lie anywhere
     places: tuple[int, int] | None  # least and most of them; None: as in ALFWorld's rooms
@@ -104,50 +106,48 @@ def generate_task(rng: Random, split: str, name: str, world: str = "", hurry: bo
         "start": None}  # fmt: skip
 
 def time(rng: Random, goal: dict, receptacles: dict[str, dict], things: dict[str, dict]) -> int:
-    """How many steps a hurried task allows: enough for who knows where things are, and mostly too
-    few for a careful player who does not. Whoever failed, and searches on where that trial ended,
-    has time enough as well.
+    """How many steps a hurried task allows. A hard one allows enough for who knows where things are
+    and too few for who has to search; but who searches on where the first trial ended has enough.
     """
-    two, (_, treatment, *_) = 1 + (goal["kind"].startswith("pick_two")), goal["kind"].split("_")
-    light = goal["kind"] == "look_at_obj_in_light"
-    target = next((r for r in receptacles if kind(r) == goal["target"]), "")
-    go = lambda place: 1 + receptacles[place]["openable"]  # steps to see the inside
     homes = lambda type_: [x["in"][0] for thing, x in things.items() if kind(thing) == type_]
-    wanted = homes(goal["object"])
-    there = [p for p in wanted if kind(p) == goal["target"]] if two == 2 else []
-    sought = [p for p in wanted if p not in there] + light * homes(goal["target"])
-    need = 2 if light else two - len(there)
+    go = lambda place: 1 + receptacles[place]["openable"]  # steps until its inside is seen
+    light, two = goal["kind"] == "look_at_obj_in_light", goal["kind"].startswith("pick_two")
+    target = next((r for r in receptacles if kind(r) == goal["target"]), "")
+    treated = goal["kind"].split("_")[1] in APPLIANCE
+    bring = 1 if light else 2 + go(target) + 2 * treated  # take, and then go and put, or use
 
-    places, seen, clock, at, first, known = list(receptacles), set[str](), 0, "", 0, 0
-    bring = 3 + 2 * (treatment in APPLIANCE) + (target != "" and receptacles[target]["openable"])
-    while True:  # a careful player's search: at each place it takes what it needs, and brings it
+    # a careful player's search: what it needs it takes where it sees it, and brings it at once
+    there = [p for p in homes(goal["object"]) if two and kind(p) == goal["target"]]
+    sought = [p for p in homes(goal["object"]) if p not in there]
+    sought += homes(goal["target"]) if light else []
+    need, places, at = 2 - len(there) if light or two else 1, list(receptacles), ""
+    clock, known, seen = 0, 0, dict[str, int]()  # place -> when it was seen
+    first = last = 10**6
+    while need:
         i = places.index(at) + 1 if at else 0
         around = [p for p in places[i:] + places[:i] if p not in seen]
         at = likely_first(around, goal["object"])[0]
-        seen.add(at)
-        clock += go(at)
-        found = min(sought.count(at), need)
-        need -= found
-        if need == 0:
-            break
-        if found:
-            first, known = clock, go(at) + (1 if light else bring)
-            clock += 1 if light else bring
-            at = at if light else target
-            seen.add(at)
-    last = clock
-    blind = clock + (3 if light else found * bring + (found - 1))
-    informed = blind - last + known + go(at)
+        seen[at] = clock = clock + go(at)
+        if found := min(sought.count(at), need):
+            need, last = need - found, clock
+            clock += bring * found + (found - 1) * (not light)
+            if need:
+                first, known = last, go(at) + bring
+                at = at if light else target
+                seen.setdefault(at, clock)
+    blind = clock + 2 * light
+    informed = blind - last + go(at) + known
 
-    def again(limit: int) -> int:
-        """The steps that a next trial needs after one of `limit` steps, with the oracle's help."""
+    def again(limit: int) -> float:
+        """The steps of the next trial after one of `limit` steps, both not too careless."""
         if limit >= last:
             return informed + 1
-        return blind - limit + known * (first <= limit) + 3
+        rest = sum(limit < when <= last for when in seen.values())
+        return 1.25 * (blind - limit) + known * (first <= limit) + 3 if rest < MAX_LISTED else 10**6
 
     limits = [n for n in range(informed + 1, blind - 1)
               if again(n) <= n and (n < last or n <= informed + 2)]  # fmt: skip
-    if not limits or rng.random() >= HARD[not light and two == 1]:
+    if not limits or rng.random() >= HARD[not light and not two]:
         return blind + rng.randint(2, 6)
     return rng.choice(limits)
 
