@@ -113,7 +113,7 @@ class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader
 
     def unsearched(self) -> list[str]:
         """Places whose inside was never seen, in the room's order from the player's place on."""
-        start = self.places.index(self.at) + 1 if self.at in self.places else 0
+        start = self.places.index(self.at) if self.at in self.places else 0
         around = self.places[start:] + self.places[:start]
         return [place for place in around if place not in self.contents]
 

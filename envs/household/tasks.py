@@ -35,7 +35,33 @@ WORLDS = {  # as ALFWorld's; as large, to be read; for short trials; both; tiny,
     "full": World(renamed=False, places=None, things=None, single=False, steps=50),
     "full renamed": World(renamed=True, places=None, things=None, single=False, steps=50),
     "small": World(renamed=False, places=(5, 10), things=(5, 12), single=False, steps=20),
-    "renamed": World(renamed=True, places=(5, 10), things=(5, 12), single=True, steps=20),
+    "renamed": World(renamed=True, places=(7, 12), things=(6, 13), single=True, steps=20),
+    "tiny": World(renamed=True, places=(3, 5), things=(3, 6), single=True, steps=10),
+}
+# world -> share of the tasks
+TRAINING = {"full": 0.4, "full renamed": 0.1, "small": 0.15, "renamed": 0.35}
+UNSEEN = {"full renamed": 0.3, "renamed": 0.7}
+# errand -> how often it is drawn in renamed rooms; in others it is as in ALFWorld's games
+ERRANDS = {"look_at_obj_in_light": 0.12, "pick_two_obj_and_place": 0.3,
+           "pick_and_place_simple": 0.13, **{f"pick_{verb}_then_place_in_recep": 0.15
+                                             for verb in ("clean", "heat", "cool")}}  # fmt: skip
+# of the hurried tasks, the share with too few steps to search: two things are wanted, or one
+HARD = (0.95, 0.25)
+SEEN = 0.8  # of the hard tasks, the share in which there is time to see all that is needed
+MAX_LISTED = 6  # places named in one list
+
+class World(NamedTuple):
+    renamed: bool  # made-up names, things lie anywhere
+    places: tuple[int, int] | None  # least and most of them; None: as in ALFWorld's rooms
+    things: tuple[int, int] | None  # least and most kinds of them; None: as in ALFWorld's rooms
+    single: bool  # one place and at most two things of a kind
+    steps: int  # time to search the whole room
+
+WORLDS = {  # as ALFWorld's; as large, to be read; for short trials; both; tiny, for pretraining
+    "full": World(renamed=False, places=None, things=None, single=False, steps=50),
+    "full renamed": World(renamed=True, places=None, things=None, single=False, steps=50),
+    "small": World(renamed=False, places=(5, 10), things=(5, 12), single=False, steps=20),
+    "renamed": World(renamed=True, places=(7, 12), things=(6, 13), single=True, steps=20),
     "tiny": World(renamed=True, places=(3, 5), things=(3, 6), single=True, steps=10),
 }
 # world -> share of the tasks
@@ -149,7 +175,9 @@ def time(rng: Random, goal: dict, receptacles: dict[str, dict], things: dict[str
               if again(n) <= n and (n < last or n <= informed + 2)]  # fmt: skip
     if not limits or rng.random() >= HARD[not light and not two]:
         return blind + rng.randint(2, 6)
-    return rng.choice(limits)
+    enough = [n for n in limits if n >= last]
+    some = [n for n in limits if n < last]
+    return rng.choice((enough or some) if rng.random() < SEEN else (some or enough))
 
 def _listed(named: dict[str, dict]) -> dict[str, dict]:
     """In ALFWorld's order: by type, then the highest number first."""
