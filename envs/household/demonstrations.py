@@ -30,7 +30,7 @@ class Skill(NamedTuple):  # chances of a lapse, each where it can occur
 SKILLS = {  # skill -> share of the players: careful, middling, careless
     Skill(0.0, overlook=0.02, leave_closed=0.02, forget=0.2, misplace=0.0, idle=0.0): 0.4,
     Skill(0.05, overlook=0.15, leave_closed=0.10, forget=0.8, misplace=0.1, idle=0.04): 0.35,
-    Skill(0.10, overlook=0.35, leave_closed=0.25, forget=0.9, misplace=0.2, idle=0.08): 0.25,
+    Skill(0.08, overlook=0.35, leave_closed=0.20, forget=0.9, misplace=0.2, idle=0.08): 0.25,
 }
 
 class Player:  # of one trial; the contract is `envs.demonstrations.Player`
@@ -321,8 +321,7 @@ def _other_goal(notes: Notes, rng: Random) -> Goal:
 def _sentence(goal: Goal, rng: Random) -> str:
     """A goal in ALFWorld's words, without the full stop: the inverse of `parse_goal`."""
     plain = "pick_two_obj_and_place" if goal.number == 2 else "pick_and_place_simple"
-    kinds = {None: plain, "light": "look_at_obj_in_light"}
-    errand = kinds.get(goal.treatment, f"pick_{goal.treatment}_then_place_in_recep")
+    errand = {None: plain, "light": "look_at_obj_in_light", **rooms.TREATED}[goal.treatment]
     return rng.choice(rooms.GOALS[errand]).format(o=goal.object, r=goal.target).rstrip(".")
 
 def everything(observation: str, steps: list[Step], rng: Random) -> Pair:

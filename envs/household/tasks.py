@@ -19,6 +19,7 @@ GOALS = WORDS["goals"]  # kind -> its two wordings
 OBJECT_HEADS, OBJECT_TAILS = WORDS["object_heads"], WORDS["object_tails"]
 PLACE_HEADS, PLACE_TAILS = WORDS["place_heads"], WORDS["place_tails"]
 APPLIANCE = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
+TREATED = {verb: f"pick_{verb}_then_place_in_recep" for verb in APPLIANCE}  # verb -> its errand
 LAMPS = ("desklamp", "floorlamp")
 COMPOUND = cutter(OBJECT_HEADS + PLACE_HEADS, OBJECT_TAILS + PLACE_TAILS)
 
@@ -42,11 +43,10 @@ WORLDS = {  # as ALFWorld's; as large, to be read; for short trials; both; tiny,
 TRAINING = {"full": 0.4, "full renamed": 0.1, "small": 0.15, "renamed": 0.35}
 UNSEEN = {"full renamed": 0.3, "renamed": 0.7}
 # errand -> how often it is drawn in renamed rooms; in others it is as in ALFWorld's games
-ERRANDS = {"look_at_obj_in_light": 0.12, "pick_two_obj_and_place": 0.3,
-           "pick_and_place_simple": 0.13, **{f"pick_{verb}_then_place_in_recep": 0.15
-                                             for verb in ("clean", "heat", "cool")}}  # fmt: skip
+ERRANDS = {"look_at_obj_in_light": 0.15, "pick_two_obj_and_place": 0.3,
+           "pick_and_place_simple": 0.1, **dict.fromkeys(TREATED.values(), 0.15)}  # fmt: skip
 # of the hurried tasks, the share with too few steps to search: two things are wanted, or one
-HARD = (0.95, 0.25)
+HARD = (0.95, 0.2)
 SEEN = 0.8  # of the hard tasks, the share in which there is time to see all that is needed
 MAX_LISTED = 6  # places named in one list
 
@@ -131,53 +131,63 @@ def generate_task(rng: Random, split: str, name: str, world: str = "", hurry: bo
         "accepts": {new[t]: [new[o] for o in objects if o in ACCEPTS[t]] for t in counts},
         "start": None}  # fmt: skip
 
+class Search(NamedTuple):  # when a careful player who knows nothing has seen and done what
+    first: int  # when it sees the first of two wanted things; a lamp is one of them
+    last: int  # when it has seen all that is wanted
+    blind: int  # when the errand is done
+    known: int  # of an errand in a known room: the steps for the first of two things
+    informed: int  # and those for all of it
+    seen: dict[str, int]  # place -> when it was seen
+
 def time(rng: Random, goal: dict, receptacles: dict[str, dict], things: dict[str, dict]) -> int:
     """How many steps a hurried task allows. A hard one allows enough for who knows where things are
     and too few for who has to search; but who searches on where the first trial ended has enough.
     """
+    search, kind_ = _search(goal, receptacles, things), goal["kind"]
+    slack = range(search.informed + 1, min(search.informed + 3, search.blind - 2))
+    enough = [n for n in slack if n >= search.last]
+    some = [n for n in range(search.informed + 1, min(search.last, search.blind - 2))
+            if _again(search, n) <= n and kind_ not in TREATED.values()]  # fmt: skip
+    two = kind_ in ("look_at_obj_in_light", "pick_two_obj_and_place")
+    if not enough + some or rng.random() >= HARD[not two]:
+        return search.blind + rng.randint(3, 8)
+    return rng.choice((enough or some) if rng.random() < SEEN else (some or enough))
+
+def _search(goal: dict, receptacles: dict[str, dict], things: dict[str, dict]) -> Search:
     homes = lambda type_: [x["in"][0] for thing, x in things.items() if kind(thing) == type_]
     go = lambda place: 1 + receptacles[place]["openable"]  # steps until its inside is seen
     light, two = goal["kind"] == "look_at_obj_in_light", goal["kind"].startswith("pick_two")
     target = next((r for r in receptacles if kind(r) == goal["target"]), "")
-    treated = goal["kind"].split("_")[1] in APPLIANCE
-    bring = 1 if light else 2 + go(target) + 2 * treated  # take, and then go and put, or use
-
-    # a careful player's search: what it needs it takes where it sees it, and brings it at once
+    # take; then use the lamp, or go to an appliance and treat, and go to the target and put
+    bring = 1 if light else 2 + go(target) + 2 * (goal["kind"] in TREATED.values())
     there = [p for p in homes(goal["object"]) if two and kind(p) == goal["target"]]
     sought = [p for p in homes(goal["object"]) if p not in there]
     sought += homes(goal["target"]) if light else []
-    need, places, at = 2 - len(there) if light or two else 1, list(receptacles), ""
-    clock, known, seen = 0, 0, dict[str, int]()  # place -> when it was seen
-    first = last = 10**6
-    while need:
+
+    need, places, at, seen = 1 + (light or two) - len(there), list(receptacles), "", dict[str, int]()
+    clock, first, last, known = 0, 10**6, 0, 0
+    while need:  # what it needs it takes where it sees it, and brings it at once
         i = places.index(at) + 1 if at else 0
         around = [p for p in places[i:] + places[:i] if p not in seen]
         at = likely_first(around, goal["object"])[0]
         seen[at] = clock = clock + go(at)
         if found := min(sought.count(at), need):
             need, last = need - found, clock
-            clock += bring * found + (found - 1) * (not light)
+            clock += bring * found + (found - 1) * two
             if need:
                 first, known = last, go(at) + bring
                 at = at if light else target
                 seen.setdefault(at, clock)
     blind = clock + 2 * light
-    informed = blind - last + go(at) + known
+    return Search(first, last, blind, known, blind - last + go(at) + known, seen)
 
-    def again(limit: int) -> float:
-        """The steps of the next trial after one of `limit` steps, both not too careless."""
-        if limit >= last:
-            return informed + 1
-        rest = sum(limit < when <= last for when in seen.values())
-        return 1.25 * (blind - limit) + known * (first <= limit) + 3 if rest < MAX_LISTED else 10**6
-
-    limits = [n for n in range(informed + 1, blind - 1)
-              if again(n) <= n and (n < last or n <= informed + 2)]  # fmt: skip
-    if not limits or rng.random() >= HARD[not light and not two]:
-        return blind + rng.randint(2, 6)
-    enough = [n for n in limits if n >= last]
-    some = [n for n in limits if n < last]
-    return rng.choice((enough or some) if rng.random() < SEEN else (some or enough))
+def _again(search: Search, limit: int) -> float:
+    """The steps that suffice for the trial after one that ended before all was seen, if it is told
+    what that one saw. Neither player is quite careful.
+    """
+    rest = sum(limit < when <= search.last for when in search.seen.values())
+    again = 1.4 * (search.blind - limit) + search.known * (search.first <= limit) + 4
+    return again if rest < MAX_LISTED else 10**6  # more than a plan lists
 
 def _listed(named: dict[str, dict]) -> dict[str, dict]:
     """In ALFWorld's order: by type, then the highest number first."""
@@ -236,7 +246,7 @@ def _goals(counts: dict[str, int], objects: dict[str, list[str]]) -> list[tuple[
             for verb, appliance in APPLIANCE.items():
                 able = o in TRAITS[f"{verb}able"] and appliance in counts and r != appliance
                 if able and others:
-                    goals.append((f"pick_{verb}_then_place_in_recep", o, r))
+                    goals.append((TREATED[verb], o, r))
     return goals
 
 def _renaming(rng: Random, split: str, types: list[str]) -> dict[str, str]:
