@@ -47,7 +47,7 @@ ERRANDS = {"look_at_obj_in_light": 0.15, "pick_two_obj_and_place": 0.3,
            "pick_and_place_simple": 0.1, **dict.fromkeys(TREATED.values(), 0.15)}  # fmt: skip
 # of the hurried tasks, the share with too few steps to search: two things are wanted, or one
 HARD = (0.95, 0.2)
-SEEN = 0.8  # of the hard tasks, the share in which there is time to see all that is needed
+SEEN = 0.9  # of the hard tasks, the share in which there is time to see all that is needed
 MAX_LISTED = 6  # places named in one list
 
 class World(NamedTuple):
@@ -144,9 +144,9 @@ def time(rng: Random, goal: dict, receptacles: dict[str, dict], things: dict[str
     and too few for who has to search; but who searches on where the first trial ended has enough.
     """
     search, kind_ = _search(goal, receptacles, things), goal["kind"]
-    slack = range(search.informed + 1, min(search.informed + 3, search.blind - 2))
+    slack = range(search.informed + 1, min(search.informed + 3, search.blind - 1))
     enough = [n for n in slack if n >= search.last]
-    some = [n for n in range(search.informed + 1, min(search.last, search.blind - 2))
+    some = [n for n in range(search.informed + 1, min(search.last, search.blind - 1))
             if _again(search, n) <= n and kind_ not in TREATED.values()]  # fmt: skip
     two = kind_ in ("look_at_obj_in_light", "pick_two_obj_and_place")
     if not enough + some or rng.random() >= HARD[not two]:
@@ -164,8 +164,8 @@ def _search(goal: dict, receptacles: dict[str, dict], things: dict[str, dict]) -
     sought = [p for p in homes(goal["object"]) if p not in there]
     sought += homes(goal["target"]) if light else []
 
-    need, places, at, seen = 1 + (light or two) - len(there), list(receptacles), "", dict[str, int]()
-    clock, first, last, known = 0, 10**6, 0, 0
+    need, places, at = 1 + (light or two) - len(there), list(receptacles), ""
+    clock, first, last, known, seen = 0, 10**6, 0, 0, dict[str, int]()
     while need:  # what it needs it takes where it sees it, and brings it at once
         i = places.index(at) + 1 if at else 0
         around = [p for p in places[i:] + places[:i] if p not in seen]
@@ -241,7 +241,7 @@ def _goals(counts: dict[str, int], objects: dict[str, list[str]]) -> list[tuple[
             others = len(objects[o]) - inside
             if not inside and others:
                 goals.append(("pick_and_place_simple", o, r))
-            if inside < 2 <= others:
+            if others >= 2 and inside <= (counts[r] == 1):  # two have to lie in the same place
                 goals.append(("pick_two_obj_and_place", o, r))
             for verb, appliance in APPLIANCE.items():
                 able = o in TRAITS[f"{verb}able"] and appliance in counts and r != appliance
