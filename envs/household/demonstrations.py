@@ -28,8 +28,8 @@ class Skill(NamedTuple):  # chances of a lapse, each where it can occur
     idle: float  # looks around, takes stock
 
 SKILLS = {  # skill -> share of the players: careful, middling, careless
-    Skill(0.0, overlook=0.02, leave_closed=0.02, forget=0.2, misplace=0.0, idle=0.0): 0.4,
-    Skill(0.05, overlook=0.15, leave_closed=0.10, forget=0.8, misplace=0.1, idle=0.04): 0.35,
+    Skill(0.0, overlook=0.02, leave_closed=0.02, forget=0.1, misplace=0.0, idle=0.0): 0.4,
+    Skill(0.05, overlook=0.15, leave_closed=0.10, forget=0.75, misplace=0.1, idle=0.04): 0.35,
     Skill(0.08, overlook=0.35, leave_closed=0.20, forget=0.9, misplace=0.2, idle=0.08): 0.25,
 }
 

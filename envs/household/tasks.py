@@ -35,18 +35,18 @@ class World(NamedTuple):
 WORLDS = {  # as ALFWorld's; as large, to be read; for short trials; both; tiny, for pretraining
     "full": World(renamed=False, places=None, things=None, single=False, steps=50),
     "full renamed": World(renamed=True, places=None, things=None, single=False, steps=50),
-    "small": World(renamed=False, places=(5, 10), things=(5, 12), single=False, steps=20),
-    "renamed": World(renamed=True, places=(7, 12), things=(6, 13), single=True, steps=20),
+    "small": World(renamed=False, places=(6, 12), things=(5, 12), single=False, steps=20),
+    "renamed": World(renamed=True, places=(8, 13), things=(6, 13), single=True, steps=20),
     "tiny": World(renamed=True, places=(3, 5), things=(3, 6), single=True, steps=10),
 }
 # world -> share of the tasks
 TRAINING = {"full": 0.4, "full renamed": 0.1, "small": 0.15, "renamed": 0.35}
 UNSEEN = {"full renamed": 0.3, "renamed": 0.7}
-# errand -> how often it is drawn in renamed rooms; in others it is as in ALFWorld's games
-ERRANDS = {"look_at_obj_in_light": 0.15, "pick_two_obj_and_place": 0.3,
+# errand -> how often it is drawn; in full rooms it is as in ALFWorld's games
+ERRANDS = {"look_at_obj_in_light": 0.13, "pick_two_obj_and_place": 0.32,
            "pick_and_place_simple": 0.1, **dict.fromkeys(TREATED.values(), 0.15)}  # fmt: skip
 # of the hurried tasks, the share with too few steps to search: two things are wanted, or one
-HARD = (0.95, 0.2)
+HARD = (0.95, 0.15)
 SEEN = 0.9  # of the hard tasks, the share in which there is time to see all that is needed
 MAX_LISTED = 6  # places named in one list
 
@@ -60,14 +60,14 @@ class World(NamedTuple):
 WORLDS = {  # as ALFWorld's; as large, to be read; for short trials; both; tiny, for pretraining
     "full": World(renamed=False, places=None, things=None, single=False, steps=50),
     "full renamed": World(renamed=True, places=None, things=None, single=False, steps=50),
-    "small": World(renamed=False, places=(5, 10), things=(5, 12), single=False, steps=20),
-    "renamed": World(renamed=True, places=(7, 12), things=(6, 13), single=True, steps=20),
+    "small": World(renamed=False, places=(6, 12), things=(5, 12), single=False, steps=20),
+    "renamed": World(renamed=True, places=(8, 13), things=(6, 13), single=True, steps=20),
     "tiny": World(renamed=True, places=(3, 5), things=(3, 6), single=True, steps=10),
 }
 # world -> share of the tasks
 TRAINING = {"full": 0.4, "full renamed": 0.1, "small": 0.15, "renamed": 0.35}
 UNSEEN = {"full renamed": 0.3, "renamed": 0.7}
-# errand -> how often it is drawn in renamed rooms; in others it is as in ALFWorld's games
+# errand -> how often it is drawn; in full rooms it is as in ALFWorld's games
 ERRANDS = {"look_at_obj_in_light": 0.2, "pick_two_obj_and_place": 0.35,
            "pick_and_place_simple": 0.15, **{f"pick_{verb}_then_place_in_recep": 0.1
                                              for verb in ("clean", "heat", "cool")}}  # fmt: skip
@@ -98,11 +98,11 @@ def generate_task(rng: Random, split: str, name: str, world: str = "", hurry: bo
         hurry = world != "full" or rng.random() < 0.5
     drawn = WORLDS[world]
     room = rng.choices(list(ROOMS), [r["share"] for r in ROOMS.values()])[0]
-    odds = ERRANDS if drawn.renamed else ROOMS[room]["goals"]
+    odds = ROOMS[room]["goals"] if world == "full" else ERRANDS
     errand = rng.choices(list(odds), list(odds.values()))[0]
     goals: list[tuple[str, str, str]] = []
     while not goals:  # until a room is drawn that offers such a task
-        if drawn.renamed:
+        if world != "full":
             room = rng.choices(list(ROOMS), [r["share"] for r in ROOMS.values()])[0]
         counts = _receptacles(rng, ROOMS[room]["receptacles"], drawn)
         objects = _objects(rng, ROOMS[room]["objects"], counts, drawn)
