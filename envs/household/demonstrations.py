@@ -143,6 +143,7 @@ class Player:  # of one trial; the contract is `envs.demonstrations.Player`
         fresh = [p for p in notes.unsearched() if p not in self.given_up]
         if not fresh:  # everything was searched: start over, noticing anew
             self.given_up.clear()
+            self.forgets = False
         if not fresh or rng.random() < self.skill.revisit:
             others = [p for p in notes.places if p != notes.at] or notes.places
             return f"go to {rng.choice(others)}"

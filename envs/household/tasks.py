@@ -43,10 +43,10 @@ WORLDS = {  # as ALFWorld's; as large, to be read; for short trials; both; tiny,
 TRAINING = {"full": 0.4, "full renamed": 0.1, "small": 0.15, "renamed": 0.35}
 UNSEEN = {"full renamed": 0.3, "renamed": 0.7}
 # errand -> how often it is drawn; in full rooms it is as in ALFWorld's games
-ERRANDS = {"look_at_obj_in_light": 0.13, "pick_two_obj_and_place": 0.32,
-           "pick_and_place_simple": 0.1, **dict.fromkeys(TREATED.values(), 0.15)}  # fmt: skip
+ERRANDS = {"look_at_obj_in_light": 0.1, "pick_two_obj_and_place": 0.34,
+           "pick_and_place_simple": 0.08, **dict.fromkeys(TREATED.values(), 0.16)}  # fmt: skip
 # of the hurried tasks, the share with too few steps to search: two things are wanted, or one
-HARD = (0.95, 0.15)
+HARD = (0.95, 0.12)
 SEEN = 0.9  # of the hard tasks, the share in which there is time to see all that is needed
 MAX_LISTED = 6  # places named in one list
 
@@ -89,13 +89,13 @@ def likely_first(places: list[str], thing: str) -> list[str]:
 
 def generate_task(rng: Random, split: str, name: str, world: str = "", hurry: bool = True) -> dict:
     """One solvable task, as `household.load_game` gives. `world` is one of WORLDS, or "": drawn for
-    the split. `hurry` gives few steps; if the world is drawn, full rooms that keep their names
-    hurry every other time.
+    the split. `hurry` gives few steps; if the world is drawn, a third of the full rooms that keep
+    their names do not hurry.
     """
     if not world:
         shares = UNSEEN if split == "unseen" else TRAINING
         world = rng.choices(list(shares), list(shares.values()))[0]
-        hurry = world != "full" or rng.random() < 0.5
+        hurry = world != "full" or rng.random() < 0.67
     drawn = WORLDS[world]
     room = rng.choices(list(ROOMS), [r["share"] for r in ROOMS.values()])[0]
     odds = ROOMS[room]["goals"] if world == "full" else ERRANDS
