@@ -13,21 +13,19 @@ from random import Random
 JOINED = set("""ch ck dg dl en er et ev fl ft gt kn ld lf lk ll lm lo lp ly mm mp nd ng nt pp sh st
 th to tt""".split())  # fmt: skip
 CUT = r"\1\n\2"
-MIXED = 0.25  # share of the training names with a stranger's head, where there are strangers
+MIXED = 0.25  # of the names in training: their pairs are new, as all pairs of `unseen` tasks are
 
 def name_parts(rng: Random, heads: list[str], tails: list[str], unseen: bool,
                strangers: Sequence[str] = ()) -> tuple[str, str]:  # fmt: skip
-    """Head and tail of a made-up name: a pair kept for `unseen` tasks, or another pair. Strangers
-    are the heads of another kind of names. In training some names have one, so that a pair never
-    read before is nothing new.
+    """Head and tail of a made-up name: a pair kept for `unseen` tasks, or another pair. Of the
+    others a share of MIXED takes the head from `strangers`, the heads of another kind of name.
     """
-    mixed = not unseen and strangers and rng.random() < MIXED
+    if strangers and not unseen and rng.random() < MIXED:
+        heads = list(strangers)
     while True:
         h, t = rng.randrange(len(heads)), rng.randrange(len(tails))
-        head = rng.choice(strangers) if mixed else heads[h]
-        kept = not mixed and (h + t) % 4 == 0
-        if kept == unseen and head[-1] + tails[t][0] not in JOINED:
-            return head, tails[t]
+        if ((h + t) % 4 == 0) == unseen and heads[h][-1] + tails[t][0] not in JOINED:
+            return heads[h], tails[t]
 
 def cutter(heads: list[str], tails: list[str]) -> re.Pattern:
     """A pattern that finds such names. `cutter(heads, tails).sub(CUT, text)` puts a line's end
