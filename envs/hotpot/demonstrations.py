@@ -52,7 +52,7 @@ class Skill(NamedTuple):  # chances of a lapse, each where it can occur
 SKILLS = {  # skill -> share of the players
     Skill(hasty=0.05, sense=0.1, guess=0.02): 0.3,
     Skill(hasty=0.8, sense=0.8, early=0.1, astray=0.1, guess=0.3, mixed=0.05, title=0.03): 0.4,
-    Skill(hasty=0.9, sense=0.9, early=0.2, astray=0.2, guess=0.5, mixed=0.2, title=0.05, idle=0.02): 0.3,
+    Skill(hasty=0.9, sense=0.9, early=0.2, astray=0.2, guess=0.5, mixed=0.2, title=0.05, idle=0.01): 0.3,
 }
 
 class Route:  # what a player takes for a way

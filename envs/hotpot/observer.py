@@ -108,15 +108,20 @@ class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader
         """How far each way is known: from its start, or if the trial itself began further on, by an
         earlier plan, from there.
         """
-        ways, paths = self.goal.ways, [self.path(way) for way in self.goal.ways]
-        kinds = ways[0].kinds[1:-1] if ways else ()
+        paths = [self.path(way) for way in self.goal.ways]
         first = next(iter(self.facts), ("", ""))
-        if first[0] in kinds and first[1] not in [way.start[1] for way in ways]:
-            read = [entity for entity in self.facts if entity[0] in kinds]
-            further = [self.path(way, way.kinds.index(e[0], 1), e[1]) for way, e in zip(ways, read)]
-            if not any(path.facts for path in paths) and further[0].name != self.given:
-                paths[: len(further)] = further
-        return paths
+        if any(path.facts or path.way.start[1] == first[1] for path in paths):
+            return paths
+        read, further = list(self.facts), list[Path]()
+        for path in paths:
+            kinds = path.way.kinds
+            found = next((entity for entity in read if entity[0] in kinds[1:-1]), None)
+            if found and (further or found == first):
+                read.remove(found)
+                path = self.path(path.way, kinds.index(found[0], 1), found[1])
+            further.append(path)
+        # if they lead to the answer that was wrong, then that plan was
+        return further if self.given is None or self.given != self.answer(further) else paths
 
     def answer(self, paths: list[Path]) -> str | None:
         """What the facts lead to; None if not all were read."""
@@ -135,13 +140,14 @@ class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader
 
     def left(self, paths: list[Path]) -> list[Path]:
         """The paths that may lead to the answer: an answer given was wrong, and of the towns read
-        only one is the first.
+        only the best can be right. All of them, if too little is known.
         """
         if self.goal.order not in ("first", "last"):
             return paths
         best = min((self.rank(path) for path in paths if path.done), default=0)
-        return [path for path in paths if path.names[-1] != self.given
+        left = [path for path in paths if path.names[-1] != self.given
                 and not (path.done and self.rank(path) > best)]  # fmt: skip
+        return left if len(left) > 1 or (left and left[0].last[0] == "town") else paths
 
     def followed(self, name: str) -> bool:
         return any(title.partition(" (")[0] == name for title in self.searched)
@@ -244,7 +250,8 @@ def _not_answered(trial: Notes, paths: list[Path], answer: str) -> str:
     """What a trial that read all said in place of the answer."""
     given, order = trial.given, trial.goal.order
     if order:
-        for other in NUMBERS if given is not None and order != "same" else ():
+        if given is not None and order != "same":
+            other = next(r for r in NUMBERS if r != trial.goal.relation)
             others = [trial.path(p.way.before().on(other), p.begun, p.names[0]) for p in paths]
             if trial.answer(others) == given:
                 return f"I compared the {other}, but the answer is {answer}."
@@ -364,10 +371,20 @@ def _template(pick: Callable, verb: str = "search") -> Callable[[str, list[Step]
         return write_reflection("I did not find the answer.", [(verb, w) for w in words])
     return write
 
+def _names(trial: Notes) -> list[str]:
+    return [value for relation, _, value in trial.known() if relation not in NUMBERS]
+
 TEMPLATES: dict[str, Callable[[str, list[Step]], str]] = {
     "last": _template(lambda trial, found: found[-1:]),
     "last two": _template(lambda trial, found: found[-2:]),
     "first": _template(lambda trial, found: found[:1]),
+    "second": _template(lambda trial, found: found[1:2]),
+    "all": _template(lambda trial, found: found),
+    "first offered": _template(lambda trial, _: trial.offered[:1]),
     "unread": _template(lambda trial, _: [t for t in trial.offered if t not in trial.searched][:1]),
-    "last name": _template(lambda trial, _: [v for _, _, v in trial.known()][-1:], "finish"),
+    "second name": _template(lambda trial, _: _names(trial)[1:2]),
+    "third name": _template(lambda trial, _: _names(trial)[2:3]),
+    "unread name": _template(lambda trial, _: [n for n in _names(trial) if not trial.followed(n)][:1]),
+    "given": _template(lambda trial, found: [trial.given] if trial.given else found[-1:]),
+    "last name": _template(lambda trial, _: _names(trial)[-1:], "finish"),
 }

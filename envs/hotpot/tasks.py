@@ -48,6 +48,7 @@ SHAPES = {  # -> how frequent
     Shape("artist town", 4): 3,
     Shape("work artist town", 5): 4,
     Shape("town | town", 4): 4,
+    Shape("town | town", 3, hidden=0): 2,
     Shape("artist | artist", 4): 4,
     # time for a part of it
     Shape("work artist", 2, hidden=0): 5,
