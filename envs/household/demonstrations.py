@@ -145,8 +145,8 @@ class Player:  # of one trial; the contract is `envs.demonstrations.Player`
             self.given_up.clear()
             self.forgets = False
         if not fresh or rng.random() < self.skill.revisit:
-            others = [p for p in notes.places if p != notes.at] or notes.places
-            return f"go to {rng.choice(others)}"
+            seen = [p for p in notes.places if p in notes.contents and p != notes.at]
+            return f"go to {rng.choice(seen or notes.places)}"
         wanted = notes.goal.target if notes.held else notes.goal.object
         return f"go to {likely_first(fresh, wanted)[0]}"
 

@@ -46,7 +46,7 @@ UNSEEN = {"full renamed": 0.3, "renamed": 0.7}
 ERRANDS = {"look_at_obj_in_light": 0.1, "pick_two_obj_and_place": 0.34,
            "pick_and_place_simple": 0.08, **dict.fromkeys(TREATED.values(), 0.16)}  # fmt: skip
 # of the hurried tasks, the share with too few steps to search: two things are wanted, or one
-HARD = (0.95, 0.12)
+HARD = (0.95, 0.15)
 SEEN = 0.9  # of the hard tasks, the share in which there is time to see all that is needed
 MAX_LISTED = 6  # places named in one list
 
@@ -186,7 +186,7 @@ def _again(search: Search, limit: int) -> float:
     what that one saw. Neither player is quite careful.
     """
     rest = sum(limit < when <= search.last for when in search.seen.values())
-    again = 1.4 * (search.blind - limit) + search.known * (search.first <= limit) + 4
+    again = 1.4 * (search.blind - limit) + search.known * (search.first <= limit) + 5
     return again if rest < MAX_LISTED else 10**6  # more than a plan lists
 
 def _listed(named: dict[str, dict]) -> dict[str, dict]:
