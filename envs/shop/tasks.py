@@ -22,8 +22,8 @@ COURSES = {  # what a usual shopper meets -> share of the tasks
     "careless": 0.15,  # it finds the right product, and chooses a wrong option or not all
     "trap": 0.14,  # it buys a wrong product; the right one is on the same page
     "passed": 0.08,  # the same; it had opened the right one before
-    "page": 0.07,  # all of the kind on the first page are wrong
-    "words": 0.06,  # the thing's name alone finds other kinds
+    "page": 0.08,  # all of the kind on the first page are wrong
+    "words": 0.05,  # the thing's name alone finds other kinds
 }
 LURED = 0.7  # chance of a lure
 # chances that a visibly wrong product is opened, and left, before the one that is bought
