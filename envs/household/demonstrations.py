@@ -29,8 +29,8 @@ class Skill(NamedTuple):  # chances of a lapse, each where it can occur
 
 SKILLS = {  # skill -> share of the players: careful, middling, careless
     Skill(0.0, overlook=0.02, leave_closed=0.02, forget=0.1, misplace=0.0, idle=0.0): 0.4,
-    Skill(0.05, overlook=0.15, leave_closed=0.10, forget=0.75, misplace=0.1, idle=0.04): 0.35,
-    Skill(0.08, overlook=0.35, leave_closed=0.20, forget=0.9, misplace=0.2, idle=0.08): 0.25,
+    Skill(0.05, overlook=0.12, leave_closed=0.08, forget=0.75, misplace=0.1, idle=0.04): 0.35,
+    Skill(0.08, overlook=0.30, leave_closed=0.15, forget=0.9, misplace=0.2, idle=0.08): 0.25,
 }
 
 class Player:  # of one trial; the contract is `envs.demonstrations.Player`
@@ -93,8 +93,14 @@ class Player:  # of one trial; the contract is `envs.demonstrations.Player`
     def _reach(self, place: str, action: str, inside: bool = True) -> str:
         """The way to an action: go to its place, open that if its inside is needed, then act."""
         if self.notes.at != place:
-            return f"go to {place}"
+            return self._go(place)
         return f"open {place}" if inside and place in self.notes.closed else action
+
+    def _go(self, place: str) -> str:
+        """Go to a place; who stands there already, since two share a spot, has to look at it."""
+        go = f"go to {place}"
+        in_vain = self.last == go and self.notes.reply == "Nothing happens."
+        return f"examine {place}" if in_vain else go
 
     def _pursue(self) -> str:
         """The next action towards the goal; "" if something must be found first."""
@@ -106,7 +112,7 @@ class Player:  # of one trial; the contract is `envs.demonstrations.Player`
         if kind(thing) != goal.object:  # a wrong thing in hand: put it back
             place = notes.home.get(thing, notes.places[0])
             return self._reach(place, f"put {thing} in/on {place}")
-        if self.misplaces and notes.at and notes.at != notes.home.get(thing):
+        if self.misplaces and not self.plan and notes.at and notes.at != notes.home.get(thing):
             self.misplaces = False
             return self._leave(thing, notes.at)
         if goal.treatment == "light":
@@ -146,9 +152,9 @@ class Player:  # of one trial; the contract is `envs.demonstrations.Player`
             self.forgets = False
         if not fresh or rng.random() < self.skill.revisit:
             seen = [p for p in notes.places if p in notes.contents and p != notes.at]
-            return f"go to {rng.choice(seen or notes.places)}"
+            return self._go(rng.choice(seen or notes.places))
         wanted = notes.goal.target if notes.held else notes.goal.object
-        return f"go to {likely_first(fresh, wanted)[0]}"
+        return self._go(likely_first(fresh, wanted)[0])
 
 FLAWS = {"careless": 0.5, "hasty": 0.3, "vague": 0.2}
 

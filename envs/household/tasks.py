@@ -14,7 +14,8 @@ from envs.tasks import read_json
 
 FURNITURE = read_json(Path(__file__).with_name("furniture.json"))
 WORDS = read_json(Path(__file__).with_name("words.json"))
-ROOMS, ACCEPTS, OPENABLE, TRAITS = (FURNITURE[x] for x in "rooms accepts openable traits".split())
+ROOMS, TOGETHER, ACCEPTS, OPENABLE, TRAITS = (
+    FURNITURE[x] for x in "rooms together accepts openable traits".split())  # fmt: skip
 GOALS = WORDS["goals"]  # kind -> its two wordings
 OBJECT_HEADS, OBJECT_TAILS = WORDS["object_heads"], WORDS["object_tails"]
 PLACE_HEADS, PLACE_TAILS = WORDS["place_heads"], WORDS["place_tails"]
@@ -46,7 +47,7 @@ UNSEEN = {"full renamed": 0.3, "renamed": 0.7}
 ERRANDS = {"look_at_obj_in_light": 0.1, "pick_two_obj_and_place": 0.34,
            "pick_and_place_simple": 0.08, **dict.fromkeys(TREATED.values(), 0.16)}  # fmt: skip
 # of the hurried tasks, the share with too few steps to search: two things are wanted, or one
-HARD = (0.95, 0.15)
+HARD = (0.95, 0.2)
 SEEN = 0.9  # of the hard tasks, the share in which there is time to see all that is needed
 MAX_LISTED = 6  # places named in one list
 
@@ -89,13 +90,13 @@ def likely_first(places: list[str], thing: str) -> list[str]:
 
 def generate_task(rng: Random, split: str, name: str, world: str = "", hurry: bool = True) -> dict:
     """One solvable task, as `household.load_game` gives. `world` is one of WORLDS, or "": drawn for
-    the split. `hurry` gives few steps; if the world is drawn, a third of the full rooms that keep
+    the split. `hurry` gives few steps; if the world is drawn, a sixth of the full rooms that keep
     their names do not hurry.
     """
     if not world:
         shares = UNSEEN if split == "unseen" else TRAINING
         world = rng.choices(list(shares), list(shares.values()))[0]
-        hurry = world != "full" or rng.random() < 0.67
+        hurry = world != "full" or rng.random() < 5 / 6
     drawn = WORLDS[world]
     room = rng.choices(list(ROOMS), [r["share"] for r in ROOMS.values()])[0]
     odds = ROOMS[room]["goals"] if world == "full" else ERRANDS
@@ -112,6 +113,9 @@ def generate_task(rng: Random, split: str, name: str, world: str = "", hurry: bo
     new = _renaming(rng, split, types) if drawn.renamed else {t: t for t in types}
     slots = [(t, i) for t in counts for i in range(counts[t], 0, -1)]
     locs = rng.sample(range(1, len(slots) + 8), len(slots))
+    for k in range(1, len(slots)) if not drawn.places else ():
+        if slots[k][0] == slots[k - 1][0] and rng.random() < TOGETHER:
+            locs[k] = locs[k - 1]
     openable = {t: rng.random() < OPENABLE.get(t, 0) for t in counts}
     receptacles = _listed(
         {f"{new[t]} {i}": {"loc": loc, "openable": openable[t], "open": False}
@@ -150,7 +154,7 @@ def time(rng: Random, goal: dict, receptacles: dict[str, dict], things: dict[str
             if _again(search, n) <= n and kind_ not in TREATED.values()]  # fmt: skip
     two = kind_ in ("look_at_obj_in_light", "pick_two_obj_and_place")
     if not enough + some or rng.random() >= HARD[not two]:
-        return search.blind + rng.randint(3, 8)
+        return search.blind + rng.randint(3, 7)
     return rng.choice((enough or some) if rng.random() < SEEN else (some or enough))
 
 def _search(goal: dict, receptacles: dict[str, dict], things: dict[str, dict]) -> Search:
@@ -169,8 +173,9 @@ def _search(goal: dict, receptacles: dict[str, dict], things: dict[str, dict]) -
     while need:  # what it needs it takes where it sees it, and brings it at once
         i = places.index(at) + 1 if at else 0
         around = [p for p in places[i:] + places[:i] if p not in seen]
-        at = likely_first(around, goal["object"])[0]
-        seen[at] = clock = clock + go(at)
+        here, at = at, likely_first(around, goal["object"])[0]
+        beside = here != "" and receptacles[here]["loc"] == receptacles[at]["loc"]
+        seen[at] = clock = clock + go(at) + beside  # going there does nothing, then it looks
         if found := min(sought.count(at), need):
             need, last = need - found, clock
             clock += bring * found + (found - 1) * two
@@ -187,7 +192,7 @@ def _again(search: Search, limit: int) -> float:
     """
     rest = sum(limit < when <= search.last for when in search.seen.values())
     again = 1.4 * (search.blind - limit) + search.known * (search.first <= limit) + 5
-    return again if rest < MAX_LISTED else 10**6  # more than a plan lists
+    return again if rest <= MAX_LISTED - 2 else 10**6  # a plan lists them, and some left closed
 
 def _listed(named: dict[str, dict]) -> dict[str, dict]:
     """In ALFWorld's order: by type, then the highest number first."""
