@@ -37,7 +37,7 @@ from envs.hotpot.tasks import World, generate_task
 from envs.names import CUT, cutter
 from envs.observer import Step, read_trial
 
-class Skill(NamedTuple):  # chances of a lapse, each where it can occur; most of them of one way only
+class Skill(NamedTuple):  # chances of a lapse, each where it can occur
     hasty: float = 0.0  # does not read to the second sentence, where the asked fact stands
     sense: float = 0.0  # takes the first title offered
     early: float = 0.0  # answers with a town on the way
@@ -250,7 +250,7 @@ def misread(trial: Notes, rng: random.Random) -> bool:
 
 # ---- Questions. None is about how to do better.
 def _fact(trial: Notes, rng: random.Random, reverse: bool) -> Pair | None:
-    if not trial.facts:
+    if not trial.known():
         return None
     relation, name, value = rng.choice(trial.known())
     if not reverse:
@@ -371,9 +371,10 @@ def bindings(text: str) -> list[tuple[str, int, str, bool]]:
     for paragraph in observer.PARAGRAPH.finditer(text):
         inside.update(range(*paragraph.span()))
         for fact in observer.FACT.finditer(text, *paragraph.span()):
-            relation, end = fact.lastgroup or "", fact.end()
+            relation = fact.lastgroup or ""
+            end = fact.end(relation)
             facts.setdefault((relation, paragraph[2]), (fact[relation], end))
-            if relation != "century":
+            if relation not in NUMBERS:
                 found.append((fact[relation], end, paragraph[2], False))
                 subject.setdefault(fact[relation], (paragraph[2], end))
     asked = {m.start(2): (m[1], m[2]) for m in re.finditer(r"\b(\w+) of (\w+)\b", text)}

@@ -127,7 +127,7 @@ class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader
 
     def answer(self, paths: list[Path]) -> str | None:
         """What the facts lead to; None if not all were read."""
-        if not all(path.done for path in paths):
+        if not paths or not all(path.done for path in paths):
             return None
         if not self.goal.order:
             return paths[0].name
