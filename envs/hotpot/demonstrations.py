@@ -18,7 +18,6 @@ from envs.hotpot.goals import (
     RELATIONS,
     VALUE_KIND,
     WORDS,
-    WORKS,
     Entity,
     Goal,
     Way,
@@ -30,7 +29,6 @@ from envs.hotpot.observer import (
     command,
     noted,
     oracle_reflection,
-    parse_action,
     parse_plan,
     reflect_on,
     write_reflection,
@@ -49,11 +47,11 @@ class Skill(NamedTuple):  # chances of a lapse, each where it can occur
     title: float = 0.0  # searches a title that does not exist
     idle: float = 0.0  # thinks or looks a word up
 
-SKILLS = {  # skill -> share of the players
-    Skill(hasty=0.05, sense=0.1, guess=0.02): 0.3,
-    Skill(hasty=0.8, sense=0.8, early=0.1, astray=0.1, guess=0.3, mixed=0.05, title=0.03): 0.4,
-    Skill(hasty=0.9, sense=0.9, early=0.2, astray=0.2, guess=0.5, mixed=0.2, title=0.05, idle=0.01): 0.3,
-}
+CAREFUL = Skill(hasty=0.05, sense=0.1, guess=0.05)
+HASTY = Skill(hasty=0.85, sense=0.85, early=0.1, astray=0.1, guess=0.3, mixed=0.05, title=0.03)
+RASH = Skill(hasty=0.95, sense=0.95, early=0.2, astray=0.2, guess=0.5, mixed=0.2, title=0.05,
+             idle=0.01)  # fmt: skip
+SKILLS = {CAREFUL: 0.25, HASTY: 0.45, RASH: 0.3}  # skill -> share of the players
 
 class Route:  # what a player takes for a way
     def __init__(self, way: Way, level: int = 0, begun: Entity | None = None):
@@ -147,10 +145,12 @@ class Player:  # of one trial; the contract is `envs.demonstrations.Player`
             if route.entities[-1] not in self.notes.facts:
                 return self._open(route)
             route.take(self._pick(route.entities[-1], route.relation))
-            if route.relation and route.entities[-1][0] == "town" and not self.notes.goal.order:
+            if self.notes.goal.order:
+                continue
+            if route.relation and route.entities[-1][0] == "town":
                 if self.rng.random() < self.skill.early:
                     return command("finish", route.name)
-            if len(route.entities) > 2 and not self.notes.goal.order and self.rng.random() < self.skill.astray:
+            if len(route.entities) > 2 and self.rng.random() < self.skill.astray:
                 self._stray(route)
         return None
 
@@ -234,26 +234,23 @@ def flawed_reflection(observation: str, steps: list[Step], rng: random.Random) -
     return write_reflection(f"{trial.ended()}, but did not read {name}.", [("search", name)])
 
 def misread(trial: Notes, rng: random.Random) -> bool:
-    """Put another fact in the place of one on the question's ways, as readers do: that of the line
-    beside it, or of another paragraph of its kind. False if there is none.
+    """Change one fact on the question's ways as readers do: it gets the value that stands beside it
+    in its paragraph, or the same fact's value in another paragraph. False if there is none.
     """
     wrong = []
     for path in trial.paths():
         for kind, (relation, name, value) in zip(path.way.kinds[path.begun :], path.facts):
-            for (other, _), facts in trial.facts.items():
-                for r, v in facts.items():
-                    alike = r in NUMBERS if relation in NUMBERS else VALUE_KIND.get(r) == VALUE_KIND.get(relation)
-                    if other == kind and alike and v != value:
-                        wrong.append(((kind, name), relation, v))
-    if not wrong:
-        return False
-    entity, relation, value = rng.choice(wrong)
-    trial.facts[entity] = trial.facts[entity] | {relation: value}
-    return True
+            own = trial.facts[kind, name].values()
+            others = (facts[relation] for facts in trial.facts.values() if relation in facts)
+            wrong += [((kind, name), relation, v) for v in (*own, *others) if v != value]
+    if wrong:
+        entity, relation, value = rng.choice(wrong)
+        trial.facts[entity] = trial.facts[entity] | {relation: value}
+    return bool(wrong)
 
 # ---- Questions. None is about how to do better.
 def _fact(trial: Notes, rng: random.Random, reverse: bool) -> Pair | None:
-    if not trial.facts:
+    if not trial.known():
         return None
     relation, name, value = rng.choice(trial.known())
     if not reverse:
@@ -310,50 +307,50 @@ def questions(observation: str, steps: list[Step], rng: random.Random, n: int,
     return ask(n, topics, rng, lambda topic: QUESTIONS[topic](trial, rng))
 
 # ---- What matters, here and if something else were asked.
-def other_goal(trial: Notes, rng: random.Random) -> Goal | None:
-    """Another goal, from names that the trial shows."""
-    starts = [*trial.facts, *(way.start for way in trial.goal.ways)]
-    starts += [(VALUE_KIND[r], value) for r, _, value in trial.known() if r in VALUE_KIND]
-    if not starts:
-        return None
-    towns = NUMBERS if any(r in NUMBERS for r, _, _ in trial.known()) else RELATIONS["town"][:2]
+def other_goal(trial: Notes, rng: random.Random) -> Goal:
+    """Another goal, of names that the trial shows, mostly of paragraphs that it read."""
+    numbers = any(relation in NUMBERS for relation, _, _ in trial.known())
+    towns = NUMBERS if numbers else ("land", "river")
+    read = [*trial.facts, *(way.start for way in trial.goal.ways)]
+    named = [(VALUE_KIND[r], v) for r, _, v in trial.known() if r in VALUE_KIND]
 
-    def way(start: Entity, last: str = "") -> Way:
-        found, kind = Way(start), start[0]
-        while kind:  # up to a fact of a town, or to a place
-            found = found.on(rng.choice(towns if kind == "town" else RELATIONS[kind]))
-            kind = VALUE_KIND.get(found.relations[-1], "")
-            if rng.random() < 0.4:
+    def draw() -> Way:
+        """Up to a fact of a town; or, but for numbers, it may end before."""
+        way = Way(rng.choice(read if rng.random() < 0.8 or not named else named))
+        while kind := way.kinds[-1]:
+            way = way.on(rng.choice(towns if kind == "town" else RELATIONS[kind]))
+            if rng.random() < 0.4 and not (numbers and way.kinds[-1]):
                 break
-        return found
+        return way
 
-    first = way(rng.choice(starts))
-    relation = first.relations[-1]
-    ends = [s for s in starts if relation in (towns if s[0] == "town" else RELATIONS[s[0]])]
-    alike = relation in NUMBERS or relation in RELATIONS["artist"]
-    others = list({s for s in ends if s != first.start})
-    if relation in NUMBERS and not others:
-        return None
-    goal = Goal((first,))
-    if alike and others and (relation in NUMBERS or rng.random() < 0.3):
-        second = Way(rng.choice(sorted(others)), (relation,))
-        goal = Goal((first, second), rng.choice(("first", "last")) if relation in NUMBERS else "same")
-    return goal if goal != trial.goal else None
+    first, *others = [draw() for _ in range(10)]
+    alike = [way for way in others if way.kinds[-2] == first.kinds[-2] and way.start != first.start]
+    if alike and (numbers or first.kinds[-1] == "town" and rng.random() < 0.3):
+        second = alike[0].before().on(first.relations[-1])
+        return Goal((first, second), rng.choice(("first", "last")) if numbers else "same")
+    return Goal((first,))
 
 def practice(observation: str, steps: list[Step], rng: random.Random, n: int = 3) -> list[Pair]:
     """What matters; and n times what would matter, or what would be the whole reflection, if
     something else were asked.
     """
     trial = read_trial(Notes(observation), steps)
-    asked = [("What matters?", "; ".join(noted(trial)))] if trial.goal.ways and steps else []
-    for goal in filter(None, (other_goal(trial, rng) for _ in range(n))):
+    if not trial.goal.ways:
+        return []
+    asked = [("What matters?", "; ".join(noted(trial)))]
+    for goal in (other_goal(trial, rng) for _ in range(n)):
         other = read_trial(Notes(observation, goal), steps)
-        if rng.random() < 0.5:
-            asked.append((f"What matters for {wanted(goal)}?", "; ".join(noted(other)[1:])))
-        elif steps and other.given != other.answer(other.paths()):
+        right = other.given is not None and other.given == other.answer(other.paths())
+        if right or rng.random() < 0.5:
+            asked.append(_what_matters(other))
+        else:
             question = write_question(goal, rng)
             asked.append((f"What if the task were: {question}", reflect_on(other)))
     return list(dict.fromkeys(asked))
+
+def _what_matters(other: Notes) -> Pair:
+    asked, *known = noted(other)
+    return f"What matters for {asked}?", "; ".join(known)
 
 def everything(observation: str, steps: list[Step], rng: random.Random) -> Pair:
     """Dense practice in reading: the answer states up to 12 facts, in random order."""
@@ -374,9 +371,10 @@ def bindings(text: str) -> list[tuple[str, int, str, bool]]:
     for paragraph in observer.PARAGRAPH.finditer(text):
         inside.update(range(*paragraph.span()))
         for fact in observer.FACT.finditer(text, *paragraph.span()):
-            relation, end = fact.lastgroup or "", fact.end()
+            relation = fact.lastgroup or ""
+            end = fact.end(relation)
             facts.setdefault((relation, paragraph[2]), (fact[relation], end))
-            if relation != "century":
+            if relation not in NUMBERS:
                 found.append((fact[relation], end, paragraph[2], False))
                 subject.setdefault(fact[relation], (paragraph[2], end))
     asked = {m.start(2): (m[1], m[2]) for m in re.finditer(r"\b(\w+) of (\w+)\b", text)}
@@ -393,10 +391,16 @@ def bindings(text: str) -> list[tuple[str, int, str, bool]]:
 def cut_names(text: str) -> str:
     return cutter(*(sum(parts, []) for parts in zip(*NAMES.values()))).sub(CUT, text)
 
-def _asked(observation: str, steps: list[Step], rng: random.Random, n: int = 8,
-           topics: Sequence[str] = TOPICS) -> list[Pair]:  # fmt: skip
-    return [everything(observation, steps, rng), *questions(observation, steps, rng, n, topics),
-            *practice(observation, steps, rng)]
+def _asked(observation: str, steps: list[Step], rng: random.Random) -> list[Pair]:
+    return [everything(observation, steps, rng), *questions(observation, steps, rng, 8),
+            *practice(observation, steps, rng)]  # fmt: skip
+
+def _drilled(observation: str, views: list[Step], rng: random.Random) -> list[Pair]:
+    trial = read_trial(Notes(observation), views)
+    goals = [other_goal(trial, rng) for _ in range(3)]
+    asked = [_what_matters(read_trial(Notes(observation, goal), views)) for goal in goals]
+    return [everything(observation, views, rng), *asked,
+            *questions(observation, views, rng, 6, DRILLED)]  # fmt: skip
 
 def demonstrations(env: Environment, split: str, seed: int | str, oracle_share: float,
                    drill_share: float = 0.0) -> Iterator[Demonstration]:  # fmt: skip
@@ -408,6 +412,6 @@ def demonstrations(env: Environment, split: str, seed: int | str, oracle_share: 
         if rng.random() < drill_share:
             observation, _ = env.reset(task)
             views = env.glance(rng)
-            yield drill(views, _asked(observation, views, rng, 6, DRILLED))
+            yield drill(views, _drilled(observation, views, rng))
         else:
             yield from demonstrate(env, task, roles, rng, oracle_share)

@@ -1,5 +1,6 @@
-"""What a question of a made-up world asks for, and its words both ways. A goal is a way along facts,
-such as Quietverse -> its director -> her birthplace; or it compares the ends of two or three ways.
+"""What a question of a made-up world asks for, and its words both ways. A goal is a way along
+facts, such as Quietverse -> its director -> her birthplace, or it compares the ends of two or three
+ways.
 """
 
 import re

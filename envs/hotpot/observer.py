@@ -59,8 +59,9 @@ class Path(NamedTuple):  # how far a way is known
 
 class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader`
     def __init__(self, observation: str, goal: Goal | None = None):
-        """`goal`: another one than the first observation states."""
+        """`goal`: another one than the first observation states, which the trial did not pursue."""
         self.goal = parse_goal(observation) if goal is None else goal
+        self.pursued = goal is None
         self.facts: dict[Entity, dict[str, str]] = {}  # in the order of reading
         self.searched: list[str] = []  # titles, each once
         self.missing: list[str] = []  # searched titles that were not found
@@ -110,7 +111,8 @@ class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader
         """
         paths = [self.path(way) for way in self.goal.ways]
         first = next(iter(self.facts), ("", ""))
-        if any(path.facts or path.way.start[1] == first[1] for path in paths):
+        begun = any(path.facts or path.way.start[1] == first[1] for path in paths)
+        if begun or not self.pursued:
             return paths
         read, further = list(self.facts), list[Path]()
         for path in paths:
@@ -125,7 +127,7 @@ class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader
 
     def answer(self, paths: list[Path]) -> str | None:
         """What the facts lead to; None if not all were read."""
-        if not all(path.done for path in paths):
+        if not paths or not all(path.done for path in paths):
             return None
         if not self.goal.order:
             return paths[0].name
@@ -270,7 +272,8 @@ def _not_answered(trial: Notes, paths: list[Path], answer: str) -> str:
 # ---- The judge.
 CLAIMS: tuple[tuple[str, str, Callable], ...] = (  # part of a cause, its kind, is it shown?
     (r"I had no step left", "no step left", lambda t: t.given is None),
-    (r"I answered the (\w+) of (\w+)", "wrong fact", lambda t, *fact: (*fact, t.given) in t.known()),
+    (r"I answered the (\w+) of (\w+)", "wrong fact", lambda t, *fact: (
+        (*fact, t.given) in t.known())),
     (r"I answered (.*)", "wrong answer", lambda t, words: t.given == words),
     (r"I compared the (\w+)", "wrong comparison", lambda t, other: (
         t.goal.order != "" and t.given is not None and other != t.goal.relation)),
@@ -323,9 +326,9 @@ def _right(trial: Notes, stated: str) -> bool | None:
     """Are the notes true and complete?"""
     if not stated.strip():
         return None
-    facts, needed = stated.strip().removeprefix("Notes: ").removesuffix(".").split("; "), noted(trial)
-    shown = {f"{relation} of {name} is {value}" for relation, name, value in trial.known()}
-    return {*needed} <= {*facts} <= {*needed, *shown}
+    facts = {*stated.strip().removeprefix("Notes: ").removesuffix(".").split("; ")}
+    needed = {*noted(trial)}
+    return needed <= facts <= needed | {f"{r} of {name} is {v}" for r, name, v in trial.known()}
 
 def _cause(trial: Notes, stated: str) -> tuple[str, bool | None]:
     """Kind and truth of a cause, whose parts are each looked up among the claims."""
@@ -355,16 +358,16 @@ def _cost(trial: Notes, paths: list[Path], plan: Plan) -> int | None:
     """Steps up to the answer, if a plan leads to a paragraph of each path; else None."""
     total = len(plan) + 1
     for path in paths:
-        levels = [path.begun + i for i, name in enumerate(path.names)
-                  if any(trial.leads_to(words, (path.way.kinds[path.begun + i], name)) for _, words in plan)]
-        if not levels:
+        entities = list(zip(path.way.kinds[path.begun :], path.names))
+        led = [i for i, e in enumerate(entities) if any(trial.leads_to(w, e) for _, w in plan)]
+        if not led:
             return None
-        total += len(path.way.relations) - 1 - max(levels)
+        total += len(path.way.relations) - 1 - path.begun - led[-1]
     return total
 
 # ---- Constant plans: rules on the order of the titles in the trial, whatever went wrong.
 def _template(pick: Callable, verb: str = "search") -> Callable[[str, list[Step]], str]:
-    """`pick`: (notes, titles found) -> words of the plan."""
+    """`pick`: (trial, titles found) -> words of the plan."""
     def write(observation: str, steps: list[Step]) -> str:
         trial = read_trial(Notes(observation), steps)
         words = pick(trial, trial.found) or [*trial.found, *trial.offered, "the topic"][:1]
@@ -384,7 +387,8 @@ TEMPLATES: dict[str, Callable[[str, list[Step]], str]] = {
     "unread": _template(lambda trial, _: [t for t in trial.offered if t not in trial.searched][:1]),
     "second name": _template(lambda trial, _: _names(trial)[1:2]),
     "third name": _template(lambda trial, _: _names(trial)[2:3]),
-    "unread name": _template(lambda trial, _: [n for n in _names(trial) if not trial.followed(n)][:1]),
+    "unread name": _template(
+        lambda trial, _: [name for name in _names(trial) if not trial.followed(name)][:1]),
     "given": _template(lambda trial, found: [trial.given] if trial.given else found[-1:]),
     "last name": _template(lambda trial, _: _names(trial)[-1:], "finish"),
 }

@@ -39,7 +39,7 @@ class Shape(NamedTuple):  # of a task
 SHAPES = {  # -> how frequent
     # time for the whole way; mostly a step to spare
     Shape("artist", 3): 17,
-    Shape("artist", 3, hidden=0): 2,
+    Shape("artist", 3, hidden=0): 1,
     Shape("work", 3): 7,
     Shape("town", 3): 3,
     Shape("town", 4, senses=0): 2,
@@ -48,14 +48,14 @@ SHAPES = {  # -> how frequent
     Shape("artist town", 4): 3,
     Shape("work artist town", 5): 4,
     Shape("town | town", 4): 4,
-    Shape("town | town", 3, hidden=0): 2,
+    Shape("town | town", 3, hidden=0): 1,
     Shape("artist | artist", 4): 4,
     # time for a part of it
     Shape("work artist", 2, hidden=0): 5,
     Shape("artist town", 2, hidden=0): 4,
     Shape("work artist town", 3, hidden=0): 4,
-    Shape("work artist town", 3, hidden=1): 4,
-    Shape("work artist town", 2): 3,
+    Shape("work artist town", 3, hidden=1): 3,
+    Shape("work artist town", 2): 4,
     Shape("work artist", 3, senses=0, tempting=True): 5,
     Shape("work artist", 3, senses=1, tempting=True): 2,
     Shape("artist town", 3, senses=0, tempting=True): 2,
@@ -63,8 +63,8 @@ SHAPES = {  # -> how frequent
     Shape("work artist", 2, senses=1, tempting=True): 3,
     Shape("artist town | artist town", 3): 3,
     Shape("artist town | artist town", 4, hidden=0): 3,
-    Shape("work artist | work artist", 3): 2,
-    Shape("town | town | town", 3): 2,
+    Shape("work artist | work artist", 3): 3,
+    Shape("town | town | town", 3): 1,
     Shape("town | town", 2): 1,
 }
 
@@ -88,11 +88,13 @@ class World:
         kind = "work" if kind in WORKS else kind
         heads, tails = NAMES[kind]
         strangers = [h for other, parts in NAMES.items() if other != kind for h in parts[0]]
+        head = tail = ""
         for tries in itertools.count():
             head, tail = name_parts(self.rng, heads, tails, self.unseen, strangers)
             if self.taken.isdisjoint({head, head + tail} if tries < 100 else {head + tail}):
-                self.taken |= {head, head + tail}
-                return head + tail
+                break
+        self.taken |= {head, head + tail}
+        return head + tail
 
     def add(self, kind: str, name: str = "", **known: str) -> Thing:
         """A thing; a name and facts that are not given are made up. The facts are in the order in
@@ -121,7 +123,8 @@ def generate_task(rng: random.Random, split: str, task_id: str) -> dict:
     world = World(rng, split == "unseen", towns)
     ends = [f"the {n}th" for n in rng.sample(range(4, 10), len(ways))] if towns == NUMBERS else []
     if order == "same":
-        ends = [world.name("town")] * 2 if rng.random() < 0.5 else [world.name("town") for _ in ways]
+        ends = [world.name("town"), world.name("town")]
+        ends = ends[:1] * 2 if rng.random() < 0.5 else ends
     drawn = [_way(world, shape, kinds, relation, end) for kinds, end in zip(ways, ends or ("",))]
     goal = Goal(tuple(way for way, _ in drawn), order)
     gold = [thing for _, things in drawn for thing in things]
