@@ -16,6 +16,7 @@ from envs.observer import read_trial
 from envs.shop import Shop, purchase_reward
 from envs.shop.demonstrations import (
     Player,
+    Skill,
     bindings,
     everything,
     flawed_reflection,
@@ -249,6 +250,25 @@ def test_a_mistake_is_of_one_reader_only(trials):
         before = reflect_on(notes)
         wrong = misread(notes, rng)
         assert reflect_on(notes) == before and (wrong is None or reflect_on(wrong) != before)
+
+@pytest.mark.parametrize("colors, patterns, clicked", [
+    (["red", "dark red"], ["dotted", "plain"], ["red", "small", "dotted"]),
+    (["dark red", "red"], ["dotted", "plain"], ["dark red", "small", "dotted"]),
+    (["blue", "dark red"], ["plain", "dotted"], ["dark red", "small"]),
+])  # fmt: skip
+def test_what_stands_behind_is_overlooked_by_the_careless(colors, patterns, clicked):
+    values = {"color": colors, "size": ["tall", "small"], "pattern": patterns}
+    options = {group: [{"value": v} for v in shown_] for group, shown_ in values.items()}
+    wish = "color dark red, size small and pattern dotted"
+    t = task(raw(customization_options=options)) | {
+        "instruction": f"find one padded velvet lamp in {wish}, and price lower than 20.00 dollars"}
+    for exact in (False, True):
+        env = Shop()
+        player = Player(env.reset(t)[0], [], random.Random(0))
+        player.traits = Skill(*[False] * len(Skill._fields))._replace(exact=exact)
+        steps, _ = play(env, player, random.Random(0), 0.0)
+        expected = ["dark red", "small", "dotted"] if exact else clicked
+        assert [action[6:-1] for action, _ in steps[2:-1]] == expected
 
 def test_next_page_and_open_a_kind():
     env = Shop()

@@ -3,15 +3,18 @@ text; what the oracle reads there mends them, no constant plan does.
 """
 
 import random
+import re
 from collections import Counter
 from functools import cache
 
 import pytest
 
 from envs.demonstrations import SLIPS, play
+from envs.observer import read_trial
 from envs.shop import Shop
 from envs.shop.demonstrations import Player
 from envs.shop.observer import Notes, right_product, turns_page
+from envs.shop.tasks import TOP
 from retro import prompts
 
 ENV = Shop()
@@ -38,6 +41,17 @@ def retried(trials: tuple, write, slips=SLIPS) -> float:
         won += ENV.info()["success"]
     return won / len(trials)
 
+def by_form(observation: str, steps: list) -> str:
+    """No constant plan, but no reader of products either: it guesses the cause by the form of the
+    instruction and the rating, which say what a shopper is apt to do wrong.
+    """
+    notes = read_trial(Notes(observation), steps)
+    odd = re.search(r" pattern |color (dark|light) ", observation)
+    again = odd or notes.ratings.get(notes.item) == TOP
+    name = "search again" if " of " in notes.instruction else (
+        "the same" if again else "cheapest unopened")  # fmt: skip
+    return ENV.templates[name](observation, steps)
+
 @pytest.mark.parametrize("split", ["train", "unseen"])
 @pytest.mark.parametrize("n", SIZES)
 def test_failures_have_many_causes_and_only_the_text_mends_them(split, n):
@@ -49,9 +63,10 @@ def test_failures_have_many_causes_and_only_the_text_mends_them(split, n):
     plain = retried(trials, None)
     told = retried(trials, ENV.oracle_reflection, slips=(0.0,))
     plans = {name: retried(trials, w, slips=(0.0,)) for name, w in ENV.templates.items()}
+    plans["form"] = retried(trials, by_form, slips=(0.0,))
     gaps = {name: round((won - plain) / (told - plain), 3) for name, won in plans.items()}
-    best = max(gaps.values())
-    figures = f"{split} {n}: {first=:.3f} {shares} {plain=:.3f} {told=:.3f} {gaps}"
+    form, best = gaps.pop("form"), max(gaps.values())
+    figures = f"{split} {n}: {first=:.3f} {shares} {plain=:.3f} {told=:.3f} {form=} {gaps}"
     print(figures)
     # few tasks only show that nothing is broken: three deviations of a share of their failures
     loose = 0.0 if n >= 1000 else 3 * (0.25 / len(trials)) ** 0.5
@@ -59,6 +74,7 @@ def test_failures_have_many_causes_and_only_the_text_mends_them(split, n):
     assert len([share for share in shares.values() if share > 0.03]) >= 6, figures
     assert max(shares.values()) < 0.26 + loose and plain < 0.2 + loose, figures
     assert told >= 0.97 - loose and best < 0.45 + loose, figures
+    assert form < 0.5 + loose, figures  # .42 to .47 of 2,500 tasks; of 1,000 the deviation is .03
 
 @pytest.mark.parametrize("n", SIZES)
 def test_what_mends_a_trial_stands_in_its_text(n):
@@ -68,9 +84,7 @@ def test_what_mends_a_trial_stands_in_its_text(n):
     right = named = 0
     for task, observation, steps in failed("unseen", n):
         text = prompts.transcript(observation, [], steps)
-        notes = Notes(observation)
-        for step in steps:
-            notes.read(*step)
+        notes = read_trial(Notes(observation), steps)
         best = right_product(notes)
         if best:
             named += 1
@@ -78,7 +92,7 @@ def test_what_mends_a_trial_stands_in_its_text(n):
             assert f"[{best}]\n" in text
         elif turns_page(notes):
             assert task["goal"]["asin"] not in text and "[Next >]" in text
-    assert right / named > 0.95, (right, named)
+    assert named - right <= 0.05 * named + 1, (right, named)
 
 def test_wanted_options_in_sight_are_chosen_mostly():
     """Of the options on the page of what is bought; the best rating makes a shopper forget them."""

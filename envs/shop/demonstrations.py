@@ -140,15 +140,23 @@ class Player:  # of one trial; the contract is `envs.demonstrations.Player`
         if self._swayed() and rating == TOP:
             return "click[Buy Now]"
         missing = notes.missing(item)
-        for i, value in enumerate(notes.wanted(item)):
-            base = value.split()[-1]  # "dark red" is no "red"
-            careless = not self.traits.exact
-            value = base if careless and base in notes.shown(item) else value
-            skipped = value in notes.refused or (careless and i == 2)
-            unclicked = value not in notes.chosen.values() and not skipped
-            if unclicked and (self.tries or value not in missing):
+        for wanted_ in notes.wanted(item):
+            value = wanted_ if self.traits.exact else self._mistaken(wanted_)
+            done = value is None or value in notes.chosen.values() or value in notes.refused
+            if not done and (self.tries or value not in missing):
                 return f"click[{value}]"
         return "click[Buy Now]"
+
+    def _mistaken(self, value: str) -> str | None:
+        """What a careless player chooses for a value: a colour that stands before its shade, and
+        nothing of a third line that begins with another value.
+        """
+        groups = list(self.notes.values[self.notes.item].values())
+        line = next((values for values in groups if value in values), [value])
+        base = value.split()[-1]  # "dark red" is no "red"
+        if base in line[: line.index(value)]:
+            return base
+        return None if line in groups[2:] and line[0] != value else value
 
     def _words(self) -> str:
         """To search for: the kind; where that is worded in another way, mostly the thing alone."""

@@ -4,8 +4,10 @@ of results holds three of the kind asked for, the second one or two more. Other 
 
 A usual shopper (`demonstrations.py`) opens a hit below $10, a `lure`, else the first. It leaves a
 product that others rated poorly, where another hit is left, and buys one with the best rating
-before it chooses. So a task's course is known when it is made, and `COURSES` mixes the failures: no
-rule on order, price or page finds the right product in most of them, the failed trial's text does.
+before it chooses. It takes a colour for a shade of it, `red` for `dark red`, that stands behind it,
+and overlooks a third option that is not the first of its line. So a task's course is known when it
+is made, and `COURSES` mixes the failures: no rule on order, price or page finds the right product
+in most of them, the failed trial's text does.
 """
 
 import random
@@ -28,7 +30,9 @@ COURSES = {  # what a usual shopper meets -> share of the tasks
 LURED = 0.7  # chance of a lure
 # chances that a visibly wrong product is opened, and left, before the one that is bought
 LEFT = {"straight": 0.1, "careless": 0.7, "trap": 0.6, "passed": 0.7, "page": 0.5}
-ODD = 0.1  # chance of a third option, and of a shade, where a task does not hang on it
+# chances of a third option and a shade, and of the best rating, where a task does not hang on them:
+# or the instruction's form and the rating would tell the cause
+ODD, PRAISED = 0.3, 0.3
 TOP, POOR = "5.0", "1"  # the best rating; how a poor one begins
 WORDS = read_json(Path(__file__).with_name("words.json"))
 COLORS, SIZES, PATTERNS = WORDS["colors"], WORDS["sizes"], WORDS["patterns"]
@@ -47,7 +51,7 @@ def generate_task(rng: random.Random, split: str, task_id: str) -> dict:
     course = rng.choices(list(COURSES), list(COURSES.values()))[0]
     carelessness = rng.choice(["third", "shade", "haste"]) if course == "careless" else ""
     head, tail = name_parts(rng, KIND_HEADS, KIND_TAILS, unseen, KIND_STRANGERS)
-    asked = _asked(rng, carelessness, odd=0 if course in ("straight", "words") else ODD)
+    asked = _asked(rng, carelessness)
     names = _Names(rng, unseen)
     first = _page(rng, course, carelessness == "haste")
     later = [{"lack": list[str]()}] * (course == "page")
@@ -69,15 +73,15 @@ def generate_task(rng: random.Random, split: str, task_id: str) -> dict:
                 instruction=instruction(asked["attribute"], kind, asked["options"],
                                         asked["limit"]))  # fmt: skip
 
-def _asked(rng: random.Random, carelessness: str, odd: float) -> dict:
+def _asked(rng: random.Random, carelessness: str) -> dict:
     """What is asked for; `shown` is a colour that a page has beside a shade of it."""
     color, shown = rng.choice(COLORS), ""
-    if carelessness == "shade" or rng.random() < odd:
+    if carelessness == "shade" or rng.random() < ODD:
         shades, shaded = WORDS["shades"]
         shown = rng.choice(shaded)
         color = f"{rng.choice(shades)} {shown}"
     options = {"color": color, "size": rng.choice(SIZES)}
-    if carelessness == "third" or rng.random() < odd:
+    if carelessness == "third" or rng.random() < ODD:
         options["pattern"] = rng.choice(PATTERNS)
     return {"options": options, "attribute": rng.choice(ATTRIBUTES), "shown": shown,
             "limit": rng.randrange(40, 110, 10)}  # fmt: skip
@@ -93,7 +97,7 @@ def _dear(rng: random.Random) -> dict:
 def _page(rng: random.Random, course: str, haste: bool) -> list[dict]:
     """The first page of the kind asked for: what each hit lacks, its price range and its rating."""
     found = course in ("straight", "careless", "words")  # the right one is bought
-    right = {"lack": [], "costs": rng.choice(["little", "much"])}
+    right = {"lack": [], "costs": rng.choice(["little", "much"]), "behind": course == "careless"}
     bought = right if found else _wrong(rng, "price", "option", "attribute", "attribute")
     way = [bought]  # what a usual shopper opens, in order
     if course == "passed":
@@ -103,7 +107,7 @@ def _page(rng: random.Random, course: str, haste: bool) -> list[dict]:
         way.insert(0, _wrong(rng, *visible))
     for hit in way[:-1]:
         hit["rating"] = f"{POOR}.{rng.randint(0, 9)}"
-    if haste or (course == "trap" and rng.random() < ODD):
+    if haste or (bought["lack"] and rng.random() < PRAISED):
         bought["rating"] = TOP
     rest = [right] if course == "trap" else []
     # what is bought for the right one is known to have all: another one may look as good
@@ -143,8 +147,10 @@ class _Names:
         return price
 
 def _product(rng: random.Random, names: _Names, kind: str, asked: dict, lack: list,
-             costs: str = "much", rating: str = "") -> dict:  # fmt: skip
-    """A product as pages show it. It has all that is asked, except for what it shall lack."""
+             costs: str = "much", rating: str = "", behind: bool = False) -> dict:  # fmt: skip
+    """A product as pages show it. It has all that is asked, except for what it shall lack.
+    `behind`: a shade or a third option stands behind others.
+    """
     limit, groups = asked["limit"], {"color": COLORS, "size": SIZES, "pattern": PATTERNS}
     middle = 11 + (limit - 13) // 2
     ranges = {"lure": (5, 9), "little": (11, middle), "much": (middle + 1, limit - 2)}
@@ -154,10 +160,12 @@ def _product(rng: random.Random, names: _Names, kind: str, asked: dict, lack: li
     for group, value in asked["options"].items():
         left = [v for v in groups[group] if v not in (value, asked["shown"])]
         shown = rng.sample(left, rng.randint(2, 3))
+        odd = group == "pattern" or (group == "color" and asked["shown"])
         if group != without:
-            shown[rng.randrange(len(shown))] = value
+            first, last = (1, len(shown)) if behind and odd else (0, 1 if odd else len(shown))
+            shown[rng.randrange(first, last)] = value
         if group == "color" and asked["shown"]:
-            shown.insert(rng.randint(0, len(shown)), asked["shown"])
+            shown.insert(0 if behind else rng.randint(1, len(shown)), asked["shown"])
         options[group] = [{"value": value} for value in shown]
     features = rng.sample([a for a in ATTRIBUTES if a != asked["attribute"]], 2)
     if "attribute" not in lack:
