@@ -39,6 +39,7 @@ from retro.trial import Actor, Generators, Trajectory, run_trials
 
 CANDIDATES = 24  # tasks among which to find one to show
 AT_ONCE = 8  # of them, looked at together
+CHOSEN = " It was chosen for what the trained one does: a comparison is in docs/results.md."
 
 @dataclass(frozen=True)
 class Config(FileOptions):
@@ -91,7 +92,7 @@ def main(config: Config) -> None:
             look = lambda tasks, number, memories: trials(tasks, number, memories, actor)
             task, known, looked = showpiece(env, tasks, look, write)
             known = known[:1] if config.untrained or config.you else known  # the base's own trial
-            screen.say(looked, "dim")
+            screen.say(looked + CHOSEN * config.untrained, "dim")
 
     # 3. trial, reflection, retry
     def reflection(number: int, failed: Trajectory) -> str:
