@@ -32,7 +32,7 @@ LIVING = {name: text for name, text in PAGES.items() if name != HISTORY}
 README = PAGES["README.md"]
 SCRIPTS = ("train", "eval", "play", "retro.pretrain.__main__", "retro.interop.export")
 FOREIGN = {"--help", "--no-deps", "--nproc-per-node", "--all",
-           "--logdir"}  # argparse, pip, torchrun, pytest, tensorboard  # fmt: skip
+           "--logdir", "--enable-lora"}  # argparse, pip, torchrun, pytest, tensorboard, vLLM
 FOLDERS = (".ci/", "assets/", "bench/", "docs/", "envs/", "retro/", "tests/")
 COUNT = re.compile(r"`([\w/]+\.py)` \((\d+)\)")
 LINK = re.compile(r"(?:\]\(|src=\"|srcset=\")([^)\s\"]+)[)\"]")  # of Markdown, and of <picture>

@@ -70,7 +70,7 @@ def test_what_comes_back_is_the_policys(lm, tiny_base, tmp_path, old, capsys):
     assert gap(lm, reflections) < 1e-4 and again == reflections
     assert n == 2 or reflections[0] != reflections[1]  # one prompt, two seeds
     with lm.frozen():
-        assert gap(lm, reflections) > 0.1  # the control: it is the adapter's
+        assert gap(lm, reflections) > 5e-3  # the control: it is the adapter's
     ends = {*lm.stop_ids}
     assert all(r.response_ids[-1] in ends or len(r.response_ids) == lm.reflection_tokens
                for r in reflections)  # fmt: skip

@@ -48,8 +48,8 @@ PLAIN = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetitio
          "presence_penalty": 0.0, "frequency_penalty": 0.0}  # or generation_config.json has a say
 ROUNDING = 1e-3  # above 0, of a log-probability
 KEY = "SAMPLER_API_KEY"  # the variable; OPENAI_API_KEY is another server's
-NEEDED = ("it must serve LoRA adapters by name and read this machine's files (vLLM: --enable-lora, "
-          "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True)")  # fmt: skip
+NEEDED = ("; it must serve LoRA adapters by name and read this machine's files (vLLM: "
+          "--enable-lora, VLLM_ALLOW_RUNTIME_LORA_UPDATING=True)")  # fmt: skip
 
 Sample = tuple[list[int], list[float]]  # ids of a response, their log-probabilities
 
@@ -83,7 +83,7 @@ class Sampler:
                      lambda _: None, **self.patience)  # fmt: skip
             except Refused as error:
                 if "already been loaded" not in str(error):  # by a try whose answer was lost
-                    raise ValueError(f"--sampler: {error}; {NEEDED}") from error
+                    raise ValueError(f"--sampler: {error}{NEEDED}") from error
         (self.name,) = self.processes.all_gather([name] if self.processes.is_main else [])
         self._unload(before)
 
