@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
+from datetime import datetime
 from io import StringIO
 from pathlib import Path
 from subprocess import PIPE, STDOUT, Popen
@@ -371,13 +372,15 @@ PATHS = [str(ROOT / "tests")]
 def test_a_rank_that_dies_ends_the_others_in_seconds_with_one_line(rank, nodes, a_node):
     agents = torchrun(Path(__file__), rank, nodes=nodes, a_node=a_node)
     said = "\n".join(agent.communicate(timeout=200)[0] for agent in agents)
-    ended = time.time()
     assert all(agent.returncode == 1 for agent in agents), said
     lines = [line for line in said.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and "another process of this run has ended" in lines[0], said
     assert "[rank" not in said, said
     (died,) = re.findall(r"dies at ([\d.]+)", said)
-    assert ended - float(died) < 30, said
+    # as torchrun reports them: its agents themselves may wait for one another
+    ends = [datetime.strptime(at, "%Y-%m-%d_%H:%M:%S").timestamp()
+            for at in re.findall(r"time +: (\S+)", said)]  # fmt: skip
+    assert len(ends) == nodes * a_node and max(ends) - float(died) < 10, said
 
 @pytest.mark.slow
 @linux

@@ -253,6 +253,8 @@ class Watch(threading.Thread):
                     if (number := self.hears.recv(1)[0]) in ENDS:
                         why = f"ended by {signal.Signals(number).name}"
                         why = "interrupted" if number == signal.SIGINT else why
+                        if in_torchrun():
+                            why += ": torchrun ends, or another process of this run has ended"
                         self.end(why + self.left(), 128 + number)
                     continue
                 other = others.pop(one)
