@@ -19,8 +19,11 @@ GOALS = WORDS["goals"]  # kind -> its two wordings
 OBJECT_HEADS, OBJECT_TAILS = WORDS["object_heads"], WORDS["object_tails"]
 PLACE_HEADS, PLACE_TAILS = WORDS["place_heads"], WORDS["place_tails"]
 APPLIANCE = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
+TREATED = {verb: f"pick_{verb}_then_place_in_recep" for verb in APPLIANCE}  # verb -> its errand
 LAMPS = ("desklamp", "floorlamp")
 COMPOUND = cutter(OBJECT_HEADS + PLACE_HEADS, OBJECT_TAILS + PLACE_TAILS)
+
+MAX_LISTED = 6  # places named in one list
 
 class World(NamedTuple):
     renamed: bool  # made-up names, things lie anywhere
@@ -32,14 +35,44 @@ class World(NamedTuple):
 WORLDS = {  # as ALFWorld's; as large, to be read; for short trials; both; tiny, for pretraining
     "full": World(renamed=False, places=None, things=None, single=False, steps=50),
     "full renamed": World(renamed=True, places=None, things=None, single=False, steps=50),
-    "small": World(renamed=False, places=(5, 10), things=(5, 12), single=False, steps=20),
-    "renamed": World(renamed=True, places=(5, 10), things=(5, 12), single=True, steps=20),
+    "small": World(renamed=False, places=(6, 12), things=(5, 12), single=False, steps=20),
+    "renamed": World(renamed=True, places=(8, 13), things=(6, 13), single=True, steps=20),
     "tiny": World(renamed=True, places=(3, 5), things=(3, 6), single=True, steps=10),
 }
 # world -> share of the tasks
 TRAINING = {"full": 0.4, "full renamed": 0.1, "small": 0.15, "renamed": 0.35}
 UNSEEN = {"full renamed": 0.3, "renamed": 0.7}
-SEARCHED = 0.45  # share of a room that a hurried trial has time to search, beside its errand
+# errand -> how often it is drawn; in full rooms it is as in ALFWorld's games
+ERRANDS = {"look_at_obj_in_light": 0.1, "pick_two_obj_and_place": 0.34,
+           "pick_and_place_simple": 0.08, **dict.fromkeys(TREATED.values(), 0.16)}  # fmt: skip
+# of the hurried tasks, the share with too few steps to search: two things are wanted, or one
+HARD = (0.95, 0.15)
+SEEN = 0.9  # of the hard tasks, the share in which there is time to see all that is needed
+MAX_LISTED = 6  # places named in one list
+
+class World(NamedTuple):
+    renamed: bool  # made-up names, things lie anywhere
+    places: tuple[int, int] | None  # least and most of them; None: as in ALFWorld's rooms
+    things: tuple[int, int] | None  # least and most kinds of them; None: as in ALFWorld's rooms
+    single: bool  # one place and at most two things of a kind
+    steps: int  # time to search the whole room
+
+WORLDS = {  # as ALFWorld's; as large, to be read; for short trials; both; tiny, for pretraining
+    "full": World(renamed=False, places=None, things=None, single=False, steps=50),
+    "full renamed": World(renamed=True, places=None, things=None, single=False, steps=50),
+    "small": World(renamed=False, places=(6, 12), things=(5, 12), single=False, steps=20),
+    "renamed": World(renamed=True, places=(8, 13), things=(6, 13), single=True, steps=20),
+    "tiny": World(renamed=True, places=(3, 5), things=(3, 6), single=True, steps=10),
+}
+# world -> share of the tasks
+TRAINING = {"full": 0.4, "full renamed": 0.1, "small": 0.15, "renamed": 0.35}
+UNSEEN = {"full renamed": 0.3, "renamed": 0.7}
+# errand -> how often it is drawn; in full rooms it is as in ALFWorld's games
+ERRANDS = {"look_at_obj_in_light": 0.2, "pick_two_obj_and_place": 0.35,
+           "pick_and_place_simple": 0.15, **{f"pick_{verb}_then_place_in_recep": 0.1
+                                             for verb in ("clean", "heat", "cool")}}  # fmt: skip
+# of the hurried tasks, the share with too few steps to search: two things are wanted, or one
+HARD = (0.9, 0.35)
 
 def kind(name: str) -> str:
     """`drawer 2` -> `drawer`."""
@@ -56,19 +89,21 @@ def likely_first(places: list[str], thing: str) -> list[str]:
 
 def generate_task(rng: Random, split: str, name: str, world: str = "", hurry: bool = True) -> dict:
     """One solvable task, as `household.load_game` gives. `world` is one of WORLDS, or "": drawn for
-    the split. `hurry` gives few steps; if the world is drawn, full rooms that keep their names
-    hurry every other time.
+    the split. `hurry` gives few steps; if the world is drawn, a third of the full rooms that keep
+    their names do not hurry.
     """
     if not world:
         shares = UNSEEN if split == "unseen" else TRAINING
         world = rng.choices(list(shares), list(shares.values()))[0]
-        hurry = world != "full" or rng.random() < 0.5
+        hurry = world != "full" or rng.random() < 0.67
     drawn = WORLDS[world]
     room = rng.choices(list(ROOMS), [r["share"] for r in ROOMS.values()])[0]
-    odds = ROOMS[room]["goals"]
+    odds = ROOMS[room]["goals"] if world == "full" else ERRANDS
     errand = rng.choices(list(odds), list(odds.values()))[0]
     goals: list[tuple[str, str, str]] = []
-    while not goals:  # until the room drawn offers such a task
+    while not goals:  # until a room is drawn that offers such a task
+        if world != "full":
+            room = rng.choices(list(ROOMS), [r["share"] for r in ROOMS.values()])[0]
         counts = _receptacles(rng, ROOMS[room]["receptacles"], drawn)
         objects = _objects(rng, ROOMS[room]["objects"], counts, drawn)
         goals = [goal for goal in _goals(counts, objects) if goal[0] == errand]
@@ -78,8 +113,9 @@ def generate_task(rng: Random, split: str, name: str, world: str = "", hurry: bo
     slots = [(t, i) for t in counts for i in range(counts[t], 0, -1)]
     locs = rng.sample(range(1, len(slots) + 8), len(slots))
     openable = {t: rng.random() < OPENABLE.get(t, 0) for t in counts}
-    receptacles = {f"{new[t]} {i}": {"loc": loc, "openable": openable[t], "open": False}
-                   for (t, i), loc in zip(slots, locs)}  # fmt: skip
+    receptacles = _listed(
+        {f"{new[t]} {i}": {"loc": loc, "openable": openable[t], "open": False}
+         for (t, i), loc in zip(slots, locs)})  # fmt: skip
     things = {}
     for t, places in objects.items():
         traits = [trait for trait in TRAITS if t in TRAITS[trait]]
@@ -90,21 +126,68 @@ def generate_task(rng: Random, split: str, name: str, world: str = "", hurry: bo
     goal = {"kind": errand, "object": new[obj], "target": new[target], "text": text}
     return {
         "env": "household", "id": name,
-        "max_steps": _little_time(goal, receptacles, things) if hurry else drawn.steps,
-        "goal": goal, "receptacles": _listed(receptacles), "objects": _listed(things),
+        "max_steps": time(rng, goal, receptacles, things) if hurry else drawn.steps,
+        "goal": goal, "receptacles": receptacles, "objects": _listed(things),
         "accepts": {new[t]: [new[o] for o in objects if o in ACCEPTS[t]] for t in counts},
         "start": None}  # fmt: skip
 
-def _little_time(goal: dict, receptacles: dict[str, dict], things: dict[str, dict]) -> int:
-    """Steps to carry out the errand in a known room, and to search a part of it besides."""
-    search = len(receptacles) + sum(x["openable"] for x in receptacles.values())
-    homes = [place for thing, x in things.items() if kind(thing) == goal["object"]
-             for place in x["in"]]  # fmt: skip
-    closed = any(receptacles[place]["openable"] for place in homes)
-    put = any(x["openable"] for place, x in receptacles.items() if kind(place) == goal["target"])
-    _, treatment, *_ = goal["kind"].split("_")
-    each = 4 + 2 * (treatment in APPLIANCE) + closed  # go, take, go, treat, go, put
-    return each * (1 + (treatment == "two")) + put + round(SEARCHED * search)
+class Search(NamedTuple):  # when a careful player who knows nothing has seen and done what
+    first: int  # when it sees the first of two wanted things; a lamp is one of them
+    last: int  # when it has seen all that is wanted
+    blind: int  # when the errand is done
+    known: int  # of an errand in a known room: the steps for the first of two things
+    informed: int  # and those for all of it
+    seen: dict[str, int]  # place -> when it was seen
+
+def time(rng: Random, goal: dict, receptacles: dict[str, dict], things: dict[str, dict]) -> int:
+    """How many steps a hurried task allows. A hard one allows enough for who knows where things are
+    and too few for who has to search; but who searches on where the first trial ended has enough.
+    """
+    search, kind_ = _search(goal, receptacles, things), goal["kind"]
+    slack = range(search.informed + 1, min(search.informed + 3, search.blind - 1))
+    enough = [n for n in slack if n >= search.last]
+    some = [n for n in range(search.informed + 1, min(search.last, search.blind - 1))
+            if _again(search, n) <= n and kind_ not in TREATED.values()]  # fmt: skip
+    two = kind_ in ("look_at_obj_in_light", "pick_two_obj_and_place")
+    if not enough + some or rng.random() >= HARD[not two]:
+        return search.blind + rng.randint(3, 8)
+    return rng.choice((enough or some) if rng.random() < SEEN else (some or enough))
+
+def _search(goal: dict, receptacles: dict[str, dict], things: dict[str, dict]) -> Search:
+    homes = lambda type_: [x["in"][0] for thing, x in things.items() if kind(thing) == type_]
+    go = lambda place: 1 + receptacles[place]["openable"]  # steps until its inside is seen
+    light, two = goal["kind"] == "look_at_obj_in_light", goal["kind"].startswith("pick_two")
+    target = next((r for r in receptacles if kind(r) == goal["target"]), "")
+    # take; then use the lamp, or go to an appliance and treat, and go to the target and put
+    bring = 1 if light else 2 + go(target) + 2 * (goal["kind"] in TREATED.values())
+    there = [p for p in homes(goal["object"]) if two and kind(p) == goal["target"]]
+    sought = [p for p in homes(goal["object"]) if p not in there]
+    sought += homes(goal["target"]) if light else []
+
+    need, places, at = 1 + (light or two) - len(there), list(receptacles), ""
+    clock, first, last, known, seen = 0, 10**6, 0, 0, dict[str, int]()
+    while need:  # what it needs it takes where it sees it, and brings it at once
+        i = places.index(at) + 1 if at else 0
+        around = [p for p in places[i:] + places[:i] if p not in seen]
+        at = likely_first(around, goal["object"])[0]
+        seen[at] = clock = clock + go(at)
+        if found := min(sought.count(at), need):
+            need, last = need - found, clock
+            clock += bring * found + (found - 1) * two
+            if need:
+                first, known = last, go(at) + bring
+                at = at if light else target
+                seen.setdefault(at, clock)
+    blind = clock + 2 * light
+    return Search(first, last, blind, known, blind - last + go(at) + known, seen)
+
+def _again(search: Search, limit: int) -> float:
+    """The steps that suffice for the trial after one that ended before all was seen, if it is told
+    what that one saw. Neither player is quite careful.
+    """
+    rest = sum(limit < when <= search.last for when in search.seen.values())
+    again = 1.4 * (search.blind - limit) + search.known * (search.first <= limit) + 5
+    return again if rest < MAX_LISTED else 10**6  # more than a plan lists
 
 def _listed(named: dict[str, dict]) -> dict[str, dict]:
     """In ALFWorld's order: by type, then the highest number first."""
@@ -158,12 +241,12 @@ def _goals(counts: dict[str, int], objects: dict[str, list[str]]) -> list[tuple[
             others = len(objects[o]) - inside
             if not inside and others:
                 goals.append(("pick_and_place_simple", o, r))
-            if inside < 2 <= others:
+            if others >= 2 and inside <= (counts[r] == 1):  # two have to lie in the same place
                 goals.append(("pick_two_obj_and_place", o, r))
             for verb, appliance in APPLIANCE.items():
                 able = o in TRAITS[f"{verb}able"] and appliance in counts and r != appliance
                 if able and others:
-                    goals.append((f"pick_{verb}_then_place_in_recep", o, r))
+                    goals.append((TREATED[verb], o, r))
     return goals
 
 def _renaming(rng: Random, split: str, types: list[str]) -> dict[str, str]:
