@@ -29,8 +29,8 @@ class Skill(NamedTuple):  # chances of a lapse, each where it can occur
 
 SKILLS = {  # skill -> share of the players: careful, middling, careless
     Skill(0.0, overlook=0.02, leave_closed=0.02, forget=0.1, misplace=0.0, idle=0.0): 0.4,
-    Skill(0.05, overlook=0.15, leave_closed=0.10, forget=0.75, misplace=0.1, idle=0.04): 0.35,
-    Skill(0.08, overlook=0.35, leave_closed=0.20, forget=0.9, misplace=0.2, idle=0.08): 0.25,
+    Skill(0.05, overlook=0.12, leave_closed=0.08, forget=0.75, misplace=0.1, idle=0.04): 0.35,
+    Skill(0.08, overlook=0.30, leave_closed=0.15, forget=0.9, misplace=0.2, idle=0.08): 0.25,
 }
 
 class Player:  # of one trial; the contract is `envs.demonstrations.Player`
@@ -106,7 +106,7 @@ class Player:  # of one trial; the contract is `envs.demonstrations.Player`
         if kind(thing) != goal.object:  # a wrong thing in hand: put it back
             place = notes.home.get(thing, notes.places[0])
             return self._reach(place, f"put {thing} in/on {place}")
-        if self.misplaces and notes.at and notes.at != notes.home.get(thing):
+        if self.misplaces and not self.plan and notes.at and notes.at != notes.home.get(thing):
             self.misplaces = False
             return self._leave(thing, notes.at)
         if goal.treatment == "light":

@@ -46,7 +46,7 @@ UNSEEN = {"full renamed": 0.3, "renamed": 0.7}
 ERRANDS = {"look_at_obj_in_light": 0.1, "pick_two_obj_and_place": 0.34,
            "pick_and_place_simple": 0.08, **dict.fromkeys(TREATED.values(), 0.16)}  # fmt: skip
 # of the hurried tasks, the share with too few steps to search: two things are wanted, or one
-HARD = (0.95, 0.15)
+HARD = (0.95, 0.2)
 SEEN = 0.9  # of the hard tasks, the share in which there is time to see all that is needed
 MAX_LISTED = 6  # places named in one list
 
@@ -89,13 +89,13 @@ def likely_first(places: list[str], thing: str) -> list[str]:
 
 def generate_task(rng: Random, split: str, name: str, world: str = "", hurry: bool = True) -> dict:
     """One solvable task, as `household.load_game` gives. `world` is one of WORLDS, or "": drawn for
-    the split. `hurry` gives few steps; if the world is drawn, a third of the full rooms that keep
+    the split. `hurry` gives few steps; if the world is drawn, a sixth of the full rooms that keep
     their names do not hurry.
     """
     if not world:
         shares = UNSEEN if split == "unseen" else TRAINING
         world = rng.choices(list(shares), list(shares.values()))[0]
-        hurry = world != "full" or rng.random() < 0.67
+        hurry = world != "full" or rng.random() < 5 / 6
     drawn = WORLDS[world]
     room = rng.choices(list(ROOMS), [r["share"] for r in ROOMS.values()])[0]
     odds = ROOMS[room]["goals"] if world == "full" else ERRANDS
@@ -150,7 +150,7 @@ def time(rng: Random, goal: dict, receptacles: dict[str, dict], things: dict[str
             if _again(search, n) <= n and kind_ not in TREATED.values()]  # fmt: skip
     two = kind_ in ("look_at_obj_in_light", "pick_two_obj_and_place")
     if not enough + some or rng.random() >= HARD[not two]:
-        return search.blind + rng.randint(3, 8)
+        return search.blind + rng.randint(3, 7)
     return rng.choice((enough or some) if rng.random() < SEEN else (some or enough))
 
 def _search(goal: dict, receptacles: dict[str, dict], things: dict[str, dict]) -> Search:
@@ -187,7 +187,7 @@ def _again(search: Search, limit: int) -> float:
     """
     rest = sum(limit < when <= search.last for when in search.seen.values())
     again = 1.4 * (search.blind - limit) + search.known * (search.first <= limit) + 5
-    return again if rest < MAX_LISTED else 10**6  # more than a plan lists
+    return again if rest <= MAX_LISTED - 2 else 10**6  # a plan lists them, and some left closed
 
 def _listed(named: dict[str, dict]) -> dict[str, dict]:
     """In ALFWorld's order: by type, then the highest number first."""
