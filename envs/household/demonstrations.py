@@ -93,8 +93,14 @@ class Player:  # of one trial; the contract is `envs.demonstrations.Player`
     def _reach(self, place: str, action: str, inside: bool = True) -> str:
         """The way to an action: go to its place, open that if its inside is needed, then act."""
         if self.notes.at != place:
-            return f"go to {place}"
+            return self._go(place)
         return f"open {place}" if inside and place in self.notes.closed else action
+
+    def _go(self, place: str) -> str:
+        """Go to a place; who stands there already, since two share a spot, has to look at it."""
+        go = f"go to {place}"
+        in_vain = self.last == go and self.notes.reply == "Nothing happens."
+        return f"examine {place}" if in_vain else go
 
     def _pursue(self) -> str:
         """The next action towards the goal; "" if something must be found first."""
@@ -146,9 +152,9 @@ class Player:  # of one trial; the contract is `envs.demonstrations.Player`
             self.forgets = False
         if not fresh or rng.random() < self.skill.revisit:
             seen = [p for p in notes.places if p in notes.contents and p != notes.at]
-            return f"go to {rng.choice(seen or notes.places)}"
+            return self._go(rng.choice(seen or notes.places))
         wanted = notes.goal.target if notes.held else notes.goal.object
-        return f"go to {likely_first(fresh, wanted)[0]}"
+        return self._go(likely_first(fresh, wanted)[0])
 
 FLAWS = {"careless": 0.5, "hasty": 0.3, "vague": 0.2}
 

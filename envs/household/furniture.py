@@ -9,6 +9,8 @@ Count training games alone, or training has seen the rooms of the evaluation.
           receptacles  type -> share with any; least, median and most of them, where there are any
           objects      type -> share with any; mean number, where there are any; receptacle type ->
                        how many lie there (what lies in two receptacles counts twice)
+  together  of the receptacles, but the first of each type in a room, the share that stands where
+            another of its type does: who goes to one stands at both
   accepts, openable, traits    what the games say of the types; openable: share of the receptacles
 
 Left out: types in less than FEW of a room's games, homes of a single object, and objects that can
@@ -41,8 +43,13 @@ def furniture(games: list[dict]) -> dict:
     traits = {(t, kind(o)) for g in games for o, x in g["objects"].items() for t in x["traits"]}
     boxes = Counter((types[r], x["openable"]) for g, types in zip(games, typed)
                     for r, x in g["receptacles"].items() if types[r] in places)  # fmt: skip
+    spots = [Counter((types[r], x["loc"]) for r, x in g["receptacles"].items())
+             for g, types in zip(games, typed)]  # fmt: skip
+    joint = sum(n - 1 for counts in spots for n in counts.values())
+    later = sum(len(types) - len({*types.values()}) for types in typed)
     return {
         "about": f"How {len(games)} of ALFWorld's games are furnished. See furniture.py.",
+        "together": round(joint / max(later, 1), 2),
         "rooms": rooms,
         "accepts": {r: sorted(o for o in things if (r, o) in accepts) for r in sorted(places)},
         "openable": {t: round(n / (n + boxes[t, False]), 2)

@@ -36,6 +36,7 @@ _CLAUSE = re.compile(
 _NAME = re.compile(r"\b\w+ \d+\b")
 THING = re.compile(r"\ba (\w+ \d+)")
 CONTENTS = re.compile(r"(?:On the|The) (\w+ \d+)(?: is open\. In it)?, you see (.*)\.$")
+_LOOK = re.compile(r"(?:examine|open) (\w+ \d+)")  # is possible where one stands; several may be
 _CLOSED = re.compile(r"The (\w+ \d+) is closed\.")
 _TAKEN = re.compile(r"You pick up the (\w+ \d+) from the (\w+ \d+)\.")
 _PUT = re.compile(r"You (?:put|move) the (\w+ \d+) (?:in/on|to) the (\w+ \d+)\.")
@@ -93,6 +94,8 @@ class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader
             match = re.match(r"go to (\w+ \d+)", action)
             self.at = match[1] if match else None
             self.visits += [self.at] if self.at else []
+        elif (match := _LOOK.fullmatch(action)) and match[1] in self.places:
+            self.at = match[1] if observation != "Nothing happens." else self.at
         if match := _CLOSED.search(observation):
             self.closed.add(match[1])
         if match := CONTENTS.search(observation):

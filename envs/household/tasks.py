@@ -14,7 +14,8 @@ from envs.tasks import read_json
 
 FURNITURE = read_json(Path(__file__).with_name("furniture.json"))
 WORDS = read_json(Path(__file__).with_name("words.json"))
-ROOMS, ACCEPTS, OPENABLE, TRAITS = (FURNITURE[x] for x in "rooms accepts openable traits".split())
+ROOMS, TOGETHER, ACCEPTS, OPENABLE, TRAITS = (
+    FURNITURE[x] for x in "rooms together accepts openable traits".split())  # fmt: skip
 GOALS = WORDS["goals"]  # kind -> its two wordings
 OBJECT_HEADS, OBJECT_TAILS = WORDS["object_heads"], WORDS["object_tails"]
 PLACE_HEADS, PLACE_TAILS = WORDS["place_heads"], WORDS["place_tails"]
@@ -112,6 +113,9 @@ def generate_task(rng: Random, split: str, name: str, world: str = "", hurry: bo
     new = _renaming(rng, split, types) if drawn.renamed else {t: t for t in types}
     slots = [(t, i) for t in counts for i in range(counts[t], 0, -1)]
     locs = rng.sample(range(1, len(slots) + 8), len(slots))
+    for k in range(1, len(slots)) if not drawn.places else ():
+        if slots[k][0] == slots[k - 1][0] and rng.random() < TOGETHER:
+            locs[k] = locs[k - 1]
     openable = {t: rng.random() < OPENABLE.get(t, 0) for t in counts}
     receptacles = _listed(
         {f"{new[t]} {i}": {"loc": loc, "openable": openable[t], "open": False}
@@ -169,8 +173,9 @@ def _search(goal: dict, receptacles: dict[str, dict], things: dict[str, dict]) -
     while need:  # what it needs it takes where it sees it, and brings it at once
         i = places.index(at) + 1 if at else 0
         around = [p for p in places[i:] + places[:i] if p not in seen]
-        at = likely_first(around, goal["object"])[0]
-        seen[at] = clock = clock + go(at)
+        here, at = at, likely_first(around, goal["object"])[0]
+        beside = here != "" and receptacles[here]["loc"] == receptacles[at]["loc"]
+        seen[at] = clock = clock + go(at) + beside  # going there does nothing, then it looks
         if found := min(sought.count(at), need):
             need, last = need - found, clock
             clock += bring * found + (found - 1) * two
