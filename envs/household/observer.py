@@ -455,20 +455,25 @@ def _reach(plan: Sequence[tuple[str, ...]], notes: Notes,
     inside = [sum(target in lie[thing] for thing in ready) for target in targets]
     return max(inside, default=0), sum(inside), not held or wanted
 
+# Rules that need no model. What they fill in is told by order alone: places by when they were visited,
+# one thing of the wanted kind by when it came into sight. Which things are needed, how many, and
+# what has to be done with them a rule does not know: who puts that together reads the trial.
+RULES = ("all again", "last again", "unsearched", "first seen", "where seen")
+
 def _template(rule: str, observation: str, steps: list[Step]) -> str:
-    """A reflection that needs no model. `first seen` brings the thing that was seen first, if any,
-    without treatment; else it searches, as `unsearched` does.
+    """The reflection of a rule. If a thing of the wanted kind was seen, `first seen` brings it as it
+    is, `where seen` searches its place; else they do as `unsearched` does.
     """
     notes = read_trial(Notes(observation), steps)
     unsearched = [place for place in notes.places if place not in notes.contents]
     again = {"all again": notes.places, "last again": notes.visits[-1:]}
-    places = again.get(rule, unsearched) or notes.places
+    places, seen = again.get(rule, unsearched) or notes.places, notes.known(notes.goal.object)[:1]
     plan: list[tuple[str, ...]] = [("search", place) for place in places[:MAX_LISTED]]
-    for thing in notes.known(notes.goal.object)[: rule == "first seen"]:
-        plan = [("take", thing, notes.home[thing])]
-        if target := notes.place(notes.goal.target):  # there is none under a lamp
-            plan.append(("put", thing, target))
+    for thing in seen if rule in ("first seen", "where seen") else []:
+        target = notes.place(notes.goal.target)  # there is none under a lamp
+        put = [("put", thing, target)] if target else []
+        place = notes.home[thing]
+        plan = [("search", place)] if rule == "where seen" else [("take", thing, place), *put]
     return f"Cause: I did not finish in time. Plan: {write_plan(plan)}."
 
-RULES = ("all again", "last again", "unsearched", "first seen")
 TEMPLATES: dict[str, Callable[[str, list[Step]], str]] = {r: partial(_template, r) for r in RULES}
