@@ -455,13 +455,13 @@ def _reach(plan: Sequence[tuple[str, ...]], notes: Notes,
     inside = [sum(target in lie[thing] for thing in ready) for target in targets]
     return max(inside, default=0), sum(inside), not held or wanted
 
-# Rules that need no model. What they fill in is told by order alone: places by when they were visited,
+# Rules that need no model. Order alone tells what they fill in: places by when they were visited,
 # one thing of the wanted kind by when it came into sight. Which things are needed, how many, and
 # what has to be done with them a rule does not know: who puts that together reads the trial.
 RULES = ("all again", "last again", "unsearched", "first seen", "where seen")
 
 def _template(rule: str, observation: str, steps: list[Step]) -> str:
-    """The reflection of a rule. If a thing of the wanted kind was seen, `first seen` brings it as it
+    """The reflection of a rule. If a wanted kind of thing was seen, `first seen` brings it as it
     is, `where seen` searches its place; else they do as `unsearched` does.
     """
     notes = read_trial(Notes(observation), steps)
