@@ -147,33 +147,44 @@ def _search(task: dict) -> Search:
     brings it at once.
     """
     goal, receptacles, things = task["goal"], task["receptacles"], task["objects"]
-    homes = lambda type_: [x["in"][0] for thing, x in things.items() if kind(thing) == type_]
-    go = lambda place: 1 + receptacles[place]["openable"]  # steps until its inside is seen
     light, two = goal["kind"] == "look_at_obj_in_light", goal["kind"].startswith("pick_two")
+    homes = lambda type_: [x["in"][0] for thing, x in things.items() if kind(thing) == type_]
+    closed = lambda *places: sum(receptacles[place]["openable"] for place in {*places})
     target = next((r for r in receptacles if kind(r) == goal["target"]), "")
-    # take; then use the lamp, or go to an appliance and treat, and go to the target and put
-    bring = 1 if light else 2 + go(target) + 2 * (goal["kind"] in TREATED.values())
+    # after going there and taking it: go to an appliance, treat, go to the target, put
+    bring = 0 if light else 2 + 2 * (goal["kind"] in TREATED.values())
     there = [p for p in homes(goal["object"]) if two and kind(p) == goal["target"]]
-    sought = [p for p in homes(goal["object"]) if p not in there]
-    sought += homes(goal["target"]) if light else []
+    lying = {goal["object"]: [p for p in homes(goal["object"]) if p not in there]}
+    lying |= {goal["target"]: homes(goal["target"])} if light else {}
+    needed = {type_: 1 + two - len(there) for type_ in lying}
 
-    need, places, at = 1 + (light or two) - len(there), list(receptacles), ""
-    clock, first, last, known, seen = 0, 10**6, 0, 0, dict[str, int]()
-    while need:
+    places, at, seen, clock = list(receptacles), "", dict[str, int](), 0
+    events = list[tuple[int, str, str]]()  # when it saw what it needs, its type, the place
+    while any(needed.values()):
         i = places.index(at) + 1 if at else 0
         around = [p for p in places[i:] + places[:i] if p not in seen]
-        here, at = at, likely_first(around, goal["object"])[0]
+        here, at = at, likely_first(around, next(t for t, n in needed.items() if n))[0]
         beside = here != "" and receptacles[here]["loc"] == receptacles[at]["loc"]
-        seen[at] = clock = clock + go(at) + beside  # going there does nothing, then it looks
-        if found := min(sought.count(at), need):
-            need, last = need - found, clock
-            clock += bring * found + (found - 1) * two
-            if need:
-                first, known = last, go(at) + bring
-                at = at if light else target
-                seen.setdefault(at, clock)
-    blind = clock + 2 * light
-    return Search(first, last, blind, known, blind - last + go(at) + known, seen)
+        seen[at] = clock = clock + 1 + closed(at) + beside  # beside: going does nothing, it looks
+        for type_ in [t for t in needed for _ in range(min(needed[t], lying[t].count(at)))]:
+            needed[type_] -= 1
+            clock += (events != [] and events[-1][2] == at and not light)  # go there once more
+            events.append((seen[at], type_, at))
+            clock += 1 + bring if type_ == goal["object"] else 0
+            if not light:
+                clock += closed(target) if target not in seen else 0
+                seen.setdefault(target, clock)
+        if events and events[-1][2] == at and not light:
+            at = target
+
+    found = [place for _, _, place in events]
+    known = 2 + bring + closed(found[0], target) if target else 2 + closed(found[0])
+    if light:  # use the lamp: here, or where it was seen before
+        lamp = next(place for _, type_, place in events if type_ == goal["target"])
+        blind, informed = clock + 1 + (lamp != found[-1]), 2 + closed(*found) + 2
+    else:
+        blind, informed = clock, (2 + bring) * len(events) + closed(*found, target)
+    return Search(events[0][0], events[-1][0], blind, known * (len(events) > 1), informed, seen)
 
 def _again(search: Search, limit: int) -> float:
     """The steps that suffice for the trial after one that ended before all was seen, if it is told
