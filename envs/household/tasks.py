@@ -181,7 +181,8 @@ def _search(task: dict) -> Search:
     known = 2 + bring + closed(found[0], target) if target else 2 + closed(found[0])
     if light:  # use the lamp: here, or where it was seen before
         lamp = next(place for _, type_, place in events if type_ == goal["target"])
-        blind, informed = clock + 1 + (lamp != found[-1]), 2 + closed(*found) + 2
+        blind = clock + 1 + (lamp != found[-1])
+        informed = min(blind, 4 + closed(*found))
     else:
         blind, informed = clock, (2 + bring) * len(events) + closed(*found, target)
     return Search(events[0][0], events[-1][0], blind, known * (len(events) > 1), informed, seen)
