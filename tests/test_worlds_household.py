@@ -1,4 +1,4 @@
-"""The household's worlds: first trials fail for many reasons, each visible in the text of the trial.
+"""The household's worlds: first trials fail for many reasons, each visible in the trial's text.
 What the oracle says mends them; trying again does not, nor does a rule that never reads.
 """
 

@@ -331,7 +331,8 @@ def _other_goal(notes: Notes, rng: Random) -> Goal:
 def _sentence(goal: Goal, rng: Random) -> str:
     """A goal in ALFWorld's words, without the full stop: the inverse of `parse_goal`."""
     plain = "pick_two_obj_and_place" if goal.number == 2 else "pick_and_place_simple"
-    errand = {None: plain, "light": "look_at_obj_in_light", **rooms.TREATED}[goal.treatment]
+    errands = {"": plain, "light": "look_at_obj_in_light", **rooms.TREATED}
+    errand = errands[goal.treatment or ""]
     return rng.choice(rooms.GOALS[errand]).format(o=goal.object, r=goal.target).rstrip(".")
 
 def everything(observation: str, steps: list[Step], rng: Random) -> Pair:
