@@ -227,7 +227,7 @@ def verdicts(split: str, n: int):
 @pytest.mark.parametrize("split", ["train", "seen", "unseen"])
 def test_verdicts_on_generated_trials(split):
     flawed, n = Counter(), 0
-    for texts, verdict in verdicts(split, 200):
+    for texts, verdict in verdicts(split, 500):
         right = verdict["oracle"]
         assert (right.cause, right.sound, right.invented) == (T, T, F), (texts, right)
         assert right.notes is T, (texts, right)

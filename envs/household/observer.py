@@ -177,7 +177,7 @@ def follows(reflection: str, steps: list[Step]) -> bool:
 class Thing(NamedTuple):  # a wanted thing that the trial showed
     name: str
     home: str  # where it was first: there it is in every trial
-    fate: str  # DELIVERED, UNTOUCHED, TAKEN or "put in desk 1"
+    fate: str  # THERE, UNTOUCHED, TAKEN or "put in desk 1"
     treated: bool  # as the goal wants it, or the goal wants no treatment
 
     @property
@@ -185,8 +185,8 @@ class Thing(NamedTuple):  # a wanted thing that the trial showed
         """The place where the trial put it, or ""."""
         return self.fate.removeprefix(_PUT_IN) if self.fate.startswith(_PUT_IN) else ""
 
-# what became of a thing; delivered: two are wanted there, and it lies there from the start
-DELIVERED, UNTOUCHED, TAKEN, _PUT_IN = "there already", "not taken", "taken", "put in "
+# what became of a thing; there: two are wanted in one place, and it lies there from the start
+THERE, UNTOUCHED, TAKEN, _PUT_IN = "there already", "not taken", "taken", "put in "
 
 class Facts(NamedTuple):  # of one trial: all that matters for its goal
     goal: Goal
@@ -201,7 +201,7 @@ class Facts(NamedTuple):  # of one trial: all that matters for its goal
     @property
     def left(self) -> list[Thing]:
         """The things to bring, where nothing is missing all that are needed."""
-        there = [t for t in self.things if t.fate == DELIVERED]
+        there = [t for t in self.things if t.fate == THERE]
         return [t for t in self.things if t not in there][: self.goal.number - len(there)]
 
     @property
@@ -214,7 +214,7 @@ class Facts(NamedTuple):  # of one trial: all that matters for its goal
 def facts(notes: Notes) -> Facts:
     """The things that are there already come first where there are too many, then low numbers."""
     goal, target, all_ = notes.goal, *_wanted(notes)
-    there = [t for t in all_ if t.fate == DELIVERED]
+    there = [t for t in all_ if t.fate == THERE]
     others = [t for t in all_ if t not in there][: MAX_THINGS - len(there)]
     things = tuple(t for t in all_ if t in there + others)
     lamps = sorted(notes.known(goal.target), key=number) if goal.treatment == "light" else []
@@ -241,7 +241,7 @@ def _wanted(notes: Notes) -> tuple[str, list[Thing]]:
         home = notes.home[name]
         fate = _PUT_IN + notes.put[name] if name in notes.put else TAKEN
         fate = fate if name in notes.handled else UNTOUCHED
-        fate = DELIVERED if together and home == target else fate
+        fate = THERE if together and home == target else fate
         things.append(Thing(name, home, fate, notes.is_treated(name)))
     return target or f"{goal.target} 1", things
 
@@ -297,7 +297,7 @@ def _cause(f: Facts) -> str:
     if f.missing:
         return f"I never found a {f.missing}, and {thing.name} was in {thing.home}."
     brought = [t for t in f.things if kind(t.put) == goal.target and t.treated]
-    there = [t for t in f.things if t.fate == DELIVERED]
+    there = [t for t in f.things if t.fate == THERE]
     if goal.number == 2 and len(brought + there) > 1:
         one, other = (there + brought)[:2]
         return f"I put {other.name} in {other.put} but {one.name} was in {one.put or one.home}."
@@ -384,14 +384,14 @@ def _is_true(kind_: str, words: tuple[str, ...], notes: Notes, homes: dict[str, 
         return missing != "" and words[0] in notes.passed()
     if kind_ == "apart":
         apart = [things[name] for name in words[::2] if name in things]
-        places = [t.home if t.fate == DELIVERED else t.put for t in apart]
+        places = [t.home if t.fate == THERE else t.put for t in apart]
         return goal.number == len(apart) == 2 and places == [*words[1::2]] and (
             set(map(kind, places)) == {goal.target} and places[0] != places[1])
     name, place = words[1:] if kind_ == "no lamp" else words[:2]
     if name not in things or place not in homes[name]:
         return False
     thing = things[name]
-    taken, elsewhere = thing.fate not in (UNTOUCHED, DELIVERED), kind(thing.put) != goal.target
+    taken, elsewhere = thing.fate not in (UNTOUCHED, THERE), kind(thing.put) != goal.target
     return {
         "no lamp": no_lamp and words[0] == goal.target,
         "one missing": len(things) < goal.number,
