@@ -147,7 +147,8 @@ def test_the_page_holds_the_episodes(page, chains):
     assert retries["react"][0]["text"] is None and "tokens" not in retries["react"][0]
     assert retries["long"][0]["text"] and retries["long"][0]["tokens"] is None
     assert retries["react"][1]["trial"]["steps"][0][0] == "look"
-    verdict = {"kind": "not found", "cause": True, "sound": None, "place": None, "invented": False}
+    verdict = {"kind": "not found", "cause": True, "sound": None, "place": None, "invented": False,
+               "notes": None}  # fmt: skip
     assert [r["verdict"] for r in retries["reflexion"]] == [verdict] * 2
     assert data["metrics"][-1]["kl"] is None  # NaN is no JSON
 
