@@ -107,7 +107,8 @@ def test_mutual_information_against_a_double_loop(lm, trials, adapt_prompt):
         ratios = [exp(logprob(x.prompt_ids, y) - own) for x in said]
         expected -= log(sum(ratios) / len(said)) / len(said)
     found = mutual_information(lm, said, adapt_prompt)
-    assert found == pytest.approx(expected, abs=2e-4) and 0.05 < found <= log(len(said))
+    assert found == pytest.approx(expected, abs=2e-4) and found <= log(len(said))
+    assert abs(found) > 0.02  # of so few samples it may be negative
     with lm.frozen():  # without the adapter that wrote them they are others
         assert abs(mutual_information(lm, said, adapt_prompt) - found) > 1e-3
 

@@ -186,16 +186,19 @@ def _typical(facts: Facts, notes: Notes, rng: Random) -> Facts:
     goal = facts.goal._replace(number=1)
     if goal.treatment in APPLIANCE:
         facts, goal = facts._replace(appliance=""), goal._replace(treatment=None)
-    fate = rng.choice((observer.UNTOUCHED, observer.TAKEN))
-    thing = rng.choice(facts.things)._replace(fate=fate, treated=True)
+    fate, thing = rng.choice((observer.UNTOUCHED, observer.TAKEN)), rng.choice(facts.things)
+    home = rng.choice([thing.home, *notes.visits[-1:]])  # where it was, or where the trial ended
+    thing = thing._replace(home=home, fate=fate, treated=True)
     return facts._replace(goal=goal, things=(thing,))
 
 MISREADINGS = "home home home fate name lost invented wish target search lamp".split()
 
 def _misread(facts: Facts, notes: Notes, rng: Random) -> Facts:
-    """One fact is wrong, as readers get it wrong; now and then none is."""
+    """One fact is wrong, as readers get it wrong; now and then none is. If it is about a thing, the
+    plan needs that thing.
+    """
     goal, things = facts.goal, facts.things
-    i = rng.randrange(len(things) or 1)
+    i = things.index(rng.choice(facts.left)) if facts.left else 0
     rest = lambda *new: facts._replace(things=(*things[:i], *new, *things[i + 1 :]))
     match rng.choice(MISREADINGS):
         case "home" if things:  # mostly where the trial itself had put it
@@ -220,7 +223,7 @@ def _misread(facts: Facts, notes: Notes, rng: Random) -> Facts:
             if goal.treatment in APPLIANCE:
                 wishes += [goal._replace(treatment=t) for t in (None, *APPLIANCE)]
             return observer.facts(notes.aimed_at(rng.choice(wishes)))
-        case "target" if goal.treatment != "light":
+        case "target" if goal.treatment != "light" and facts.left:
             return facts._replace(target=rng.choice(_mistakable(facts.target, notes)))
         case "search" if facts.missing and notes.contents:
             seen = list(notes.contents)
@@ -328,7 +331,8 @@ def _other_goal(notes: Notes, rng: Random) -> Goal:
 def _sentence(goal: Goal, rng: Random) -> str:
     """A goal in ALFWorld's words, without the full stop: the inverse of `parse_goal`."""
     plain = "pick_two_obj_and_place" if goal.number == 2 else "pick_and_place_simple"
-    errand = {None: plain, "light": "look_at_obj_in_light", **rooms.TREATED}[goal.treatment]
+    errands = {"": plain, "light": "look_at_obj_in_light", **rooms.TREATED}
+    errand = errands[goal.treatment or ""]
     return rng.choice(rooms.GOALS[errand]).format(o=goal.object, r=goal.target).rstrip(".")
 
 def everything(observation: str, steps: list[Step], rng: Random) -> Pair:
@@ -363,7 +367,7 @@ def bindings(text: str) -> list[tuple[str, int, str, bool]]:
     return found
 
 HURRIED = 0.7  # share of the demonstrated tasks that allow only few steps
-HANDLED = 0.25  # chance that a report's walker takes a thing, or puts it down, at each place
+HANDLED = 0.4  # chance that a report's walker takes a thing, or puts it down, at each place
 ERRANDS = 8  # after a task's trials, which seldom show the wanted thing; half as many reports
 GUIDED = 0.3  # share of the errands with a plan
 # shares of the worlds in which trials, errands, reports and drills take place

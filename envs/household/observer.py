@@ -177,7 +177,7 @@ def follows(reflection: str, steps: list[Step]) -> bool:
 class Thing(NamedTuple):  # a wanted thing that the trial showed
     name: str
     home: str  # where it was first: there it is in every trial
-    fate: str  # DELIVERED, UNTOUCHED, TAKEN or "put in desk 1"
+    fate: str  # THERE, UNTOUCHED, TAKEN or "put in desk 1"
     treated: bool  # as the goal wants it, or the goal wants no treatment
 
     @property
@@ -185,8 +185,8 @@ class Thing(NamedTuple):  # a wanted thing that the trial showed
         """The place where the trial put it, or ""."""
         return self.fate.removeprefix(_PUT_IN) if self.fate.startswith(_PUT_IN) else ""
 
-# what became of a thing; delivered: two are wanted there, and it lies there from the start
-DELIVERED, UNTOUCHED, TAKEN, _PUT_IN = "there already", "not taken", "taken", "put in "
+# what became of a thing; there: two are wanted in one place, and it lies there from the start
+THERE, UNTOUCHED, TAKEN, _PUT_IN = "there already", "not taken", "taken", "put in "
 
 class Facts(NamedTuple):  # of one trial: all that matters for its goal
     goal: Goal
@@ -201,7 +201,7 @@ class Facts(NamedTuple):  # of one trial: all that matters for its goal
     @property
     def left(self) -> list[Thing]:
         """The things to bring, where nothing is missing all that are needed."""
-        there = [t for t in self.things if t.fate == DELIVERED]
+        there = [t for t in self.things if t.fate == THERE]
         return [t for t in self.things if t not in there][: self.goal.number - len(there)]
 
     @property
@@ -214,7 +214,7 @@ class Facts(NamedTuple):  # of one trial: all that matters for its goal
 def facts(notes: Notes) -> Facts:
     """The things that are there already come first where there are too many, then low numbers."""
     goal, target, all_ = notes.goal, *_wanted(notes)
-    there = [t for t in all_ if t.fate == DELIVERED]
+    there = [t for t in all_ if t.fate == THERE]
     others = [t for t in all_ if t not in there][: MAX_THINGS - len(there)]
     things = tuple(t for t in all_ if t in there + others)
     lamps = sorted(notes.known(goal.target), key=number) if goal.treatment == "light" else []
@@ -241,7 +241,7 @@ def _wanted(notes: Notes) -> tuple[str, list[Thing]]:
         home = notes.home[name]
         fate = _PUT_IN + notes.put[name] if name in notes.put else TAKEN
         fate = fate if name in notes.handled else UNTOUCHED
-        fate = DELIVERED if together and home == target else fate
+        fate = THERE if together and home == target else fate
         things.append(Thing(name, home, fate, notes.is_treated(name)))
     return target or f"{goal.target} 1", things
 
@@ -297,7 +297,7 @@ def _cause(f: Facts) -> str:
     if f.missing:
         return f"I never found a {f.missing}, and {thing.name} was in {thing.home}."
     brought = [t for t in f.things if kind(t.put) == goal.target and t.treated]
-    there = [t for t in f.things if t.fate == DELIVERED]
+    there = [t for t in f.things if t.fate == THERE]
     if goal.number == 2 and len(brought + there) > 1:
         one, other = (there + brought)[:2]
         return f"I put {other.name} in {other.put} but {one.name} was in {one.put or one.home}."
@@ -384,14 +384,14 @@ def _is_true(kind_: str, words: tuple[str, ...], notes: Notes, homes: dict[str, 
         return missing != "" and words[0] in notes.passed()
     if kind_ == "apart":
         apart = [things[name] for name in words[::2] if name in things]
-        places = [t.home if t.fate == DELIVERED else t.put for t in apart]
+        places = [t.home if t.fate == THERE else t.put for t in apart]
         return goal.number == len(apart) == 2 and places == [*words[1::2]] and (
             set(map(kind, places)) == {goal.target} and places[0] != places[1])
     name, place = words[1:] if kind_ == "no lamp" else words[:2]
     if name not in things or place not in homes[name]:
         return False
     thing = things[name]
-    taken, elsewhere = thing.fate not in (UNTOUCHED, DELIVERED), kind(thing.put) != goal.target
+    taken, elsewhere = thing.fate not in (UNTOUCHED, THERE), kind(thing.put) != goal.target
     return {
         "no lamp": no_lamp and words[0] == goal.target,
         "one missing": len(things) < goal.number,
@@ -455,20 +455,25 @@ def _reach(plan: Sequence[tuple[str, ...]], notes: Notes,
     inside = [sum(target in lie[thing] for thing in ready) for target in targets]
     return max(inside, default=0), sum(inside), not held or wanted
 
+# Rules that need no model. Order alone tells what they fill in: places by when they were visited,
+# one thing of the wanted kind by when it came into sight. Which things are needed, how many, and
+# what has to be done with them a rule does not know: who puts that together reads the trial.
+RULES = ("all again", "last again", "unsearched", "first seen", "where seen")
+
 def _template(rule: str, observation: str, steps: list[Step]) -> str:
-    """A reflection that needs no model. `first seen` brings the thing that was seen first, if any,
-    without treatment; else it searches, as `unsearched` does.
+    """The reflection of a rule. If a wanted kind of thing was seen, `first seen` brings it as it
+    is, `where seen` searches its place; else they do as `unsearched` does.
     """
     notes = read_trial(Notes(observation), steps)
     unsearched = [place for place in notes.places if place not in notes.contents]
     again = {"all again": notes.places, "last again": notes.visits[-1:]}
-    places = again.get(rule, unsearched) or notes.places
+    places, seen = again.get(rule, unsearched) or notes.places, notes.known(notes.goal.object)[:1]
     plan: list[tuple[str, ...]] = [("search", place) for place in places[:MAX_LISTED]]
-    for thing in notes.known(notes.goal.object)[: rule == "first seen"]:
-        plan = [("take", thing, notes.home[thing])]
-        if target := notes.place(notes.goal.target):  # there is none under a lamp
-            plan.append(("put", thing, target))
+    for thing in seen if rule in ("first seen", "where seen") else []:
+        target = notes.place(notes.goal.target)  # there is none under a lamp
+        put = [("put", thing, target)] if target else []
+        place = notes.home[thing]
+        plan = [("search", place)] if rule == "where seen" else [("take", thing, place), *put]
     return f"Cause: I did not finish in time. Plan: {write_plan(plan)}."
 
-RULES = ("all again", "last again", "unsearched", "first seen")
 TEMPLATES: dict[str, Callable[[str, list[Step]], str]] = {r: partial(_template, r) for r in RULES}

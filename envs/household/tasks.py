@@ -24,6 +24,7 @@ TREATED = {verb: f"pick_{verb}_then_place_in_recep" for verb in APPLIANCE}  # ve
 LAMPS = ("desklamp", "floorlamp")
 COMPOUND = cutter(OBJECT_HEADS + PLACE_HEADS, OBJECT_TAILS + PLACE_TAILS)
 
+MAX_STEPS = 50  # ALFWorld's limit
 MAX_LISTED = 6  # places named in one list
 
 class World(NamedTuple):
@@ -44,36 +45,11 @@ WORLDS = {  # as ALFWorld's; as large, to be read; for short trials; both; tiny,
 TRAINING = {"full": 0.4, "full renamed": 0.1, "small": 0.15, "renamed": 0.35}
 UNSEEN = {"full renamed": 0.3, "renamed": 0.7}
 # errand -> how often it is drawn; in full rooms it is as in ALFWorld's games
-ERRANDS = {"look_at_obj_in_light": 0.1, "pick_two_obj_and_place": 0.34,
-           "pick_and_place_simple": 0.08, **dict.fromkeys(TREATED.values(), 0.16)}  # fmt: skip
+ERRANDS = {"look_at_obj_in_light": 0.16, "pick_two_obj_and_place": 0.36,
+           "pick_and_place_simple": 0.12, **dict.fromkeys(TREATED.values(), 0.12)}  # fmt: skip
 # of the hurried tasks, the share with too few steps to search: two things are wanted, or one
-HARD = (0.95, 0.2)
+HARD = (0.95, 0.25)
 SEEN = 0.9  # of the hard tasks, the share in which there is time to see all that is needed
-MAX_LISTED = 6  # places named in one list
-
-class World(NamedTuple):
-    renamed: bool  # made-up names, things lie anywhere
-    places: tuple[int, int] | None  # least and most of them; None: as in ALFWorld's rooms
-    things: tuple[int, int] | None  # least and most kinds of them; None: as in ALFWorld's rooms
-    single: bool  # one place and at most two things of a kind
-    steps: int  # time to search the whole room
-
-WORLDS = {  # as ALFWorld's; as large, to be read; for short trials; both; tiny, for pretraining
-    "full": World(renamed=False, places=None, things=None, single=False, steps=50),
-    "full renamed": World(renamed=True, places=None, things=None, single=False, steps=50),
-    "small": World(renamed=False, places=(6, 12), things=(5, 12), single=False, steps=20),
-    "renamed": World(renamed=True, places=(8, 13), things=(6, 13), single=True, steps=20),
-    "tiny": World(renamed=True, places=(3, 5), things=(3, 6), single=True, steps=10),
-}
-# world -> share of the tasks
-TRAINING = {"full": 0.4, "full renamed": 0.1, "small": 0.15, "renamed": 0.35}
-UNSEEN = {"full renamed": 0.3, "renamed": 0.7}
-# errand -> how often it is drawn; in full rooms it is as in ALFWorld's games
-ERRANDS = {"look_at_obj_in_light": 0.2, "pick_two_obj_and_place": 0.35,
-           "pick_and_place_simple": 0.15, **{f"pick_{verb}_then_place_in_recep": 0.1
-                                             for verb in ("clean", "heat", "cool")}}  # fmt: skip
-# of the hurried tasks, the share with too few steps to search: two things are wanted, or one
-HARD = (0.9, 0.35)
 
 def kind(name: str) -> str:
     """`drawer 2` -> `drawer`."""
@@ -97,29 +73,40 @@ def generate_task(rng: Random, split: str, name: str, world: str = "", hurry: bo
         shares = UNSEEN if split == "unseen" else TRAINING
         world = rng.choices(list(shares), list(shares.values()))[0]
         hurry = world != "full" or rng.random() < 5 / 6
-    drawn = WORLDS[world]
-    room = rng.choices(list(ROOMS), [r["share"] for r in ROOMS.values()])[0]
+    room = _draw_room(rng)
     odds = ROOMS[room]["goals"] if world == "full" else ERRANDS
     errand = rng.choices(list(odds), list(odds.values()))[0]
-    goals: list[tuple[str, str, str]] = []
-    while not goals:  # until a room is drawn that offers such a task
-        if world != "full":
-            room = rng.choices(list(ROOMS), [r["share"] for r in ROOMS.values()])[0]
-        counts = _receptacles(rng, ROOMS[room]["receptacles"], drawn)
-        objects = _objects(rng, ROOMS[room]["objects"], counts, drawn)
-        goals = [goal for goal in _goals(counts, objects) if goal[0] == errand]
-    _, obj, target = rng.choices(goals, [1 + 2 * objects[o].count(r) for _, o, r in goals])[0]
+    while True:  # until a room is drawn that offers such a task, and is not too large for it
+        room = room if world == "full" else _draw_room(rng)
+        counts = _receptacles(rng, ROOMS[room]["receptacles"], WORLDS[world])
+        objects = _objects(rng, ROOMS[room]["objects"], counts, WORLDS[world])
+        if goals := [goal for goal in _goals(counts, objects) if goal[0] == errand]:
+            often = [1 + 2 * objects[o].count(r) for _, o, r in goals]  # as in ALFWorld's games
+            goal = rng.choices(goals, often)[0]
+            task = _furnished(rng, split, WORLDS[world], goal, counts, objects)
+            limit = _time(rng, task) if hurry else WORLDS[world].steps
+            if limit <= MAX_STEPS:
+                return {"env": "household", "id": name, "max_steps": limit, **task}
+
+def _draw_room(rng: Random) -> str:
+    return rng.choices(list(ROOMS), [r["share"] for r in ROOMS.values()])[0]
+
+def _furnished(rng: Random, split: str, world: World, goal: tuple[str, str, str],
+               counts: dict[str, int], objects: dict[str, list[str]]) -> dict:  # fmt: skip
+    """A task without its step limit: a goal (errand, object type, target type), how many of each
+    receptacle type there are, the receptacle types that the copies of each object type lie in.
+    """
+    errand, obj, target = goal
     types = [*counts, *objects]
-    new = _renaming(rng, split, types) if drawn.renamed else {t: t for t in types}
+    new = _renaming(rng, split, types) if world.renamed else {t: t for t in types}
     slots = [(t, i) for t in counts for i in range(counts[t], 0, -1)]
     locs = rng.sample(range(1, len(slots) + 8), len(slots))
-    for k in range(1, len(slots)) if not drawn.places else ():
+    for k in range(1, len(slots)) if not world.places else ():
         if slots[k][0] == slots[k - 1][0] and rng.random() < TOGETHER:
             locs[k] = locs[k - 1]
     openable = {t: rng.random() < OPENABLE.get(t, 0) for t in counts}
-    receptacles = _listed(
-        {f"{new[t]} {i}": {"loc": loc, "openable": openable[t], "open": False}
-         for (t, i), loc in zip(slots, locs)})  # fmt: skip
+    receptacles = {f"{new[t]} {i}": {"loc": loc, "openable": openable[t], "open": False}
+                   for (t, i), loc in zip(slots, locs)}  # fmt: skip
     things = {}
     for t, places in objects.items():
         traits = [trait for trait in TRAITS if t in TRAITS[trait]]
@@ -127,11 +114,9 @@ def generate_task(rng: Random, split: str, name: str, world: str = "", hurry: bo
             where = f"{new[place]} {rng.randint(1, counts[place])}"
             things[f"{new[t]} {i}"] = {"in": [where], "traits": traits}
     text = rng.choice(GOALS[errand]).format(o=new[obj], r=new[target])
-    goal = {"kind": errand, "object": new[obj], "target": new[target], "text": text}
     return {
-        "env": "household", "id": name,
-        "max_steps": time(rng, goal, receptacles, things) if hurry else drawn.steps,
-        "goal": goal, "receptacles": receptacles, "objects": _listed(things),
+        "goal": {"kind": errand, "object": new[obj], "target": new[target], "text": text},
+        "receptacles": _listed(receptacles), "objects": _listed(things),
         "accepts": {new[t]: [new[o] for o in objects if o in ACCEPTS[t]] for t in counts},
         "start": None}  # fmt: skip
 
@@ -143,55 +128,71 @@ class Search(NamedTuple):  # when a careful player who knows nothing has seen an
     informed: int  # and those for all of it
     seen: dict[str, int]  # place -> when it was seen
 
-def time(rng: Random, goal: dict, receptacles: dict[str, dict], things: dict[str, dict]) -> int:
+def _time(rng: Random, task: dict) -> int:
     """How many steps a hurried task allows. A hard one allows enough for who knows where things are
     and too few for who has to search; but who searches on where the first trial ended has enough.
     """
-    search, kind_ = _search(goal, receptacles, things), goal["kind"]
+    search, errand = _search(task), task["goal"]["kind"]
     slack = range(search.informed + 1, min(search.informed + 3, search.blind - 1))
     enough = [n for n in slack if n >= search.last]
     some = [n for n in range(search.informed + 1, min(search.last, search.blind - 1))
-            if _again(search, n) <= n and kind_ not in TREATED.values()]  # fmt: skip
-    two = kind_ in ("look_at_obj_in_light", "pick_two_obj_and_place")
+            if _again(search, n) <= n and errand not in TREATED.values()]  # fmt: skip
+    two = errand in ("look_at_obj_in_light", "pick_two_obj_and_place")
     if not enough + some or rng.random() >= HARD[not two]:
         return search.blind + rng.randint(3, 7)
     return rng.choice((enough or some) if rng.random() < SEEN else (some or enough))
 
-def _search(goal: dict, receptacles: dict[str, dict], things: dict[str, dict]) -> Search:
-    homes = lambda type_: [x["in"][0] for thing, x in things.items() if kind(thing) == type_]
-    go = lambda place: 1 + receptacles[place]["openable"]  # steps until its inside is seen
+def _search(task: dict) -> Search:
+    """What a careful player does: likely places first; what it needs it takes where it sees it, and
+    brings it at once.
+    """
+    goal, receptacles, things = task["goal"], task["receptacles"], task["objects"]
     light, two = goal["kind"] == "look_at_obj_in_light", goal["kind"].startswith("pick_two")
+    homes = lambda type_: [x["in"][0] for thing, x in things.items() if kind(thing) == type_]
+    closed = lambda *places: sum(receptacles[place]["openable"] for place in {*places})
     target = next((r for r in receptacles if kind(r) == goal["target"]), "")
-    # take; then use the lamp, or go to an appliance and treat, and go to the target and put
-    bring = 1 if light else 2 + go(target) + 2 * (goal["kind"] in TREATED.values())
+    # after going there and taking it: go to an appliance, treat, go to the target, put
+    bring = 0 if light else 2 + 2 * (goal["kind"] in TREATED.values())
     there = [p for p in homes(goal["object"]) if two and kind(p) == goal["target"]]
-    sought = [p for p in homes(goal["object"]) if p not in there]
-    sought += homes(goal["target"]) if light else []
+    lying = {goal["object"]: [p for p in homes(goal["object"]) if p not in there]}
+    lying |= {goal["target"]: homes(goal["target"])} if light else {}
+    needed = {type_: 1 + two - len(there) for type_ in lying}
 
-    need, places, at = 1 + (light or two) - len(there), list(receptacles), ""
-    clock, first, last, known, seen = 0, 10**6, 0, 0, dict[str, int]()
-    while need:  # what it needs it takes where it sees it, and brings it at once
+    places, at, seen, clock = list(receptacles), "", dict[str, int](), 0
+    events = list[tuple[int, str, str]]()  # when it saw what it needs, its type, the place
+    while any(needed.values()):
         i = places.index(at) + 1 if at else 0
         around = [p for p in places[i:] + places[:i] if p not in seen]
-        here, at = at, likely_first(around, goal["object"])[0]
+        here, at = at, likely_first(around, next(t for t, n in needed.items() if n))[0]
         beside = here != "" and receptacles[here]["loc"] == receptacles[at]["loc"]
-        seen[at] = clock = clock + go(at) + beside  # going there does nothing, then it looks
-        if found := min(sought.count(at), need):
-            need, last = need - found, clock
-            clock += bring * found + (found - 1) * two
-            if need:
-                first, known = last, go(at) + bring
-                at = at if light else target
-                seen.setdefault(at, clock)
-    blind = clock + 2 * light
-    return Search(first, last, blind, known, blind - last + go(at) + known, seen)
+        seen[at] = clock = clock + 1 + closed(at) + beside  # beside: going does nothing, it looks
+        for type_ in [t for t in needed for _ in range(min(needed[t], lying[t].count(at)))]:
+            needed[type_] -= 1
+            clock += (events != [] and events[-1][2] == at and not light)  # go there once more
+            events.append((seen[at], type_, at))
+            clock += 1 + bring if type_ == goal["object"] else 0
+            if not light:
+                clock += closed(target) if target not in seen else 0
+                seen.setdefault(target, clock)
+        if events and events[-1][2] == at and not light:
+            at = target
+
+    found = [place for _, _, place in events]
+    known = 2 + bring + closed(found[0], target) if target else 2 + closed(found[0])
+    if light:  # use the lamp: here, or where it was seen before
+        lamp = next(place for _, type_, place in events if type_ == goal["target"])
+        blind = clock + 1 + (lamp != found[-1])
+        informed = min(blind, 4 + closed(*found))
+    else:
+        blind, informed = clock, (2 + bring) * len(events) + closed(*found, target)
+    return Search(events[0][0], events[-1][0], blind, known * (len(events) > 1), informed, seen)
 
 def _again(search: Search, limit: int) -> float:
     """The steps that suffice for the trial after one that ended before all was seen, if it is told
     what that one saw. Neither player is quite careful.
     """
     rest = sum(limit < when <= search.last for when in search.seen.values())
-    again = 1.4 * (search.blind - limit) + search.known * (search.first <= limit) + 5
+    again = 1.5 * (search.blind - limit) + search.known * (search.first <= limit) + 5
     return again if rest <= MAX_LISTED - 2 else 10**6  # a plan lists them, and some left closed
 
 def _listed(named: dict[str, dict]) -> dict[str, dict]:
