@@ -97,7 +97,8 @@ def _dear(rng: random.Random) -> dict:
 def _page(rng: random.Random, course: str, haste: bool) -> list[dict]:
     """The first page of the kind asked for: what each hit lacks, its price range and its rating."""
     found = course in ("straight", "careless", "words")  # the right one is bought
-    right = {"lack": [], "costs": rng.choice(["little", "much"]), "behind": course == "careless"}
+    right: dict = {"lack": [], "costs": rng.choice(["little", "much"])}
+    right["behind"] = course == "careless"
     bought = right if found else _wrong(rng, "price", "option", "attribute", "attribute")
     way = [bought]  # what a usual shopper opens, in order
     if course == "passed":
