@@ -40,8 +40,6 @@ from retro.evaluate import (
     evaluate,
     methods_of,
     rows_of,
-    try_temperatures,
-    try_templates,
     variants,
 )
 from retro.interop.api_actor import reflection_writer
@@ -55,9 +53,10 @@ from retro.interop.open import (
     open_model,
     run_settings,
 )
+from retro.report.choices import best_of, mean_of, try_temperatures, try_templates
 from retro.report.outcomes import at_their_best
 from retro.report.page import left_by, write_page
-from retro.report.results import TRAINED, best_of, mean_of, report
+from retro.report.results import TRAINED, report
 from retro.report.tables import table
 from retro.reward import RewardModel
 from retro.run.cli import FROM_0, FROM_1, option, option_of, parse
@@ -69,6 +68,7 @@ from retro.run.printable import visible
 from retro.run.processes import join, launch
 from retro.run.progress import progress
 from retro.run.tally import Tally
+from retro.trial import RETRIES
 
 data_option, evaluation = (partial(option, group=g) for g in ("data", "evaluation"))
 
@@ -95,7 +95,7 @@ class Config(FileOptions, ActorOptions):
     reflector_model: str = api_option("", "the reflector's name there; none: the actor's")
 
     methods: str = evaluation("", "methods, comma-separated; none: all but best_of")
-    retries: int = evaluation(4, "retries after the first trial", **FROM_0)
+    retries: int = evaluation(RETRIES, "retries after the first trial", **FROM_0)
     repeats: int = evaluation(1, "times that each task is played, with other draws", **FROM_1)
     temperatures: str = evaluation(
         "", "temperatures of reflections, comma-separated; none: 0,0.3,1 (behind an API: 1)"
@@ -123,8 +123,8 @@ def main(config: Config) -> None:
     settings, *others = (run_settings(run, *needed) for run in runs)
     config = replace(config, context=config.context or settings["context"],
                      action_tokens=config.action_tokens or settings["action_tokens"])  # fmt: skip
-    alike = ("base", "reflector", "mode", "adapt_prompt", "memory", "actor", "actor_temperature",
-             "reflection_tokens", "action_tokens")  # fmt: skip
+    alike = ("base", "reflector", "mode", "adapt_prompt", "memory", "notes", "actor",
+             "actor_temperature", "reflection_tokens", "action_tokens")  # fmt: skip
     for (run, other), key in product(zip(runs[1:], others), alike):
         if other[key] != settings[key]:
             raise ValueError(f"--runs: {run} has another {key} than {runs[0]}")
@@ -147,9 +147,9 @@ def main(config: Config) -> None:
     check_outputs(config, runs[0])
 
     # 1. the two roles, as in train.py
-    bfloat16 = config.bfloat16 or settings["bfloat16"]
-    lm = open_model(folder, device, bfloat16 and folder != settings["base"], config.context,
-                    settings["reflection_tokens"])  # fmt: skip
+    bfloat16 = (config.bfloat16 or settings["bfloat16"]) and folder != settings["base"]
+    lm = open_model(folder, device, bfloat16, config.context, settings["reflection_tokens"],
+                    settings["notes"])  # fmt: skip
     budget = Budget(config.max_requests, config.max_tokens)
     actor = open_actor(config, list(environments), settings["base"], {folder: lm},
                        actor_temperature, seeded(config.seed, device=device), settings["memory"],

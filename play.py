@@ -63,9 +63,9 @@ def main(config: Config) -> None:
     settings, device = run_settings(config.run_dir), pick_device()
     base, folder = settings["base"], settings["reflector"] or settings["base"]
     context = settings["context"]
-    lm = open_model(folder, device, settings["bfloat16"] and folder != base, context,
-                    settings["reflection_tokens"])  # fmt: skip
-    run = config.run_dir
+    bfloat16, run = settings["bfloat16"] and folder != base, config.run_dir
+    lm = open_model(folder, device, bfloat16, context, settings["reflection_tokens"],
+                    settings["notes"])  # fmt: skip
     load_adapter(lm.model, part_of(run, "adapter") if run else shipped_adapter(settings))
     plays = lm if folder == base else open_model(base, device, False, context)
     actor = LMActor(plays, settings["actor_temperature"], seeded(config.seed), settings["memory"],

@@ -23,6 +23,7 @@ the trial is played (online), or a reward model says how it would go (offline).
 
 import retro.run.loading  # isort: skip  # noqa: F401  (Ctrl-C from here on)
 import math
+import random
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -43,11 +44,8 @@ from retro.evaluate import (
     Reflector,
     Variant,
     evaluate,
-    measure_gap,
     methods_of,
     rows_of,
-    try_temperatures,
-    try_templates,
     variants,
 )
 from retro.interop.api_actor import APIActor
@@ -57,6 +55,7 @@ from retro.language_model import LanguageModel
 from retro.learn import (
     Arena,
     Baselines,
+    Contexts,
     FailedTrial,
     collect,
     draw,
@@ -68,15 +67,17 @@ from retro.memory import Rated, read_buffer, replay_buffer
 from retro.policy import Policy
 from retro.ppo import KLController, PPOConfig
 from retro.reflect import RANGES
+from retro.report.choices import best_of, measure_gap, try_temperatures, try_templates
 from retro.report.outcomes import FILE as OUTCOMES
 from retro.report.outcomes import at_their_best, outcomes
 from retro.report.page import FEW, write_page
 from retro.report.picture import world, write_picture
 from retro.report.pool import main as pool
-from retro.report.results import best_of, report
+from retro.report.ranking import held_out_quality
+from retro.report.results import report
 from retro.report.tables import print_reward, table
 from retro.report.tensorboard import Sink, check_tensorboard, nowhere, open_sink
-from retro.report.truth import truth
+from retro.report.truth import rollout_metrics, truth
 from retro.reward import ADAPTER as REWARD
 from retro.reward import FitConfig, RewardModel, fit
 from retro.run.alone import run_alone
@@ -122,6 +123,10 @@ class Config(FileOptions, RoleOptions, ActorOptions):
     rating: Literal["delta", "next", "success"] = data(
         "delta", "what rates a reflection: gain in return, next return or next success"
     )
+    cause_price: float = data(
+        0.0, "taken from the rating where the stated cause is false, or none is stated",
+        low=0, high=1000,
+    )  # fmt: skip
 
     lora_rank: int = adapter(4, "rank r of the adapter's matrices", low=1, high=MAX_RANK)
     lora_alpha: float = adapter(8.0, "adds alpha / r times B A", above=0, high=MAX_ALPHA)
@@ -148,14 +153,19 @@ class Config(FileOptions, RoleOptions, ActorOptions):
     kl_coef: float = ppo(0.02, "penalty on the KL from the base, rating per nat", low=0, high=1000)
     kl_target: float = ppo(0.0, "nats per response, held by moving --kl-coef; 0 = fixed", low=0)
     kl_horizon: float = ppo(2000.0, "reflections over which --kl-coef is corrected", above=0)
-    target_kl: float = ppo(0.1, "KL from the old policy that ends an update, nats/token", above=0)
+    target_kl: float = ppo(0.1, "KL from the old policy: no epoch after it, nats/token", above=0)
     vf_coef: float = ppo(0.5, "weight of the critic's loss", low=0, high=1000)
     ent_coef: float = ppo(0.0, "weight of the entropy, rating per nat", low=0, high=1000)
     gamma: float = ppo(1.0, "discount per token", low=0, high=1)
     gae_lambda: float = ppo(1.0, "GAE's lambda: how far a rating reaches back", low=0, high=1)
     baseline_step: float = ppo(
-        0.3, "step of a failed trial's mean rating, which is subtracted; 0 = none", low=0, high=1
-    )
+        0.3, "gae: step of a failed trial's mean rating, which is subtracted; 0 = none",
+        low=0, high=1,
+    )  # fmt: skip
+    refresh: float = ppo(
+        0.5, "online: share of an update's failed trials that retries which failed, too, take the "
+             "place of", low=0, high=1,
+    )  # fmt: skip
     max_grad_norm: float = ppo(1.0, "longer gradients are cut to this norm", above=0)
     max_kl: float = ppo(80.0, "nats per response from the base: the run has collapsed", above=0)
     min_well_formed: float = ppo(
@@ -282,9 +292,14 @@ def set_up(config: Config) -> Training:
         raise ValueError("advantage group: each reflection would be alone, nothing to compare with")
 
     environments, others = ({}, {}) if config.from_buffer else open_environments(config)
+    if config.cause_price:
+        check_judges(config, environments)
     folder = config.reflector or config.base
-    lm = open_model(folder, device, config.bfloat16 and bool(config.reflector), config.context,
-                    config.reflection_tokens)  # fmt: skip
+    bfloat16 = config.bfloat16 and bool(config.reflector)
+    lm = open_model(folder, device, bfloat16, config.context, config.reflection_tokens,
+                    config.notes)  # fmt: skip
+    if lm.notes != config.notes:
+        raise ValueError(f"--no-notes: {folder} is a chat model, which is asked in its own way")
     lm.model.recompute = config.recompute
     draws = partial(seeded, config.seed, device=device)
     lm.add_adapter(REFLECTOR, config.lora_rank, config.lora_alpha, draws("lora"))
@@ -338,6 +353,16 @@ def open_environments(config: Config) -> tuple[dict[str, envs.Environment], ...]
             others[name] = envs.make(name)
     return environments, others
 
+def check_judges(config: Config, environments: dict[str, envs.Environment]) -> None:
+    """ValueError if a false cause has a price, and nobody could tell a false cause."""
+    price = f"--cause-price {config.cause_price}"
+    if config.from_buffer:
+        raise ValueError(f"{price}: --from-buffer has no trials, so no cause can be checked")
+    for name, env in environments.items():
+        own = type(env).judge is not envs.Environment.judge
+        if not own and not hasattr(getattr(env, "observer", None), "judge"):
+            raise ValueError(f"{price}: {name} has no judge, so no cause can be checked")
+
 def training_tasks(config: Config, environments: dict[str, envs.Environment]) -> list[dict]:
     """Tasks of all environments in turn: the first of each, the second of each, ..."""
     tasks = [env.tasks("train", config.train_tasks, config.seed) for env in environments.values()]
@@ -379,13 +404,16 @@ def check_gaps(training: Training) -> None:
                          "--base, tasks or --envs, or go on with --resume "
                          "--no-gap-check")  # fmt: skip
 
-def collect_ratings(training: Training) -> tuple[list[FailedTrial], list[Rated]]:
+def collect_ratings(training: Training) -> tuple[Contexts, list[Rated]]:
     """3. What the untrained reflector's reflections are worth. The rated ones are empty where a
-    resumed run has learnt from them already.
+    resumed run has learnt from them already, and the failed trials are those it has come to.
     """
     config, run, processes = training.config, training.run, training.processes
     tasks, lm, arena = training.train_tasks * config.train_repeats, training.lm, training.arena()
-    failed = [FailedTrial.from_json(row, lm) for row in run.files["failed"]]
+    failed = Contexts()
+    for row in run.files["failed"]:
+        enter = failed.replace if "update" in row else failed.add
+        enter(FailedTrial.from_json(row, lm))
     ratings = stored_ratings(training)
     each = config.offline_each if config.mode == "offline" else 1
     done = min(run.state.get("collected", 0), len(tasks))
@@ -397,18 +425,19 @@ def collect_ratings(training: Training) -> tuple[list[FailedTrial], list[Rated]]
             trials, rows = processes.all_gather(trials), processes.all_gather(played.rows(lm))
             run.append("failed", [f.to_json() for f in trials])
             run.append("replay", [row.to_row(lm) for row in rows])
-            failed += trials
+            for trial in trials:
+                failed.add(trial)
             ratings += rows
         release_memory()
         run.save(collected=start + CHUNK)
         bar.set_postfix_str(f"{len(ratings)} ratings", refresh=False)
         bar.update(min(CHUNK, len(tasks) - start))
     bar.close()
-    if not failed:
+    if not failed.by_env:
         raise SystemExit("no first trial failed: there is nothing to reflect on")
     return failed, ratings
 
-def recorded(training: Training) -> tuple[list[FailedTrial], list[Rated]]:
+def recorded(training: Training) -> tuple[Contexts, list[Rated]]:
     """3. The same from a file of rated reflections: every distinct prompt is reflected on."""
     run, lm = training.run, training.lm
     ratings = [Rated.from_row(row, lm) for row in replay_buffer(run.path / "replay.jsonl")]
@@ -416,10 +445,12 @@ def recorded(training: Training) -> tuple[list[FailedTrial], list[Rated]]:
         ratings = training.given
         run.append("replay", [row.to_row(lm) for row in ratings])
         run.save(collected=0)
-    distinct: dict[tuple, Rated] = {}
+    distinct, failed = dict[tuple, Rated](), Contexts()
     for row in ratings:
         distinct.setdefault((row.env, tuple(row.prompt_ids)), row)
-    return [FailedTrial.recorded(row, lm) for row in distinct.values()], ratings
+    for row in distinct.values():
+        failed.add(FailedTrial.recorded(row, lm))
+    return failed, ratings
 
 def stored_ratings(training: Training) -> list[Rated]:
     """What a run that was interrupted has collected, as far as it is still to be learnt from."""
@@ -430,15 +461,19 @@ def stored_ratings(training: Training) -> list[Rated]:
     return [Rated.from_row(row, training.lm) for row in rows]
 
 def imitate(training: Training, ratings: list[Rated]) -> None:
-    """4. Supervised fine-tuning on what worked."""
+    """4. Supervised fine-tuning on what worked; where a false cause has a price, on what was true
+    as well. The ratings are what PPO's baselines start from.
+    """
     config, run, processes = training.config, training.run, training.processes
     if "sft_loss" in run.state:
         return
-    rows = [row for row in ratings if row.next_return > row.episode_return]
+    price = config.cause_price
+    rows = [row for row in ratings
+            if row.next_return > row.episode_return and (row.cause or not price)]  # fmt: skip
     losses: list[float] = []
     rows = processes.shard(rows)
-    processes.print0(f"SFT on {len(rows) * processes.world} of {len(ratings)} reflections, those "
-                     "that raised the return")  # fmt: skip
+    which = "those that raised the return" + " and state a true cause" * bool(price)
+    processes.print0(f"SFT on {len(rows) * processes.world} of {len(ratings)} reflections, {which}")
     if rows and config.sft_epochs:
         losses = sft_update(
             training.policy, training.optimizer, rows, epochs=config.sft_epochs,
@@ -450,7 +485,7 @@ def imitate(training: Training, ratings: list[Rated]) -> None:
     if processes.is_main:
         save_adapter(training.lm.model, run.path / "sft")
     training.optimizer.state.clear()  # PPO starts with fresh moments
-    run.save("sft", sft_loss=losses)
+    run.save("sft", sft_loss=losses, baselines=Baselines.start(ratings, price))
 
 def fit_reward_model(training: Training, reward: RewardModel, ratings: list[Rated]) -> None:
     """5. Offline: the reward model, fitted to the ratings."""
@@ -458,13 +493,19 @@ def fit_reward_model(training: Training, reward: RewardModel, ratings: list[Rate
     if "reward" in run.state:
         reward.load(run.path / "reward")
     else:
-        fitted = fit(
+        losses, kept = fit(
             reward, ratings, [row.rating for row in ratings],
             [(row.env, row.task_id) for row in ratings],
             FitConfig(config.reward_epochs, config.reward_lr, config.minibatch,
                       config.max_grad_norm),
             seeded(config.seed, "reward fit"),
         )  # fmt: skip
+        held_out = [ratings[i] for i in kept]
+        fitted = {
+            "loss": losses, "learnt_from": len(ratings) - len(kept),
+            "held_out": held_out_quality(reward, held_out, [row.rating for row in held_out],
+                                         [row.env for row in held_out]),
+        }  # fmt: skip
         release_memory()
         if training.processes.is_main:
             reward.save(run.path / "reward")
@@ -472,17 +513,16 @@ def fit_reward_model(training: Training, reward: RewardModel, ratings: list[Rate
     if training.processes.is_main:
         print_reward(run.state["reward"])
 
-def learn_by_ppo(training: Training, trials: list[FailedTrial]) -> None:
+def learn_by_ppo(training: Training, failed: Contexts) -> None:
     """6. PPO: reflect, find out what the reflections are worth, learn from the difference."""
     config, run, processes = training.config, training.run, training.processes
-    failed: dict[str, list[FailedTrial]] = {}
-    for trial in trials:
-        failed.setdefault(trial.env, []).append(trial)
     state = run.state
     kl_control = KLController(
         state.get("kl_coef", config.kl_coef), config.kl_target or None, config.kl_horizon
     )
-    baselines = Baselines(config.baseline_step, state.get("baselines", {}))
+    # a group compares with itself: a baseline before that would be a second one
+    step = config.baseline_step if config.advantage == "gae" else 0.0
+    baselines = Baselines(step, state["baselines"])
     min_well_formed = 0.0 if config.reflector or config.from_buffer else config.min_well_formed
     judge = training.reward or training.arena()
 
@@ -505,10 +545,7 @@ def learn_by_ppo(training: Training, trials: list[FailedTrial]) -> None:
             lr = config.lr * (1 - number / config.updates)
             for params in training.optimizer.param_groups:
                 params["lr"] = lr
-            drawn = draw(failed, number, n // training.group, config.seed)
-            stats = one_update(
-                training, number, processes.shard(drawn), judge, kl_control.kl_coef, baselines
-            )
+            stats = one_update(training, number, failed, judge, kl_control.kl_coef, baselines)
             row = {"update": number, "lr": lr} | stats
             run.append("metrics", [row])
             training.sink(row)
@@ -525,16 +562,20 @@ def learn_by_ppo(training: Training, trials: list[FailedTrial]) -> None:
     run.save("adapter")
 
 def one_update(
-    training: Training, number: int, drawn: list[FailedTrial], judge: Arena | RewardModel,
+    training: Training, number: int, failed: Contexts, judge: Arena | RewardModel,
     kl_coef: float, baselines: Baselines,
 ) -> dict:  # fmt: skip
-    """draw -> reflect -> retry -> rate -> update; the metrics."""
-    config, processes = training.config, training.processes
+    """draw -> reflect -> retry -> rate -> update, and other failed trials; the metrics."""
+    config, processes, lm = training.config, training.processes, training.lm
+    prompts = config.batch_reflections // training.group
+    drawn = processes.shard(draw(failed.by_env, number, prompts, config.seed))
     sampling = training.generator("update", number, processes.rank)
-    played = rollout(training.policy, drawn, training.group, judge, sampling)
+    played = rollout(training.policy, drawn, training.group, judge, sampling,
+                     training.environments, config.cause_price)  # fmt: skip
     if played.trials:
-        rows = [row.to_row(training.lm) for row in played.rows(training.lm)]
+        rows = [row.to_row(lm) for row in played.rows(lm)]
         training.run.append("replay", processes.all_gather(rows))
+    found = rollout_metrics(played, processes)
     checked = truth(training.environments, played, training.policy, processes)
     settings = PPOConfig(
         epochs=config.epochs, minibatch_size=config.minibatch // processes.world,
@@ -546,9 +587,14 @@ def one_update(
         training.policy, training.optimizer, played, settings, kl_coef, baselines,
         seeded(config.seed, "minibatches", number), processes,
     )  # fmt: skip
+    rng = random.Random(f"{config.seed} refresh {number} {processes.rank}")
+    entering = processes.all_gather(failed.successors(played, config.refresh, rng, lm))
+    for trial in entering:
+        failed.replace(trial)
+    training.run.append("failed", [trial.to_json() | {"update": number} for trial in entering])
     del played  # the prompts fill the memory
     release_memory()
-    return stats | checked
+    return found | stats | checked
 
 def check_health(stats: dict, max_kl: float, min_well_formed: float) -> None:
     """Stop a run that has collapsed, in words."""

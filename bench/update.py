@@ -1,8 +1,9 @@
 """One PPO update on rated reflections, against trl's PPO step with peft.
 
 trl adapts all tokens and reads prompt and response together each time. Ours does too in the row
-`ppo_update_all_tokens`, which computes the same numbers; `ppo_update` is the default of train.py,
-whose adapter acts on the response only: it reads the prompts once (that is timed as well).
+`ppo_update_all_tokens`, which computes the same numbers (but trl's critic moves the adapter once it
+is no longer 0, ours never); `ppo_update` is the default of train.py, whose adapter acts on the
+response only: it reads the prompts once (that is timed as well).
 """
 
 from collections.abc import Iterator

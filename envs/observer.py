@@ -18,6 +18,7 @@ class Verdict(NamedTuple):
     sound: bool | None = None  # does the plan lead where the oracle's plan leads?
     place: bool | None = None  # is all that it names where the trial showed it? None: it names none
     invented: bool | None = None  # does it name a thing or place that the trial never showed?
+    notes: bool | None = None  # are its notes true, those needed all there? None: it states none
 
 class Reader(Protocol):
     """Notes of a trial: made from its first observation, then fed with its steps."""

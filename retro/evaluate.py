@@ -171,8 +171,9 @@ def last_attempt(trajectories: Sequence[Trajectory], lm: LanguageModel) -> list[
     context the end.
     """
     room, tokenizer = lm.context // 2, lm.tokenizer
-    texts = (prompts.transcript("", [], t.exchanges) for t in trajectories)
-    return [tokenizer.decode(tokenizer.encode(prompts.one_line(text))[-room:]) for text in texts]
+    texts = (prompts.one_line(prompts.transcript("", [], t.exchanges)) for t in trajectories)
+    texts = (text.replace(prompts.CAUSE, "Cause ") for text in texts)  # or it would end the notes
+    return [tokenizer.decode(tokenizer.encode(text)[-room:]) for text in texts]
 
 def shuffled(texts: Sequence[str], task_ids: Sequence[str],
              kept: list[tuple[str, str]]) -> list[str | None]:  # fmt: skip
@@ -332,35 +333,3 @@ class Scribe:
                 found, n = (self.reflector.reward.best(found, n) if found else []), 1
             texts[variant] = [[r.text for r in found[i : i + n]] for i in range(0, len(found), n)]
         return texts
-
-# ---- what is chosen before the table, on other tasks
-
-def success(chains: Chains, retry: int) -> float:
-    """The share of rows that succeed by that retry."""
-    return sum(any(t.success for t in chain[: retry + 1]) for chain in chains) / len(chains)
-
-def measure_gap(evaluation: Evaluation, reflector: Reflector) -> list[float]:
-    """Success at trial 0, after a retry without reflection, after one with the oracle's."""
-    react, oracle = Variant("react"), Variant("oracle")
-    chains = evaluate(evaluation, (react, oracle), reflector)
-    return [success(chains[react], 0), success(chains[react], 1), success(chains[oracle], 1)]
-
-def try_templates(evaluation: Evaluation, reflector: Reflector) -> dict[str, float]:
-    """Success at retry 1 with each of the environment's templates."""
-    compared = [Variant(f"template {name}") for name in evaluation.env.templates]
-    chains = evaluate(evaluation, compared, reflector)
-    return {v.method.removeprefix("template "): success(own, 1) for v, own in chains.items()}
-
-def try_temperatures(
-    evaluation: Evaluation, methods: Sequence[str], reflector: Reflector,
-    temperatures: Sequence[float] = TEMPERATURES,
-) -> dict[str, dict[str, float]]:  # fmt: skip
-    """Success at retry 1 of each written method at each temperature, mean over the runs."""
-    written = [name for name in methods if name in TUNED]
-    compared = variants(written, {}, temperatures, len(reflector.runs))
-    found: dict[str, dict[str, float]] = {name: {} for name in written}
-    for v, own in evaluate(evaluation, compared, reflector).items():
-        runs = len(reflector.runs) if v.method in ADAPTERS else 1
-        shares, key = found[v.method], f"{v.temperature:g}"
-        shares[key] = shares.get(key, 0.0) + success(own, 1) / runs
-    return found

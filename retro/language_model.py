@@ -38,6 +38,7 @@ from retro.fast.drafts import Draw
 from retro.kv_cache import KVCache
 from retro.lora import add_lora, using
 from retro.model import GPT
+from retro.prompts import advice
 from retro.run.device import autocast
 from retro.tokenizer import TokenizerLike, load
 
@@ -172,13 +173,15 @@ class PromptCache:
     cache: KVCache
 
 class LanguageModel:
-    """`frame` is None for a model that continues plain text. Adapters are added by name; without
-    one, or inside `frozen()`, it is the base.
+    """`frame` is None for a model that continues plain text; without `notes` such a model is asked
+    for reflections that begin at their cause. Adapters are added by name; without one, or inside
+    `frozen()`, it is the base.
     """
 
-    def __init__(self, model: GPT, tokenizer: TokenizerLike, frame: ChatFrame | None = None):
+    def __init__(self, model: GPT, tokenizer: TokenizerLike, frame: ChatFrame | None = None,
+                 notes: bool = True):  # fmt: skip
         self.model, self.tokenizer, self.frame = model, tokenizer, frame
-        self.reflection_tokens = REFLECTION_TOKENS
+        self.reflection_tokens, self.notes = REFLECTION_TOKENS, True
         accelerate(model)
         self.device = model.device
         self.context: int = model.config.max_position_embeddings  # tokens, prompt and response
@@ -257,9 +260,9 @@ class LanguageModel:
 
     def as_answer(self, line: str) -> str:
         """A line from elsewhere as this model would write it. After a prompt's `Reflection:` comes
-        a space, after a chat model's frame none.
+        a space, after a chat model's frame none; `Cause:` may stand in the prompt.
         """
-        return f"{'' if self.frame else ' '}{line}\n"
+        return f"{'' if self.frame else ' '}{line if self.notes else advice(line)}\n"
 
     def fit(self, text: str, limit: int = 0, start: str = "") -> list[int]:
         """The ids of a prompt, at most `limit`; 0 = as many as leave room for a reflection. Of a

@@ -6,6 +6,7 @@
                   online    the actor plays the next trial: the true rating
                   offline   the reward model says it; nothing is played (the paper's way)
     update    move the reflector towards what was rated higher: one PPO update
+    Contexts  the failed trials; retries that failed take the place of older ones
 
 Read before: `trial.py`, `reflect.py`, `memory.py`; then `policy.py`, `ppo.py`.
 """
@@ -13,21 +14,22 @@ Read before: `trial.py`, `reflect.py`, `memory.py`; then `policy.py`, `ppo.py`.
 import hashlib
 import random
 import time
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 
+from envs.observer import Verdict
 from retro.language_model import LanguageModel, PromptCache
 from retro.memory import Rated, stored_response
 from retro.policy import Policy
 from retro.ppo import Batch, PPOConfig, ppo_update
-from retro.prompts import well_formed
-from retro.reflect import Reflection, rate, reflect, reflection_prompt
+from retro.reflect import Reflection, rate, reflect, reflection_prompt, worth
 from retro.reward import RewardModel
 from retro.run.processes import ALONE, Processes
-from retro.trial import Actor, Environments, Trajectory, run_in_batches
+from retro.trial import RETRIES, Actor, Environments, Trajectory, run_in_batches
 
 @dataclass(frozen=True)
 class FailedTrial:
@@ -97,20 +99,36 @@ class Rollout:
     ratings: list[float]
     trials: list[Trajectory]  # the retries; none where a reward model rates
     group: int  # neighbours that answer the same prompt
+    verdicts: list[Verdict] = field(default_factory=list)  # of the environments' judges
+    price: float = 0.0  # of a false cause
     caches: list[PromptCache] | None = None  # the prompts, if they have been read
     seconds: float = 0.0
+
+    @property
+    def worth(self) -> list[float]:
+        """What PPO maximises of each reflection."""
+        both = zip(self.ratings, self.verdicts, strict=True)
+        return [worth(rating, verdict.cause, self.price) for rating, verdict in both]
 
     def rows(self, lm: LanguageModel) -> list[Rated]:
         """Lines of the replay buffer, of trials that were played."""
         rows = []
-        for f, r, after, rating in zip(self.failed, self.reflections, self.trials, self.ratings):
+        played = zip(self.failed, self.reflections, self.trials, self.ratings, self.verdicts)
+        for f, r, after, rating, verdict in played:
             assert f.trajectory, "only a trial that was played has a next return"
             response, before = lm.answer_text(r.response_ids), f.trajectory.episode_return
             rows.append(Rated(
                 f.env, f.task_id, f.number, f.prompt_ids, stored_response(response, lm), response,
-                before, after.episode_return, rating,
+                before, after.episode_return, rating, verdict.cause,
             ))  # fmt: skip
         return rows
+
+def check(environments: Environments, failed: Sequence[FailedTrial],
+          reflections: Sequence[Reflection]) -> list[Verdict]:  # fmt: skip
+    """What the judges say of a reflection on each failed trial; of a bare prompt nothing."""
+    read = zip(failed, reflections, (f.trajectory for f in failed))
+    return [environments[f.env].judge(r.text, t.observation, t.exchanges) if t else Verdict()
+            for f, r, t in read]  # fmt: skip
 
 def collect(
     arena: Arena, tasks: Sequence[dict], rounds: int, each: int, lm: LanguageModel
@@ -128,7 +146,8 @@ def collect(
                 lm, [f.prompt_ids for f in asked], temperature=1.0, generator=arena.actor.generator
             )
         trials, ratings = arena.retry(asked, reflections)
-        yield failed, Rollout(asked, reflections, ratings, trials, each)
+        verdicts = check(arena.environments, asked, reflections)
+        yield failed, Rollout(asked, reflections, ratings, trials, each, verdicts)
         trials = trials[::each]
 
 def draw(
@@ -150,12 +169,51 @@ def draw(
         rows += sorted(drawn[:share], key=lambda f: f.length)
     return rows
 
+class Contexts:
+    """The failed trials that are reflected on, by environment. Retries come of a reflector that is
+    no longer there, so after an update new ones take the place of the oldest contexts of their
+    tasks. Where a chain ends, by success or after RETRIES, a first trial of the task comes back: no
+    reflector had a part in it.
+    """
+
+    def __init__(self) -> None:
+        self.by_env: dict[str, list[FailedTrial]] = {}
+        self.first: dict[tuple[str, str], list[FailedTrial]] = defaultdict(list)
+        self.slots: dict[tuple[str, str], deque[int]] = defaultdict(deque)  # the oldest first
+
+    def add(self, new: FailedTrial) -> None:
+        """One more, from collecting."""
+        own = self.by_env.setdefault(new.env, [])
+        self.slots[new.env, new.task_id].append(len(own))
+        if not new.number:
+            self.first[new.env, new.task_id].append(new)
+        own.append(new)
+
+    def replace(self, new: FailedTrial) -> None:
+        slots = self.slots[new.env, new.task_id]
+        self.by_env[new.env][slots[0]] = new
+        slots.rotate(-1)
+
+    def successors(
+        self, played: Rollout, share: float, rng: random.Random, lm: LanguageModel
+    ) -> list[FailedTrial]:
+        """What enters after an update: for a `share` of its failed trials, drawn by chance, what
+        follows the first of the reflections on it.
+        """
+        found = []
+        for f, after in list(zip(played.failed, played.trials))[:: played.group]:
+            if rng.random() < share:
+                ended = after.success or f.number + 1 >= RETRIES
+                found.append(rng.choice(self.first[f.env, f.task_id]) if ended
+                             else FailedTrial.of(after, f.number + 1, lm))  # fmt: skip
+        return found
+
 def rollout(
     policy: Policy, failed: Sequence[FailedTrial], group: int, judge: Arena | RewardModel,
-    generator: torch.Generator,
+    generator: torch.Generator, environments: Environments, price: float = 0.0,
 ) -> Rollout:  # fmt: skip
-    """`group` reflections on each failed trial, rated by the next trial or by the reward model. The
-    generator draws reflections and actions.
+    """`group` reflections on each failed trial, rated by the next trial or by the reward model;
+    the environments say which causes are false. The generator draws reflections and actions.
     """
     clock, lm = time.time(), policy.lm
     rows = [f for f in failed for _ in range(group)]
@@ -172,24 +230,47 @@ def rollout(
     else:
         judge.actor.generator = generator
         trials, ratings = judge.retry(rows, reflections)
-    return Rollout(rows, reflections, ratings, trials, group, caches, time.time() - clock)
+    verdicts, seconds = check(environments, rows, reflections), time.time() - clock
+    return Rollout(rows, reflections, ratings, trials, group, verdicts, price, caches, seconds)
 
 class Baselines:
-    """Each failed trial's running mean of its reflections' ratings, which is subtracted from a
-    rating before the critic sees it. It knows only the past, so it adds no bias. `step`: weight of
-    a new rating; 0 = no baseline.
+    """What is subtracted from a reflection's worth before the critic sees it: what others on the
+    same failed trial were worth. Its own worth has no part in it, so it adds no bias.
+
+        b    starts at the sum of the n worths that were collected / (n + 1); at 0 without any
+        b_i  = (1 - w) * b + w * mean of r_j, j != i, in i's group;  w = 1 - (1 - step)^(group - 1)
+        b   <- b + step * (r - b), with each r of an update after it
+
+    So the others in the group weigh as much as such steps would. step = 0: no baseline.
     """
 
     def __init__(self, step: float, means: dict[str, float]):
-        self.step, self.means = step, means
+        self.step, self.means = step, means if step else {}
 
-    def of(self, failed: Sequence[FailedTrial]) -> list[float]:
-        return [self.means.get(f.key, 0.0) for f in failed]
+    @staticmethod
+    def start(rated: Sequence[Rated], price: float) -> dict[str, float]:
+        """Where the b of each failed trial starts."""
+        known = defaultdict(list)
+        for r in rated:
+            key = FailedTrial(r.env, r.task_id, r.trial, r.prompt_ids, 0).key
+            known[key].append(worth(r.rating, r.cause, price))
+        return {key: sum(own) / (len(own) + 1) for key, own in known.items()}
 
-    def update(self, keys: Sequence[str], ratings: Sequence[float]) -> None:
-        for key, rating in zip(keys, ratings):
-            mean = self.means.get(key, 0.0)
-            self.means[key] = mean + self.step * (rating - mean)
+    def of(self, played: Rollout) -> list[float]:
+        """The b_i of each reflection."""
+        n, r, found = played.group, played.worth, []
+        w = 1 - (1 - self.step) ** (n - 1)
+        for i, f in enumerate(played.failed):
+            first = i - i % n
+            others = r[first:i] + r[i + 1 : first + n]
+            b = self.means.get(f.key, 0.0)
+            found.append((1 - w) * b + w * sum(others) / max(n - 1, 1))
+        return found
+
+    def update(self, rated: Sequence[tuple[str, float]]) -> None:
+        for key, r in rated:
+            b = self.means.get(key, 0.0)
+            self.means[key] = b + self.step * (r - b)
 
 def update(
     policy: Policy, optimizer: torch.optim.Optimizer, played: Rollout, config: PPOConfig,
@@ -203,7 +284,7 @@ def update(
     batch = policy.load_batch(played.reflections, played.caches)
     device = batch.mask.device
     groups = torch.arange(len(batch), device=device) // played.group
-    gains = [r - b for r, b in zip(played.ratings, baselines.of(played.failed))]  # in float64
+    gains = [r - b for r, b in zip(played.worth, baselines.of(played))]  # in float64
     ratings = torch.tensor(gains, device=device)
     logprobs, ref_logprobs, values = policy.evaluate(batch)
     stats = ppo_update(
@@ -211,30 +292,6 @@ def update(
         Batch(batch.mask, logprobs, ref_logprobs, values, ratings, groups), config,
         kl_coef=kl_coef, generator=generator, all_reduce=processes.all_reduce,
     )  # fmt: skip
-    metrics = rollout_metrics(played, baselines, processes) | {"kl_coef": kl_coef}
+    baselines.update(processes.all_gather([*zip((f.key for f in played.failed), played.worth)]))
     seconds = {"rollout_seconds": played.seconds, "learn_seconds": time.time() - clock}
-    return metrics | seconds | stats
-
-def rollout_metrics(played: Rollout, baselines: Baselines, processes: Processes) -> dict:
-    """What the reflections of all processes were worth, and what they look like. The baselines take
-    up their ratings.
-    """
-    success: list[bool | None] = [t.success for t in played.trials]
-    success = success or [None] * len(played.failed)
-    rows = [
-        (f.env, f.key, r.text, len(r.response_ids), rating, won)
-        for f, r, rating, won in zip(played.failed, played.reflections, played.ratings, success)
-    ]
-    names, keys, texts, tokens, ratings, won = zip(*processes.all_gather(rows))
-    baselines.update(keys, ratings)
-    by_env = {
-        name: [r for r, n in zip(ratings, names) if n == name] for name in sorted(set(names))
-    }
-    return {
-        "mean_rating": sum(ratings) / len(ratings),
-        "mean_rating_by_env": {name: sum(own) / len(own) for name, own in by_env.items()},
-        "success": sum(won) / len(won) if played.trials else None,
-        "well_formed": sum(map(well_formed, texts)) / len(texts),
-        "distinct": len(set(texts)) / len(texts),
-        "tokens": sum(tokens) / len(tokens),
-    }
+    return {"kl_coef": kl_coef} | seconds | stats

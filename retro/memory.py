@@ -6,11 +6,12 @@
 
 A line of the replay buffer is plain text:
 
-    {"env", "task_id", "trial", "prompt", "response", "return", "next_return", "rating"}
+    {"env", "task_id", "trial", "prompt", "response", "return", "next_return", "rating", "cause"}
 
 `prompt` is what the reflector was asked. `response` is what it answered, with a line end unless it
 was cut off. Neither holds special tokens or a chat model's frame: those are put around a text when
-it is read. So rows that one model wrote can teach another (`train.py --from-buffer`).
+it is read. So rows that one model wrote can teach another (`train.py --from-buffer`). `rating` is
+what the returns give; what a false `cause` costs (`reflect.worth`) is not in it.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retro.language_model import LanguageModel
-from retro.prompts import one_line
+from retro.prompts import NO_NOTES, REFLECT, one_line
 from retro.run.files import JsonLines
 from retro.run.rated_rows import FIELDS, check_row
 
@@ -45,11 +46,12 @@ class Rated:
     episode_return: float  # G of the failed trial
     next_return: float
     rating: float  # `reflect.rate`
+    cause: bool | None = None  # is the stated one true? None: it states none, or nobody could tell
 
     def to_row(self, lm: LanguageModel) -> dict:
-        return dict(zip(FIELDS, (
+        return dict(zip((*FIELDS, "cause"), (
             self.env, self.task_id, self.trial, lm.prompt_text(self.prompt_ids), self.response,
-            self.episode_return, self.next_return, self.rating,
+            self.episode_return, self.next_return, self.rating, self.cause,
         )))  # fmt: skip
 
     @staticmethod
@@ -61,7 +63,7 @@ class Rated:
         return Rated(
             row["env"], row["task_id"], row["trial"],
             lm.fit(row["prompt"], lm.context - len(response_ids)), response_ids, row["response"],
-            row["return"], row["next_return"], row["rating"],
+            row["return"], row["next_return"], row["rating"], row.get("cause"),
         )  # fmt: skip
 
 def stored_response(text: str, lm: LanguageModel) -> list[int]:
@@ -77,10 +79,13 @@ def read_buffer(path: str | Path, rating_range: tuple[float, float], lm: Languag
     """The rows of a file from anywhere; ValueError names the first wrong line. Each response
     becomes one line, as this model would write it. `kind` of the ratings: see `reflect.rate`.
     """
-    rows = []
+    rows, other = [], NO_NOTES if lm.notes else REFLECT
     for number, row in enumerate(replay_buffer(path), 1):
         try:
             check_row(row, rating_range, kind)
+            if row["prompt"].endswith(other):
+                raise ValueError(f"prompt ends in {other.strip()!r}: only for a run with "
+                                 f"--{'no-' * lm.notes}notes")  # fmt: skip
         except ValueError as error:
             raise ValueError(f"{path}:{number}: {error}") from error
         response = lm.as_answer(one_line(row["response"]))

@@ -216,13 +216,14 @@ class GPT(nn.Module):
         return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else own
 
     def hidden(self, ids: Tensor, cache: KVCache | None = None, counts: Tensor | None = None,
-               prefix: KVCache | None = None) -> Tensor:  # fmt: skip
+               prefix: KVCache | None = None, packed: Causal | None = None) -> Tensor:  # fmt: skip
         """ids (B, S) -> last hidden states (B, S, D), after the final norm.
 
         cache: row i's tokens take the positions from cache.lengths[i] on; the cache grows by them.
             Rows are right-padded: counts (B,) says how many tokens of each row are real (None =
             all S; 0 = the row stands still). States of padding mean nothing. Needs torch.no_grad().
         prefix: the same positions, but the cache is only read, and gradients reach the new tokens.
+        packed: what the tokens attend to in a row of several documents (`pretrain/packed.py`).
         """
         S = ids.shape[1]
         assert cache is None or prefix is None, "a cache either grows or is a constant"
@@ -235,7 +236,7 @@ class GPT(nn.Module):
         elif prefix is not None:
             new = AfterPrefix(prefix, S)
         else:
-            new = self.causal(S, ids.device)
+            new = packed or self.causal(S, ids.device)
 
         cos, sin = self.cos[new.positions], self.sin[new.positions]  # ([B,] S, E/2)
         cos, sin = both_halves(cos.unsqueeze(-2), sin.unsqueeze(-2))  # ([B,] S, 1, E)

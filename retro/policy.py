@@ -144,7 +144,7 @@ class ResponseBatch:
 
 class Policy(nn.Module):
     """M_r: the language model with its adapter, and a value head for the critic. values[i, t] is
-    the critic's guess before token t.
+    the critic's guess before token t. The critic reads M_r's states and does not move them.
     """
 
     def __init__(self, lm: LanguageModel, adapt_prompt: bool = False):
@@ -164,7 +164,7 @@ class Policy(nn.Module):
         """rows (b,) -> logprobs, entropy (nats), values: (b, R) each, float32; padding is 0."""
         hidden, log_probs = batch.distributions(rows)
         entropy = -(log_probs.exp() * log_probs).sum(-1)  # (N,)
-        values = self.value_head(hidden.float())[:, 0]  # (N,)
+        values = self.value_head(hidden.detach().float())[:, 0]  # (N,)
         logprobs = batch.chosen(rows, log_probs)
         return logprobs, batch.padded(rows, entropy), batch.padded(rows, values)
 

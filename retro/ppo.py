@@ -260,7 +260,7 @@ def ppo_update(policy: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
 
     policy(rows) evaluates rows (b,) of the batch's responses -> logprobs, entropy, values, (b, R)
     each; dropout off. The optimizer holds what is trained. kl_coef is in rating per nat.
-    target_kl, in nats per token: stop before a step from weights whose approx_kl is above it.
+    target_kl, in nats per token: no further epoch after one whose approx_kl is above it.
     advantage "gae" has a critic and is whitened. "group" compares the responses of one
     batch.groups id, unscaled and without a critic: values are ignored, and value_loss and
     explained_variance are 0. No group spans processes.
@@ -268,9 +268,9 @@ def ppo_update(policy: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
     Returns, measured before the update: kl (to the reference, nats per response) and
     explained_variance; means over minibatches: policy_loss, value_loss, entropy (nats per token),
     clip_fraction (tokens whose ratio is outside the interval), grad_norm (before clipping); the
-    last measured approx_kl; the number of optimizer steps, updates; and first_ratio_error, the
-    largest |ratio - 1| in this process's first minibatch: if it is not ~0, policy and old_logprobs
-    disagree. The generator (on the CPU) only shuffles rows.
+    last epoch's mean approx_kl, each minibatch's before its step; the number of optimizer steps,
+    updates; and first_ratio_error, the largest |ratio - 1| in this process's first minibatch: if it
+    is not ~0, policy and old_logprobs disagree. The generator (on the CPU) only shuffles rows.
 
     FloatingPointError on NaN or inf in rewards, loss or gradient, before the step it would spoil.
     """
@@ -280,6 +280,7 @@ def ppo_update(policy: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
 
     order = [torch.randperm(len(mask), generator=generator) for _ in range(config.epochs)]
     minibatches = [rows for epoch in order for rows in epoch.split(config.minibatch_size)]
+    in_epoch = len(minibatches) // config.epochs
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     history, grad_norms, first_ratio_error = list[list[float]](), list[float](), 0.0
     for rows in (rows.to(mask.device) for rows in minibatches):  # (b,)
@@ -302,25 +303,27 @@ def ppo_update(policy: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
             clip_fraction = masked_mean((shift > config.clip_coef).float(), row_mask)
             kl = approx_kl(logprobs, old_logprobs, row_mask)
             own = share * torch.stack((loss_pi, loss_v, mean_entropy, clip_fraction, kl))
-            whole_loss, *means, shift_kl = all_reduce(torch.cat((loss[None], own))).tolist()
+            whole_loss, *means = all_reduce(torch.cat((loss[None], own))).tolist()
         if not math.isfinite(whole_loss):
             raise FloatingPointError(f"loss is {whole_loss}: step {len(grad_norms)} not taken")
         if not history:
             first_ratio_error = shift.max().item()
         history.append(means)
-        if config.target_kl is not None and shift_kl > config.target_kl:
-            break
 
-        # 4. The step
+        # 4. The step, and the end of an epoch that went too far
         optimizer.zero_grad()
         backward(loss, parameters, all_reduce)
         grad_norms.append(take_step(optimizer, parameters, config.max_grad_norm))
+        epoch_kl = sum(kl for *_, kl in history[-in_epoch:]) / in_epoch
+        ended = len(history) % in_epoch == 0
+        if ended and config.target_kl is not None and epoch_kl > config.target_kl:
+            break
 
     names = ("policy_loss", "value_loss", "entropy", "clip_fraction")
     means = [sum(column) / len(history) for column in zip(*history)]
     return dict(zip(names, means)) | reference_metrics(batch, returns, all_reduce) | {
-        "approx_kl": shift_kl,
-        "grad_norm": sum(grad_norms) / max(len(grad_norms), 1),
+        "approx_kl": epoch_kl,
+        "grad_norm": sum(grad_norms) / len(grad_norms),
         "updates": float(len(grad_norms)),
         "first_ratio_error": first_ratio_error,
     }

@@ -32,13 +32,13 @@ class Reflection:
     prompt_ids: list[int]
     response_ids: list[int]
     logprobs: list[float]  # nats, of each response token, under the policy that wrote it
-    text: str
+    text: str  # one line, with the `Cause:` that a prompt without notes ends in
 
 def reflection_prompt(trajectory: Trajectory, lm: LanguageModel) -> list[int]:
     """x as ids. A transcript that leaves no room for the answer loses its middle, not its task or
     its end.
     """
-    request = prompts.reflection_request(trajectory.episode_return, chat=lm.frame is not None)
+    request = prompts.reflection_request(trajectory.episode_return, bool(lm.frame), lm.notes)
     start = prompts.opening(trajectory.observation, trajectory.reflections)
     return lm.fit(trajectory.text() + request, start=start)
 
@@ -53,7 +53,7 @@ def reflect(
     `temperature` and `generator` may be sequences, with one for each prompt.
     """
     reflections: dict[int, Reflection] = {}
-    decoder = lm.decoder()
+    decoder, asked = lm.decoder(), "" if lm.notes else prompts.CAUSE
     own = lambda value, rows: [value[i] for i in rows] if isinstance(value, Sequence) else value
     for read in caches or lm.prefill(prompts_, adapt_prompt):
         cache = read.cache.select(read.slots, lm.reflection_tokens + 1)  # a copy: that stays
@@ -64,7 +64,7 @@ def reflect(
         logprobs = out.logprobs.tolist()
         for j, i in enumerate(read.rows):
             ids = out.response_ids[j]
-            text = prompts.one_line(lm.text(ids))
+            text = prompts.one_line(asked + lm.text(ids))
             reflections[i] = Reflection(prompts_[i], ids, logprobs[j][: len(ids)], text)
     return [reflections[i] for i in range(len(prompts_))]
 
@@ -80,3 +80,9 @@ def rate(before: Trajectory, after: Trajectory, reflection: str = "",
     return ("delta", the paper's), the next trial's return ("next"), or its success ("success").
     """
     return RATINGS[kind](before, after, reflection)
+
+def worth(rating: float, cause: bool | None, price: float) -> float:
+    """What PPO maximises: rating - price * [the stated cause is not true]. Stating none (None) is
+    no way around the price, since a trial that failed has a cause.
+    """
+    return rating - price * (not cause)

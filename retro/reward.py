@@ -20,10 +20,8 @@ wrong. Read before: `policy.py`.
 Shapes: B reflections, b rows of a minibatch, R response tokens.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,7 +37,6 @@ from retro.run.files import read_tensors, write_tensors
 from retro.run.model_files import check_tensors
 
 HELD_OUT = 0.2  # share of the tasks whose reflections are not learnt from
-BINS = 10  # of the calibration, over the rating's range
 ADAPTER = "reward"  # its name on the language model
 
 R = TypeVar("R", bound=Response)
@@ -116,34 +113,19 @@ class RewardModel(nn.Module):
 def fit(
     reward: RewardModel, responses: Sequence[Response], ratings: Sequence[float],
     tasks: Sequence[tuple[str, str]], config: FitConfig, generator: torch.Generator,
-) -> dict:  # fmt: skip
+) -> tuple[list[float], list[int]]:  # fmt: skip
     """Fit r_theta to the ratings of some tasks; the reflections of HELD_OUT of the tasks are kept.
 
     tasks[i], (environment, id), is what response i was about. Returns the mean loss of each epoch
-    (nats), the number of reflections it learnt from, and `quality` on the held-out ones, of each
-    environment and of "all".
+    (nats), and which responses were kept; `retro/report/ranking.py` says what it is worth on them.
     """
     names = sorted(set(tasks))
     order = torch.randperm(len(names), generator=generator).tolist()
-    held_out = {names[i] for i in order[: round(HELD_OUT * len(names))]}
-    learnt = [i for i, task in enumerate(tasks) if task not in held_out]
+    kept = {names[i] for i in order[: round(HELD_OUT * len(names))]}
+    learnt = [i for i, task in enumerate(tasks) if task not in kept]
     means = fit_epochs(reward, [responses[i] for i in learnt], [ratings[i] for i in learnt],
                        config, generator)  # fmt: skip
-
-    unseen: dict[str, list[int]] = defaultdict(list)
-    for i, task in enumerate(tasks):
-        if task in held_out:
-            unseen["all"].append(i)
-            unseen[task[0]].append(i)
-    scores = reward.score([responses[i] for i in unseen["all"]]) if unseen["all"] else []
-    score = dict(zip(unseen["all"], scores))
-    low, high = reward.range.tolist()
-    held = {
-        name: quality([score[i] for i in rows], [ratings[i] for i in rows],
-                      [tuple(responses[i].prompt_ids) for i in rows], low, high)
-        for name, rows in unseen.items()
-    }  # fmt: skip
-    return {"loss": means, "learnt_from": len(learnt), "held_out": held}
+    return means, [i for i, task in enumerate(tasks) if task in kept]
 
 def fit_epochs(
     reward: RewardModel, responses: Sequence[Response], ratings: Sequence[float],
@@ -191,36 +173,3 @@ def pair_loss(log_ratios: Tensor, ratings: Tensor, prompts: Tensor) -> Tensor:
     """
     above = (prompts[:, None] == prompts) & (ratings[:, None] > ratings)  # (b, b) [i, j]
     return (F.softplus(log_ratios - log_ratios[:, None]) * above).sum() / above.sum().clamp(min=1)
-
-def quality(
-    scores: Sequence[float], ratings: Sequence[float], prompts: Sequence, low: float, high: float
-) -> dict:
-    """How good a reward model is on reflections that it has not learnt from.
-
-    ranking       of pairs of reflections on the same trajectory that were rated differently, the
-                  share with the better one scored higher (equal scores: half); null without pairs
-    calibration   of each BINS-th of the range that is met: [mean score, mean rating, number]
-    ece           expected calibration error: mean of |mean score - mean rating| over the bins,
-                  weighted by their numbers (Guo et al. 2017, eq. 3); in the rating's unit
-    """
-    same: dict = defaultdict(list)
-    for score, rating, prompt in zip(scores, ratings, prompts):
-        same[prompt].append((score, rating))
-    pairs = [(a, b) for own in same.values() for a, b in combinations(own, 2) if a[1] != b[1]]
-    right = sum(0.5 if a[0] == b[0] else (a[0] > b[0]) == (a[1] > b[1]) for a, b in pairs)
-
-    bins: dict = defaultdict(list)
-    for score, rating in zip(scores, ratings):
-        bins[min(int((score - low) / (high - low) * BINS), BINS - 1)].append((score, rating))
-    calibration = [
-        [sum(s for s, _ in own) / len(own), sum(r for _, r in own) / len(own), len(own)]
-        for _, own in sorted(bins.items())
-    ]
-    gaps = sum(abs(score - rating) * n for score, rating, n in calibration)
-    return {
-        "n": len(scores),
-        "pairs": len(pairs),
-        "ranking": right / len(pairs) if pairs else None,
-        "calibration": calibration,
-        "ece": gaps / max(len(scores), 1),
-    }

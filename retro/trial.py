@@ -18,6 +18,7 @@ from retro.memory import recall
 
 Environments = Mapping[str, Environment]  # by name
 Generators = Sequence[torch.Generator] | None  # one a trial; None: the actor's, for all of them
+RETRIES = 4  # of a chain of trials at one task, as `eval.py` plays it: nobody reflects on the last
 
 @dataclass(frozen=True)
 class Step:

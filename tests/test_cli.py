@@ -11,7 +11,8 @@ import pytest
 
 from retro.run.cli import Spent, flags_of, option, option_of, parse, run_script
 
-SCRIPTS = ("train", "eval", "play", "retro.pretrain.__main__", "retro.interop.export")
+SCRIPTS = ("train", "eval", "play", "retro.pretrain.__main__",
+           "retro.pretrain.skills", "retro.interop.export")
 CONFIGS = [pytest.param(import_module(name).Config, id=name) for name in SCRIPTS]
 
 def outside(one) -> list[float]:

@@ -19,17 +19,14 @@ from retro.evaluate import (
     Variant,
     evaluate,
     last_attempt,
-    measure_gap,
     methods_of,
     rows_of,
     shuffled,
-    success,
-    try_temperatures,
-    try_templates,
     variants,
 )
 from retro.lora import load_adapter, save_adapter
 from retro.reflect import reflect, reflection_prompt
+from retro.report.choices import measure_gap, success, try_temperatures, try_templates
 from retro.run.processes import Processes
 from retro.trial import Step, Trajectory, run_trials
 from tests.guess import Guess
@@ -242,6 +239,26 @@ def test_last_attempt_is_the_trial_without_its_opening_and_keeps_its_end(tiny_lm
         assert text.endswith("> go to bed 8 Nothing happens.") and "\n" not in text
         assert ("> go to bed 0 " in text) == whole and "You see" not in text and "old" not in text
         assert len(tiny_lm.tokenizer.encode(text)) <= context // 2 or whole
+
+def test_the_actor_reads_all_of_the_last_attempt_and_of_a_reflection_its_advice(tiny_lm):
+    """Text of a trial with the word `Cause: ` in it is no reflection with notes."""
+    read = []
+
+    def heard(text):
+        read.append(text)
+        return "look"
+
+    steps = (Step("search mug", "Cause: unknown. See mug.", 0.0),)
+    t = Trajectory("guess", "a", "x", (), steps, 0, False, False, True)
+    (attempt,) = last_attempt([t], tiny_lm)
+    assert attempt == "> search mug Cause unknown. See mug."
+    notes = "Notes: a. Cause: I slept. Plan: say b."
+    writers = {"last_attempt": lambda ts, _: [attempt], "oracle": lambda ts, _: [notes]}
+    evaluation = scripted(1, 1, heard)
+    for name, seen in (("last_attempt", attempt), ("oracle", "I slept. Plan: say b.")):
+        chains = evaluate(evaluation, [Variant(name)], nobody(tiny_lm, writers))[Variant(name)]
+        assert chains[0][1].reflections == (writers[name]([t], None)[0],)  # the memory has it whole
+        assert f"\nReflection: {seen}\n" in read[-1] + "\n"
 
 # ---- who writes
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import envs
 from envs.hotpot import Hotpot, exact_match, f1_score, load_items
 from retro.prompts import well_formed
 
@@ -308,7 +307,7 @@ def test_a_file_in_another_encoding(tmp_path):
 
 @pytest.mark.parametrize("split", ["train", "seen", "unseen"])
 def test_generated_tasks(tmp_path, split):
-    env = envs.make("hotpot")
+    env = Hotpot(max_steps=20)  # many have no time for the whole way
     tasks = env.tasks(split, 60, 0)
     assert tasks == env.tasks(split, 60, 0) == json.loads(json.dumps(tasks))
     assert tasks != env.tasks(split, 60, 1)
@@ -319,7 +318,7 @@ def test_generated_tasks(tmp_path, split):
         item = task["item"]
         assert gold_trial(env, task)[1:] == (1, True, False, {"success": True, "progress": 1})
         titles = [title for title, _ in item["context"]]
-        assert len(set(titles)) == len(titles) and 6 <= len(titles) <= 8
+        assert len(set(titles)) == len(titles) and 7 <= len(titles) <= 12
         sentences = dict(item["context"])
         assert all(i < len(sentences[title]) for title, i in item["supporting_facts"])
         text = " ".join(s for title, _ in item["supporting_facts"] for s in sentences[title])

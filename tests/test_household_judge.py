@@ -168,7 +168,7 @@ def test_the_oracle_is_right_in_the_small_room(name):
     text = oracle_reflection(*TRIALS[name])
     verdict = judge(text, *TRIALS[name])
     assert (verdict.cause, verdict.sound, verdict.invented) == (T, T, F), (text, verdict)
-    assert verdict.place in (T, None)
+    assert verdict.place in (T, None) and verdict.notes is T
 
 def carried_out(env, task, plan) -> bool:
     """Does the game end well if a plan's clauses, and nothing else, are done in order?"""
@@ -227,19 +227,22 @@ def verdicts(split: str, n: int):
 @pytest.mark.parametrize("split", ["train", "seen", "unseen"])
 def test_verdicts_on_generated_trials(split):
     flawed, n = Counter(), 0
-    for texts, verdict in verdicts(split, 70):
+    for texts, verdict in verdicts(split, 500):
         right = verdict["oracle"]
         assert (right.cause, right.sound, right.invented) == (T, T, F), (texts, right)
+        assert right.notes is T, (texts, right)
         assert right.place is not F and right.kind, (texts, right)
         if texts["flawed"] != texts["oracle"]:
             n += 1
             flawed["sound"] += verdict["flawed"].sound
             flawed["right"] += verdict["flawed"].sound and verdict["flawed"].cause is T
+            assert verdict["flawed"].notes is not T, (texts, verdict["flawed"])
+            assert (verdict["flawed"].notes is None) != texts["flawed"].startswith("Notes: ")
         for name in TEMPLATES:
             assert well_formed(texts[name]) and parse_plan(texts[name]), texts[name]
             assert verdict[name][:2] == ("", None) and not verdict[name].invented, texts[name]
             assert verdict[name].place is not F, texts[name]
-    assert n > 15 and flawed["right"] <= flawed["sound"] < 0.2 * n, (n, flawed)
+    assert n > 40 and flawed["sound"] < 0.3 * n and flawed["right"] < 0.2 * n, (n, flawed)
 
 def test_templates_by_hand():
     said = {name: write(*TRIALS["not cleaned"]) for name, write in TEMPLATES.items()}
@@ -248,6 +251,7 @@ def test_templates_by_hand():
         "last again": "search desk 2.",
         "unsearched": "search cabinet 2, fridge 1, microwave 1, sinkbasin 1, bathtubbasin 1.",
         "first seen": "take mug 2 from cabinet 1, put mug 2 in/on desk 2.",
+        "where seen": "search cabinet 1.",
     }
     untouched = trial("put a mug in desk.")
     assert all(parse_plan(write(*untouched)) for write in TEMPLATES.values())
@@ -264,6 +268,6 @@ def test_the_oracle_is_right_on_real_transcripts():
             text = oracle_reflection(observation, failed[:end])
             verdict = judge(text, observation, failed[:end])
             assert (verdict.cause, verdict.sound, verdict.invented) == (T, T, F), (text, verdict)
-            assert verdict.place is not F, (text, verdict)
+            assert verdict.place is not F and verdict.notes is T, (text, verdict)
             judged += 1
     assert judged == 192

@@ -74,6 +74,7 @@ def plays(env, task, reflection) -> bool:
     """A flawless demonstrator's success on a task."""
     observation, _ = env.reset(task)
     player = Player(observation, [reflection], random.Random(0))
-    player.skill, player.forgets = type(player.skill)(0, 0, 0, 0, 0), False
+    player.skill = type(player.skill)(0, 0, 0, 0, 0, 0)
+    player.forgets = player.misplaces = False
     play(env, player, random.Random(0), slip_share=0)
     return env.info()["success"]

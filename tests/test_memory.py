@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -86,8 +87,12 @@ def test_a_rated_reflection_comes_back_from_its_line(tiny_lm, response):
     rated = Rated("guess", "t", 1, encode("A mug 1.\nReflection:"), encode(response), response,
                   0.25, 1.0, 0.75)  # fmt: skip
     line = rated.to_row(tiny_lm)
-    assert tuple(line) == tuple(FIELDS) and line["prompt"] == "A mug 1.\nReflection:"
+    assert tuple(line) == (*FIELDS, "cause") and line["prompt"] == "A mug 1.\nReflection:"
     assert (line["response"], line["return"], line["rating"]) == (response, 0.25, 0.75)
+    assert Rated.from_row(line, tiny_lm) == rated
+    judged = replace(rated, cause=False)
+    assert Rated.from_row(json.loads(json.dumps(judged.to_row(tiny_lm))), tiny_lm) == judged
+    del line["cause"]  # as in files of before
     assert Rated.from_row(line, tiny_lm) == rated
 
 def test_rows_from_anywhere_become_one_line_answers(tiny_lm, tmp_path):
@@ -116,6 +121,8 @@ def read(tmp_path, lm, rating_range=(-1.0, 1.0), kind="delta", **changes):
     ({"trial": 10**7}, r"trial 10000000: must be in"),
     ({"trial": 1.5}, r"trial is 1.5"),
     ({"trial": True}, r"trial is True"),
+    ({"cause": 1}, r"cause is 1"),
+    ({"cause": "yes"}, r"cause is 'yes'"),
     ({"env": "a\x1b[2J"}, r"env 'a\\x1b\[2J' is not printable"),
     ({"task_id": "a\n"}, r"task_id 'a\\n' is not printable"),
     ({"response": ["x" * 10**6]}, r"response is \['xxx"),
@@ -178,3 +185,21 @@ def test_a_response_and_its_prompt_fit_into_any_context_that_holds_the_frame(tin
         rated = Rated.from_row(long, lm)
         assert len(rated.prompt_ids) + len(rated.response_ids) <= lm.context
         assert len(rated.prompt_ids) > around and rated.response_ids
+
+@pytest.mark.parametrize("cause", [True, False, None])
+def test_the_price_of_a_false_cause_is_not_in_the_buffer(tiny_lm, tmp_path, cause):
+    """The rating is what the returns give, whatever was said: such a file loads as any other."""
+    (_, rated) = read(tmp_path, tiny_lm, cause=cause)
+    assert (rated.rating, rated.cause) == (0.5, cause)
+
+def test_rows_are_of_the_form_that_the_run_asks_for(tiny_base, tiny_lm, tmp_path):
+    """Else the reflector would learn after one request, and be asked by another."""
+    bare = open_model(str(tiny_base), torch.device("cpu"), False, notes=False)
+    with_notes, without = {"prompt": "x\nReflection:"}, {"prompt": "x\nReflection: Cause:"}
+    assert read(tmp_path, tiny_lm, **with_notes) and read(tmp_path, bare, **without)
+    with pytest.raises(ValueError, match=":2: prompt ends in 'Reflection: Cause:': only for a run "
+                                         "with --no-notes"):  # fmt: skip
+        read(tmp_path, tiny_lm, **without)
+    with pytest.raises(ValueError, match="2: prompt ends in 'Reflection:': only for a run with "
+                                         "--notes"):  # fmt: skip
+        read(tmp_path, bare, **with_notes)

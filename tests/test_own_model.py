@@ -111,6 +111,8 @@ def test_a_context_can_be_lowered_but_not_below_the_frame(tiny_base, tiny_chat):
     ({"concurrency": 0.5}, "--concurrency is 0.5: must be a whole number"),
     ({"api": "x"}, "--api is 'x': must be one of chat, completions"),
     ({"base": 3}, "base is 3, no setting of train.py"),
+    ({"notes": "no"}, "notes is 'no', no setting of train.py"),
+    ({"cause_price": True}, "cause_price is True, no setting of train.py"),
 ])  # fmt: skip
 def test_settings_of_a_run_are_checked_when_they_are_read(tmp_path, wrong, message):
     (tmp_path / "config.json").write_text(json.dumps(wrong))
@@ -189,8 +191,8 @@ def test_every_distinct_prompt_is_reflected_on(
     """Each once, however many reflections on it were recorded, and within the model's frame."""
     drawn = []
 
-    def learn(training, trials):
-        drawn.append((training.lm, trials))
+    def learn(training, failed):
+        drawn.append((training.lm, failed.by_env["guess"]))
         raise Killed
 
     monkeypatch.setattr(train, "learn_by_ppo", learn)

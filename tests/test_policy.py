@@ -158,3 +158,21 @@ def test_ppo_teaches_a_reflector_and_the_flipped_rating_unteaches_it(lm, trials,
                    generator=torch.Generator().manual_seed(step))  # fmt: skip
     gain = sign * (sum(shares[-3:]) - sum(shares[:3])) / 3
     assert gain > 0.1, shares
+
+@pytest.mark.parametrize("adapt_prompt", [False, True])
+def test_the_critic_reads_the_policys_states_and_does_not_move_them(lm, trials, adapt_prompt):
+    """Its loss gives the adapter no gradient, and the head that of a linear regression."""
+    randomise(lm)
+    policy = Policy(lm, adapt_prompt)
+    batch = policy.load_batch(sample(lm, trials, adapt_prompt=adapt_prompt))
+    rows = torch.arange(len(trials))
+    logprobs, _, values = policy(batch, rows)
+    ((values - 1) ** 2).sum().backward()
+    assert all(weight.grad is None for weight in lora_parameters(lm.model))
+    with torch.no_grad():
+        states = batch.states(rows)[batch.mask].float()  # (N, D)
+    # d/dw sum (w . x - 1)^2 at w = 0 is -2 sum x
+    expected = -2 * states.sum(0)
+    torch.testing.assert_close(policy.value_head.weight.grad[0], expected, atol=1e-3, rtol=1e-3)
+    logprobs.sum().backward()
+    assert any(weight.grad.any() for weight in lora_parameters(lm.model))

@@ -180,11 +180,32 @@ def test_old_values_and_old_logprobs_are_those_of_the_batch():
     assert stats["approx_kl"] == pytest.approx(math.exp(0.5) - 1 - 0.5, rel=1e-5)
     assert stats["clip_fraction"] == 1.0
 
-def test_stops_early_above_target_kl():
+def test_stops_after_an_epoch_whose_mean_kl_is_above_the_target():
+    """Not within it, whatever one minibatch says. Minibatch i of an epoch has ratios e^SHIFTS[i],
+    on each token: mean of e^s - 1 - s over the epoch.
+    """
+    shifts = (0.0, 0.1, 0.9, -0.2)
+    mean = sum(math.exp(s) - 1 - s for s in shifts) / 4
+    largest = math.exp(0.9) - 1 - 0.9
+    for target, epochs in ((None, 3), (1.01 * mean, 3), (0.99 * mean, 1), (largest, 3), (1e-9, 1)):
+        policy, generator = TabularPolicy(), torch.Generator().manual_seed(0)
+        batch, calls = policy.write(64, generator), itertools.count()
+
+        def moved(rows):
+            logprobs, entropy, values = policy(rows)
+            shift = shifts[next(calls) % 4]
+            return batch.old_logprobs[rows] + shift + 0 * logprobs, entropy, values
+
+        optimizer = torch.optim.SGD(policy.parameters(), lr=0.0)
+        stats = step(moved, optimizer, batch, generator, target_kl=target, epochs=3)
+        assert stats["updates"] == 4 * epochs, (target, stats)
+        assert stats["approx_kl"] == pytest.approx(mean, rel=1e-5)
+
+def test_a_large_step_ends_the_update_with_its_epoch():
     policy, generator = TabularPolicy(), torch.Generator().manual_seed(0)
     batch, optimizer = policy.write(64, generator), torch.optim.SGD(policy.parameters(), lr=50.0)
     stats = step(policy, optimizer, batch, generator, target_kl=0.01)
-    assert stats["updates"] == 1.0 and stats["approx_kl"] > 0.01, stats  # one large step, no more
+    assert stats["updates"] == 4.0 and stats["approx_kl"] > 0.01, stats  # one epoch, not two
 
 def test_rows_are_visited_once_an_epoch():
     policy, generator, seen = TabularPolicy(), torch.Generator().manual_seed(0), []

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from retro.interop.open import open_model
 from retro.learn import Arena, FailedTrial
 from retro.reflect import (
     RANGES,
@@ -11,6 +12,7 @@ from retro.reflect import (
     rate,
     reflect,
     reflection_prompt,
+    worth,
     write_reflections,
 )
 from retro.trial import Trajectory, run_trials
@@ -104,3 +106,36 @@ def test_each_prompt_may_have_a_generator_of_its_own(tiny_lm, trials):
     together = write(range(6))
     assert [r.text for r in write([4, 1])] == [together[4].text, together[1].text]
     assert [r.text for r in write([3])] == [together[3].text]
+
+# ---- without notes
+
+def test_without_notes_the_request_says_cause_and_the_text_keeps_it(tiny_base, tiny_lm, trials):
+    """The ids after the prompt are what the text has after `Cause:`."""
+    lm = open_model(str(tiny_base), torch.device("cpu"), False, notes=False)
+    encode, decode = lm.tokenizer.encode, lm.tokenizer.decode
+    written = sample(lm, trials)
+    for r, t in zip(written, trials):
+        asked = decode(r.prompt_ids)
+        assert asked == decode(reflection_prompt(t, tiny_lm)) + " Cause:"
+        assert r.text == " ".join(f"Cause: {decode(r.response_ids)}".split())
+    assert [r.text[:6] for r in sample(tiny_lm, trials)] != ["Cause:"] * 6
+    whole = "Notes: a mug 1 in bed 1. Cause: I slept. Plan: look."
+    for model, prompt, answer in (
+        (tiny_lm, "Reflection:", f" {whole}\n"),
+        (lm, "Reflection: Cause:", " I slept. Plan: look.\n"),
+    ):
+        assert model.as_answer(whole) == answer
+        # the space goes with the answer, so what is learnt in one piece is sampled in the same ids
+        assert encode(prompt) + encode(answer) == encode(prompt + answer)
+    assert lm.as_answer("Cause: I slept. Plan: look.") == " I slept. Plan: look.\n"
+    assert lm.as_answer("I slept. Plan: look.") == " I slept. Plan: look.\n"
+
+def test_a_chat_model_keeps_its_request(tiny_chat, trials):
+    with_notes, without = (open_model(str(tiny_chat), torch.device("cpu"), False, notes=notes)
+                           for notes in (True, False))  # fmt: skip
+    assert reflection_prompt(trials[0], with_notes) == reflection_prompt(trials[0], without)
+    assert without.notes and without.as_answer("Cause: a.") == "Cause: a.\n"
+
+def test_a_false_cause_costs_its_price_and_so_does_none():
+    assert [worth(0.5, cause, 0.2) for cause in (True, False, None)] == [0.5, 0.3, 0.3]
+    assert [worth(-1.0, cause, 0.0) for cause in (True, False, None)] == [-1.0] * 3

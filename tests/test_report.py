@@ -108,12 +108,13 @@ def page(tiny_base, evaluation, played, chains, tmp_path_factory):
     return html, json.loads(re.search(rb'id="data">(.*?)</script>', html, re.S)[1]), run_dir
 
 def test_tokens_are_weighed_as_a_plain_forward_pass_weighs_them(tiny_base, chains, monkeypatch):
-    """gamma = lambda = 1: A_t = rating - kl_coef * (log-ratios from t on) - V_t."""
+    """gamma = lambda = 1: A_t = worth - kl_coef * (log-ratios from t on) - V_t."""
     monkeypatch.setattr(policies, "autocast", lambda device: nullcontext())  # all in float32
     policy, kl_coef = trained(tiny_base), 0.3
     lm, model, coder = policy.lm, policy.lm.model, policy.lm.tokenizer
     before, after = chains["reflexion"][0][:2]
-    (found,) = report.weigh(policy, [(before, after, CAUSE)], kl_coef, 1.0, 1.0)
+    gain = after.episode_return - before.episode_return
+    (found,) = report.weigh(policy, [(before, CAUSE, gain - 0.25)], kl_coef, 1.0, 1.0)
     prompt = reflection_prompt(before, lm)
     ids = coder.encode(f" {CAUSE}\n")
     assert "".join(row[0] for row in found) == f" {CAUSE}\n" and len(found) == len(ids)
@@ -128,7 +129,7 @@ def test_tokens_are_weighed_as_a_plain_forward_pass_weighs_them(tiny_base, chain
         with using(model, None):
             base, _ = logprobs()
     charged = kl_coef * (own - base).flip(0).cumsum(0).flip(0)
-    advantages = after.episode_return - before.episode_return - charged - values
+    advantages = gain - 0.25 - charged - values
     expected = torch.stack((advantages, values, own, base), 1)
     assert largest_gap(torch.tensor([row[1:] for row in found]), expected) < 1e-4
     assert largest_gap(own, base) > 0.01, "the adapter does nothing: the test is blind"
@@ -147,7 +148,8 @@ def test_the_page_holds_the_episodes(page, chains):
     assert retries["react"][0]["text"] is None and "tokens" not in retries["react"][0]
     assert retries["long"][0]["text"] and retries["long"][0]["tokens"] is None
     assert retries["react"][1]["trial"]["steps"][0][0] == "look"
-    verdict = {"kind": "not found", "cause": True, "sound": None, "place": None, "invented": False}
+    verdict = {"kind": "not found", "cause": True, "sound": None, "place": None, "invented": False,
+               "notes": None}  # fmt: skip
     assert [r["verdict"] for r in retries["reflexion"]] == [verdict] * 2
     assert data["metrics"][-1]["kl"] is None  # NaN is no JSON
 

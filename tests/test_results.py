@@ -13,11 +13,10 @@ import retro.report.results
 from envs.observer import Verdict
 from envs.tasks import seed_range
 from retro.evaluate import Evaluation, Reflector, Variant, rows_of
+from retro.report.choices import best_of, mean_of
 from retro.report.results import (
-    best_of,
     compared,
     interval,
-    mean_of,
     report,
     sign_test,
     solved,
@@ -234,5 +233,8 @@ def test_the_table_says_what_the_report_holds(found):
     assert pairs[1].startswith("react") and "+0.62 [" in pairs[1] and "3:0 p=0.25" in pairs[1]
     truth = text.partition("reflections, checked")[2].splitlines()
     assert [line.split()[0] for line in truth[1:]] == ["retroformer", "shuffled"]
-    assert truth[1].split()[2:] == ["0.50", "-", "-", "-", "0.00", "0.25", "one,", "3", "of", "6"]
+    columns = "cause true plan sound place right invented notes true I(kind)"
+    assert truth[0].split()[:10] == columns.split()
+    said = ["0.50", "-", "-", "-", "-", "0.00", "0.25", "one,", "3", "of", "6"]
+    assert truth[1].split()[2:] == said
     assert "at other temperatures" not in table(found)

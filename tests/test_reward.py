@@ -13,7 +13,8 @@ import retro.reward
 from retro.lora import lora_parameters
 from retro.policy import ResponseBatch
 from retro.reflect import RANGES
-from retro.reward import ADAPTER, FitConfig, RewardModel, fit, pair_loss, quality
+from retro.report.ranking import held_out_quality, quality
+from retro.reward import ADAPTER, FitConfig, RewardModel, fit, pair_loss
 from tests.small_trials import failed_trials, randomise, sample, shorten
 
 @pytest.fixture(scope="module")
@@ -137,7 +138,7 @@ def test_best_of_n_is_the_highest_score_of_each_group(trained):
         own = scores[3 * i : 3 * i + 3]
         assert chosen == reflections[3 * i + own.index(max(own))]
 
-def fit_by_heart(reward, reflections, epochs) -> dict:
+def fit_by_heart(reward, reflections, epochs) -> tuple[list[float], list[int]]:
     """Rated by whether the first id is a high one; two reflections a task."""
     firsts = [r.response_ids[0] for r in reflections]
     ratings = [float(i > sorted(firsts)[len(firsts) // 2 - 1]) for i in firsts]
@@ -149,10 +150,15 @@ def fit_by_heart(reward, reflections, epochs) -> dict:
 def test_fit_learns_the_ratings_it_sees_and_holds_tasks_out(setting):
     """Learnt by heart, on 80 % of the tasks."""
     lm, _, reflections = setting
-    found = fit_by_heart(RewardModel(lm, *RANGES["next"]), reflections, epochs=14)
-    assert found["learnt_from"] == 10 and found["held_out"]["all"]["n"] == 2
-    assert found["held_out"]["household"] == found["held_out"]["all"]
-    assert found["loss"][0] > 0.5 and found["loss"][-1] < 0.2, found["loss"]
+    reward = RewardModel(lm, *RANGES["next"])
+    losses, kept = fit_by_heart(reward, reflections, epochs=14)
+    assert len(kept) == 2 and kept[0] % 2 == 0 and kept[1] == kept[0] + 1  # those of one task
+    assert losses[0] > 0.5 and losses[-1] < 0.2, losses
+    rows, scores = [reflections[i] for i in kept], reward.score(reflections)
+    found = held_out_quality(reward, rows, [0.0, 1.0], ["a", "b"])
+    assert list(found) == ["all", "a", "b"] and [found[name]["n"] for name in found] == [2, 1, 1]
+    assert found["a"]["ece"] == pytest.approx(scores[kept[0]], abs=1e-5)  # far from its rating, 0
+    assert held_out_quality(reward, [], [], []) == {}
 
 def test_a_gradient_that_is_nan_moves_nothing(setting):
     lm, _, reflections = setting

@@ -54,7 +54,10 @@ def test_goals_that_people_wrote(tmp_path):
         steps.append((action, env.step(action)[0]))
     assert env.info() == {"success": False, "progress": pytest.approx(2 / 3)}
     said = env.oracle_reflection(observation, steps)
-    assert said == "I did not choose red. Plan: open BAK73, choose red, buy."
+    assert said == (
+        f"Notes: limit ${limit}; BAK73 $15.0 fits, bought before choosing; BEL10 $100.0 too dear. "
+        "Cause: I bought before choosing. Plan: open BAK73, choose red, buy."
+    )
     env.reset(t)
     for action in ["search[red velvet lamp]", "click[BAK73]", "click[red]", "click[Buy Now]"]:
         env.step(action)

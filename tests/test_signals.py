@@ -231,7 +231,8 @@ def test_an_interrupt_that_becomes_an_error_is_still_one(tiny_base, tmp_path, na
 
 @pytest.mark.parametrize("script", ["train.py", *(
     pytest.param(script, marks=pytest.mark.slow) for script in (
-        "eval.py", "play.py", "-m retro.pretrain", "-m retro.interop.export")
+        "eval.py", "play.py", "-m retro.pretrain", "-m retro.pretrain.skills",
+        "-m retro.interop.export")
 )])  # fmt: skip
 def test_ctrl_c_while_pytorch_is_loaded(script, tmp_path):
     command = [sys.executable, *script.split(), f"--run-dir={tmp_path}"]

@@ -281,30 +281,6 @@ def test_ablations_run_and_are_read(tiny_base, tmp_path, change, small_run):
     if settings.rating == "next":
         assert all(row["rating"] == row["next_return"] for row in replay)
 
-def test_the_mean_of_a_trials_ratings_is_taken_from_its_next_ones(tiny_base, tmp_path, monkeypatch):
-    """Against the replay buffer: one half of the way to each new rating, from 0."""
-    seen, update = [], retro.learn.ppo_update
-
-    def spy(policy, optimizer, batch, *rest, **settings):
-        seen.append(batch.ratings.tolist())
-        return update(policy, optimizer, batch, *rest, **settings)
-
-    monkeypatch.setattr(retro.learn, "ppo_update", spy)
-    settings = config(tiny_base, tmp_path / "run", envs="guess", updates=4, baseline_step=0.5)
-    leave_out_evaluation(monkeypatch)
-    train.main(settings)
-    replay = [json.loads(line) for line in (tmp_path / "run/replay.jsonl").read_text().splitlines()]
-    past: dict[tuple, list[float]] = {}
-    for ratings, start in zip(seen, range(len(replay) - 16, len(replay), 4), strict=True):
-        rows = replay[start : start + 4]
-        for row, rating in zip(rows, ratings, strict=True):
-            own = past.get((row["task_id"], row["trial"]), [])
-            baseline = sum(r * 0.5 ** (len(own) - i) for i, r in enumerate(own))
-            assert rating == pytest.approx(row["rating"] - baseline, abs=1e-6)
-        for row in rows:
-            past.setdefault((row["task_id"], row["trial"]), []).append(row["rating"])
-    assert max(map(len, past.values())) > 2 and any(map(any, past.values()))
-
 def test_without_memory_every_method_is_a_plain_retry(tiny_base, tmp_path):
     train.main(config(tiny_base, tmp_path / "run", envs="guess", memory=0, updates=0, eval_tasks=9))
     (report,) = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -358,7 +334,7 @@ def test_collapse_stops_with_a_reason(tiny_base, tmp_path):
 
 def test_a_prompt_is_built_and_encoded_once(tiny_base, tmp_path, monkeypatch):
     """When a trial has failed, it becomes a prompt: reflecting, retrying, learning and storing in
-    two updates then build and encode nothing of it again.
+    two updates then build and encode nothing of it again. A retry that failed becomes one, too.
     """
     built, encoded, in_updates = [], [], []
     transcript, encode, one_update = prompts.transcript, Tokenizer.encode, train.one_update
@@ -382,10 +358,16 @@ def test_a_prompt_is_built_and_encoded_once(tiny_base, tmp_path, monkeypatch):
     monkeypatch.setattr(Tokenizer, "encode", counted_encode)
     monkeypatch.setattr(train, "one_update", counted_update)
     leave_out_evaluation(monkeypatch)
-    train.main(config(tiny_base, tmp_path / "run"))
+    train.main(config(tiny_base, tmp_path / "run", refresh=0.0))
     failed = (tmp_path / "run/failed.jsonl").read_text().splitlines()
     assert in_updates == [(0, 0)] * 2
     assert len(encoded) == len(set(encoded)) == len(failed) == 8
+    train.main(config(tiny_base, tmp_path / "new", refresh=1.0))
+    rows = [json.loads(line) for line in (tmp_path / "new/failed.jsonl").read_text().splitlines()]
+    for number, (built_now, encoded_now) in enumerate(in_updates[2:]):
+        new = [row for row in rows if row.get("update") == number and row["trial"]]
+        assert encoded_now == len(new) and built_now >= len(new)
+    assert any(encoded_now for _, encoded_now in in_updates)
 
 @pytest.mark.parametrize(
     "command, word",

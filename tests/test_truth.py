@@ -21,6 +21,7 @@ from retro.report.truth import (
     information,
     information_of,
     mutual_information,
+    rollout_metrics,
     truth,
 )
 from retro.trial import Step, Trajectory
@@ -33,9 +34,9 @@ class Judged(Guess):
     """A judge by the book: reflection -> verdict, and the oracle's by the trial's last action."""
 
     BOOK = {
-        "never seen, search a": Verdict("never seen", True, True, True, False),
+        "never seen, search a": Verdict("never seen", True, True, True, False, True),
         "never seen, search b": Verdict("never seen", True, False, None, False),
-        "not taken, search c": Verdict("not taken", False, False, None, True),
+        "not taken, search c": Verdict("not taken", False, False, None, True, False),
         "look": Verdict(),
         "right 1": Verdict("never seen", True, True),
         "right 2": Verdict("not taken", True, True),
@@ -62,7 +63,7 @@ def test_faithfulness_on_a_hand_worked_example():
         ("2", "not taken, search c"), ("2", "look"),
     ))  # fmt: skip
     # what each reflection's judge cannot tell is not counted
-    shares = dict(n=4, cause=2 / 3, sound=1 / 3, place=1.0, invented=1 / 3)
+    shares = dict(n=4, cause=2 / 3, sound=1 / 3, place=1.0, invented=1 / 3, notes=0.5)
     assert found.items() >= shares.items()
     assert found.keys() - shares.keys() == {"kinds", "kind_information"}
     assert found["kinds"] == {"never seen": 2, "not taken": 1, "": 1}
@@ -73,7 +74,7 @@ def test_who_always_says_the_same_is_told_by_its_information():
     found = faithfulness(Judged(), said(*[(a, "never seen, search a") for a in "1212"]))
     assert found["cause"] == found["sound"] == 1 and found["kind_information"] == 0
     silent = faithfulness(Judged(), said(("1", "look")))
-    assert [silent[k] for k in ("cause", "sound", "place", "invented")] == [None] * 4
+    assert [silent[k] for k in ("cause", "sound", "place", "invented", "notes")] == [None] * 5
     assert faithfulness(Guess(), said(("1", "mug")))["cause"] is None  # it has no judge
 
 def test_information_of_pairs():
@@ -106,7 +107,8 @@ def test_mutual_information_against_a_double_loop(lm, trials, adapt_prompt):
         ratios = [exp(logprob(x.prompt_ids, y) - own) for x in said]
         expected -= log(sum(ratios) / len(said)) / len(said)
     found = mutual_information(lm, said, adapt_prompt)
-    assert found == pytest.approx(expected, abs=2e-4) and 0.05 < found <= log(len(said))
+    assert found == pytest.approx(expected, abs=2e-4) and found <= log(len(said))
+    assert abs(found) > 0.02  # of so few samples it may be negative
     with lm.frozen():  # without the adapter that wrote them they are others
         assert abs(mutual_information(lm, said, adapt_prompt) - found) > 1e-3
 
@@ -181,6 +183,24 @@ def test_an_updates_information_is_of_trials_of_all_lengths_and_not_of_one(lm, t
         assert seen.pop() == [*map(str, expected)] and found["mutual_information"]
     found = truth({}, Rollout(failed[:1], said[:1], [], [], 1), Policy(lm))
     assert found["mutual_information"] == {} and not seen
+
+def test_an_updates_shares_are_of_all_its_reflections():
+    """Who says nothing is not right; where nobody can tell there is no share."""
+    f = FailedTrial("a", "1", 0, [1], 1)
+    texts = ["I slept. Plan: look.", "I slept. Plan: look.", "Cause: I slept. Plan: go.", "mug"]
+    verdicts = [Verdict("x", True, False), Verdict("x", False, True), Verdict("x", True, True),
+                Verdict()]  # fmt: skip
+    written = [Reflection([1], [2] * (i + 1), [], text) for i, text in enumerate(texts)]
+    failed = [f, f, replace(f, env="b"), f]
+    played = Rollout(failed, written, [0.5, 0.0, 1.0, -0.5], [], 2, verdicts, price=9.0)
+    found = rollout_metrics(played)
+    assert found == {
+        "mean_rating": 0.25, "mean_rating_by_env": {"a": 0.0, "b": 1.0}, "success": None,
+        "well_formed": 0.75, "distinct": 0.75, "tokens": 2.5,
+        "cause_true": 0.5, "plan_sound": 0.5, "notes_true": None,
+    }  # fmt: skip
+    noted = [v._replace(notes=notes) for v, notes in zip(verdicts, (True, False, None, None))]
+    assert rollout_metrics(replace(played, verdicts=noted))["notes_true"] == 0.25
 
 def test_a_failed_trials_name_is_its_environments_tasks_numbers_and_texts(lm, trials):
     """Two first trials of a task have two names, the same one read twice has one."""

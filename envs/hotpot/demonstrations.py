@@ -12,183 +12,345 @@ from typing import NamedTuple
 import envs.hotpot.observer as observer
 from envs import Environment
 from envs.demonstrations import Demonstration, Pair, Roles, ask, demonstrate, drill, latest_plan
-from envs.hotpot.observer import Notes, command, oracle_reflection, parse_plan, write_reflection
-from envs.hotpot.tasks import NAMES, RELATIONS, WORDS, WORKS, Namer, generate_task
+from envs.hotpot.goals import (
+    NAMES,
+    NUMBERS,
+    RELATIONS,
+    VALUE_KIND,
+    WORDS,
+    Entity,
+    Goal,
+    Way,
+    wanted,
+    write_question,
+)
+from envs.hotpot.observer import (
+    Notes,
+    command,
+    noted,
+    oracle_reflection,
+    parse_plan,
+    reflect_on,
+    write_reflection,
+)
+from envs.hotpot.tasks import World, generate_task
 from envs.names import CUT, cutter
 from envs.observer import Step, read_trial
 
 class Skill(NamedTuple):  # chances of a lapse, each where it can occur
-    relation: float = 0.0  # takes the other fact of a paragraph: the composer for the director
-    sense: float = 0.0  # takes the other sense of a name
-    early: float = 0.0  # answers with a name on the way
-    guess: float = 0.0  # compares without having read both, or wrongly
+    hasty: float = 0.0  # does not read to the second sentence, where the asked fact stands
+    sense: float = 0.0  # takes the first title offered
+    early: float = 0.0  # answers with a town on the way
+    astray: float = 0.0  # reads a second paragraph of a kind, and goes on from that one
+    guess: float = 0.0  # compares without having read all
+    mixed: float = 0.0  # takes the last for the first, or no for yes
+    title: float = 0.0  # searches a title that does not exist
     idle: float = 0.0  # thinks or looks a word up
 
-SKILLS = {  # skill -> share of the players
-    Skill(relation=0.0, sense=0.05, early=0.0, guess=0.05, idle=0.0): 0.4,
-    Skill(relation=0.1, sense=0.3, early=0.05, guess=0.5, idle=0.02): 0.35,
-    Skill(relation=0.25, sense=0.5, early=0.15, guess=1.0, idle=0.05): 0.25,
-}
+CAREFUL = Skill(hasty=0.05, sense=0.1, guess=0.05)
+HASTY = Skill(hasty=0.85, sense=0.85, early=0.1, astray=0.1, guess=0.3, mixed=0.05, title=0.03)
+RASH = Skill(hasty=0.95, sense=0.95, early=0.2, astray=0.2, guess=0.5, mixed=0.2, title=0.05,
+             idle=0.01)  # fmt: skip
+SKILLS = {CAREFUL: 0.25, HASTY: 0.45, RASH: 0.3}  # skill -> share of the players
+
+class Route:  # what a player takes for a way
+    def __init__(self, way: Way, level: int = 0, begun: Entity | None = None):
+        self.way, self.level, self.entities = way, level, [begun or way.start]
+
+    @property
+    def relation(self) -> str:
+        """The fact to read next; "" at the end."""
+        return (*self.way.relations, "")[self.level]
+
+    @property
+    def name(self) -> str:
+        return self.entities[-1][1]
+
+    def may_be_at(self, entity: Entity) -> bool:
+        """Can this be a paragraph of the way?"""
+        return entity == self.way.start or entity[0] in self.way.kinds[1:-1]
+
+    def take(self, value: str) -> None:
+        self.level += 1
+        self.entities.append((self.way.kinds[self.level], value))
 
 class Player:  # of one trial; the contract is `envs.demonstrations.Player`
     def __init__(self, observation: str, reflections: list[str], rng: random.Random):
         self.notes, self.rng = Notes(observation), rng
-        self.read = self.notes.read
         self.skill = rng.choices([*SKILLS], [*SKILLS.values()])[0]
         self.plan = latest_plan(reflections, parse_plan)
-        self.trusted: tuple[int, str] | None = None  # where on the question's way the player is
-        self.judged: set[observer.Entity] = set()  # paragraphs whose fact was picked
-        self.foresight = rng.random() < 0.1  # searches "Quietverse (film)" at once
+        self.opened: list[Entity] = []  # paragraphs that the plan led to
+        self.begun: dict[Entity, str] = {}  # the first sentence of each paragraph
+        self.routes = [Route(way) for way in self.notes.goal.ways]
+
+    def read(self, action: str, reply: str) -> None:
+        self.notes.read(action, reply)
+        if match := observer.PARAGRAPH.search(reply):
+            self.begun[match[1], match[2]] = match[0].partition(". ")[0]
 
     def slip(self) -> str:
-        foreign = Namer(self.rng, unseen=False)(self.rng.choice(("work", "artist", "town")))
+        foreign = World(self.rng, False, ()).name(self.rng.choice(("work", "artist", "town")))
         known = self.rng.choice([name for _, name in self.notes.facts] or [foreign])
         searches = [command("search", name) for name in (foreign, known)]
         return self.rng.choice([*searches, self._idle()])
+
+    def _idle(self) -> str:
+        thought = f"think[ I need the {wanted(self.notes.goal)} ]"
+        word = self.rng.choice(("born", "by", "river", "town", "music"))
+        return self.rng.choice((thought, f"Lookup[ {word} ]"))
 
     def act(self) -> str:
         while self.plan:
             if action := self._follow(*self.plan[0]):
                 return action
             self.plan = self.plan[1:]
+            if not self.plan:
+                self._go_on_from_plan()
         if self.rng.random() < self.skill.idle:
             return self._idle()
-        return self._compare() if self.notes.goal.answers else self._go_on()
+        for route in self.routes:
+            if action := self._walk(route):
+                return action
+        return command("finish", self._answer())
 
-    def _idle(self) -> str:
-        thought = f"think[ I need {' and '.join(n for _, n in self.notes.goal.starts)} ]"
-        word = self.rng.choice(("born", "by", "river", "town", "music"))
-        return self.rng.choice((thought, f"Lookup[ {word} ]"))
-
+    # ---- By a plan.
     def _follow(self, verb: str, words: str) -> str | None:
         """The action that carries out a clause of the plan, or None when it is done."""
         if verb == "finish" or words not in self.notes.searched:
             return command(verb, words)
         plain, _, meant = words.rstrip(")").partition(" (")
-        kinds = self.notes.goal.kinds
-        for kind, name in self.notes.facts:
-            if name == plain and meant in ("", kind) and kind in kinds:
-                self.trusted, self.skill = (kinds.index(kind), plain), Skill()
-        if words in self.notes.missing and self.trusted is None:  # it has two senses
-            levels = [i for i, k in enumerate(kinds) if f"{words} ({k})" in self.notes.offered]
-            if levels:
-                self.trusted, self.skill = (levels[0], words), Skill()
+        read = [e for e in self.notes.facts if e[1] == plain and meant in ("", e[0])]
+        # a name that turned out to have two senses is meant in the one that fits
+        read += [(k, words) for k in RELATIONS if f"{words} ({k})" in self.notes.offered]
+        self.opened += [e for e in read if any(route.may_be_at(e) for route in self.routes)][:1]
         return None
 
-    def _go_on(self) -> str:
-        """One step on the question's way."""
-        notes, goal = self.notes, self.notes.goal
-        begun, start = self.trusted or (0, goal.starts[0][1])
-        level, name = notes.walk((begun, start))
-        # something new was read: which of its facts is taken?
-        if level > begun and (read := (goal.kinds[begun], start)) not in self.judged:
-            self.judged.add(read)
-            known, relation = notes.facts[read], goal.relations[begun]
-            others = [value for r, value in known.items() if r != relation]
-            careless = others and self.rng.random() < self.skill.relation
-            name = others[0] if careless else known[relation]
-            self.trusted = (begun + 1, name)
-            if begun + 1 < len(goal.relations) and self.rng.random() < self.skill.early:
-                return command("finish", name)
-            return self._go_on()
-        return command("finish", name) if level == len(goal.relations) else self._open(level, name)
+    def _go_on_from_plan(self) -> None:
+        """Go on, with care, from the paragraphs that the plan led to."""
+        routes, begun = self.routes, list[Route]()
+        for entity in self.opened if self.notes.goal.order else self.opened[-1:]:
+            fits = [route for route in routes if route.may_be_at(entity)]
+            if route := next((r for r in fits if r.entities[0] == entity), (*fits, None)[0]):
+                begun.append(Route(route.way, route.way.kinds.index(entity[0]), entity))
+                routes = [r for r in routes if r is not route]
+        if begun:
+            self.skill = Skill()
+            # of three towns a plan may name the two that are left
+            self.routes = begun if len(begun) > 1 else [*begun, *routes]
 
-    def _open(self, level: int, name: str) -> str:
-        """Search the paragraph on a name. If the name has two senses, mostly take the right one."""
-        notes, kind = self.notes, self.notes.goal.kinds[level]
+    # ---- On the question's ways, with lapses.
+    def _walk(self, route: Route) -> str | None:
+        """One step on a way; None at its end."""
+        while route.relation:
+            if route.entities[-1] not in self.notes.facts:
+                return self._open(route)
+            route.take(self._pick(route.entities[-1], route.relation))
+            if self.notes.goal.order:
+                continue
+            if route.relation and route.entities[-1][0] == "town":
+                if self.rng.random() < self.skill.early:
+                    return command("finish", route.name)
+            if len(route.entities) > 2 and self.rng.random() < self.skill.astray:
+                self._stray(route)
+        return None
+
+    def _pick(self, entity: Entity, relation: str) -> str:
+        """The asked fact of a paragraph; a hasty reader, or one in the wrong paragraph, takes the
+        first one.
+        """
+        facts = self.notes.facts[entity]
+        first = next(iter(facts.values()))
+        value = facts.get(relation, first)
+        hidden = f" {value}" not in self.begun[entity]
+        return first if hidden and self.rng.random() < self.skill.hasty else value
+
+    def _stray(self, route: Route) -> None:
+        """Go back for the other artist of a work, or the like, and go on from there."""
+        *entities, before, (kind, name), _ = route.entities
+        others = [value for value in self.notes.facts[before].values() if value != name]
+        route.entities = [*entities, before, (kind, self.rng.choice(others))]
+        route.level -= 1
+
+    def _open(self, route: Route) -> str:
+        """Search the next paragraph; of several titles a hasty player takes the first."""
+        notes, (kind, name) = self.notes, route.entities[-1]
         title = f"{name} ({kind})"
-        fresh = title not in notes.searched
         senses = [t for t in notes.offered if t.startswith(f"{name} (")]
-        if level == 0 and self.foresight and fresh:
-            return command("search", title)
-        if name not in notes.searched and title not in senses and notes.title((kind, name)) == name:
+        if senses:
+            hasty = senses[0] not in notes.searched and self.rng.random() < self.skill.sense
+            title = senses[0] if hasty else title
+            route.entities[-1] = (title.rstrip(")").partition(" (")[2], name)
+        elif name not in notes.searched:
+            if not notes.missing and not notes.goal.order and self.rng.random() < self.skill.title:
+                return command("search", self._no_title(route, title))
+            if self._guesses(route):
+                return command("finish", self._answer())
             return command("search", name)
-        wrong = next((t for t in senses if t != title), None)
-        read = wrong in notes.searched
-        if wrong and fresh and (not read or kind in WORKS) and self.rng.random() < self.skill.sense:
-            if not read:
-                return command("search", wrong)
-            known = next(known for entity, known in notes.facts.items() if entity[1] == name)
-            self.trusted = (level + 1, next(iter(known.values())))  # goes on from it, unaware
-            return self._go_on()
-        if title in senses and fresh:
-            return command("search", title)
-        return command("finish", name)  # at a loss
+        if title in notes.searched:  # at a loss
+            return command("finish", name)
+        return command("search", title)
 
-    def _compare(self) -> str:
-        unread, answers = self.notes.unread(), self.notes.goal.answers
-        guesses = len(unread) <= 1 and self.rng.random() < self.skill.guess / 2
-        if not unread and not guesses:
-            return command("finish", self.notes.compared() or answers[0])
-        unsearched = [name for name in unread if name not in self.notes.searched]
-        if unsearched and not guesses:
-            return command("search", unsearched[0])
-        return command("finish", self.rng.choice(answers))
+    def _no_title(self, route: Route, title: str) -> str:
+        if len(route.entities) < 2:
+            return title
+        return f"{route.way.relations[route.level - 1]} of {route.entities[-2][1]}"
+
+    def _guesses(self, route: Route) -> bool:
+        """Compare although this last paragraph was not read?"""
+        last = route is self.routes[-1] and route.level + 1 == len(route.way.relations)
+        return bool(self.notes.goal.order) and last and self.rng.random() < self.skill.guess
+
+    def _answer(self) -> str:
+        order, ends = self.notes.goal.order, [route.name for route in self.routes]
+        if not order:
+            return ends[0]
+        unread = any(route.relation for route in self.routes)
+        mixed = self.rng.random() < (0.5 if unread else self.skill.mixed)
+        if order == "same":
+            return "yes" if (len(set(ends)) == 1) != mixed else "no"
+        towns = [route.entities[-1 if route.relation else -2][1] for route in self.routes]
+        if unread:
+            return self.rng.choice(towns)
+        numbers = [int(re.sub(r"\D", "", end) or 0) for end in ends]
+        best = min(numbers) if (order == "first") != mixed else max(numbers)
+        return towns[numbers.index(best)]
 
 # ---- Flawed reflections, as people and models write them.
 def flawed_reflection(observation: str, steps: list[Step], rng: random.Random) -> str:
-    """A plausible reflection: vague, or with another fact or name, or what was tried already."""
-    notes = read_trial(Notes(observation), steps)
-    flaw = rng.choices(("vague", "relation", "name", "again"), (4, 4, 2, 2))[0]
-    verb, words = (parse_plan(oracle_reflection(observation, steps)) or [("", "")])[0]
-    right = words.partition(" (")[0]
-    wrong = [  # the last part: it stands beside the right fact
-        (relation, subject, value, right in known.values())
-        for (_, subject), known in notes.facts.items()
-        for relation, value in known.items()
-        if value != right and relation != "century"
-    ]
-    if flaw in ("relation", "name") and wrong:
-        beside = [fact for fact in wrong if fact[3]] if flaw == "relation" else []
-        relation, name, value, _ = beside[0] if beside else rng.choice(wrong)
-        verb = verb if beside else rng.choice(("search", "finish"))
-        cause = f"{notes.ended()}, but the {relation} of {name} is {value}."
-        return write_reflection(cause, [(verb, value)])
-    if flaw == "again" and notes.searched:
-        again = notes.given if notes.given and rng.random() < 0.5 else rng.choice(notes.searched)
-        return write_reflection(f"I did not read {again}.", [("search", again)])
-    return rng.choice(WORDS["vague"])
+    """Hasty: no notes, and what fits a typical trial. Careless: right but for one wrong fact, from
+    which cause and plan follow. Vague.
+    """
+    trial = read_trial(Notes(observation), steps)
+    flaw = rng.choices(("careless", "hasty", "vague"), (6, 4, 2))[0]
+    if flaw == "careless" and trial.goal.ways and misread(trial, rng):
+        return reflect_on(trial)
+    named = [title for title in [*trial.found, *trial.offered, trial.given] if title]
+    named += [value for relation, _, value in trial.known() if relation not in NUMBERS]
+    if flaw == "vague" or not named:
+        return rng.choice(WORDS["vague"])
+    name = rng.choice(named)
+    if rng.random() < 0.25:
+        return write_reflection(f"{trial.ended()}, but the answer is {name}.", [("finish", name)])
+    return write_reflection(f"{trial.ended()}, but did not read {name}.", [("search", name)])
+
+def misread(trial: Notes, rng: random.Random) -> bool:
+    """Change one fact on the question's ways as readers do: it gets the value that stands beside it
+    in its paragraph, or the same fact's value in another paragraph. False if there is none.
+    """
+    wrong = []
+    for path in trial.paths():
+        for kind, (relation, name, value) in zip(path.way.kinds[path.begun :], path.facts):
+            own = trial.facts[kind, name].values()
+            others = (facts[relation] for facts in trial.facts.values() if relation in facts)
+            wrong += [((kind, name), relation, v) for v in (*own, *others) if v != value]
+    if wrong:
+        entity, relation, value = rng.choice(wrong)
+        trial.facts[entity] = trial.facts[entity] | {relation: value}
+    return bool(wrong)
 
 # ---- Questions. None is about how to do better.
-def _fact(notes: Notes, rng: random.Random, reverse: bool) -> Pair | None:
-    if not notes.facts:
+def _fact(trial: Notes, rng: random.Random, reverse: bool) -> Pair | None:
+    if not trial.known():
         return None
-    relation, name, value = rng.choice(notes.known())
+    relation, name, value = rng.choice(trial.known())
     if not reverse:
         return f"What is the {relation} of {name}?", value
-    once = [v for _, _, v in notes.known()].count(value) == 1 and relation != "century"
+    once = [v for _, _, v in trial.known()].count(value) == 1 and relation not in NUMBERS
     return (f"What was read of {value}?", f"{relation} of {name}") if once else None
 
-def _hops(notes: Notes, rng: random.Random) -> Pair | None:
+def _hops(trial: Notes, rng: random.Random) -> Pair | None:
     ways = [
         (f"What is the {then} of the {relation} of {name}?", end)
-        for relation, name, value in notes.known()
-        for then, end in notes.facts.get((VALUE_KIND.get(relation, ""), value), {}).items()
+        for relation, name, value in trial.known()
+        for then, end in trial.facts.get((VALUE_KIND.get(relation, ""), value), {}).items()
     ]
     return rng.choice(ways) if ways else None
 
-VALUE_KIND = dict.fromkeys((r for kind in WORKS for r in RELATIONS[kind]), "artist")
-VALUE_KIND |= dict.fromkeys(RELATIONS["artist"], "town")  # a fact -> what kind its value is
+def _read(trial: Notes, rng: random.Random) -> Pair | None:
+    names = [name for relation, _, name in trial.known() if relation not in NUMBERS]
+    if not names:
+        return None
+    read = any(entity[1] == (name := rng.choice(names)) for entity in trial.facts)
+    return f"Was {name} read?", "yes" if read else "no"
+
+def _order(trial: Notes, rng: random.Random) -> Pair | None:
+    relation, order = rng.choice(NUMBERS), rng.choice(("first", "last"))
+    towns = {name: int(v[4:-2]) for r, name, v in trial.known() if r == relation}
+    pairs = [(a, b) for a in towns for b in towns if towns[a] != towns[b]]
+    if not pairs:
+        return None
+    a, b = rng.choice(pairs)
+    best = (min if order == "first" else max)((a, b), key=lambda name: towns[name])
+    return f"Which has the {order} {relation}, {a} or {b}?", best
+
 QUESTIONS: dict[str, Callable[[Notes, random.Random], Pair | None]] = {
-    "fact": lambda notes, rng: _fact(notes, rng, reverse=False),
+    "fact": lambda trial, rng: _fact(trial, rng, reverse=False),
     "hops": _hops,
-    "reverse": lambda notes, rng: _fact(notes, rng, reverse=True),
-    "searched": lambda notes, _: (
-        "Which titles were searched?", ", ".join(notes.searched[:6]) or "none"),
-    "last": lambda notes, _: None if not notes.searched else (
-        "What was searched last?", notes.searched[-1]),
-    "missing": lambda notes, _: (
-        "Which titles were not found?", ", ".join(notes.missing) or "none"),
-    "given": lambda notes, _: ("What was answered?", notes.given or "nothing"),
-    "start": lambda notes, _: None if not notes.goal.starts else (
-        "What does the task name?", ", ".join(name for _, name in notes.goal.starts))}  # fmt: skip
+    "reverse": lambda trial, rng: _fact(trial, rng, reverse=True),
+    "read": _read,
+    "order": _order,
+    "searched": lambda trial, _: (
+        "Which titles were searched?", ", ".join(trial.searched[:6]) or "none"),
+    "last": lambda trial, _: None if not trial.searched else (
+        "What was searched last?", trial.searched[-1]),
+    "missing": lambda trial, _: (
+        "Which titles were not found?", ", ".join(trial.missing) or "none"),
+    "given": lambda trial, _: ("What was answered?", trial.given or "nothing"),
+    "wanted": lambda trial, _: None if not trial.goal.ways else (
+        "What is asked?", wanted(trial.goal))}  # fmt: skip
 TOPICS = tuple(QUESTIONS)
-DRILLED = ("fact", "fact", "hops", "reverse")  # in a drill
+DRILLED = ("fact", "fact", "hops", "reverse", "order")  # in a drill
 
 def questions(observation: str, steps: list[Step], rng: random.Random, n: int,
               topics: Sequence[str] = TOPICS) -> list[Pair]:  # fmt: skip
-    notes = read_trial(Notes(observation), steps)
-    return ask(n, topics, rng, lambda topic: QUESTIONS[topic](notes, rng))
+    trial = read_trial(Notes(observation), steps)
+    return ask(n, topics, rng, lambda topic: QUESTIONS[topic](trial, rng))
+
+# ---- What matters, here and if something else were asked.
+def other_goal(trial: Notes, rng: random.Random) -> Goal:
+    """Another goal, of names that the trial shows, mostly of paragraphs that it read."""
+    numbers = any(relation in NUMBERS for relation, _, _ in trial.known())
+    towns = NUMBERS if numbers else ("land", "river")
+    read = [*trial.facts, *(way.start for way in trial.goal.ways)]
+    named = [(VALUE_KIND[r], v) for r, _, v in trial.known() if r in VALUE_KIND]
+
+    def draw() -> Way:
+        """Up to a fact of a town; or, but for numbers, it may end before."""
+        way = Way(rng.choice(read if rng.random() < 0.8 or not named else named))
+        while kind := way.kinds[-1]:
+            way = way.on(rng.choice(towns if kind == "town" else RELATIONS[kind]))
+            if rng.random() < 0.4 and not (numbers and way.kinds[-1]):
+                break
+        return way
+
+    first, *others = [draw() for _ in range(10)]
+    alike = [way for way in others if way.kinds[-2] == first.kinds[-2] and way.start != first.start]
+    if alike and (numbers or first.kinds[-1] == "town" and rng.random() < 0.3):
+        second = alike[0].before().on(first.relations[-1])
+        return Goal((first, second), rng.choice(("first", "last")) if numbers else "same")
+    return Goal((first,))
+
+def practice(observation: str, steps: list[Step], rng: random.Random, n: int = 3) -> list[Pair]:
+    """What matters; and n times what would matter, or what would be the whole reflection, if
+    something else were asked.
+    """
+    trial = read_trial(Notes(observation), steps)
+    if not trial.goal.ways:
+        return []
+    asked = [("What matters?", "; ".join(noted(trial)))]
+    for goal in (other_goal(trial, rng) for _ in range(n)):
+        other = read_trial(Notes(observation, goal), steps)
+        right = other.given is not None and other.given == other.answer(other.paths())
+        if right or rng.random() < 0.5:
+            asked.append(_what_matters(other))
+        else:
+            question = write_question(goal, rng)
+            asked.append((f"What if the task were: {question}", reflect_on(other)))
+    return list(dict.fromkeys(asked))
+
+def _what_matters(other: Notes) -> Pair:
+    asked, *known = noted(other)
+    return f"What matters for {asked}?", "; ".join(known)
 
 def everything(observation: str, steps: list[Step], rng: random.Random) -> Pair:
     """Dense practice in reading: the answer states up to 12 facts, in random order."""
@@ -209,9 +371,10 @@ def bindings(text: str) -> list[tuple[str, int, str, bool]]:
     for paragraph in observer.PARAGRAPH.finditer(text):
         inside.update(range(*paragraph.span()))
         for fact in observer.FACT.finditer(text, *paragraph.span()):
-            relation, end = fact.lastgroup or "", fact.end()
+            relation = fact.lastgroup or ""
+            end = fact.end(relation)
             facts.setdefault((relation, paragraph[2]), (fact[relation], end))
-            if relation != "century":
+            if relation not in NUMBERS:
                 found.append((fact[relation], end, paragraph[2], False))
                 subject.setdefault(fact[relation], (paragraph[2], end))
     asked = {m.start(2): (m[1], m[2]) for m in re.finditer(r"\b(\w+) of (\w+)\b", text)}
@@ -228,9 +391,16 @@ def bindings(text: str) -> list[tuple[str, int, str, bool]]:
 def cut_names(text: str) -> str:
     return cutter(*(sum(parts, []) for parts in zip(*NAMES.values()))).sub(CUT, text)
 
-def _asked(observation: str, steps: list[Step], rng: random.Random, n: int = 8,
-           topics: Sequence[str] = TOPICS) -> list[Pair]:  # fmt: skip
-    return [everything(observation, steps, rng), *questions(observation, steps, rng, n, topics)]
+def _asked(observation: str, steps: list[Step], rng: random.Random) -> list[Pair]:
+    return [everything(observation, steps, rng), *questions(observation, steps, rng, 8),
+            *practice(observation, steps, rng)]  # fmt: skip
+
+def _drilled(observation: str, views: list[Step], rng: random.Random) -> list[Pair]:
+    trial = read_trial(Notes(observation), views)
+    goals = [other_goal(trial, rng) for _ in range(3)]
+    asked = [_what_matters(read_trial(Notes(observation, goal), views)) for goal in goals]
+    return [everything(observation, views, rng), *asked,
+            *questions(observation, views, rng, 6, DRILLED)]  # fmt: skip
 
 def demonstrations(env: Environment, split: str, seed: int | str, oracle_share: float,
                    drill_share: float = 0.0) -> Iterator[Demonstration]:  # fmt: skip
@@ -242,6 +412,6 @@ def demonstrations(env: Environment, split: str, seed: int | str, oracle_share: 
         if rng.random() < drill_share:
             observation, _ = env.reset(task)
             views = env.glance(rng)
-            yield drill(views, _asked(observation, views, rng, 6, DRILLED))
+            yield drill(views, _drilled(observation, views, rng))
         else:
             yield from demonstrate(env, task, roles, rng, oracle_share)

@@ -1,121 +1,205 @@
-"""Small made-up worlds for HotPotQA, from a seed: endless, no download. Read `envs/tasks.py` first.
+"""Small made-up worlds for HotPotQA, from a seed: endless, no download. Read `envs/tasks.py` and
+`envs/hotpot/goals.py` first.
 
-A world is six to eight paragraphs, each with two facts that are easily confused. A question asks
-along a chain of two or three facts, or compares two things. Some names have two senses. A search
-for the plain name then offers "Quietverse (film)" and "Quietverse (novel)". That detour costs a
-step, and such a task mostly has no step to spare: a player must know what to search for.
+A world is seven to twelve paragraphs, each with two or three facts that are easily confused. A
+question follows one to three of them, or compares two or three ends. Two traps lie on the way:
+
+    hidden    the asked fact stands in its paragraph's second sentence; a hasty reader stops before
+    senses    a search for the plain name only offers "Quietverse (film)" and "Quietverse (novel)":
+              that costs a step, and a hasty reader takes the first one
+
+Nearly half of the tasks leave no time for the whole way. There the next trial must start at the
+last fact that the failed one found out, which is seldom the last that it read.
 """
 
+import itertools
 import random
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from envs.hotpot.goals import (
+    FACTS,
+    NAMES,
+    NUMBERS,
+    RELATIONS,
+    VALUE_KIND,
+    WORKS,
+    Goal,
+    Way,
+    write_question,
+)
 from envs.names import name_parts
-from envs.tasks import read_json
 
-# in paragraphs {x} is the subject, {a} and {b} are its facts; in questions {s} is the start
-WORDS = read_json(Path(__file__).with_name("words.json"))
-NAMES = WORDS["names"]  # kind -> heads, tails
-RELATIONS = WORDS["facts"]  # kind -> the two facts of its paragraph
-WORKS = ("film", "novel", "song")
-COMPARED = 0.15  # share of the tasks that compare
-FROM_ARTIST = 0.1  # share of the chains that start at an artist, not at a work
-TWO_SENSES = 0.6  # share of the chains in which a name has two senses
-LONG = 0.35  # share of the chains from a work that have three facts
-HURRIED = 0.85  # share of the tasks with such names that leave no time for the detour
+class Shape(NamedTuple):  # of a task
+    ways: str  # kinds of the paragraphs on the compared ways; "work" is any of the WORKS
+    max_steps: int
+    hidden: int = -1  # where on the first way the asked fact is hidden
+    senses: int = -1  # where on it a name has two senses
+    tempting: bool = False  # is another sense than the one that is meant offered first?
 
-class Entity(NamedTuple):  # what a paragraph is about
+SHAPES = {  # -> how frequent
+    # time for the whole way; mostly a step to spare
+    Shape("artist", 3): 17,
+    Shape("artist", 3, hidden=0): 1,
+    Shape("work", 3): 7,
+    Shape("town", 3): 3,
+    Shape("town", 4, senses=0): 2,
+    Shape("work artist", 4): 16,
+    Shape("work artist", 5, senses=0): 3,
+    Shape("artist town", 4): 3,
+    Shape("work artist town", 5): 4,
+    Shape("town | town", 4): 4,
+    Shape("town | town", 3, hidden=0): 1,
+    Shape("artist | artist", 4): 4,
+    # time for a part of it
+    Shape("work artist", 2, hidden=0): 5,
+    Shape("artist town", 2, hidden=0): 4,
+    Shape("work artist town", 3, hidden=0): 4,
+    Shape("work artist town", 3, hidden=1): 3,
+    Shape("work artist town", 2): 3,
+    Shape("work artist", 3, senses=0, tempting=True): 5,
+    Shape("work artist", 3, senses=1, tempting=True): 2,
+    Shape("artist town", 3, senses=0, tempting=True): 2,
+    Shape("work artist", 2, senses=0): 4,
+    Shape("work artist", 2, senses=1, tempting=True): 2,
+    Shape("artist town | artist town", 3): 2,
+    Shape("artist town | artist town", 4, hidden=0): 4,
+    Shape("work artist | work artist", 4, hidden=0): 3,
+    Shape("town | town | town", 3): 1,
+    Shape("town | town", 2): 1,
+}
+
+# kinds in the order in which the game offers the titles of one name: likest first
+OFFERED = ("film", "song", "town", "novel", "artist")
+
+class Thing(NamedTuple):  # what a paragraph is about
     kind: str
     name: str
-    facts: dict[str, str]  # relation -> value
-    century: int = 0  # in which a town was founded; 0: the paragraph does not say
+    facts: dict[str, str]
 
-class Namer:
-    """Draws names; no two of a kind in a world share a head."""
+class World:
+    """Made-up things; no two names share a head, as long as there are others."""
 
-    def __init__(self, rng: random.Random, unseen: bool):
+    def __init__(self, rng: random.Random, unseen: bool, asked: tuple[str, ...]):
         self.rng, self.unseen, self.taken = rng, unseen, set[str]()
+        self.asked = asked  # facts that every town has
+        self.things: list[Thing] = []
 
-    def __call__(self, kind: str) -> str:
-        heads, tails = NAMES.get(kind, NAMES["work"])
-        while True:
-            head, tail = name_parts(self.rng, heads, tails, self.unseen)
-            if head not in self.taken:
-                self.taken.add(head)
-                return head + tail
+    def name(self, kind: str) -> str:
+        kind = "work" if kind in WORKS else kind
+        heads, tails = NAMES[kind]
+        strangers = [h for other, parts in NAMES.items() if other != kind for h in parts[0]]
+        head = tail = ""
+        for tries in itertools.count():
+            head, tail = name_parts(self.rng, heads, tails, self.unseen, strangers)
+            if self.taken.isdisjoint({head, head + tail} if tries < 100 else {head + tail}):
+                break
+        self.taken |= {head, head + tail}
+        return head + tail
 
-    def entity(self, kind: str, name: str = "", **known: str) -> Entity:
-        """An entity; a name and facts that are not given are made up."""
-        values, name = "artist" if kind in WORKS else "town", name or self(kind)
-        return Entity(kind, name, {r: known.get(r) or self(values) for r in RELATIONS[kind]})
+    def add(self, kind: str, name: str = "", **known: str) -> Thing:
+        """A thing; a name and facts that are not given are made up. The facts are in the order in
+        which its paragraph has them.
+        """
+        relations = self.asked if kind == "town" else RELATIONS[kind]
+        shuffled = self.rng.sample(relations, len(relations))
+        facts = {r: known.get(r) or self.value(r) for r in shuffled}
+        self.things.append(Thing(kind, name or self.name(kind), facts))
+        return self.things[-1]
+
+    def value(self, relation: str) -> str:
+        if relation in NUMBERS:
+            return f"the {self.rng.randrange(4, 10)}th"
+        return self.name(VALUE_KIND.get(relation, "town"))
 
 def generate_task(rng: random.Random, split: str, task_id: str) -> dict:
     """One task; HotpotQA's schema in `item`."""
-    namer = Namer(rng, split == "unseen")
-    kind, draw = ("comparison", _comparison) if rng.random() < COMPARED else ("bridge", _chain)
-    question, answer, gold, others, steps = draw(rng, namer)
-    names = [e.name for e in gold + others]
-    context: list[list[Any]] = []  # title, sentences
-    for e in gold + others:
-        title = f"{e.name} ({e.kind})" if names.count(e.name) > 1 else e.name
-        a, b = (e.facts[relation] for relation in RELATIONS[e.kind])
-        text = rng.choice(WORDS["paragraphs"][e.kind]) + [WORDS["founded"]] * (e.century > 0)
-        context.append([title, [s.format(x=e.name, a=a, b=b, century=e.century) for s in text]])
-    facts = [[title, i] for title, sentences in context[: len(gold)] for i in range(len(sentences))]
+    shape = rng.choices([*SHAPES], [*SHAPES.values()])[0]
+    ways = [way.split() for way in shape.ways.split(" | ")]
+    last, order = ways[0][-1], ""
+    if len(ways) > 1:
+        order = "same" if last == "artist" else rng.choice(("first", "last"))
+    towns = NUMBERS if order in ("first", "last") else ("land", "river")
+    relation = "" if last == "work" else rng.choice(towns if last == "town" else RELATIONS[last])
+    world = World(rng, split == "unseen", towns)
+    ends = [f"the {n}th" for n in rng.sample(range(4, 10), len(ways))] if towns == NUMBERS else []
+    if order == "same":
+        ends = [world.name("town"), world.name("town")]
+        ends = ends[:1] * 2 if rng.random() < 0.5 else ends
+    drawn = [_way(world, shape, kinds, relation, end) for kinds, end in zip(ways, ends or ("",))]
+    goal = Goal(tuple(way for way, _ in drawn), order)
+    gold = [thing for _, things in drawn for thing in things]
+    if order == "same":
+        answer = "yes" if ends[0] == ends[1] else "no"
+    elif order:
+        answer = (min if order == "first" else max)(
+            (things[-1] for _, things in drawn), key=lambda town: int(town.facts[relation][4:-2])
+        ).name
+    else:
+        answer = gold[-1].facts[goal.relation]
+    _surroundings(world, shape, drawn)
+    names = [thing.name for thing in world.things]
+    asked = {thing.name: r for way, things in drawn for r, thing in zip(way.relations, things)}
+    hidden = drawn[0][1][shape.hidden].name if shape.hidden >= 0 else ""
+    context, facts = list[list[Any]](), list[list[Any]]()  # title, sentences; title, their number
+    for thing in world.things:
+        title = f"{thing.name} ({thing.kind})" if names.count(thing.name) > 1 else thing.name
+        own = asked.get(thing.name) if thing in gold else None
+        context.append([title, _paragraph(rng, thing, own, thing.name == hidden)])
+        facts += [[title, i] for i in range(len(context[-1][1])) if thing in gold]
     rng.shuffle(context)
-    item = dict(_id=task_id, question=question, answer=answer, type=kind, level="hard",
+    item = dict(_id=task_id, question=write_question(goal, rng), answer=answer,
+                type="comparison" if order else "bridge", level="hard",
                 supporting_facts=facts, context=context)  # fmt: skip
-    return {"env": "hotpot", "id": task_id, "max_steps": steps, "item": item}
+    return {"env": "hotpot", "id": task_id, "max_steps": shape.max_steps, "item": item}
 
-# question, answer, the entities on the way to the answer, other entities, step limit
-Drawn = tuple[str, str, list[Entity], list[Entity], int]
+def _way(world: World, shape: Shape, kinds: list[str], relation: str,
+         end: str) -> tuple[Way, list[Thing]]:  # fmt: skip
+    """A way through new things, from its last one back to its start; `end`: where it leads."""
+    things, relations = list[Thing](), list[str]()
+    works = WORKS if shape.senses else ("song", "novel") if shape.tempting else ("film", "song")
+    for kind in reversed(kinds):
+        kind = world.rng.choice(works) if kind == "work" else kind
+        if things or not relation:
+            relation, end = world.rng.choice(RELATIONS[kind]), things[0].name if things else ""
+        things.insert(0, world.add(kind, **({relation: end} if end else {})))
+        relations.insert(0, relation)
+    return Way((things[0].kind, things[0].name), tuple(relations)), things
 
-def _chain(rng: random.Random, namer: Namer) -> Drawn:
-    """A question along a chain of facts."""
-    place = rng.choice(RELATIONS["artist"])
-    artist, other = namer.entity("artist"), namer.entity("artist")
-    if rng.random() < FROM_ARTIST:
-        way, start = [artist], f"the artist {artist.name}"
-        others, long = [other, namer.entity("artist")], True
+def _surroundings(world: World, shape: Shape, drawn: list[tuple[Way, list[Thing]]]) -> None:
+    """What one gets to who takes another fact, or another sense of a name."""
+    rng, things = world.rng, drawn[0][1]
+    if shape.senses >= 0:
+        thing = things[shape.senses]
+        i = OFFERED.index(thing.kind)
+        others = OFFERED[:i] if shape.tempting else OFFERED[i + 1 :]
+        for kind in rng.sample(others, min(rng.choice((1, 2, 2)), len(others))):
+            other = world.add(kind, thing.name)
+            if kind in WORKS:
+                world.add("artist", next(iter(other.facts.values())))
+    known = {(thing.kind, thing.name) for thing in world.things}
+    for way, things in drawn:
+        for thing in things:
+            for relation, name in thing.facts.items():
+                kind = VALUE_KIND.get(relation, "")
+                if (kind, name) in known or not (kind == "artist" or kind and thing in things[:-1]):
+                    continue
+                known.add((kind, name))
+                other = world.add(kind, name)
+                if kind == "artist" and len(things) == 3:  # the way on from a wrong artist
+                    world.add("town", other.facts[way.relations[1]])
+    while len(world.things) < 7:
+        world.add(rng.choice(("artist", "town", *WORKS)))
+
+def _paragraph(rng: random.Random, thing: Thing, asked: str | None, hidden: bool) -> list[str]:
+    """One sentence or two; `asked` stands in the second if it is hidden, else in the first."""
+    relations, n = list(thing.facts), len(thing.facts)
+    if asked:
+        place = rng.randint(1, n - 1) if hidden else rng.randrange(n)
+        relations.remove(asked)
+        relations.insert(place, asked)
+        cut = rng.randint(1, place) if hidden else rng.randint(place + 1, n)
     else:
-        kind = rng.choice(WORKS)
-        maker = rng.choice(RELATIONS[kind])
-        makers = {r: artist.name if r == maker else other.name for r in RELATIONS[kind]}
-        work = namer.entity(kind, **makers)
-        way, start = [work, artist], f"the {maker} of the {kind} {work.name}"
-        others, long = [other], rng.random() < LONG
-    senses = rng.random() < TWO_SENSES and rng.choice(("first", "second", "both"))
-    first = way[0]
-    if senses in ("first", "both") and first.kind in WORKS:
-        others.append(namer.entity(rng.choice([k for k in WORKS if k != first.kind]), first.name))
-    elif first.kind in WORKS:
-        others.append(namer.entity(rng.choice(WORKS)))
-    if senses and (senses != "first" or first.kind not in WORKS):
-        others.append(namer.entity("town", artist.name))
-    town = namer.entity("town", artist.facts[place])
-    asked = [rng.choice(RELATIONS["town"]), place] if long else [place]  # the last fact first
-    (way if long else others).append(town)
-    away = next(r for r in RELATIONS["artist"] if r != place)
-    others += [namer.entity("town", name) for name in (artist.facts[away], other.facts[place])]
-    question = rng.choice(WORDS["questions"][" ".join(asked)]).format(s=start)
-    answer = way[-1].facts[asked[0]]
-    detours = len({e.name for e in way} & {e.name for e in others})
-    spare = -1 if detours and rng.random() < HURRIED else 1
-    return question, answer, way, others, len(way) + detours + 1 + spare
-
-def _comparison(rng: random.Random, namer: Namer) -> Drawn:
-    """A question that compares two things."""
-    relation = rng.choice(("century", "century", "birthplace", "home"))
-    if relation == "century":
-        centuries = rng.sample(range(4, 10), 4)
-        a, b, *others = [namer.entity("town")._replace(century=c) for c in centuries]
-        answer = min(a, b, key=lambda town: town.century).name
-        others += [namer.entity("artist", home=a.name), namer.entity("artist")]
-    else:
-        a, same = namer.entity("artist"), rng.random() < 0.5
-        b = namer.entity("artist", **({relation: a.facts[relation]} if same else {}))
-        answer = "yes" if same else "no"
-        others = [namer.entity("artist"), namer.entity("artist")]
-        others += [namer.entity("town", name) for name in a.facts.values()]
-    question = rng.choice(WORDS["comparisons"][relation]).format(a=a.name, b=b.name)
-    return question, answer, [a, b], others, rng.choice((3, 4))
+        cut = rng.randint(1, n)
+    said = [FACTS[r].format(thing.facts[r]) for r in relations]
+    begun = f"The {thing.kind} {thing.name} {' and '.join(said[:cut])}."
+    return [begun, f"The {thing.kind} {' and '.join(said[cut:])}."] if said[cut:] else [begun]

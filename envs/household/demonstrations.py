@@ -14,8 +14,8 @@ import envs.household.observer as observer
 import envs.household.tasks as rooms
 from envs import Environment
 from envs.demonstrations import Demonstration, Pair, Roles
-from envs.household.observer import MAX_LISTED, Notes, oracle_reflection
-from envs.household.tasks import APPLIANCE, kind, likely_first, number
+from envs.household.observer import Facts, Goal, Notes, oracle_reflection, reflect_on
+from envs.household.tasks import APPLIANCE, MAX_LISTED, kind, likely_first, number
 from envs.names import CUT, name_parts
 from envs.observer import Step, read_trial
 
@@ -23,13 +23,14 @@ class Skill(NamedTuple):  # chances of a lapse, each where it can occur
     revisit: float  # goes to a place that it has searched already
     overlook: float  # does not notice the wanted thing in front of it
     leave_closed: float  # does not open a closed place
-    forget: float  # leaves out the cleaning, heating or cooling
+    forget: float  # told to put a hot thing somewhere, puts one there as it is
+    misplace: float  # puts the wanted thing down in another place, and takes that for done
     idle: float  # looks around, takes stock
 
-SKILLS = {  # skill -> share of the players
-    Skill(revisit=0.0, overlook=0.05, leave_closed=0.02, forget=0.02, idle=0.0): 0.4,
-    Skill(revisit=0.05, overlook=0.30, leave_closed=0.15, forget=0.25, idle=0.02): 0.35,
-    Skill(revisit=0.15, overlook=0.60, leave_closed=0.40, forget=0.50, idle=0.04): 0.25,
+SKILLS = {  # skill -> share of the players: careful, middling, careless
+    Skill(0.0, overlook=0.02, leave_closed=0.02, forget=0.1, misplace=0.0, idle=0.0): 0.4,
+    Skill(0.05, overlook=0.12, leave_closed=0.08, forget=0.75, misplace=0.1, idle=0.04): 0.35,
+    Skill(0.08, overlook=0.30, leave_closed=0.15, forget=0.9, misplace=0.2, idle=0.08): 0.25,
 }
 
 class Player:  # of one trial; the contract is `envs.demonstrations.Player`
@@ -39,7 +40,9 @@ class Player:  # of one trial; the contract is `envs.demonstrations.Player`
         self.plan = shared.latest_plan(reflections, observer.parse_plan)
         self.given_up: set[str] = set()  # things overlooked, places left closed
         self.noticed: set[str] = set()
-        self.forgets = rng.random() < self.skill.forget
+        adjective = re.search("put (a|some) (hot|cool|clean) ", observation) is not None
+        self.forgets = adjective and rng.random() < self.skill.forget
+        self.misplaces = rng.random() < self.skill.misplace
         self.last = ""
         self.read = self.notes.read
 
@@ -62,10 +65,12 @@ class Player:  # of one trial; the contract is `envs.demonstrations.Player`
         return action
 
     def _own_way(self) -> str:
+        if action := self._pursue():
+            return action
         if self.rng.random() < self.skill.idle:
             examine = f"examine {self.notes.at}" if self.notes.at else "look"
             return self.rng.choice(["look", "inventory", examine])
-        return self._pursue() or self._search()
+        return self._search()
 
     def _follow(self, clause: tuple[str, ...]) -> str:
         """The next action towards a plan's clause, or "" when it is done or can't be."""
@@ -80,6 +85,7 @@ class Player:  # of one trial; the contract is `envs.demonstrations.Player`
         if verb in ("take", "use"):
             done = notes.at == place and thing not in notes.contents.get(place, [thing])
             done = done or (verb == "take" and notes.held is not None)
+            done = done or (verb == "use" and self.last == f"use {thing}")
         else:
             done = notes.held != thing or verb in notes.treated[thing]
         return "" if done else self._reach(place, observer.command(clause), verb not in APPLIANCE)
@@ -87,8 +93,14 @@ class Player:  # of one trial; the contract is `envs.demonstrations.Player`
     def _reach(self, place: str, action: str, inside: bool = True) -> str:
         """The way to an action: go to its place, open that if its inside is needed, then act."""
         if self.notes.at != place:
-            return f"go to {place}"
+            return self._go(place)
         return f"open {place}" if inside and place in self.notes.closed else action
+
+    def _go(self, place: str) -> str:
+        """Go to a place; who stands there already, since two share a spot, has to look at it."""
+        go = f"go to {place}"
+        in_vain = self.last == go and self.notes.reply == "Nothing happens."
+        return f"examine {place}" if in_vain else go
 
     def _pursue(self) -> str:
         """The next action towards the goal; "" if something must be found first."""
@@ -100,6 +112,9 @@ class Player:  # of one trial; the contract is `envs.demonstrations.Player`
         if kind(thing) != goal.object:  # a wrong thing in hand: put it back
             place = notes.home.get(thing, notes.places[0])
             return self._reach(place, f"put {thing} in/on {place}")
+        if self.misplaces and not self.plan and notes.at and notes.at != notes.home.get(thing):
+            self.misplaces = False
+            return self._leave(thing, notes.at)
         if goal.treatment == "light":
             lamps = [t for t in notes.known(goal.target) if self._notices(t)]
             return self._reach(notes.home[lamps[0]], f"use {lamps[0]}") if lamps else ""
@@ -109,9 +124,13 @@ class Player:  # of one trial; the contract is `envs.demonstrations.Player`
         if not (target := notes.place(goal.target)):
             return ""
         action = self._reach(target, put := f"put {thing} in/on {target}")
-        if action == put:
-            self.forgets = False  # the player sees that this was not enough, and thinks again
-        return action
+        return self._leave(thing, target) if action == put and self.forgets else action
+
+    def _leave(self, thing: str, place: str) -> str:
+        """Put a thing down for good, although nothing is reached by that."""
+        self.noticed.discard(thing)
+        self.given_up.add(thing)
+        return f"put {thing} in/on {place}"
 
     def _notices(self, thing: str) -> bool:
         """Decided once for each thing."""
@@ -130,34 +149,97 @@ class Player:  # of one trial; the contract is `envs.demonstrations.Player`
         fresh = [p for p in notes.unsearched() if p not in self.given_up]
         if not fresh:  # everything was searched: start over, noticing anew
             self.given_up.clear()
+            self.forgets = False
         if not fresh or rng.random() < self.skill.revisit:
-            others = [p for p in notes.places if p != notes.at] or notes.places
-            return f"go to {rng.choice(others)}"
+            seen = [p for p in notes.places if p in notes.contents and p != notes.at]
+            return self._go(rng.choice(seen or notes.places))
         wanted = notes.goal.target if notes.held else notes.goal.object
-        return f"go to {likely_first(fresh, wanted)[0]}"
+        return self._go(likely_first(fresh, wanted)[0])
+
+FLAWS = {"careless": 0.5, "hasty": 0.3, "vague": 0.2}
 
 def flawed_reflection(observation: str, steps: list[Step], rng: Random) -> str:
-    """A plausible one, vague or wrong: it names another place or thing, leaves a step out, or
-    searches again where the trial did.
+    """A plausible one. *Careless*: a note is wrong, and cause and plan follow from it. *Hasty*: it
+    has no notes, and says what typically happens. *Vague*: it names nothing.
     """
     notes = read_trial(Notes(observation), steps)
-    goal, seen = notes.goal, list(notes.contents)
-    flaw = rng.choices(("vague", "place", "thing", "again", "skip"), (4, 4, 2, 2, 1))[0]
-    known = notes.known(goal.object)
-    if flaw == "place" and notes.places:  # right thing, wrong place: most often the last one seen
-        last = [notes.at] if notes.at and rng.random() < 0.5 else notes.visits or notes.places
-        moved = {t: rng.choice(last) for t in known or [f"{goal.object} {rng.randint(1, 3)}"]}
-        return observer.write_reflection(notes, moved=moved)
-    others = [t for t in notes.home if kind(t) not in (goal.object, goal.target)]
-    if flaw == "thing" and others:  # right place of the wrong thing
-        notes.goal = goal._replace(object=kind(rng.choice(others)), number=1)
-        return observer.write_reflection(notes)
-    if flaw == "again" and seen:
-        plan = [("search", p) for p in rng.sample(seen, min(len(seen), rng.randint(1, 5)))]
-        return f"I never found a {goal.object}. Plan: {observer.write_plan(plan)}."
-    if flaw == "skip" and (goal.treatment or goal.number == 2) and known:
-        return observer.write_reflection(notes, skip=True)
-    return rng.choice(rooms.WORDS["vague"])
+    flaw = rng.choices(list(FLAWS), list(FLAWS.values()))[0]
+    if flaw == "vague":
+        return rng.choice(rooms.WORDS["vague"])
+    facts = observer.facts(notes)
+    if flaw == "hasty":
+        hasty = reflect_on(_typical(facts, notes, rng))
+        return hasty[hasty.index("Cause: ") :]
+    right = wrong = reflect_on(facts)
+    while wrong == right:
+        wrong = reflect_on(_misread(facts, notes, rng))
+    return wrong
+
+def _typical(facts: Facts, notes: Notes, rng: Random) -> Facts:
+    """What would be so in a typical trial: one thing is all that is needed, and was not taken or
+    taken too late; or nothing was found, and any place is as good as another.
+    """
+    search = tuple(rng.sample(notes.places, min(len(notes.places), rng.randint(1, 5))))
+    facts = facts._replace(search=search, passed="")
+    if not facts.things or rng.random() < 0.3:
+        return facts._replace(things=())
+    goal = facts.goal._replace(number=1)
+    if goal.treatment in APPLIANCE:
+        facts, goal = facts._replace(appliance=""), goal._replace(treatment=None)
+    fate, thing = rng.choice((observer.UNTOUCHED, observer.TAKEN)), rng.choice(facts.things)
+    home = rng.choice([thing.home, *notes.visits[-1:]])  # where it was, or where the trial ended
+    thing = thing._replace(home=home, fate=fate, treated=True)
+    return facts._replace(goal=goal, things=(thing,))
+
+MISREADINGS = "home home home fate name lost invented wish target search lamp".split()
+
+def _misread(facts: Facts, notes: Notes, rng: Random) -> Facts:
+    """One fact is wrong, as readers get it wrong; now and then none is. If it is about a thing, the
+    plan needs that thing.
+    """
+    goal, things = facts.goal, facts.things
+    i = things.index(rng.choice(facts.left)) if facts.left else 0
+    rest = lambda *new: facts._replace(things=(*things[:i], *new, *things[i + 1 :]))
+    match rng.choice(MISREADINGS):
+        case "home" if things:  # mostly where the trial itself had put it
+            places = [things[i].put] * 4 if things[i].put else []
+            places += _mistakable(things[i].home, notes)
+            return rest(things[i]._replace(home=rng.choice(places)))
+        case "fate" if things:
+            fate = observer.UNTOUCHED if things[i].fate == observer.TAKEN else observer.TAKEN
+            treated = goal.treatment not in APPLIANCE or rng.random() < 0.5
+            return rest(things[i]._replace(fate=fate, treated=treated))
+        case "name" if things:
+            return rest(things[i]._replace(name=f"{goal.object} {rng.randint(1, 4)}"))
+        case "lost" if things:
+            return rest()
+        case "invented" if not things or len(things) < goal.number:
+            place = rng.choice(notes.visits or notes.places)
+            name = f"{goal.object} {rng.randint(1, 3)}"
+            return rest(observer.Thing(name, place, observer.UNTOUCHED, True))
+        case "wish":
+            seen = [kind(thing) for thing in notes.home] or [goal.object]
+            wishes = [goal._replace(object=rng.choice(seen)), goal._replace(number=1)]
+            if goal.treatment in APPLIANCE:
+                wishes += [goal._replace(treatment=t) for t in (None, *APPLIANCE)]
+            return observer.facts(notes.aimed_at(rng.choice(wishes)))
+        case "target" if goal.treatment != "light" and facts.left:
+            return facts._replace(target=rng.choice(_mistakable(facts.target, notes)))
+        case "search" if facts.missing and notes.contents:
+            seen = list(notes.contents)
+            again = rng.sample(seen, min(len(seen), rng.randint(1, 5)))
+            return facts._replace(search=tuple(again), passed="")
+        case "lamp" if facts.lamp:
+            lamp, place = facts.lamp
+            return facts._replace(lamp=(lamp, rng.choice(_mistakable(place, notes))))
+    return facts
+
+def _mistakable(place: str, notes: Notes) -> list[str]:
+    """Places that a reader takes for this one: its neighbours, its kind, the last ones visited."""
+    i = notes.places.index(place) if place in notes.places else 0
+    around = [notes.places[i - 1], notes.places[(i + 1) % len(notes.places)]]
+    alike = [p for p in notes.places if kind(p) == kind(place)]
+    return [p for p in around + alike + notes.visits[-2:] if p != place] or [place]
 
 # Topics of questions; none is about how to do better. Harder topics come more often.
 TOPICS = "home wanted each type inside searched last goal place".split()
@@ -208,6 +290,51 @@ def _homes(notes: Notes, type_: str, n: int) -> str:
     things = sorted(notes.known(type_), key=number)[:n]
     return ", ".join(f"{t} in {notes.home[t]}" for t in things) or "not seen"
 
+def what_matters(observation: str, steps: list[Step], rng: Random, n: int = 3) -> list[Pair]:
+    """The notes on a trial, and n times what they, or the whole reflection, would be for another
+    goal: the same text read with other eyes.
+    """
+    notes = read_trial(Notes(observation), steps)
+    asked = [("What matters?", "; ".join(observer.write_notes(observer.facts(notes))))]
+    for _ in range(n):
+        goal = _other_goal(notes, rng)
+        other = notes.aimed_at(goal)
+        facts, known = observer.facts(other), other.known(goal.object)
+        there = [t for t in known if kind(notes.home[t]) == goal.target and not goal.treatment]
+        if max(len(there), sum(map(other.delivered, known))) >= goal.number:
+            continue  # it is reached at the start, or was by the trial
+        if rng.random() < 0.5:
+            wanted = observer.wish(goal, goal.target).removeprefix("take ")
+            answer = "; ".join(observer.write_notes(facts))
+            asked.append((f"What matters for {wanted}?", answer))
+        else:
+            asked.append((f"What if the task were: {_sentence(goal, rng)}?", reflect_on(facts)))
+    return asked
+
+def _other_goal(notes: Notes, rng: Random) -> Goal:
+    """Another goal that the room allows, mostly with things that the trial showed."""
+    lamps = [t for t in map(kind, notes.home) if t in rooms.LAMPS]
+    things = [t for t in map(kind, notes.home) if t not in rooms.LAMPS] or [notes.goal.object]
+    places = [*map(kind, notes.places)]
+    treatments = [t for t in APPLIANCE if APPLIANCE[t] in places]
+    match rng.choice(["two", "place", "light", *treatments]):
+        case "light":
+            return Goal("light", rng.choice(things), rng.choice(lamps or [*rooms.LAMPS]), 1)
+        case "two":
+            many = [t for t in things if len(notes.known(t)) > 1] if rng.random() < 0.7 else []
+            return Goal(None, rng.choice(many or things), rng.choice(places), 2)
+        case "place":
+            return Goal(None, rng.choice(things), rng.choice(places), 1)
+        case treatment:
+            return Goal(treatment, rng.choice(things), rng.choice(places), 1)
+
+def _sentence(goal: Goal, rng: Random) -> str:
+    """A goal in ALFWorld's words, without the full stop: the inverse of `parse_goal`."""
+    plain = "pick_two_obj_and_place" if goal.number == 2 else "pick_and_place_simple"
+    errands = {"": plain, "light": "look_at_obj_in_light", **rooms.TREATED}
+    errand = errands[goal.treatment or ""]
+    return rng.choice(rooms.GOALS[errand]).format(o=goal.object, r=goal.target).rstrip(".")
+
 def everything(observation: str, steps: list[Step], rng: Random) -> Pair:
     """Dense practice in reading: the answer gives up to 12 things their places, in random order."""
     home = list(read_trial(Notes(observation), steps).home.items())
@@ -240,17 +367,18 @@ def bindings(text: str) -> list[tuple[str, int, str, bool]]:
     return found
 
 HURRIED = 0.7  # share of the demonstrated tasks that allow only few steps
+HANDLED = 0.4  # chance that a report's walker takes a thing, or puts it down, at each place
 ERRANDS = 8  # after a task's trials, which seldom show the wanted thing; half as many reports
 GUIDED = 0.3  # share of the errands with a plan
 # shares of the worlds in which trials, errands, reports and drills take place
-WORLD_SHARES = {"tiny": 0.25, "renamed": 0.3, "small": 0.15, "full": 0.3}
-ERRAND_SHARES = {"tiny": 0.1, "renamed": 0.4, "small": 0.1, "full": 0.4}
-REPORT_SHARES = {"renamed": 0.3, "full": 0.7}  # a reader has to practise long lists
+WORLD_SHARES = {"tiny": 0.15, "renamed": 0.25, "small": 0.15, "full renamed": 0.15, "full": 0.3}
+ERRAND_SHARES = {"tiny": 0.1, "renamed": 0.3, "small": 0.1, "full renamed": 0.2, "full": 0.3}
+REPORT_SHARES = {"renamed": 0.25, "full renamed": 0.25, "full": 0.5}  # long lists to practise on
 DRILL_SHARES = {"tiny": 0.75, "full": 0.25}
 
 def _asked(observation: str, steps: list[Step], rng: Random) -> list[Pair]:
     asked = questions(observation, steps, rng, 8, [*TOPICS, "visited"])
-    return [everything(observation, steps, rng), *asked]
+    return [everything(observation, steps, rng), *asked, *what_matters(observation, steps, rng)]
 
 ROLES = Roles(Player, oracle_reflection, flawed_reflection, _asked)
 
@@ -309,18 +437,33 @@ def _errand(env: Environment, task: dict, rng: Random) -> Demonstration:
     return Demonstration(observation, reflections, steps, shown, True, 1.0, None, asked)
 
 def _report(env: Environment, task: dict, rng: Random, oracle_share: float) -> Demonstration:
-    """A walk past some places. Closed ones are opened, nothing is taken, and the model learns none
-    of these steps. Questions and a reflection are about what the walk showed.
+    """A walk past some places. Closed ones are mostly opened, now and then a thing is taken and put
+    down elsewhere, and the model learns none of these steps. Questions and a reflection are about
+    what the walk showed.
     """
     observation, _ = env.reset(task)
     player, steps = Player(observation, [], rng), list[Step]()
     for place in rng.choices(list(task["receptacles"]), k=rng.randint(3, 36)):
         over = shared.perform(env, player, f"go to {place}", steps)
-        if not over and "is closed." in steps[-1][1]:
+        if not over and "is closed." in steps[-1][1] and rng.random() < 0.85:
             over = shared.perform(env, player, f"open {place}", steps)
+        if not over and rng.random() < HANDLED:
+            over = shared.perform(env, player, _fumble(player.notes, place, rng), steps)
         if over:
             break
     reflection = ROLES.reflect(observation, steps, rng, oracle_share)
     asked = questions(observation, steps, rng, 6, WALKED.split())
+    asked += what_matters(observation, steps, rng)
     shown, progress = set(range(len(steps))), env.info()["progress"]
     return Demonstration(observation, [], steps, shown, False, progress, reflection, asked)
+
+def _fumble(notes: Notes, place: str, rng: Random) -> str:
+    """An action that moves things or does nothing, but does not reach the goal."""
+    goal, thing = notes.goal, notes.held
+    if thing and goal.target not in (kind(place), *map(kind, notes.contents.get(place, []))):
+        return f"put {thing} in/on {place}"
+    here = [t for t in notes.contents.get(place, []) if kind(t) not in rooms.LAMPS]
+    wanted = [t for t in here if kind(t) == goal.object]
+    if here and not thing and kind(place) != goal.target:
+        return f"take {rng.choice(wanted or here)} from {place}"
+    return rng.choice(["look", "inventory", f"examine {place}"])

@@ -4,11 +4,13 @@
 
 Count training games alone, or training has seen the rooms of the evaluation.
 
-  goals   kind -> share of the games
   rooms   room -> share of the games; of this room's games:
+          goals        kind -> share of them
           receptacles  type -> share with any; least, median and most of them, where there are any
           objects      type -> share with any; mean number, where there are any; receptacle type ->
                        how many lie there (what lies in two receptacles counts twice)
+  together  of the receptacles, but the first of each type in a room, the share that stands where
+            another of its type does: who goes to one stands at both
   accepts, openable, traits    what the games say of the types; openable: share of the receptacles
 
 Left out: types in less than FEW of a room's games, homes of a single object, and objects that can
@@ -41,10 +43,13 @@ def furniture(games: list[dict]) -> dict:
     traits = {(t, kind(o)) for g in games for o, x in g["objects"].items() for t in x["traits"]}
     boxes = Counter((types[r], x["openable"]) for g, types in zip(games, typed)
                     for r, x in g["receptacles"].items() if types[r] in places)  # fmt: skip
-    kinds = Counter(g["goal"]["kind"] for g in games)
+    spots = [Counter((types[r], x["loc"]) for r, x in g["receptacles"].items())
+             for g, types in zip(games, typed)]  # fmt: skip
+    joint = sum(n - 1 for counts in spots for n in counts.values())
+    later = sum(len(types) - len({*types.values()}) for types in typed)
     return {
         "about": f"How {len(games)} of ALFWorld's games are furnished. See furniture.py.",
-        "goals": {k: round(n / len(games), 3) for k, n in kinds.most_common()},
+        "together": round(joint / max(later, 1), 2),
         "rooms": rooms,
         "accepts": {r: sorted(o for o in things if (r, o) in accepts) for r in sorted(places)},
         "openable": {t: round(n / (n + boxes[t, False]), 2)
@@ -57,6 +62,8 @@ def _room(inside: list[tuple[dict, dict]]) -> dict:
               if {"pickupable", "toggleable"}.intersection(x["traits"])]
              for game, types in inside]  # fmt: skip
     homes = Counter(pair for pairs in lying for pair in pairs)
+    kinds = Counter(game["goal"]["kind"] for game, _ in inside)
+    goals = {k: round(n / len(inside), 3) for k, n in kinds.most_common()}
     receptacles, objects = {}, {}
     for t, ns in _usual([Counter(types.values()) for _, types in inside]):
         receptacles[t] = [round(len(ns) / len(inside), 2), ns[0], ns[len(ns) // 2], ns[-1]]
@@ -64,7 +71,7 @@ def _room(inside: list[tuple[dict, dict]]) -> dict:
         found = sorted((-n, r) for (o, r), n in homes.items() if o == t and r in receptacles)
         share, mean = round(len(ns) / len(inside), 2), round(sum(ns) / len(ns), 1)
         objects[t] = [share, mean, {r: -n for n, r in found if n < -1}]
-    return {"receptacles": receptacles, "objects": objects}
+    return {"goals": goals, "receptacles": receptacles, "objects": objects}
 
 def _usual(rooms: list[Counter]) -> list[tuple[str, list[int]]]:
     """Each type that is not rare, with its numbers in the rooms that have any, sorted."""

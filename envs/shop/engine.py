@@ -19,9 +19,9 @@ import envs.shop.observer as observer
 from envs import Environment
 from envs.observer import Step
 from envs.shop.files import load, split_tasks
-from envs.shop.tasks import WORDS, generate_task
+from envs.shop.tasks import PER_PAGE, WORDS, generate_task
 
-PER_PAGE, FOUND = 3, 50  # results on a page, results of a search
+FOUND = 50  # results of a search
 INVALID = "Invalid action!"
 SUBPAGES = ("Description", "Features", "Reviews")
 OPENED = 0.1  # progress before a purchase; less than any fair purchase is worth

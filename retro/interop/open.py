@@ -56,6 +56,8 @@ class RoleOptions:
     reflector: str = models("", "folder of another model for the reflector; none: base")
     actor_temperature: float = models(TEMPERATURE, "sampling temperature; 0 = greedy", low=0)
     memory: int = models(MEMORY, "newest reflections that the actor reads; 0 = none", low=0)
+    notes: bool = models(True, "reflections begin with notes, which the actor does not read; off: "
+                               "with the cause")  # fmt: skip
     reflection_tokens: int = models(REFLECTION_TOKENS, "longer reflections are cut off", **FROM_1)
     adapt_prompt: bool = option(False, "adapter on the prompt too (paper's way, slower)", "adapter")
 
@@ -78,12 +80,14 @@ def open_client(options: ActorOptions, model: str, budget: Budget) -> Client:
                   concurrency=options.concurrency, timeout=options.timeout)  # fmt: skip
 
 def open_model(folder: str, device: torch.device, bfloat16: bool, context: int = 0,
-               answer: int = REFLECTION_TOKENS) -> LanguageModel:  # fmt: skip
+               answer: int = REFLECTION_TOKENS, notes: bool = True) -> LanguageModel:  # fmt: skip
     """A model of ours or a pretrained one; ValueError if its tokenizer does not fit, or an answer
-    (tokens of a reflection, or of an actor's action) not into its context.
+    (tokens of a reflection, or of an actor's action) not into its context. `notes`: see
+    LanguageModel.
     """
     lm = LanguageModel.open(folder, device, torch.bfloat16 if bfloat16 else None, context)
     lm.frame = chat_frame(lm.tokenizer, guides.REFLECTION_RULES)
+    lm.notes = notes or lm.frame is not None
     lm.reflection_tokens, around = answer, sum(map(len, lm.around))
     if lm.context < around + answer + LEAST_PROMPT:
         raise ValueError(f"{folder}: its context of {lm.context} tokens is too short for what "

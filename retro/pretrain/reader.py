@@ -2,7 +2,7 @@
 name that it is bound to (`mug 1` to `drawer 2`). Every state must tell the token before its own.
 Each is the first of two steps of which neither pays alone: the next token alone taught them late
 or not at all (`docs/experiments.md`, 6 to 8).
-Shapes: B documents, T tokens, D width, N states that are asked.
+Shapes: B rows, T tokens, D width, N states that are asked.
 """
 
 from functools import partial
@@ -32,17 +32,24 @@ class Reader(nn.Module):
     def record(self, probe: int, block: nn.Module, inputs: tuple, states: Tensor) -> None:
         self.states[probe] = states
 
-    def loss(self, model: GPT, ids: Tensor, predicted: Tensor, binding_targets: Tensor) -> Tensor:
+    def questions(self, ids: Tensor, predicted: Tensor,
+                  binding_targets: Tensor) -> list[tuple[Tensor, Tensor]]:  # fmt: skip
         """ids (B, T), predicted (B, T) bool, binding_targets (B, T, 3): a name's first and last id,
-        and 1 or 2 for its probe, or 0 where a token is bound to nothing -> nats per target.
+        and 1 or 2 for its probe, or 0 where a token is bound to nothing -> for each probe where it
+        is asked (B, T) bool, and what it shall answer (N, 1 or 2).
         """
-        questions = [(predicted[:, 1:], ids[:, :-1], self.states[0][:, 1:])]  # where, target, state
         names, asked = binding_targets[..., :2], binding_targets[..., 2]
-        questions += [(asked == i, names, self.states[i]) for i in (1, 2)]
-        total = torch.zeros((), device=ids.device)
-        for probe, (where, targets, states) in zip(self.probes, questions):
-            answers = probe(model.model.norm(states[where])).view(-1, states.shape[-1])  # (N, D)
-            right = targets[where].flatten()
-            losses = F.cross_entropy(model.logits(answers), right, reduction="sum")
-            total = total + losses / max(len(answers), 1)  # without a mention: 0, not NaN
+        before = ids.roll(1, 1)[..., None]
+        return [(predicted, before[predicted]), *((w, names[w]) for w in (asked == 1, asked == 2))]
+
+    def loss(self, model: GPT, questions: list[tuple[Tensor, Tensor]], counts: Tensor) -> Tensor:
+        """Nats per target, the mean of the probes. `counts` (3,): targets of each, of all processes
+        together; without a mention the loss is 0, not NaN.
+        """
+        total = torch.zeros((), device=counts.device)
+        for i, (probe, (where, targets)) in enumerate(zip(self.probes, questions)):
+            states = self.states[i][where]  # (N, D)
+            answers = probe(model.model.norm(states)).view(-1, states.shape[-1])  # (N or 2 N, D)
+            losses = F.cross_entropy(model.logits(answers), targets.flatten(), reduction="sum")
+            total = total + losses / counts[i].clamp(min=1)
         return total / 3

@@ -22,7 +22,7 @@ from retro.language_model import LanguageModel
 from retro.lora import REFLECTOR, load_adapter
 from retro.policy import Policy
 from retro.ppo import gae, token_rewards
-from retro.reflect import Reflection, rate, reflection_prompt
+from retro.reflect import Reflection, rate, reflection_prompt, worth
 from retro.run import checkpoint
 from retro.run.files import JsonLines, read_bytes, write_atomically
 from retro.run.finished import read_run
@@ -57,9 +57,14 @@ def page_data(
     kl_coef = metrics[-1]["kl_coef"] if metrics else settings["kl_coef"]
 
     picked = pick(reports, chains, episodes)
-    pairs = [pair for _, own in picked for trials in own.values() for pair in pairwise(trials)]
-    written = [(before, after, after.reflections[-1]) for before, after in pairs
-               if after.reflections]  # fmt: skip
+    written = []
+    for name, own in picked:
+        for before, after in (pair for trials in own.values() for pair in pairwise(trials)):
+            if after.reflections:
+                text = after.reflections[-1]
+                said = environments[name].judge(text, before.observation, before.exchanges)
+                value = worth(rate(before, after, text), said.cause, settings["cause_price"])
+                written.append((before, text, value))
     tokens = iter(weigh(policy, written, kl_coef, settings["gamma"], settings["gae_lambda"]))
     shown, size = [], 0
     for name, task_chains in picked:
@@ -123,19 +128,19 @@ def trial_data(trajectory: Trajectory) -> dict:
     steps = [list(exchange) for exchange in trajectory.exchanges]
     return {"steps": steps, "return": trajectory.episode_return, "success": trajectory.success}
 
-def weigh(policy: Policy, written: Sequence[tuple[Trajectory, Trajectory, str]], kl_coef: float,
+def weigh(policy: Policy, written: Sequence[tuple[Trajectory, str, float]], kl_coef: float,
           gamma: float, gae_lambda: float) -> list[list[list] | None]:  # fmt: skip
     """What the trained policy and critic make of each token of reflections, whoever wrote them.
-    written: (the failed trial, the trial after it, the reflection between them).
+    written: (the failed trial, the reflection on it, what it was worth).
 
-    -> for each a list of [token, advantage (rating, baseline 0, not whitened), value (before the
+    -> for each a list of [token, advantage (worth, baseline 0, not whitened), value (before the
     token), log-probability (nats), the base's], or None if it is longer than the reflector writes.
     The text is tokenised again, line end included.
     """
     lm = policy.lm
     asked = [Reflection(reflection_prompt(before, lm), lm.answer_ids(lm.as_answer(text)), [], text)
-             for before, _, text in written]  # fmt: skip
-    ratings = [rate(*trials_and_text) for trials_and_text in written]
+             for before, text, _ in written]  # fmt: skip
+    ratings = [value for *_, value in written]
     found: list[list[list] | None] = [None] * len(asked)
     short = [i for i, r in enumerate(asked) if len(r.response_ids) <= lm.reflection_tokens]
     for part in (short[start : start + ROWS] for start in range(0, len(short), ROWS)):

@@ -122,9 +122,9 @@ function truth(report) {
   const told = (value, text) => (Number.isFinite(value) ? text(value) : "-");
   const causes = (kinds) => Object.entries(kinds).sort((a, b) => b[1] - a[1]).slice(0, 3).map(([kind, n]) => `${kind || "none"} ${n}`).join(", ");
   return [table(`${report.env}: reflections on first trials`,
-    ["method", "reflections", "cause true", "plan sound", "place right", "invented", "I(kind)", "I(trial)", "most frequent causes"],
+    ["method", "reflections", "cause true", "plan sound", "place right", "invented", "notes true", "I(kind)", "I(trial)", "most frequent causes"],
     checked.map(([name, { faithfulness: f, mutual_information }]) => [label(report, name), f.n,
-      ...[f.cause, f.sound, f.place, f.invented].map((share) => told(share, percent)),
+      ...[f.cause, f.sound, f.place, f.invented, f.notes].map((share) => told(share, percent)),
       ...[f.kind_information, mutual_information].map((nats) => told(nats, (x) => x.toFixed(2))), causes(f.kinds)]))];
 }
 
@@ -149,7 +149,7 @@ function curves() {
 // the same of what reflections say, by environment; older runs did not log it
 function truths() {
   const parts = [...new Set(data.metrics.flatMap((row) => Object.keys(row.mutual_information || {})))];
-  const checked = [["cause", "cause true"], ["sound", "plan sound"], ["invented", "invented"]];
+  const checked = [["cause", "cause true"], ["sound", "plan sound"], ["invented", "invented"], ["notes", "notes true"]];
   return parts.flatMap((env) => [
     ...checked.map(([key, title]) => [`${title}, ${env}`, 2, (row) => ((row.faithfulness || {})[env] || {})[key], true]),
     [`I(trial), ${env}, nats`, 2, (row) => (row.mutual_information || {})[env], false],

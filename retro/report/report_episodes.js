@@ -84,6 +84,7 @@ function judged({ verdict }) {
     ...(verdict.cause === null ? [] : word(verdict.cause, verdict.cause ? "cause true" : "cause false")),
     ...(verdict.sound === null ? [] : word(verdict.sound, verdict.sound ? "plan sound" : "plan not sound")),
     ...(verdict.invented ? word(false, "invented") : []),
+    ...(verdict.notes === null ? [] : word(verdict.notes, verdict.notes ? "notes true" : "notes not true")),
   ];
 }
 

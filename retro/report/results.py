@@ -102,24 +102,6 @@ def compared(trained: Sequence[Chains], rival: Sequence[Chains], retries: int) -
         "wins": wins, "losses": losses, "p": [sign_test(*pair) for pair in zip(wins, losses)],
     }  # fmt: skip
 
-def mean_of(choices: Sequence[dict]) -> dict:
-    """The mean of choices (nested dicts of shares) of several runs."""
-    first = choices[0]
-    return {
-        key: mean_of([c[key] for c in choices]) if isinstance(value, dict)
-        else sum(c[key] for c in choices) / len(choices)
-        for key, value in first.items()
-    }  # fmt: skip
-
-def best_of(choices: dict) -> tuple[str, dict[str, float]]:
-    """The best template ("" if there is none), and each method's best temperature; of equal ones
-    the first.
-    """
-    first = lambda shares: max(shares, key=shares.get, default="")
-    temperatures = choices["temperatures"].items()
-    best = {name: float(first(shares)) for name, shares in temperatures}
-    return first(choices["templates"]), best
-
 def checked(evaluation: Evaluation, adapters: Sequence[Chains]) -> dict:
     """What the reflections on first trials say, checked; {} where there are none."""
     pairs = [pair for chains in adapters for pair in said(chains)]

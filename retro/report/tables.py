@@ -58,12 +58,12 @@ def pairs_table(trained: str, rivals: dict[str, dict]) -> str:
 def truth_table(results: dict[str, dict]) -> str:
     """What reflections on first trials say: shares, then nats (docs/glossary.md)."""
     width = max(21, *(len(name) + 1 for name in results))
-    columns = ("cause true", "plan sound", "place right", "invented")
+    columns = ("cause true", "plan sound", "place right", "invented", "notes true")
     head = "".join(f"{name:>13}" for name in (*columns, "I(kind)", "I(trial)"))
     lines = [f"{'reflections, checked':<{width}}{head}  most frequent cause"]
     for name, result in results.items():
         found = result["faithfulness"]
-        values = [found[key] for key in ("cause", "sound", "place", "invented")]
+        values = [found[key] for key in ("cause", "sound", "place", "invented", "notes")]
         values += [found["kind_information"], result.get("mutual_information")]
         cells = "".join(f"{'-' if v is None else format(v, '.2f'):>13}" for v in values)
         kind, n = next(iter(found["kinds"].items()))

@@ -3,7 +3,8 @@ reflection, and not for what is true: so both are measured.
 
     faithfulness         what reflections say, checked by the environment's judge
     mutual_information   how much a reflection depends on its trial, by the reflector's own odds
-    truth                both, of one update's reflections: a part of metrics.jsonl
+    truth                both, of one update's reflections: a part of metrics.jsonl, as is
+    rollout_metrics      what these reflections were worth, and what they look like
 """
 
 import math
@@ -18,6 +19,7 @@ from retro.evaluate import Chains, Reflector, Variant
 from retro.language_model import LanguageModel, PromptCache
 from retro.learn import Rollout
 from retro.policy import Policy, Response, ResponseBatch
+from retro.prompts import well_formed
 from retro.reflect import Reflection, reflection_prompt
 from retro.run.processes import ALONE, Processes
 from retro.trial import Environments, Trajectory
@@ -38,7 +40,7 @@ def faithfulness(env: Environment, pairs: Sequence[tuple[Trajectory, str]]) -> d
     """
     verdicts = [env.judge(text, t.observation, t.exchanges) for t, text in pairs]
     found: dict = {"n": len(pairs)}
-    for field in ("cause", "sound", "place", "invented"):
+    for field in ("cause", "sound", "place", "invented", "notes"):
         told = [value for v in verdicts if (value := getattr(v, field)) is not None]
         found[field] = sum(told) / len(told) if told else None
     right: dict[int, str] = {}  # the oracle is asked once for each trial
@@ -135,3 +137,29 @@ def truth(
         key: {name: own[key] for name, own in sorted(found.items()) if own[key] is not None}
         for key in ("faithfulness", "mutual_information")
     }
+
+def rollout_metrics(played: Rollout, processes: Processes = ALONE) -> dict:
+    """What an update's reflections, of all processes, were worth, and what they look like."""
+    success: list[bool | None] = [t.success for t in played.trials]
+    success = success or [None] * len(played.failed)
+    written = zip(played.failed, played.reflections, played.ratings, played.verdicts, success)
+    rows = [(f.env, r.text, len(r.response_ids), *rest) for f, r, *rest in written]
+    names, texts, tokens, ratings, verdicts, won = zip(*processes.all_gather(rows))
+    by_env = {
+        name: [r for r, n in zip(ratings, names) if n == name] for name in sorted(set(names))
+    }
+    return {
+        "mean_rating": sum(ratings) / len(ratings),
+        "mean_rating_by_env": {name: sum(own) / len(own) for name, own in by_env.items()},
+        "success": sum(won) / len(won) if played.trials else None,
+        "well_formed": sum(map(well_formed, texts)) / len(texts),
+        "distinct": len(set(texts)) / len(texts),
+        "tokens": sum(tokens) / len(tokens),
+        "cause_true": true_share([v.cause for v in verdicts]),
+        "plan_sound": true_share([v.sound for v in verdicts]),
+        "notes_true": true_share([v.notes for v in verdicts]),
+    }
+
+def true_share(told: Sequence[bool | None]) -> float | None:
+    """Of all reflections the share of which it is true; None where it can be told of none."""
+    return sum(map(bool, told)) / len(told) if any(t is not None for t in told) else None

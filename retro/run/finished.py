@@ -14,9 +14,10 @@ NUMBER = (int, float)
 # settings that readers of a run need
 KINDS: dict[str, type | tuple[type, ...]] = {
     "base": str, "reflector": str, "actor": str, "envs": str, "mode": str, "memory": int,
-    "reflection_tokens": int, "action_tokens": int, "seed": int, "best_of": int,
+    "reflection_tokens": int, "action_tokens": int, "seed": int, "best_of": int, "notes": bool,
     "adapt_prompt": bool, "bfloat16": bool,
     "actor_temperature": NUMBER, "kl_coef": NUMBER, "gamma": NUMBER, "gae_lambda": NUMBER,
+    "cause_price": NUMBER,
 }  # fmt: skip
 
 def read_run(path: str | Path, *needed: str) -> dict:
@@ -27,7 +28,8 @@ def read_run(path: str | Path, *needed: str) -> dict:
     if not (path / "config.json").exists():
         raise ValueError(f"{path}: holds no run (no config.json is there): run train.py first, or "
                          "name the folder of another run")  # fmt: skip
-    settings = {"reflector": "", "actor": "", "bfloat16": False} | read_json(path / "config.json")
+    settings = {"reflector": "", "actor": "", "bfloat16": False, "cause_price": 0.0}
+    settings |= read_json(path / "config.json")
     if settings.get("seeds"):
         raise ValueError(f"{path}: holds the runs of several seeds; name one of them, such as "
                          f"{runs_in(path)[0]}")  # fmt: skip

@@ -12,7 +12,7 @@ def end(number: int, frame: object) -> NoReturn:
     os._exit(128 + number)
 
 scripts = ("train.py", "eval.py", "play.py", os.path.join("pretrain", "__main__.py"),
-           os.path.join("interop", "export.py"))
+           os.path.join("pretrain", "skills.py"), os.path.join("interop", "export.py"))
 started = getattr(sys.modules["__main__"], "__file__", None) or ""
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler and started.endswith(scripts):
     signal.signal(signal.SIGINT, end)

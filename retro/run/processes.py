@@ -68,6 +68,14 @@ class Processes:
             dist.all_reduce(tensor)
         return tensor
 
+    def all_reduce_many(self, tensors: list[Tensor]) -> list[Tensor]:
+        """The sums of all ranks' tensors, in one exchange."""
+        if self.world == 1:
+            return tensors
+        whole = self.all_reduce(torch.cat([tensor.flatten() for tensor in tensors]))
+        parts = whole.split([tensor.numel() for tensor in tensors])
+        return [part.view_as(tensor) for part, tensor in zip(parts, tensors)]
+
     def shard(self, rows: list) -> list:
         """This rank's rows, as many as any other's; the last len(rows) % world are left out."""
         return rows[: len(rows) // self.world * self.world][self.rank :: self.world]

@@ -22,6 +22,8 @@ def check_row(row: dict[str, Any], rating_range: tuple[float, float], kind: str)
     for field, (low, high) in ranges.items():
         if not low <= row[field] <= high:  # so it is with NaN
             raise ValueError(f"{field} {row[field]!r:.20}: must be in [{low}, {high}]")
+    if not isinstance(cause := row.get("cause"), bool | None):  # older rows have none
+        raise ValueError(f"cause is {cause!r:.100}")
     for field in ("env", "task_id", "prompt"):  # a response may be: models write such
         if not row[field].strip():
             raise ValueError(f"{field} is empty")
