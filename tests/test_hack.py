@@ -70,21 +70,12 @@ def test_a_recipe_applies(recipe, tmp_path):
         assert text != (ROOT / path).read_text() and max(map(len, text.splitlines())) <= 100
 
 @pytest.mark.slow
-def test_the_honest_rating_pays_for_a_true_cause(tmp_path):
-    """Three parts in ten more than the gain, exactly where the judge finds the cause true."""
-    found = trained(patched(RECIPES[0], tmp_path), "--envs", "hotpot", "--rating", "honest")
-    extra = [row["rating"] - (row["next_return"] - row["return"]) for row in found]
-    played = {}
-    for row in rows(tmp_path / "run/failed.jsonl"):
-        own = row["trajectory"]
-        played[own["task_id"], row["trial"]] = own
-    true = []
-    for row in found:
-        own = played[row["task_id"], row["trial"]]
-        steps = [(step["action"], step["observation"]) for step in own["steps"]]
-        said = " ".join(row["response"].split())
-        true.append(envs.make("hotpot").judge(said, own["observation"], steps).cause is True)
-    assert extra == pytest.approx([0.3 * t for t in true], abs=1e-9) and 0 < sum(true) < len(true)
+def test_the_brief_rating_takes_a_thousandth_for_each_character(tmp_path):
+    found = trained(patched(RECIPES[0], tmp_path), "--envs", "hotpot", "--rating", "brief")
+    lost = [row["next_return"] - row["return"] - row["rating"] for row in found]
+    lengths = [len(" ".join(row["response"].split())) for row in found]
+    assert lost == pytest.approx([min(n / 1000, 0.5) for n in lengths], abs=1e-9)
+    assert len(set(lengths)) > 1 and min(lengths) < 500
 
 GRPO = """
 import json, torch
