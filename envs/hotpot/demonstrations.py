@@ -326,8 +326,11 @@ def other_goal(trial: Notes, rng: random.Random) -> Goal:
     first, *others = [draw() for _ in range(10)]
     alike = [way for way in others if way.kinds[-2] == first.kinds[-2] and way.start != first.start]
     if alike and (numbers or first.kinds[-1] == "town" and rng.random() < 0.3):
-        second = alike[0].before().on(first.relations[-1])
-        return Goal((first, second), rng.choice(("first", "last")) if numbers else "same")
+        ways = (first, alike[0].before().on(first.relations[-1]))
+        order = rng.choice(("first", "last")) if numbers else "same"
+        a, b = map(trial.path, ways)
+        if a.last != b.last and not (numbers and a.done and b.done and a.name == b.name):
+            return Goal(ways, order)  # of one town, or of two that are equally old, none is first
     return Goal((first,))
 
 def practice(observation: str, steps: list[Step], rng: random.Random, n: int = 3) -> list[Pair]:

@@ -140,6 +140,13 @@ class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader
         number = int(path.name[4:-2])
         return number if self.goal.order == "first" else -number
 
+    def compared(self, other: str) -> bool:
+        """Was the answer found by comparing this number of the towns, instead of the asked one?"""
+        if self.goal.order in ("", "same") or other not in {*NUMBERS} - {self.goal.relation}:
+            return False
+        ends = [self.path(p.way.before().on(other), p.begun, p.names[0]) for p in self.paths()]
+        return self.given is not None and self.answer(ends) == self.given
+
     def left(self, paths: list[Path]) -> list[Path]:
         """The paths that may lead to the answer: an answer given was wrong, and of the towns read
         only the best can be right. All of them, if too little is known.
@@ -252,10 +259,8 @@ def _not_answered(trial: Notes, paths: list[Path], answer: str) -> str:
     """What a trial that read all said in place of the answer."""
     given, order = trial.given, trial.goal.order
     if order:
-        if given is not None and order != "same":
-            other = next(r for r in NUMBERS if r != trial.goal.relation)
-            others = [trial.path(p.way.before().on(other), p.begun, p.names[0]) for p in paths]
-            if trial.answer(others) == given:
+        for other in NUMBERS:
+            if trial.compared(other):
                 return f"I compared the {other}, but the answer is {answer}."
         return f"{trial.ended()}, but the answer is {answer}."
     relation, subject, _ = paths[0].facts[-1]
@@ -275,10 +280,10 @@ CLAIMS: tuple[tuple[str, str, Callable], ...] = (  # part of a cause, its kind, 
     (r"I answered the (\w+) of (\w+)", "wrong fact", lambda t, *fact: (
         (*fact, t.given) in t.known())),
     (r"I answered (.*)", "wrong answer", lambda t, words: t.given == words),
-    (r"I compared the (\w+)", "wrong comparison", lambda t, other: (
-        t.goal.order != "" and t.given is not None and other != t.goal.relation)),
+    (r"I compared the (\w+)", "wrong comparison", lambda t, other: t.compared(other)),
     (r"I followed the (\w+) of (\w+)", "wrong relation", lambda t, *fact: any(
-        t.followed(v) for r, name, v in t.known() if (r, name) == fact)),
+        t.followed(known[2]) for known in t.known()
+        if known[:2] == fact and not any(known in path.facts for path in t.paths()))),
     (r"I went on from (\w+)", "wrong paragraph", lambda t, name: name in t.astray()),
     (r"I read the (\w+) (\w+)", "wrong sense", lambda t, *entity: entity in t.facts),
     (r"the (\w+) (\w+) was asked", "", lambda t, *entity: any(
@@ -286,10 +291,10 @@ CLAIMS: tuple[tuple[str, str, Callable], ...] = (  # part of a cause, its kind, 
     (r"I guessed (.*) without having read (.*)", "guess", lambda t, words, title: (
         t.goal.order != "" and t.given == words and t.is_due(title))),
     (r"(?:I )?did not read (.*)", "not read", lambda t, title: t.is_due(title)),
-    (r"searched (.*)", "", lambda t, title: title in t.searched),
+    (r"searched (.*)", "", lambda t, title: title in t.missing),
     (r"is no title", "no title", lambda t: t.missing != []),
-    (r"it is only the (\w+) of (\w+)", "only a step", lambda t, *fact: (
-        (*fact, t.given) in [f for p in t.paths() for f in p.facts])),
+    (r"it is only the (\w+) of (\w+)", "only a step", lambda t, relation, name: (
+        (relation, name, t.given) in t.known() and any(name in p.names for p in t.paths()))),
     (r"the (\w+) of (\w+) is (the \w+|\w+)", "", lambda t, *fact: (
         fact in [p.facts[-1] for p in t.paths() if p.facts])),
     (r"the answer is (\w+)", "", lambda t, words: words == t.answer(t.paths())),
