@@ -170,6 +170,9 @@ class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader
         """Is this the next paragraph on a way, as far as known?"""
         return any(self.leads_to(title, path.last) for path in self.paths() if not path.done)
 
+    def on_way(self, fact: Fact) -> bool:
+        return any(fact in path.facts for path in self.paths())
+
     def astray(self) -> list[str]:
         """Names of the paragraphs read that are on no way."""
         on_way = {e for p in self.paths() for e in zip(p.way.kinds[p.begun :], p.names)}
@@ -278,12 +281,12 @@ def _not_answered(trial: Notes, paths: list[Path], answer: str) -> str:
 CLAIMS: tuple[tuple[str, str, Callable], ...] = (  # part of a cause, its kind, is it shown?
     (r"I had no step left", "no step left", lambda t: t.given is None),
     (r"I answered the (\w+) of (\w+)", "wrong fact", lambda t, *fact: (
-        (*fact, t.given) in t.known())),
+        (*fact, t.given) in t.known() and not t.on_way((*fact, t.given)))),
     (r"I answered (.*)", "wrong answer", lambda t, words: t.given == words),
     (r"I compared the (\w+)", "wrong comparison", lambda t, other: t.compared(other)),
     (r"I followed the (\w+) of (\w+)", "wrong relation", lambda t, *fact: any(
         t.followed(known[2]) for known in t.known()
-        if known[:2] == fact and not any(known in path.facts for path in t.paths()))),
+        if known[:2] == fact and not t.on_way(known))),
     (r"I went on from (\w+)", "wrong paragraph", lambda t, name: name in t.astray()),
     (r"I read the (\w+) (\w+)", "wrong sense", lambda t, *entity: entity in t.facts),
     (r"the (\w+) (\w+) was asked", "", lambda t, *entity: any(
