@@ -1,5 +1,5 @@
-"""A second reader of HotPotQA's made-up worlds, for the tests. It shares no line with `envs/hotpot`:
-the sentences are written out here once more.
+"""A second reader of HotPotQA's made-up worlds, for the tests. It shares nothing with
+`envs/hotpot`: the sentences are written out here once more.
 """
 
 import re
