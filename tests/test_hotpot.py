@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import envs
 from envs.hotpot import Hotpot, exact_match, f1_score, load_items
 from retro.prompts import well_formed
 

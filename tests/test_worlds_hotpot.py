@@ -74,7 +74,7 @@ def test_failures_have_many_causes_and_only_the_text_mends_them(split, n):
     assert len([share for share in shares.values() if share > 0.03]) >= 6, figures
     assert max(shares.values()) < 0.35 + loose and plain < 0.2 + loose, figures
     assert told >= 0.97 - loose and best < 0.45 + loose, figures
-    assert form < 0.5 + loose, figures
+    assert form < 0.48 + loose, figures  # .39 of 1,000 tasks; the deviation is .03
 
 @pytest.mark.parametrize("n", SIZES)
 def test_what_mends_a_trial_stands_in_its_text(n):

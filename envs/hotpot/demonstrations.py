@@ -270,8 +270,8 @@ def _read(trial: Notes, rng: random.Random) -> Pair | None:
     names = [name for relation, _, name in trial.known() if relation not in NUMBERS]
     if not names:
         return None
-    read = any(entity[1] == (name := rng.choice(names)) for entity in trial.facts)
-    return f"Was {name} read?", "yes" if read else "no"
+    name = rng.choice(names)
+    return f"Was {name} read?", "yes" if name in [read for _, read in trial.facts] else "no"
 
 def _order(trial: Notes, rng: random.Random) -> Pair | None:
     relation, order = rng.choice(NUMBERS), rng.choice(("first", "last"))
