@@ -198,6 +198,10 @@ def test_causes_of_a_comparison(cause, true):
     trial = [OLD, search("Oakton", OLDER[1].replace("7th", "4th")), finish("Elmbay")]
     told = ENV.judge("Cause: I compared the walls. Plan: finish Oakton.", ORDERED, trial)
     assert told.cause is False  # by its walls Oakton is the first as well
+    trial = [OLD, search("Oakton", OLDER[1].replace("7th", "5th")), finish("Elmbay")]
+    told = ENV.judge("Cause: I compared the walls. Plan: finish Oakton.", ORDERED, trial)
+    assert told.cause is False  # their walls are equally old
+    assert "I answered Elmbay, but the answer is Oakton." in ENV.oracle_reflection(ORDERED, trial)
 
 @pytest.mark.parametrize("question, steps, plan, sound, invented", [
     # three steps: from the director on they suffice, from the film on four are needed

@@ -292,7 +292,7 @@ QUESTIONS: dict[str, Callable[[Notes, random.Random], Pair | None]] = {
     "searched": lambda trial, _: (
         "Which titles were searched?", ", ".join(trial.searched[:6]) or "none"),
     "last": lambda trial, _: None if not trial.searched else (
-        "What was searched last?", trial.searched[-1]),
+        "What was searched last?", trial.last),
     "missing": lambda trial, _: (
         "Which titles were not found?", ", ".join(trial.missing) or "none"),
     "given": lambda trial, _: ("What was answered?", trial.given or "nothing"),

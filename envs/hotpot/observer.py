@@ -64,6 +64,7 @@ class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader
         self.pursued = goal is None
         self.facts: dict[Entity, dict[str, str]] = {}  # in the order of reading
         self.searched: list[str] = []  # titles, each once
+        self.last = ""  # the title searched last, "" if none was
         self.missing: list[str] = []  # searched titles that were not found
         self.offered: list[str] = []  # titles named as similar
         self.given: str | None = None  # the answer that ended the trial
@@ -74,6 +75,7 @@ class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader
             self.given = words
         if verb != "search":
             return
+        self.last = words
         self.searched += [words] * (words not in self.searched)
         if match := re.search(r"Could not find (.*)\. Similar: (.*)\.$", reply):
             self.missing += [words] * (words not in self.missing)
@@ -145,7 +147,8 @@ class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader
         if self.goal.order in ("", "same") or other not in {*NUMBERS} - {self.goal.relation}:
             return False
         ends = [self.path(p.way.before().on(other), p.begun, p.names[0]) for p in self.paths()]
-        return self.given is not None and self.answer(ends) == self.given
+        tied = len({end.name for end in ends}) < len(ends)
+        return self.given is not None and self.answer(ends) == self.given and not tied
 
     def left(self, paths: list[Path]) -> list[Path]:
         """The paths that may lead to the answer: an answer given was wrong, and of the towns read
