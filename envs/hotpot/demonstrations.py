@@ -270,8 +270,8 @@ def _read(trial: Notes, rng: random.Random) -> Pair | None:
     names = [name for relation, _, name in trial.known() if relation not in NUMBERS]
     if not names:
         return None
-    read = any(entity[1] == (name := rng.choice(names)) for entity in trial.facts)
-    return f"Was {name} read?", "yes" if read else "no"
+    name = rng.choice(names)
+    return f"Was {name} read?", "yes" if name in [read for _, read in trial.facts] else "no"
 
 def _order(trial: Notes, rng: random.Random) -> Pair | None:
     relation, order = rng.choice(NUMBERS), rng.choice(("first", "last"))
@@ -292,7 +292,7 @@ QUESTIONS: dict[str, Callable[[Notes, random.Random], Pair | None]] = {
     "searched": lambda trial, _: (
         "Which titles were searched?", ", ".join(trial.searched[:6]) or "none"),
     "last": lambda trial, _: None if not trial.searched else (
-        "What was searched last?", trial.searched[-1]),
+        "What was searched last?", trial.last),
     "missing": lambda trial, _: (
         "Which titles were not found?", ", ".join(trial.missing) or "none"),
     "given": lambda trial, _: ("What was answered?", trial.given or "nothing"),
@@ -326,8 +326,11 @@ def other_goal(trial: Notes, rng: random.Random) -> Goal:
     first, *others = [draw() for _ in range(10)]
     alike = [way for way in others if way.kinds[-2] == first.kinds[-2] and way.start != first.start]
     if alike and (numbers or first.kinds[-1] == "town" and rng.random() < 0.3):
-        second = alike[0].before().on(first.relations[-1])
-        return Goal((first, second), rng.choice(("first", "last")) if numbers else "same")
+        ways = (first, alike[0].before().on(first.relations[-1]))
+        order = rng.choice(("first", "last")) if numbers else "same"
+        a, b = map(trial.path, ways)
+        if a.last != b.last and not (numbers and a.done and b.done and a.name == b.name):
+            return Goal(ways, order)  # of one town, or of two that are equally old, none is first
     return Goal((first,))
 
 def practice(observation: str, steps: list[Step], rng: random.Random, n: int = 3) -> list[Pair]:

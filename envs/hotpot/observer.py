@@ -64,6 +64,7 @@ class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader
         self.pursued = goal is None
         self.facts: dict[Entity, dict[str, str]] = {}  # in the order of reading
         self.searched: list[str] = []  # titles, each once
+        self.last = ""  # the title searched last, "" if none was
         self.missing: list[str] = []  # searched titles that were not found
         self.offered: list[str] = []  # titles named as similar
         self.given: str | None = None  # the answer that ended the trial
@@ -74,6 +75,7 @@ class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader
             self.given = words
         if verb != "search":
             return
+        self.last = words
         self.searched += [words] * (words not in self.searched)
         if match := re.search(r"Could not find (.*)\. Similar: (.*)\.$", reply):
             self.missing += [words] * (words not in self.missing)
@@ -140,6 +142,14 @@ class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader
         number = int(path.name[4:-2])
         return number if self.goal.order == "first" else -number
 
+    def compared(self, other: str) -> bool:
+        """Was the answer found by comparing this number of the towns, instead of the asked one?"""
+        if self.goal.order in ("", "same") or other not in {*NUMBERS} - {self.goal.relation}:
+            return False
+        ends = [self.path(p.way.before().on(other), p.begun, p.names[0]) for p in self.paths()]
+        tied = len({end.name for end in ends}) < len(ends)
+        return self.given is not None and self.answer(ends) == self.given and not tied
+
     def left(self, paths: list[Path]) -> list[Path]:
         """The paths that may lead to the answer: an answer given was wrong, and of the towns read
         only the best can be right. All of them, if too little is known.
@@ -162,6 +172,9 @@ class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader
     def is_due(self, title: str) -> bool:
         """Is this the next paragraph on a way, as far as known?"""
         return any(self.leads_to(title, path.last) for path in self.paths() if not path.done)
+
+    def on_way(self, fact: Fact) -> bool:
+        return any(fact in path.facts for path in self.paths())
 
     def astray(self) -> list[str]:
         """Names of the paragraphs read that are on no way."""
@@ -252,10 +265,8 @@ def _not_answered(trial: Notes, paths: list[Path], answer: str) -> str:
     """What a trial that read all said in place of the answer."""
     given, order = trial.given, trial.goal.order
     if order:
-        if given is not None and order != "same":
-            other = next(r for r in NUMBERS if r != trial.goal.relation)
-            others = [trial.path(p.way.before().on(other), p.begun, p.names[0]) for p in paths]
-            if trial.answer(others) == given:
+        for other in NUMBERS:
+            if trial.compared(other):
                 return f"I compared the {other}, but the answer is {answer}."
         return f"{trial.ended()}, but the answer is {answer}."
     relation, subject, _ = paths[0].facts[-1]
@@ -273,12 +284,12 @@ def _not_answered(trial: Notes, paths: list[Path], answer: str) -> str:
 CLAIMS: tuple[tuple[str, str, Callable], ...] = (  # part of a cause, its kind, is it shown?
     (r"I had no step left", "no step left", lambda t: t.given is None),
     (r"I answered the (\w+) of (\w+)", "wrong fact", lambda t, *fact: (
-        (*fact, t.given) in t.known())),
+        (*fact, t.given) in t.known() and not t.on_way((*fact, t.given)))),
     (r"I answered (.*)", "wrong answer", lambda t, words: t.given == words),
-    (r"I compared the (\w+)", "wrong comparison", lambda t, other: (
-        t.goal.order != "" and t.given is not None and other != t.goal.relation)),
+    (r"I compared the (\w+)", "wrong comparison", lambda t, other: t.compared(other)),
     (r"I followed the (\w+) of (\w+)", "wrong relation", lambda t, *fact: any(
-        t.followed(v) for r, name, v in t.known() if (r, name) == fact)),
+        t.followed(known[2]) for known in t.known()
+        if known[:2] == fact and not t.on_way(known))),
     (r"I went on from (\w+)", "wrong paragraph", lambda t, name: name in t.astray()),
     (r"I read the (\w+) (\w+)", "wrong sense", lambda t, *entity: entity in t.facts),
     (r"the (\w+) (\w+) was asked", "", lambda t, *entity: any(
@@ -286,10 +297,10 @@ CLAIMS: tuple[tuple[str, str, Callable], ...] = (  # part of a cause, its kind, 
     (r"I guessed (.*) without having read (.*)", "guess", lambda t, words, title: (
         t.goal.order != "" and t.given == words and t.is_due(title))),
     (r"(?:I )?did not read (.*)", "not read", lambda t, title: t.is_due(title)),
-    (r"searched (.*)", "", lambda t, title: title in t.searched),
+    (r"searched (.*)", "", lambda t, title: title in t.missing),
     (r"is no title", "no title", lambda t: t.missing != []),
-    (r"it is only the (\w+) of (\w+)", "only a step", lambda t, *fact: (
-        (*fact, t.given) in [f for p in t.paths() for f in p.facts])),
+    (r"it is only the (\w+) of (\w+)", "only a step", lambda t, relation, name: (
+        (relation, name, t.given) in t.known() and any(name in p.names for p in t.paths()))),
     (r"the (\w+) of (\w+) is (the \w+|\w+)", "", lambda t, *fact: (
         fact in [p.facts[-1] for p in t.paths() if p.facts])),
     (r"the answer is (\w+)", "", lambda t, words: words == t.answer(t.paths())),

@@ -8,8 +8,8 @@ question follows one to three of them, or compares two or three ends. Two traps 
     senses    a search for the plain name only offers "Quietverse (film)" and "Quietverse (novel)":
               that costs a step, and a hasty reader takes the first one
 
-Nearly half of the tasks leave no time for the whole way. There the next trial must start at the
-last fact that the failed one found out, which is seldom the last that it read.
+Two tasks in five leave no time for the whole way. There the next trial must start at the last fact
+that the failed one found out, which is seldom the last that it read.
 """
 
 import itertools
