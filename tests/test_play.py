@@ -239,7 +239,7 @@ def test_wrong_options(wrong):
         parse(play.Config, "", argv=wrong.split())
 
 def test_real_game_files(capsys, monkeypatch, tmp_path):
-    if "RETRO_DATA" not in os.environ:
+    if not os.environ.get("RETRO_DATA"):
         pytest.skip("needs RETRO_DATA, the folder with alfworld_games.tgz")
     with tarfile.open(Path(os.environ["RETRO_DATA"]) / "alfworld_games.tgz") as archive:
         game = next(m for m in archive if m.name.endswith("game.tw-pddl"))
@@ -249,14 +249,14 @@ def test_real_game_files(capsys, monkeypatch, tmp_path):
 
 def test_real_questions(capsys, monkeypatch):
     pytest.importorskip("envs.hotpot")
-    if "RETRO_DATA" not in os.environ:
+    if not os.environ.get("RETRO_DATA"):
         pytest.skip("needs RETRO_DATA, the folder with hotpotqa_distractor_50.json")
     data = str(Path(os.environ["RETRO_DATA"]) / "hotpotqa_distractor_50.json")
     out = told(capsys, monkeypatch, "think[so]\n" * 2, data=data, you="actor")
     assert "FAILED" in out
 
 def test_real_products(capsys, monkeypatch):
-    if "RETRO_DATA" not in os.environ:
+    if not os.environ.get("RETRO_DATA"):
         pytest.skip("needs RETRO_DATA, the folder with webshop_products_1000.json")
     files = {f: f"{os.environ['RETRO_DATA']}/webshop_{f}_1000.json"
              for f in ("products", "attributes")}  # fmt: skip
