@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from retro.actor import ACTION_TOKENS
+from retro.actor import ACTION_TOKENS, ROWS
 from retro.interop import guides
 from retro.interop.endpoint import Answer, Client
 from retro.interop.guides import Turn
@@ -42,7 +42,7 @@ class APIActor:
                 raise ValueError(f"{name}: has no rules to tell in GUIDES of guides.py")
         self.client, self.names, self.temperature = client, names, temperature
         self.generator, self.examples, self.memory = generator, examples, memory
-        self.device, self.tally = generator.device, Tally("turns")
+        self.device, self.rows, self.tally = generator.device, ROWS, Tally("turns")
         self.reply_tokens = reply_tokens or (REPLY_TOKENS if examples else ACTION_TOKENS)
 
     def start(self, openings: Sequence[str], generators: Generators = None) -> "APISession":
