@@ -125,7 +125,7 @@ class Kept(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if self.waits is not None and waits_for(func, args, kwargs):
+        if waits_for(func, args, kwargs):
             self.waits[place()] += 1
         return run(func, args, kwargs)
 

@@ -97,7 +97,7 @@ def log_probabilities(lm, ids) -> Tensor:
         logits = lm.model(ids.to(lm.device))[:, :-1].float()
     return logits.log_softmax(-1).gather(-1, ids[:, 1:, None].to(lm.device))[..., 0].cpu()
 
-def test_a_forward_pass_gives_the_cpus_numbers(device, failed, monkeypatch):
+def test_a_forward_pass_gives_the_cpus_numbers(device, failed):
     """In float32 to a thousandth of a nat; in bfloat16 to a tenth in the mean."""
     there, here = own(device), own(CPU)
     rows = [there.tokenizer.encode(trial.text())[:200] for trial in failed]
