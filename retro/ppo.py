@@ -349,7 +349,5 @@ def reference_metrics(batch: Batch, returns: Tensor | None,
     mask = batch.response_mask
     kl = sequence_kl(batch.old_logprobs, batch.ref_logprobs, mask)
     kl = all_reduce(kl) / all_reduce(torch.ones_like(kl))
-    critic_fit = 0.0
-    if returns is not None:
-        critic_fit = explained_variance(batch.values, returns, mask, all_reduce)
-    return {"kl": kl.item(), "explained_variance": critic_fit}
+    fit = 0.0 if returns is None else explained_variance(batch.values, returns, mask, all_reduce)
+    return {"kl": kl.item(), "explained_variance": fit}
