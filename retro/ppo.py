@@ -65,6 +65,7 @@ class Batch:
     values: Tensor  # (B, R) critic's guess, before token t is chosen, of the rewards from t on
     ratings: Tensor  # (B,) of the whole response; higher is better
     groups: Tensor | None = None  # (B,) long: same id = responses to the same prompt
+    weights: Tensor | None = None  # (B, R) of the advantages, where another program sampled
 
     def __post_init__(self) -> None:
         shape, chosen = self.response_mask.shape, self.response_mask.bool()
@@ -277,6 +278,7 @@ def ppo_update(policy: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
     # 1. Which tokens did better than expected?
     mask = batch.response_mask
     advantages, returns = estimate_advantages(batch, config, kl_coef, all_reduce)  # (B, R) each
+    advantages = advantages if batch.weights is None else advantages * batch.weights
 
     order = [torch.randperm(len(mask), generator=generator) for _ in range(config.epochs)]
     minibatches = [rows for epoch in order for rows in epoch.split(config.minibatch_size)]
