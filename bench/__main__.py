@@ -36,6 +36,11 @@ COMPARISONS = {  # name -> (module, the packages it compares with)
     "growth": ("growth", ()),
 }
 
+class Late(BaseException):
+    """A row's time is over. No `except OSError` or `except Exception` on the way may take it up, as
+    it would a TimeoutError.
+    """
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__, allow_abbrev=False,
@@ -76,7 +81,7 @@ def main() -> None:
                 ratio = "" if row.ratio is None else f"{row.ratio:8.2f}"
                 print(f"{row.name:30}{row.ours:12,.4g}{theirs:>12}   {row.unit:14}{ratio:>8}"
                       f"   {row.peer}", flush=True)  # fmt: skip
-        except TimeoutError:
+        except Late:
             cut.append(name)
             print(f"{name:30}cut off: no row in {args.limit} s", flush=True)
         print(f"    {time.time() - started:.0f} s", file=sys.stderr)
@@ -87,10 +92,10 @@ def main() -> None:
         print(f"wrote {args.json}")
 
 def limited(rows: Iterator[Row], limit: int) -> Iterator[Row]:
-    """The rows, each within `limit` seconds; TimeoutError from one that takes longer."""
+    """The rows, each within `limit` seconds; Late from one that takes longer."""
 
     def end(number: int, frame: object) -> None:
-        raise TimeoutError
+        raise Late
 
     before = signal.signal(signal.SIGALRM, end)
     try:
