@@ -329,8 +329,9 @@ def set_up(config: Config) -> Training:
     trained_on = sorted(content_hashes(train_tasks))
     eval_tasks = table_tasks(config, others, trained_on)
     run = RunFolder(public(config), weights, optimizer, processes, trained_on)
-    if sampler:
-        sampler.load(lm)  # now, so that a wrong address is not found out after the collecting
+    if sampler:  # tried now: a wrong address should not be found out after the collecting
+        sampler.load(lm)
+        sampler.close()
     sink: Sink = nowhere
     if config.tensorboard and processes.is_main:
         sink = open_sink(run.path / "tensorboard", run.state.get("updates", 0))

@@ -182,6 +182,8 @@ def test_a_run_samples_there_and_learns_here(tiny_base, tmp_path):
         train.main(config(tiny_base, tmp_path / "run", **settings, sampler=server.url + "?key=abc",
                           max_ratio_error=1e-3))  # fmt: skip
         kinds = [name for name, *_ in server.seen]
+        # tried before the collecting, during which nothing is kept there
+        assert kinds[:3] == ["load_lora_adapter", "unload_lora_adapter", "load_lora_adapter"]
         assert not server.loaded
     rows = [json.loads(row) for row in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 2 and all(row["sampler_ratio_error"] < 1e-4 for row in rows)

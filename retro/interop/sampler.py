@@ -88,7 +88,9 @@ class Sampler:
         self._unload(before)
 
     def close(self) -> None:
+        """Nothing stays, there or here."""
         self._unload(self.name)
+        self.name = ""
         if self.processes.is_main:
             shutil.rmtree(self.folder, ignore_errors=True)
 
