@@ -13,7 +13,7 @@ Read before: `trial.py`, `reflect.py`, `memory.py`; then `policy.py`, `ppo.py`.
 import hashlib
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -99,6 +99,7 @@ class Rollout:
     group: int  # neighbours that answer the same prompt
     caches: list[PromptCache] | None = None  # the prompts, if they have been read
     seconds: float = 0.0
+    weigh: Callable[[torch.Tensor], torch.Tensor] | None = None  # logprobs -> Batch.weights
 
     def rows(self, lm: LanguageModel) -> list[Rated]:
         """Lines of the replay buffer, of trials that were played."""
@@ -152,17 +153,17 @@ def draw(
 
 def rollout(
     policy: Policy, failed: Sequence[FailedTrial], group: int, judge: Arena | RewardModel,
-    generator: torch.Generator,
+    generator: torch.Generator, write: Callable[..., list[Reflection]] | None = None,
 ) -> Rollout:  # fmt: skip
     """`group` reflections on each failed trial, rated by the next trial or by the reward model. The
-    generator draws reflections and actions.
+    generator draws reflections and actions. `write`: in place of `reflect`, where others sample.
     """
     clock, lm = time.time(), policy.lm
     rows = [f for f in failed for _ in range(group)]
     prompts = [f.prompt_ids for f in rows]
     # one reading serves sampling, scoring and learning
     caches = None if policy.adapt_prompt else list(lm.prefill(prompts))
-    reflections = reflect(
+    reflections = (write or reflect)(
         lm, prompts, temperature=1.0, generator=generator,
         adapt_prompt=policy.adapt_prompt, caches=caches,
     )  # fmt: skip
@@ -206,9 +207,10 @@ def update(
     gains = [r - b for r, b in zip(played.ratings, baselines.of(played.failed))]  # in float64
     ratings = torch.tensor(gains, device=device)
     logprobs, ref_logprobs, values = policy.evaluate(batch)
+    weights = played.weigh(logprobs) if played.weigh else None
     stats = ppo_update(
         lambda rows: policy(batch, rows), optimizer,
-        Batch(batch.mask, logprobs, ref_logprobs, values, ratings, groups), config,
+        Batch(batch.mask, logprobs, ref_logprobs, values, ratings, groups, weights), config,
         kl_coef=kl_coef, generator=generator, all_reduce=processes.all_reduce,
     )  # fmt: skip
     metrics = rollout_metrics(played, baselines, processes) | {"kl_coef": kl_coef}

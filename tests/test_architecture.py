@@ -96,7 +96,7 @@ def test_the_core_stays_small():
     assert lines(CORE) <= 3000
 
 def test_the_product_stays_small():
-    assert lines(sources()) < 14200
+    assert lines(sources()) < 14460
 
 def test_no_function_takes_more_than_eight_parameters():
     for name in sources():

@@ -56,4 +56,4 @@ def read_correctly(env: Environment, lm: LanguageModel, trials: Sequence[Traject
         out = lm.sample([ids for ids, _ in part], ANSWER_TOKENS, 0.0, torch.Generator(lm.device))
         answered = zip(out.response_ids, part)
         right += sum(lm.text(ids).strip() == answer for ids, (_, answer) in answered)
-    return right / len(pairs)
+    return right / max(len(pairs), 1)
