@@ -51,6 +51,7 @@ from retro.evaluate import (
 from retro.interop.api_actor import APIActor
 from retro.interop.endpoint import Budget, public_url
 from retro.interop.open import ActorOptions, LocalActor, RoleOptions, open_actor, open_model
+from retro.interop.sampler import Sampler
 from retro.language_model import LanguageModel
 from retro.learn import (
     Arena,
@@ -173,6 +174,13 @@ class Config(FileOptions, RoleOptions, ActorOptions):
         low=0, high=1,
     )  # fmt: skip
 
+    sampler: str = ppo(
+        "", "address of a server that samples PPO's reflections, as vLLM: http://HOST/v1"
+    )
+    max_ratio_error: float = ppo(
+        0.1, "--sampler: how far a token's probability may be off there, on average", above=0
+    )
+
     choice_tasks: int = evaluation(
         64, "`seen` tasks of each environment on which temperatures are chosen", **FROM_1
     )
@@ -192,6 +200,9 @@ class Config(FileOptions, RoleOptions, ActorOptions):
         if target and self.kl_horizon < self.batch_reflections:
             raise ValueError(f"--kl-horizon {self.kl_horizon}: must be at least "
                              f"--batch-reflections, {self.batch_reflections}")  # fmt: skip
+        if self.sampler and not self.adapt_prompt:
+            raise ValueError("--sampler: a server puts the adapter on the prompt too: needs "
+                             "--adapt-prompt")  # fmt: skip
         listed = seeds_of(self)
         if len({*listed}) < len(listed):
             raise ValueError(f"--seeds {self.seeds!r}: one is named twice")
@@ -212,7 +223,11 @@ def main(config: Config) -> None:
     imitate(training, ratings)
     if training.reward:
         fit_reward_model(training, training.reward, ratings)
-    learn_by_ppo(training, failed)
+    try:
+        learn_by_ppo(training, failed)
+    finally:
+        if training.sampler:
+            training.sampler.close()
     minutes = (time.time() - started) / 60
     compare_methods(training, choose(training))
     training.run.save(finished=True)
@@ -244,6 +259,7 @@ class Training:
     reward: RewardModel | None  # offline
     actor: LocalActor | APIActor | None  # None with --from-buffer: nothing is played
     budget: Budget  # of the actor's requests, if it is behind an API
+    sampler: Sampler | None  # None: reflections are sampled here
     optimizer: torch.optim.Optimizer
     run: RunFolder
     group: int  # reflections on one failed trial
@@ -316,22 +332,33 @@ def set_up(config: Config) -> Training:
     weights = {f"model.{name}": weight for name, weight in adapter_state(lm.model).items()}
     weights |= {f"value_head.{name}": p for name, p in policy.value_head.named_parameters()}
     optimizer = torch.optim.AdamW(weights.values(), lr=config.sft_lr, weight_decay=0.0)
-    # read before there is a folder: a wrong file leaves nothing behind
+    # before there is a folder: a wrong address or file leaves nothing behind
+    sampler = None
+    if config.sampler:
+        sampler = Sampler(config.sampler, Path(config.run_dir) / "sampler", processes,
+                          config.max_ratio_error, config.concurrency, config.timeout)  # fmt: skip
     given = []
     if config.from_buffer:
         given = read_buffer(config.from_buffer, RANGES[config.rating], lm, config.rating)
     train_tasks = training_tasks(config, environments)
     trained_on = sorted(content_hashes(train_tasks))
     eval_tasks = table_tasks(config, others, trained_on)
-    kept = replace(config, base_url=public_url(config.base_url))  # no secret in config.json
-    run = RunFolder(kept, weights, optimizer, processes, trained_on)
+    run = RunFolder(public(config), weights, optimizer, processes, trained_on)
+    if sampler:  # tried now: a wrong address should not be found out after the collecting
+        sampler.load(lm)
+        sampler.close()
     sink: Sink = nowhere
     if config.tensorboard and processes.is_main:
         sink = open_sink(run.path / "tensorboard", run.state.get("updates", 0))
     return Training(
-        config, processes, environments, others, lm, policy, reward, actor, budget, optimizer, run,
-        group, sink, given, train_tasks, eval_tasks,
+        config, processes, environments, others, lm, policy, reward, actor, budget, sampler,
+        optimizer, run, group, sink, given, train_tasks, eval_tasks,
     )  # fmt: skip
+
+def public(config: Config) -> Config:
+    """The settings for config.json: no secret is in them."""
+    return replace(config, base_url=public_url(config.base_url),
+                   sampler=public_url(config.sampler))  # fmt: skip
 
 def open_environments(config: Config) -> tuple[dict[str, envs.Environment], ...]:
     """The environments to train on, and those of the table: of other files, where they are named.
@@ -569,9 +596,14 @@ def one_update(
     config, processes, lm = training.config, training.processes, training.lm
     prompts = config.batch_reflections // training.group
     drawn = processes.shard(draw(failed.by_env, number, prompts, config.seed))
-    sampling = training.generator("update", number, processes.rank)
+    sampling, sampler = training.generator("update", number, processes.rank), training.sampler
+    if sampler:
+        sampler.load(lm)
     played = rollout(training.policy, drawn, training.group, judge, sampling,
-                     training.environments, config.cause_price)  # fmt: skip
+                     training.environments, config.cause_price,
+                     sampler.write if sampler else None)  # fmt: skip
+    if sampler:
+        played = replace(played, weigh=partial(sampler.weigh, played.reflections))
     if played.trials:
         rows = [row.to_row(lm) for row in played.rows(lm)]
         training.run.append("replay", processes.all_gather(rows))
@@ -594,6 +626,7 @@ def one_update(
     training.run.append("failed", [trial.to_json() | {"update": number} for trial in entering])
     del played  # the prompts fill the memory
     release_memory()
+    stats |= {"sampler_ratio_error": sampler.ratio_error} if sampler else {}
     return found | stats | checked
 
 def check_health(stats: dict, max_kl: float, min_well_formed: float) -> None:
@@ -687,7 +720,7 @@ def train_each(config: Config) -> None:
     """
     if in_torchrun():
         raise ValueError(f"--seeds {config.seeds}: torchrun starts one run, give it --seed")
-    path, held = open_group(replace(config, base_url=public_url(config.base_url)))
+    path, held = open_group(public(config))
     for seed in seeds_of(config):
         folder = path / f"s{seed}"
         if is_finished(folder, config.updates):

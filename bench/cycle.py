@@ -24,19 +24,18 @@ from retro.reflect import Reflection, rate, reflect, reflection_prompt
 from retro.run.device import autocast, pick_device, seeded
 from retro.trial import run_in_batches
 
+TASKS = 12  # of which half fail: a cycle of the peers takes two minutes of one core
 PHASES = ("first_trials", "reflect", "retry", "update")
 
 def run(name: str, repeats: int, quick: bool) -> Iterator[Row]:
     """Row `name`, rated reflections per second, and the seconds of each phase for one of them."""
     check(name)
     env = envs.make("household", max_steps=4) if quick else envs.make("household")
-    tasks = env.tasks("train", 4 if quick else 32, 0)
-    sides = Ours(), Theirs()
-    measured: tuple[list, list] = ([], [])
-    for _ in range(min(repeats, 2)):
-        for side, found in zip(sides, measured):
-            found.append(cycle(env, tasks, side))
-    mine, other = ([median(column) for column in zip(*found)] for found in measured)
+    tasks = env.tasks("train", 4 if quick else TASKS, 0)
+    side = Ours()
+    played = [cycle(env, tasks, side) for _ in range(repeats)]
+    mine = [median(column) for column in zip(*played)]
+    other = cycle(env, tasks, Theirs())
     yield Row(name, 1 / sum(mine), "transformers+peft+trl", 1 / sum(other), "reflections/s")
     for phase, a, b in zip(PHASES, mine, other):
         yield Row(f"{name}_{phase}", a, "transformers+peft+trl", b, "s/reflection")
@@ -108,7 +107,7 @@ class Theirs:
 class PeersActor:
     """transformers as what plays: an actor as `retro/actor.py` describes it, its own session."""
 
-    memory = 3  # reflections that it reads
+    memory, rows = 3, 64  # reflections that it reads; trials at a time
 
     def __init__(self, tokenizer, temperature: float, dtype):
         self.model, self.tokenizer = peers.theirs(dtype=dtype).eval(), tokenizer

@@ -24,7 +24,7 @@ from retro.reflect import Reflection
 from retro.run.device import pick_device, seeded
 
 POINTS = {
-    "batch": (16, 64, 128, 512),  # trials of a whole cycle
+    "batch": (16, 64, 256),  # trials of a whole cycle
     "context": (128, 512, 1024, 2048),  # tokens read for an update of 32 reflections
     "width": (192, 384),  # of the model, same update: twice the width is 4 times the weights
 }

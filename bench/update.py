@@ -22,23 +22,22 @@ from retro.reflect import Reflection, reflection_prompt
 from retro.run.device import seeded
 from retro.tokenizer import load as load_tokenizer
 
-MINIBATCH, EPOCHS, LR, KL = 32, 2, 1e-3, 0.02  # as in train.py, whose minibatches are of 16
+MINIBATCH, EPOCHS, LR, KL = 16, 2, 1e-3, 0.02  # as in train.py
+N = 16  # reflections: one minibatch, of which an update by trl is 80 s of one core
 
 def run(name: str, repeats: int, quick: bool) -> Iterator[Row]:
-    n, minibatch = (8, 4) if quick else (128, MINIBATCH)
+    n, minibatch = (8, 4) if quick else (N, MINIBATCH)
     reflections = written(n)
     ratings = torch.linspace(-0.5, 1.0, n)
-    check(name, reflections[:8], ratings[:: max(1, n // 8)][:8])
+    check(name, reflections[:4], ratings[:: n // 4])
 
     trainer = trl_trainer(peers.ours(True), n, minibatch, EPOCHS)
-    sides = {
-        "ppo_update": partial(our_update, our_policy(False), minibatch),
-        "ppo_update_all_tokens": partial(our_update, our_policy(True), minibatch),
-    }
-    runs = [partial(side, reflections, ratings) for side in sides.values()]
-    runs.append(partial(trl_step, trainer, reflections, ratings))
-    *mine, other = in_turn(*runs, repeats=min(repeats, 2), warm_up=False)  # the check was one
-    for side, time in zip(sides, mine):
+    ours, slow = (partial(our_update, our_policy(adapt_prompt), minibatch, reflections, ratings)
+                  for adapt_prompt in (False, True))  # fmt: skip
+    (mine,) = in_turn(ours, repeats=repeats)
+    theirs = partial(trl_step, trainer, reflections, ratings)
+    all_tokens, other = in_turn(slow, theirs, repeats=1, warm_up=False)  # the check was one
+    for side, time in (("ppo_update", mine), ("ppo_update_all_tokens", all_tokens)):
         yield Row(side, n / time, "trl", n / other, "reflections/s")
 
 def written(n: int) -> list[Reflection]:

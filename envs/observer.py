@@ -25,6 +25,15 @@ class Reader(Protocol):
 
     def read(self, action: str, reply: str) -> None: ...
 
+def advice(reflection: str) -> str:
+    """What an actor reads of a reflection: what follows the first `Cause: `; without one all.
+
+    >>> advice("Notes: mug 1 in drawer 2. Cause: I passed mug 1 by. Plan: take mug 1.")
+    'I passed mug 1 by. Plan: take mug 1.'
+    """
+    _, cause, rest = reflection.partition("Cause: ")
+    return rest if cause else reflection
+
 def read_trial(notes: SomeNotes, steps: Iterable[Step]) -> SomeNotes:
     for step in steps:
         notes.read(*step)

@@ -15,9 +15,11 @@ from retro.kv_cache import KVCache
 from retro.language_model import LanguageModel
 from retro.memory import MEMORY
 from retro.model import GPT
+from retro.run.device import batch_size
 from retro.trial import Generators
 
 ACTION_TOKENS = 16
+ROWS = 64  # trials that are played at a time on a CPU
 TEMPERATURE = 0.3  # of its sampling; hotter, a plain second draw does half of a reflection's work
 
 class LMActor:
@@ -37,6 +39,7 @@ class LMActor:
         self.memory, self.lead = memory, lead
         self.action_tokens = action_tokens or ACTION_TOKENS
         self.device = lm.device
+        self.rows = batch_size(lm.device, ROWS, lm.model.config, lm.context)
 
     def start(self, openings: Sequence[str], generators: Generators = None) -> "LMSession":
         return LMSession(self, openings, generators)

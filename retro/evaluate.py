@@ -57,7 +57,6 @@ ADAPTERS = {"sft": "sft", "retroformer": "adapter", "retroformer_offline": "adap
 WRITTEN = ("reflexion", *ADAPTERS)  # by a language model
 TUNED = [name for name in WRITTEN if name not in ("shuffled", "best_of")]  # have a best temperature
 CANDIDATES = 4  # reflections of best_of, unless another number is asked for
-ROWS = 64  # trials that are played at a time
 
 def methods_of(mode: str) -> tuple[str, ...]:
     """The methods that a run of `mode` is compared by; `best_of` only where it is asked for."""
@@ -228,7 +227,7 @@ class Evaluation:
         distinct = list(dict.fromkeys(asked))
         trials = run_in_batches(
             {self.env.name: self.env}, [self.rows[row][0] for row, _ in distinct], self.actor,
-            [memory for _, memory in distinct], rows=ROWS,
+            [memory for _, memory in distinct],
             generators=[self.generator(self.actor.device, row, retry) for row, _ in distinct],
             progress=None if self.bar is None else self.bar.update,
         )  # fmt: skip

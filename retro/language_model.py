@@ -32,19 +32,19 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from envs.observer import advice
 from retro.fast import drafts
 from retro.fast.decoder import Decoder, accelerate, decoder_of
 from retro.fast.drafts import Draw
 from retro.kv_cache import KVCache
 from retro.lora import add_lora, using
 from retro.model import GPT
-from retro.prompts import advice
-from retro.run.device import autocast
+from retro.run.device import autocast, batch_size
 from retro.tokenizer import TokenizerLike, load
 
 Draws = torch.Generator | Sequence[torch.Generator]  # one for all rows, or one for each row
-REFLECTION_TOKENS = 64  # a longer reflection is cut off; its prompt leaves room for so many
-PREFILL_TOKENS = 8192  # padding included, of the prompts read in one forward pass (a PromptCache)
+REFLECTION_TOKENS = 128  # a longer reflection is cut off; its prompt leaves room for so many
+PREFILL_TOKENS = 8192  # padding included, of prompts read at once on a CPU (a PromptCache)
 
 # ---- sampling
 
@@ -309,9 +309,10 @@ class LanguageModel:
         `adapt_prompt`. Prompts of similar length are read together, group by group.
         """
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]))
+        most = batch_size(self.device, PREFILL_TOKENS, self.model.config)
         while order:
             n = 1
-            while n < len(order) and (n + 1) * len(prompts[order[n]]) <= PREFILL_TOKENS:
+            while n < len(order) and (n + 1) * len(prompts[order[n]]) <= most:
                 n += 1
             group, order = order[:n], order[n:]
             distinct = list(dict.fromkeys(tuple(prompts[i]) for i in group))

@@ -15,7 +15,7 @@ import hashlib
 import random
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -100,15 +100,10 @@ class Rollout:
     trials: list[Trajectory]  # the retries; none where a reward model rates
     group: int  # neighbours that answer the same prompt
     verdicts: list[Verdict] = field(default_factory=list)  # of the environments' judges
-    price: float = 0.0  # of a false cause
+    worth: list[float] = field(default_factory=list)  # what PPO maximises of each
     caches: list[PromptCache] | None = None  # the prompts, if they have been read
     seconds: float = 0.0
-
-    @property
-    def worth(self) -> list[float]:
-        """What PPO maximises of each reflection."""
-        both = zip(self.ratings, self.verdicts, strict=True)
-        return [worth(rating, verdict.cause, self.price) for rating, verdict in both]
+    weigh: Callable[[torch.Tensor], torch.Tensor] | None = None  # logprobs -> Batch.weights
 
     def rows(self, lm: LanguageModel) -> list[Rated]:
         """Lines of the replay buffer, of trials that were played."""
@@ -142,9 +137,8 @@ def collect(
         failed = [FailedTrial.of(t, number, lm) for t in trials if not t.success]
         asked = [f for f in failed for _ in range(each)]
         with lm.frozen():
-            reflections = reflect(
-                lm, [f.prompt_ids for f in asked], temperature=1.0, generator=arena.actor.generator
-            )
+            prompts, generator = [f.prompt_ids for f in asked], arena.actor.generator
+            reflections = reflect(lm, prompts, temperature=1.0, generator=generator)
         trials, ratings = arena.retry(asked, reflections)
         verdicts = check(arena.environments, asked, reflections)
         yield failed, Rollout(asked, reflections, ratings, trials, each, verdicts)
@@ -194,9 +188,8 @@ class Contexts:
         self.by_env[new.env][slots[0]] = new
         slots.rotate(-1)
 
-    def successors(
-        self, played: Rollout, share: float, rng: random.Random, lm: LanguageModel
-    ) -> list[FailedTrial]:
+    def successors(self, played: Rollout, share: float, rng: random.Random,
+                   lm: LanguageModel) -> list[FailedTrial]:  # fmt: skip
         """What enters after an update: for a `share` of its failed trials, drawn by chance, what
         follows the first of the reflections on it.
         """
@@ -211,16 +204,18 @@ class Contexts:
 def rollout(
     policy: Policy, failed: Sequence[FailedTrial], group: int, judge: Arena | RewardModel,
     generator: torch.Generator, environments: Environments, price: float = 0.0,
+    write: Callable[..., list[Reflection]] | None = None,
 ) -> Rollout:  # fmt: skip
     """`group` reflections on each failed trial, rated by the next trial or by the reward model;
     the environments say which causes are false. The generator draws reflections and actions.
+    `write`: in place of `reflect`, where others sample.
     """
     clock, lm = time.time(), policy.lm
     rows = [f for f in failed for _ in range(group)]
     prompts = [f.prompt_ids for f in rows]
     # one reading serves sampling, scoring and learning
     caches = None if policy.adapt_prompt else list(lm.prefill(prompts))
-    reflections = reflect(
+    reflections = (write or reflect)(
         lm, prompts, temperature=1.0, generator=generator,
         adapt_prompt=policy.adapt_prompt, caches=caches,
     )  # fmt: skip
@@ -231,7 +226,8 @@ def rollout(
         judge.actor.generator = generator
         trials, ratings = judge.retry(rows, reflections)
     verdicts, seconds = check(environments, rows, reflections), time.time() - clock
-    return Rollout(rows, reflections, ratings, trials, group, verdicts, price, caches, seconds)
+    worths = [worth(rating, v.cause, price) for rating, v in zip(ratings, verdicts)]
+    return Rollout(rows, reflections, ratings, trials, group, verdicts, worths, caches, seconds)
 
 class Baselines:
     """What is subtracted from a reflection's worth before the critic sees it: what others on the
@@ -287,9 +283,10 @@ def update(
     gains = [r - b for r, b in zip(played.worth, baselines.of(played))]  # in float64
     ratings = torch.tensor(gains, device=device)
     logprobs, ref_logprobs, values = policy.evaluate(batch)
+    weights = played.weigh(logprobs) if played.weigh else None
     stats = ppo_update(
         lambda rows: policy(batch, rows), optimizer,
-        Batch(batch.mask, logprobs, ref_logprobs, values, ratings, groups), config,
+        Batch(batch.mask, logprobs, ref_logprobs, values, ratings, groups, weights), config,
         kl_coef=kl_coef, generator=generator, all_reduce=processes.all_reduce,
     )  # fmt: skip
     baselines.update(processes.all_gather([*zip((f.key for f in played.failed), played.worth)]))

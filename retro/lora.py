@@ -57,17 +57,15 @@ class LoRALinear(nn.Module):
         self.adapters = nn.ModuleDict()
         self.active = active  # may name an adapter that this layer has no part of
 
-    def adapter(self) -> Adapter | None:
-        """The one that is active here."""
-        if self.active is None or self.active not in self.adapters:
-            return None
-        adapter = self.adapters[self.active]
-        assert isinstance(adapter, Adapter)
-        return adapter
+    def adapter(self, name: str | None) -> Adapter | None:
+        """This layer's part of an adapter; None where it has none."""
+        part = self.adapters[name] if name and name in self.adapters else None
+        assert part is None or isinstance(part, Adapter)
+        return part
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.linear(x, self.weight, self.bias)  # (..., out)
-        if adapter := self.adapter():
+        if adapter := self.adapter(self.active):
             low = F.linear(x, adapter.lora_A.to(x.dtype)).flatten(0, -2)  # (N, r)
             B = adapter.lora_B.to(low.dtype)  # (out, r)
             y.view(-1, len(B)).addmm_(low, B.t(), alpha=adapter.scale)  # in place: y is new
@@ -75,7 +73,7 @@ class LoRALinear(nn.Module):
 
     def merged(self) -> Tensor:
         """W + (alpha / r) B A of the active adapter. In bfloat16 a small change would be lost."""
-        if not (adapter := self.adapter()):
+        if not (adapter := self.adapter(self.active)):
             return self.weight
         change = adapter.lora_B @ adapter.lora_A * adapter.scale  # (out, in)
         return (self.weight + change).to(self.weight.dtype)
@@ -162,7 +160,5 @@ def load_adapter(model: nn.Module, folder: str | Path, name: str = REFLECTOR) ->
 def _parts(model: nn.Module, name: str) -> Iterator[tuple[str, Adapter]]:
     """(path of the layer, its part of the adapter)."""
     for path, layer in lora_layers(model):
-        if name in layer.adapters:
-            part = layer.adapters[name]
-            assert isinstance(part, Adapter)
+        if part := layer.adapter(name):
             yield path, part

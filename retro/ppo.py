@@ -65,6 +65,7 @@ class Batch:
     values: Tensor  # (B, R) critic's guess, before token t is chosen, of the rewards from t on
     ratings: Tensor  # (B,) of the whole response; higher is better
     groups: Tensor | None = None  # (B,) long: same id = responses to the same prompt
+    weights: Tensor | None = None  # (B, R) of the advantages, where another program sampled
 
     def __post_init__(self) -> None:
         shape, chosen = self.response_mask.shape, self.response_mask.bool()
@@ -277,6 +278,7 @@ def ppo_update(policy: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
     # 1. Which tokens did better than expected?
     mask = batch.response_mask
     advantages, returns = estimate_advantages(batch, config, kl_coef, all_reduce)  # (B, R) each
+    advantages = advantages if batch.weights is None else advantages * batch.weights
 
     order = [torch.randperm(len(mask), generator=generator) for _ in range(config.epochs)]
     minibatches = [rows for epoch in order for rows in epoch.split(config.minibatch_size)]
@@ -352,7 +354,5 @@ def reference_metrics(batch: Batch, returns: Tensor | None,
     mask = batch.response_mask
     kl = sequence_kl(batch.old_logprobs, batch.ref_logprobs, mask)
     kl = all_reduce(kl) / all_reduce(torch.ones_like(kl))
-    critic_fit = 0.0
-    if returns is not None:
-        critic_fit = explained_variance(batch.values, returns, mask, all_reduce)
-    return {"kl": kl.item(), "explained_variance": critic_fit}
+    fit = 0.0 if returns is None else explained_variance(batch.values, returns, mask, all_reduce)
+    return {"kl": kl.item(), "explained_variance": fit}

@@ -12,6 +12,8 @@ two roles. x = (task, earlier reflections, trajectory, G) of the paper (section 
 
 from collections.abc import Iterable
 
+from envs.observer import advice
+
 ACT = "\n>"  # an action follows, after a space
 REFLECT = "\nReflection:"  # a reflection follows, after a space
 NO_NOTES = f"{REFLECT} Cause:"  # the same, but the reflection goes on at its cause
@@ -22,15 +24,6 @@ ASK, ANSWER = "\nQuestion:", "\nAnswer:"
 def opening(observation: str, reflections: Iterable[str]) -> str:
     """What a trial starts from: the first observation and the long-term memory, oldest first."""
     return observation + "".join(f"{REFLECT} {advice(one_line(text))}" for text in reflections)
-
-def advice(reflection: str) -> str:
-    """What the actor reads of a reflection: what follows the first `Cause: `; without one all.
-
-    >>> advice("Notes: mug 1 in drawer 2. Cause: I passed mug 1 by. Plan: take mug 1.")
-    'I passed mug 1 by. Plan: take mug 1.'
-    """
-    _, cause, rest = reflection.partition(CAUSE)
-    return rest if cause else reflection
 
 def turn(observation: str) -> str:
     """What the actor reads after an action."""

@@ -53,7 +53,7 @@ def reflect(
     `temperature` and `generator` may be sequences, with one for each prompt.
     """
     reflections: dict[int, Reflection] = {}
-    decoder, asked = lm.decoder(), "" if lm.notes else prompts.CAUSE
+    decoder = lm.decoder()
     own = lambda value, rows: [value[i] for i in rows] if isinstance(value, Sequence) else value
     for read in caches or lm.prefill(prompts_, adapt_prompt):
         cache = read.cache.select(read.slots, lm.reflection_tokens + 1)  # a copy: that stays
@@ -64,9 +64,12 @@ def reflect(
         logprobs = out.logprobs.tolist()
         for j, i in enumerate(read.rows):
             ids = out.response_ids[j]
-            text = prompts.one_line(asked + lm.text(ids))
-            reflections[i] = Reflection(prompts_[i], ids, logprobs[j][: len(ids)], text)
+            reflections[i] = Reflection(prompts_[i], ids, logprobs[j][: len(ids)], line(ids, lm))
     return [reflections[i] for i in range(len(prompts_))]
+
+def line(response_ids: list[int], lm: LanguageModel) -> str:
+    """A response as a reflection: one line, with the `Cause: ` that its prompt may end in."""
+    return prompts.one_line(("" if lm.notes else prompts.CAUSE) + lm.text(response_ids))
 
 def write_reflections(
     lm: LanguageModel, trajectories: Sequence[Trajectory], **sampling: Any

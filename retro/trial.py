@@ -72,22 +72,23 @@ class Actor(Protocol):
     memory: int  # reflections that it reads, the newest ones
     generator: torch.Generator  # what it samples with
     device: torch.device  # the generator's
+    rows: int  # trials that it plays at a time
 
     def start(self, openings: Sequence[str], generators: Generators = None) -> Session:
         """A trial begins with each of these texts. Each may draw from a generator of its own."""
 
 def run_in_batches(
     environments: Environments, tasks: Sequence[dict], actor: Actor,
-    memories: Sequence[Sequence[str]], rows: int = 64, generators: Generators = None,
+    memories: Sequence[Sequence[str]], generators: Generators = None,
     progress: Callable[[int], object] | None = None,
 ) -> list[Trajectory]:  # fmt: skip
-    """run_trials, at most `rows` trials at a time; trials of the same step limit run together.
+    """run_trials, `actor.rows` at a time at most; trials of the same step limit run together.
     `progress` hears of each batch how many trials it had.
     """
     order = sorted(range(len(tasks)), key=lambda i: tasks[i]["max_steps"])
     done: dict[int, Trajectory] = {}
-    for start in range(0, len(order), rows):
-        batch = order[start : start + rows]
+    for start in range(0, len(order), actor.rows):
+        batch = order[start : start + actor.rows]
         trials = run_trials(
             environments, [tasks[i] for i in batch], actor, [memories[i] for i in batch],
             generators and [generators[i] for i in batch],

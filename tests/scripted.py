@@ -10,7 +10,7 @@ from retro.memory import MEMORY
 class ScriptedActor:
     """`play(transcript) -> action`, a plain function of what an actor would read."""
 
-    device = torch.device("cpu")
+    device, rows = torch.device("cpu"), 64
 
     def __init__(self, play: Callable[[str], str], memory: int = MEMORY):
         self.play, self.memory, self.generator = play, memory, torch.Generator()

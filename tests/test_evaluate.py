@@ -108,7 +108,7 @@ def test_a_variant_plays_alone_as_it_plays_beside_all_others(
     together = evaluate(evaluation, everything(), reflector)
     won = {sum(chain[-1].success for chain in chains) for chains in together.values()}
     assert len(won) > 2, won
-    monkeypatch.setattr(retro.evaluate, "ROWS", 4)
+    evaluation.actor.rows = 4
     monkeypatch.setattr(retro.language_model, "PREFILL_TOKENS", 200)
     for variant in everything()[:: 9 if adapt_prompt else 4]:
         assert evaluate(evaluation, [variant], reflector) == {variant: together[variant]}, variant

@@ -278,7 +278,7 @@ def test_a_step_is_a_command_of_its_script(name):
     assert not {*measure.needed(COMMANDS[name])} - {*COMMANDS}
 
 def test_the_files_of_the_steps_are_there(tmp_path):
-    if "RETRO_DATA" not in os.environ:
+    if not os.environ.get("RETRO_DATA"):
         pytest.skip("RETRO_DATA names no folder of real data")
     data = Path(os.environ["RETRO_DATA"])
     with tarfile.open(data / "alfworld_games.tgz") as archive:

@@ -8,7 +8,6 @@ from fractions import Fraction
 
 import pytest
 
-from envs.observer import Verdict
 from retro.learn import Baselines, Contexts, FailedTrial, Rollout
 from retro.memory import Rated
 from retro.reflect import Reflection
@@ -18,11 +17,10 @@ from tests.small_trials import trial
 def failed(name: str, number: int = 0) -> FailedTrial:
     return FailedTrial("guess", name, number, [ord(name), number], 1)
 
-def rollout(names: str, ratings, group: int, causes=None, price=0.0) -> Rollout:
-    """One reflection for each letter; groups are neighbours."""
-    verdicts = [Verdict(cause=cause) for cause in causes or [True] * len(names)]
+def rollout(names: str, worth, group: int) -> Rollout:
+    """One reflection for each letter; groups are neighbours. Its rating has no say."""
     return Rollout([failed(name) for name in names], [Reflection([], [], [], "")] * len(names),
-                   list(ratings), [], group, verdicts, price)  # fmt: skip
+                   [9.0] * len(names), [], group, worth=list(worth))  # fmt: skip
 
 def rated(name: str, rating: float, cause: bool | None = True) -> Rated:
     return Rated("guess", name, 0, [ord(name), 0], [], "", 0.0, rating, rating, cause)
@@ -80,11 +78,6 @@ def test_without_a_step_there_is_no_baseline():
     for _ in range(2):
         assert baselines.of(rollout("aabb", [1.0, 0.0, 1.0, 1.0], 2)) == [0.0] * 4
         baselines.update([(failed("a").key, 1.0)])
-
-def test_what_a_reflection_is_worth_is_its_rating_less_the_price_of_a_false_cause():
-    played = rollout("abc", [0.5, 0.5, -1.0], 1, [True, False, None], price=0.25)
-    assert played.worth == [0.5, 0.25, -1.25] and played.ratings == [0.5, 0.5, -1.0]
-    assert Baselines(1.0, {}).of(rollout("aa", [1.0, 1.0], 2, [True, False], 0.25)) == [0.75, 1.0]
 
 # ---- contexts
 

@@ -42,7 +42,8 @@ def test_an_adapter_is_the_matrix_w_plus_scaled_b_a():
     layers = dict(lora_layers(model))
     assert len(layers) == 7 * 2
     for name, layer in layers.items():
-        A, B = layer.adapter().lora_A.double(), layer.adapter().lora_B.double()
+        adapter = layer.adapter("reflector")
+        A, B = adapter.lora_A.double(), adapter.lora_B.double()
         by_hand = sum(torch.outer(B[:, r], A[r]) for r in range(3))
         weights[f"{name}.weight"].data += 2.0 * by_hand  # alpha / r = 2
     assert largest_gap(model(ids), merged(ids)) < 1e-10
@@ -60,7 +61,7 @@ def test_a_new_adapter_changes_nothing_and_only_it_trains():
     width, inner, kv = 32, 48, 16  # sum over layers of r (in + out)
     expected = 2 * 4 * (2 * (width + width) + 2 * (width + kv) + 3 * (width + inner))
     assert sum(p.numel() for p in lora_parameters(model)) == expected
-    A = model.model.layers[0].mlp.down_proj.adapter().lora_A
+    A = model.model.layers[0].mlp.down_proj.adapter("reflector").lora_A
     assert A.dtype == torch.float32 and A.abs().max() < 48**-0.5 < 1.2 * A.abs().max()
 
 def test_training_leaves_the_base_bit_for_bit():
@@ -158,7 +159,7 @@ class OnlyFrom:
         self.layer, self.starts = layer, starts
 
     def __call__(self, x):
-        layer, adapter = self.layer, self.layer.adapter()
+        layer, adapter = self.layer, self.layer.adapter("reflector")
         change = adapter.lora_B.double() @ adapter.lora_A.double() * (adapter.alpha / adapter.rank)
         delta = x @ change.T
         active = torch.arange(x.shape[1]) >= self.starts[:, None]  # (B, T)
@@ -215,8 +216,8 @@ def test_save_and_load(tmp_path):
     with torch.no_grad():
         lora_parameters(fresh)[1].zero_()
     for _, layer in lora_layers(fresh):
-        if layer.adapter():
-            layer.adapter().alpha = 1.0
+        if adapter := layer.adapter("reflector"):
+            adapter.alpha = 1.0
     load_adapter(fresh, tmp_path)  # into an adapter that is there
     assert torch.equal(fresh(ids), model(ids))
     with pytest.raises(ValueError, match="an adapter 'reflector' already"):

@@ -238,7 +238,7 @@ def test_the_shortest_rows_train(tiny_base, tmp_path, nothing_is_played):
 def test_recorded_reflections_train_the_shipped_base(tmp_path, nothing_is_played):
     """127 reflections of a text-davinci-003 agent on HotpotQA: all three steps run on them, and
     imitation makes the ones that helped likelier."""
-    if "RETRO_DATA" not in os.environ:
+    if not os.environ.get("RETRO_DATA"):
         pytest.skip("RETRO_DATA is not set: the folder of real data")
     path = tmp_path / "recorded.jsonl"
     source = Path(os.environ["RETRO_DATA"]) / "hotpotqa_reflections.json"

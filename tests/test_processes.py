@@ -1,14 +1,17 @@
-"""Two processes that each hold half of a batch take the step of one that holds all of it; and
+"""Processes that each hold a part of a batch take the step of one that holds all of it; and
 train.py, which starts the second one itself.
 """
 
 import json
 import os
+import re
 import signal
 import socket
 import sys
 import time
 from contextlib import nullcontext, redirect_stdout
+from dataclasses import dataclass
+from datetime import datetime
 from io import StringIO
 from pathlib import Path
 from subprocess import PIPE, STDOUT, Popen
@@ -37,8 +40,10 @@ def reflections() -> list[Reflection]:
     draw = lambda n: torch.randint(0, 50, (n,), generator=generator).tolist()
     return [Reflection(draw(5 + i), draw(2 + i % 3 + 6 * (i % 2)), [], "") for i in range(N)]
 
-def train(processes: Processes, kind: str, target_kl: float | None, halves: int) -> tuple:
-    """(how far the weights move, stats) in an update on this rank's rows; minibatches of 4 in all.
+def train(processes: Processes, kind: str, target_kl: float | None, whole: int,
+          parts: int) -> tuple:  # fmt: skip
+    """(how far the weights move, stats) in an update on this rank's rows, `whole` / `parts` of them
+    a minibatch.
     """
     torch.manual_seed(0)
     retro.policy.autocast = lambda device: nullcontext()
@@ -53,14 +58,14 @@ def train(processes: Processes, kind: str, target_kl: float | None, halves: int)
     rows = processes.shard(list(range(N)))
     mine = [reflections()[i] for i in rows]
     if kind == "sft":
-        stats = sft_update(policy, optimizer, mine, epochs=2, minibatch_size=4 // halves,
+        stats = sft_update(policy, optimizer, mine, epochs=2, minibatch_size=whole // parts,
                            max_grad_norm=0.5, **settings)  # fmt: skip
     else:
         ratings = torch.linspace(-1, 1, N)[rows]
         batch = policy.load_batch(mine)
         old, _, values = policy.evaluate(batch)
         ref = old - torch.linspace(-0.3, 0.5, N)[rows][:, None]
-        config = PPOConfig(epochs=2, minibatch_size=4 // halves, clip_coef=0.2, vf_coef=0.5,
+        config = PPOConfig(epochs=2, minibatch_size=whole // parts, clip_coef=0.2, vf_coef=0.5,
                            ent_coef=0.1, gamma=1.0, gae_lambda=0.95, max_grad_norm=0.5,
                            target_kl=target_kl)  # fmt: skip
         stats = ppo_update(lambda rows: policy(batch, rows), optimizer,
@@ -78,63 +83,71 @@ def threads() -> list[str]:
     """The names of this process's threads, where Linux tells them."""
     return [(thread / "comm").read_text().strip() for thread in THREADS.glob("*")]
 
-CASES = [("sft", None), ("ppo", None), ("ppo", 1e-3)]
-
-@pytest.fixture(scope="module")
-def of_two(tmp_path_factory):
-    """[rank][case] -> (weights, stats), of two processes started as torchrun starts them."""
-    folder = tmp_path_factory.mktemp("processes")
-    with socket.socket() as probe:  # a free port
+def free_port() -> str:
+    with socket.socket() as probe:
         probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
+        return str(probe.getsockname()[1])
+
+CASES = [("sft", None), ("ppo", None), ("ppo", 1e-3)]
+WHOLE = {2: 4, 3: 6, 4: 4}  # number of processes -> rows of a minibatch, in all of them
+
+@pytest.fixture(scope="module", params=WHOLE)
+def of_several(request, tmp_path_factory):
+    """[rank][case] -> (weights, stats), of processes started as torchrun starts them."""
+    world = request.param
+    folder = tmp_path_factory.mktemp("processes")
     shared = os.environ | dict(
-        MASTER_ADDR="localhost", MASTER_PORT=str(port), WORLD_SIZE="2",
+        MASTER_ADDR="localhost", MASTER_PORT=free_port(), WORLD_SIZE=str(world),
         PYTHONPATH=str(ROOT),
     )
     started = [
         Popen([sys.executable, __file__, str(folder / str(rank))],
               env=shared | dict(RANK=str(rank), LOCAL_RANK=str(rank)))  # fmt: skip
-        for rank in range(2)
+        for rank in range(world)
     ]
-    assert [process.wait(timeout=240) for process in started] == [0, 0]
-    return [torch.load(folder / str(rank)) for rank in range(2)]
+    assert [process.wait(timeout=240) for process in started] == [0] * world
+    return [torch.load(folder / str(rank)) for rank in range(world)]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", range(len(CASES)))
-def test_two_ranks_take_the_step_of_one(of_two, case, monkeypatch):
-    """The one process visits, minibatch by minibatch, the rows that the two visit together."""
-    shuffle = torch.randperm
+def test_several_ranks_take_the_step_of_one(of_several, case, monkeypatch):
+    """The one process visits, minibatch by minibatch, the rows that the ranks visit together."""
+    shuffle, world = torch.randperm, len(of_several)
 
-    def joined(n, generator):  # local row i of rank r is row 2 i + r of all
-        order = shuffle(n // 2, generator=generator)
-        return torch.stack((2 * order, 2 * order + 1), dim=1).flatten()
+    def joined(n, generator):  # local row i of rank r is row world * i + r of all
+        if n != N:  # blocks of rows, of which a rank has one
+            shuffle(1, generator=generator)
+            return torch.arange(n)
+        order = shuffle(n // world, generator=generator)
+        return torch.stack([world * order + rank for rank in range(world)], dim=1).flatten()
 
     monkeypatch.setattr(torch, "randperm", joined)
-    move, stats = train(ALONE, *CASES[case], halves=1)
-    for rank in range(2):
-        got, got_stats = of_two[rank]["cases"][case]
+    move, stats = train(ALONE, *CASES[case], WHOLE[world], 1)
+    for rank in range(world):
+        got, got_stats = of_several[rank]["cases"][case]
         assert (got - move).norm() < 1e-4 * move.norm(), ((got - move).norm(), move.norm())
         assert got_stats == pytest.approx(stats, rel=1e-4, abs=1e-6)
-    assert torch.equal(of_two[0]["cases"][case][0], of_two[1]["cases"][case][0])
+        assert torch.equal(got, of_several[0]["cases"][case][0])
     if case == 2:
-        assert stats["updates"] == 3, stats  # stopped early, after the same epoch
-    other, _ = train(ALONE, *CASES[case], halves=2)  # the control: minibatches of 2
+        assert stats["updates"] == N // WHOLE[world], stats  # stopped early, after the same epoch
+    other, _ = train(ALONE, *CASES[case], WHOLE[world], 2)  # the control: smaller minibatches
     assert (other - move).norm() > 0.1 * move.norm(), ((other - move).norm(), move.norm())
 
 @pytest.mark.slow
-def test_all_gather_all_reduce_and_shard(of_two):
-    for rank in range(2):
-        assert of_two[rank]["gathered"] == ["0 a", "0 b", "1 a", "1 b"]
-        assert of_two[rank]["sharded"] == [[0, 2], [1, 3]][rank]  # of 5 rows one is nobody's
-        assert of_two[rank]["reduced"].tolist() == [1.0, 20.0]
-        assert of_two[rank]["printed"] == ("rank 0\n" if rank == 0 else "")
+def test_all_gather_all_reduce_and_shard(of_several):
+    world, sharded = len(of_several), {2: [[0, 2], [1, 3]], 3: [[0], [1], [2]]}
+    for rank, found in enumerate(of_several):
+        assert found["gathered"] == [f"{r} {x}" for r in range(world) for x in "ab" if x > "a" or r]
+        assert found["sharded"] == sharded.get(world, [[0], [1], [2], [3]])[rank]  # of 5 rows
+        assert found["reduced"].tolist() == [world * (world - 1) / 2, 10.0 * world]
+        assert found["printed"] == ("rank 0\n" if rank == 0 else "")
 
 @pytest.mark.slow
 @pytest.mark.skipif(not THREADS.exists(), reason="needs Linux's list of threads")
-def test_no_thread_of_the_group_outlives_it(of_two):
+def test_no_thread_of_the_group_outlives_it(of_several):
     """One that drops its last tensor while Python ends aborts the process, now and then."""
-    for rank in range(2):
-        threads = of_two[rank]["threads"]
+    for found in of_several:
+        threads = found["threads"]
         assert any("gloo" in name for name in threads["within"]), threads
         assert not any("gloo" in name for name in threads["after"]), threads
 
@@ -251,6 +264,7 @@ class Launched:
 
 SMALL = dict(envs="hotpot", gap_tasks=2, train_tasks=8, updates=2, batch_reflections=4, minibatch=2,
              eval_tasks=2, retries=1, min_well_formed=0.0, max_kl=1e9)  # fmt: skip
+
 @pytest.mark.slow
 @linux
 def test_train_runs_in_two_processes_and_resumes_in_two(tiny_base, tmp_path):
@@ -295,14 +309,17 @@ def test_a_run_that_loses_a_process_ends(tiny_base, tmp_path):
                                      "from the last checkpoint")  # fmt: skip
 
 def main(path: str) -> None:
-    """One of the two processes."""
+    """One of the processes."""
     torch.set_num_threads(1)
     processes = join(torch.device("cpu"))
     with redirect_stdout(StringIO()) as printed:
         processes.print0("rank", processes.rank)
     results = dict(
-        cases=[train(processes, *case, halves=2) for case in CASES],
-        gathered=processes.all_gather([f"{processes.rank} {x}" for x in "ab"]),
+        cases=[train(processes, *case, WHOLE[processes.world], processes.world)
+               for case in CASES],
+        # the first has fewer
+        gathered=processes.all_gather([f"{processes.rank} {x}" for x in "ab"
+                                       if x > "a" or processes.rank]),
         sharded=processes.shard(list(range(5))),
         reduced=processes.all_reduce(torch.tensor([processes.rank, 10.0])),
         printed=printed.getvalue(),
@@ -313,8 +330,69 @@ def main(path: str) -> None:
     results["threads"]["after"] = threads()
     torch.save(results, path)
 
+@dataclass
+class Dying:
+    """Settings of a script that one of its ranks does not survive."""
+
+    run_dir: str = "nowhere"
+    rank: int = 0
+
+def die(config: Dying) -> None:
+    processes = join(torch.device("cpu"))
+    for number in range(10**4):
+        processes.all_reduce(torch.ones(3))
+        if number == 3 and processes.rank == config.rank:
+            print("dies at", time.time(), flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.02)
+
 if __name__ == "__main__":
-    main(sys.argv[1])
+    if sys.argv[1].isdigit():
+        launch(die, Dying(rank=int(sys.argv[1])), 1)
+    else:
+        main(sys.argv[1])
+
+def torchrun(*arguments, nodes=1, a_node=3) -> list[Popen]:
+    """A script by torchrun; of several nodes each has an agent here."""
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    where = ["--nnodes", str(nodes), "--nproc-per-node", str(a_node), "--master-addr", "localhost",
+             "--master-port", free_port()]  # fmt: skip
+    return [
+        Popen([sys.executable, "-m", "torch.distributed.run", *where, "--node-rank", str(node),
+               *map(str, arguments)], cwd=ROOT, env=env, stdout=PIPE, stderr=STDOUT, text=True)
+        for node in range(nodes)
+    ]  # fmt: skip
+
+@pytest.mark.slow
+@linux
+@pytest.mark.parametrize("rank, nodes, a_node", [(0, 1, 3), (3, 2, 2)])
+def test_a_rank_that_dies_ends_the_others_in_seconds_with_one_line(rank, nodes, a_node):
+    agents = torchrun(Path(__file__), rank, nodes=nodes, a_node=a_node)
+    said = "\n".join(agent.communicate(timeout=200)[0] for agent in agents)
+    assert all(agent.returncode == 1 for agent in agents), said
+    lines = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "another process of this run has ended" in lines[0], said
+    assert "[rank" not in said, said
+    (died,) = re.findall(r"dies at ([\d.]+)", said)
+    # as torchrun reports them: its agents themselves may wait for one another
+    ends = [datetime.strptime(at, "%Y-%m-%d_%H:%M:%S").timestamp()
+            for at in re.findall(r"time +: (\S+)", said)]  # fmt: skip
+    assert len(ends) == nodes * a_node and max(ends) - float(died) < 10, said
+
+@pytest.mark.slow
+@linux
+def test_two_machines_train_as_one_with_as_many_ranks(tiny_base, tmp_path):
+    """Uneven shares: of five tasks the first rank plays two."""
+    for nodes, a_node in ((1, 4), (2, 2)):
+        settings = SMALL | dict(base=tiny_base, run_dir=tmp_path / str(nodes), gap_tasks=1,
+                                train_tasks=5, updates=1, batch_reflections=8, minibatch=4,
+                                action_tokens=2, reflection_tokens=4)  # fmt: skip
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+        agents = torchrun("train.py", *flags, "--no-gap-check", nodes=nodes, a_node=a_node)
+        said = [agent.communicate(timeout=280)[0] for agent in agents]
+        assert all(agent.returncode == 0 for agent in agents), said
+        assert "".join(said).count("2 unseen tasks of hotpot") == 1
+    assert outcome(tmp_path / "1") == outcome(tmp_path / "2")
 
 @pytest.mark.slow
 @linux
@@ -325,10 +403,8 @@ def test_torchrun_with_fewer_tasks_than_ranks(tiny_base, tmp_path):
     asked = dict(run_dir=run, env="hotpot", tasks=2, choice_tasks=1, retries=1, json=found)
     for script, own, *others in (("train.py", settings, "--no-gap-check"), ("eval.py", asked)):
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in own.items()] + others
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=3", script]
-        env = os.environ | {"OMP_NUM_THREADS": "1"}
-        ended = Popen([*command, *flags], cwd=ROOT, env=env, stdout=PIPE, stderr=STDOUT, text=True)
-        said = ended.communicate()[0]
-        assert ended.returncode == 0, said
+        (agent,) = torchrun(script, *flags)
+        said = agent.communicate()[0]
+        assert agent.returncode == 0, said
         assert said.count("2 unseen tasks of") + said.count("2 tasks of") == 1
     assert {one["n"] for one in json.loads(found.read_text())["methods"].values()} == {2}

@@ -31,8 +31,9 @@ HISTORY = "docs/experiments.md"
 LIVING = {name: text for name, text in PAGES.items() if name != HISTORY}
 README = PAGES["README.md"]
 SCRIPTS = ("train", "eval", "play", "retro.pretrain.__main__", "retro.interop.export")
-FOREIGN = {"--help", "--no-deps", "--nproc-per-node", "--all",
-           "--logdir"}  # argparse, pip, torchrun, pytest, tensorboard  # fmt: skip
+# of argparse, pip, torchrun, pytest, tensorboard, bench and vLLM
+FOREIGN = {"--help", "--no-deps", "--nproc-per-node", "--all", "--logdir", "--device", "--limit",
+           "--enable-lora"}  # fmt: skip
 FOLDERS = (".ci/", "assets/", "bench/", "docs/", "envs/", "retro/", "tests/")
 # a folder that a reader makes -> the one that it is copied from
 MADE = re.compile(r"^envs/(doors|NAME)(?=/|$)")

@@ -104,7 +104,8 @@ def test_lock_step_equals_one_by_one(env):
     actor = ScriptedActor(lambda text: "look" if len(text) % 3 else "inventory")
     together = run_trials(env, tasks, actor, [[]] * 12)
     assert together == [run_trials(env, [task], actor, [[]])[0] for task in tasks]
-    assert together == run_in_batches({"household": env}, tasks, actor, [[]] * 12, rows=5)
+    actor.rows = 5
+    assert together == run_in_batches({"household": env}, tasks, actor, [[]] * 12)
 
 def test_cached_session_equals_reading_everything_anew(env, tiny_lm, monkeypatch):
     """Greedy actions from the growing cache are those of a fresh forward over the whole transcript.
@@ -132,10 +133,11 @@ def test_with_its_own_generator_a_trial_does_not_depend_on_those_beside_it(
     memories = [[], ["a. Plan: b."], [], ["c. Plan: d."] * 9, []]
 
     def play(order, rows):
+        actor = LMActor(tiny_lm, 1.0, shared)
+        actor.rows = rows
         trials = run_in_batches(
-            {"household": short}, [tasks[i] for i in order], LMActor(tiny_lm, 1.0, shared),
-            [memories[i] for i in order], rows,
-            [torch.Generator().manual_seed(i) for i in order],
+            {"household": short}, [tasks[i] for i in order], actor,
+            [memories[i] for i in order], [torch.Generator().manual_seed(i) for i in order],
         )  # fmt: skip
         return dict(zip(order, trials))
 

@@ -192,7 +192,7 @@ def test_an_updates_shares_are_of_all_its_reflections():
                 Verdict()]  # fmt: skip
     written = [Reflection([1], [2] * (i + 1), [], text) for i, text in enumerate(texts)]
     failed = [f, f, replace(f, env="b"), f]
-    played = Rollout(failed, written, [0.5, 0.0, 1.0, -0.5], [], 2, verdicts, price=9.0)
+    played = Rollout(failed, written, [0.5, 0.0, 1.0, -0.5], [], 2, verdicts)
     found = rollout_metrics(played)
     assert found == {
         "mean_rating": 0.25, "mean_rating_by_env": {"a": 0.0, "b": 1.0}, "success": None,

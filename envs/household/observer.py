@@ -17,7 +17,7 @@ from functools import partial
 from typing import NamedTuple
 
 from envs.household.tasks import APPLIANCE, MAX_LISTED, kind, likely_first, number
-from envs.observer import Step, Verdict, carried_out, read_trial
+from envs.observer import Step, Verdict, advice, carried_out, read_trial
 
 MAX_THINGS = 3  # wanted things named in the notes
 _GOALS = [  # the wordings of ALFWorld's tasks: treatment t, object o, target r (receptacle or lamp)
@@ -139,11 +139,6 @@ class Notes:  # facts of one trial so far; the contract is `envs.observer.Reader
     def place(self, type_: str) -> str | None:
         """The first place of a type."""
         return next((place for place in self.places if kind(place) == type_), None)
-
-def advice(reflection: str) -> str:
-    """Cause and plan: what an actor reads. A reflection without `Cause: ` is read as a whole."""
-    notes, cause, rest = reflection.partition("Cause: ")
-    return rest if cause else notes
 
 def parse_plan(reflection: str) -> list[tuple[str, ...]]:
     """Clauses of the plan: (verb, thing, place), and one ("search", place) for each place named."""

@@ -83,15 +83,24 @@ class Decoder:
     def logits(self, hidden: Tensor) -> Tensor:
         return self.model.logits(hidden)
 
-    @torch.no_grad()
     def hidden(self, ids: Tensor, cache: KVCache, counts: Tensor | None = None) -> Tensor:
         """GPT.hidden with a cache that grows."""
+        states = self.states(ids, cache, counts)
+        cache.advance(ids.shape[1], counts)
+        return states
+
+    @torch.no_grad()
+    def states(self, ids: Tensor, cache: KVCache, counts: Tensor | None) -> Tensor:
+        """The same, but how far the cache has grown is for the caller to say. Counts on the CPU
+        save a wait for the device.
+        """
         model, config, S = self.model, self.config, ids.shape[1]
         H, K, E = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         new, real = FastAppended(cache, S, counts), None
         shape = new.positions.shape  # (B, S)
         if counts is not None and S > 1:  # padding passes through attention only
-            real = (torch.arange(S, device=ids.device) < counts[:, None]).nonzero(as_tuple=True)
+            where = (torch.arange(S, device=counts.device) < counts[:, None]).nonzero(as_tuple=True)
+            real = tuple(x.to(ids.device) for x in where)
             ids, new.rows, new.positions = ids[real], real[0], new.positions[real]  # (N,) each
         cos, sin = model.cos[new.positions], model.sin[new.positions]
         cos, sin = both_halves(cos.unsqueeze(-2).to(self.dtype), sin.unsqueeze(-2).to(self.dtype))
@@ -105,7 +114,6 @@ class Decoder:
             x = x + multiply((found if real is None else found[real]).flatten(-2), layer.out)
             gate, up = multiply(normed(x, config.rms_norm_eps), layer.gate_up).chunk(2, dim=-1)
             x = x + multiply(F.silu(gate) * up, layer.down)
-        cache.advance(S, counts)
         return scattered(model.model.norm(x), real, shape)
 
 def scattered(x: Tensor, real: tuple[Tensor, ...] | None, shape: torch.Size) -> Tensor:

@@ -61,6 +61,7 @@ def decode(
     written: list[list[int]] = [[] for _ in chunks]
     logprobs = torch.zeros(B, R, device=device)
     new, alive = [*chunks], [*range(B)]  # of each row what the cache lacks; the rows that write
+    lengths = cache.lengths.tolist()  # the only wait for the device but the one for the samples
     while alive:
         # 1. read what is new, and a guess
         guesses: list[list[int]] = [[] for _ in chunks]
@@ -68,9 +69,8 @@ def decode(
             before, room = chunks[row][-SPANS[0] :] + written[row], R - 1 - len(written[row])
             guesses[row] = guess(model.followed, before, min(GUESS, room))
         read = [torch.tensor(own + guessed) for own, guessed in zip(new, guesses)]
-        lengths, counts = cache.lengths, torch.tensor([*map(len, read)], device=device)  # (B,)
         ids = pad_sequence(read, batch_first=True).long().to(device)  # (B, S)
-        hidden = model.hidden(ids, cache, counts)  # (B, S, D)
+        hidden = model.states(ids, cache, torch.tensor([*map(len, read)]))  # (B, S, D)
 
         # 2. sample after the last new token, and after each one of the guess
         spots = [
@@ -81,7 +81,7 @@ def decode(
         rows, positions, steps = torch.tensor(spots, device=device).T
         tokens, found = draw(model.logits(hidden[rows, positions]), rows, steps)
         logprobs[rows, steps] = found
-        sampled = iter(tokens.tolist())
+        sampled = iter(tokens.tolist())  # waits for the device
 
         # 3. keep the samples up to the first that ends the response or was not guessed
         kept = [0] * B  # of what was read
@@ -96,8 +96,8 @@ def decode(
             is_done = own[n] in stop_ids or len(written[row]) == R
             new[row] = [] if is_done else [own[n]]
         alive = [row for row in alive if new[row]]
-        cache.lengths = lengths + torch.tensor(kept, device=device)
-        cache.longest = int(cache.lengths.max())
+        lengths = [*map(sum, zip(lengths, kept))]
+        cache.lengths, cache.longest = torch.tensor(lengths, device=device), max(lengths)
     for chunk, response in zip(chunks, written):
         learn(model.followed, chunk, response)
     return written, logprobs

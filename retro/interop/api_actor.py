@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from retro.actor import ACTION_TOKENS
+from retro.actor import ACTION_TOKENS, ROWS
 from retro.interop import guides
 from retro.interop.endpoint import Answer, Client
 from retro.interop.guides import Turn
@@ -42,7 +42,7 @@ class APIActor:
                 raise ValueError(f"{name}: has no rules to tell in GUIDES of guides.py")
         self.client, self.names, self.temperature = client, names, temperature
         self.generator, self.examples, self.memory = generator, examples, memory
-        self.device, self.tally = generator.device, Tally("turns")
+        self.device, self.rows, self.tally = generator.device, ROWS, Tally("turns")
         self.reply_tokens = reply_tokens or (REPLY_TOKENS if examples else ACTION_TOKENS)
 
     def start(self, openings: Sequence[str], generators: Generators = None) -> "APISession":
@@ -62,7 +62,8 @@ class APISession:
         self.turns: list[list[Turn]] = [[] for _ in openings]
         self.last: dict[int, tuple[str, str]] = {}  # thought, action
         self.full: set[int] = set()  # trials that have outgrown the model's context
-        self.seeds = _seeds(generators or actor.generator, len(self.openings), actor.temperature)
+        self.seeds = request_seeds(generators or actor.generator, len(self.openings),
+                                   actor.temperature)  # fmt: skip
 
     def act(self, rows: Sequence[int]) -> list[str]:
         """The next action of each trial in `rows`; "" from one that the model leaves unanswered.
@@ -111,7 +112,7 @@ def reflection_writer(client: Client, temperature: float, generator: torch.Gener
 
     def write(trials: Sequence[Trajectory]) -> list[str | None]:
         asked = [guides.reflection_query(t.text(), t.episode_return, client.api) for t in trials]
-        seeds = _seeds(generator, len(asked), temperature)
+        seeds = request_seeds(generator, len(asked), temperature)
         stop = "" if client.api == "chat" else "\n"
         answers = client.ask(asked, reply_tokens, temperature, seeds, stop)
         texts = [read_reflection(answer.text or "") or None for answer in answers]
@@ -163,7 +164,7 @@ def _bare(text: str) -> str:
     """A line without prompt signs, quotes and emphasis around it, and without a full stop."""
     return one_printable_line(text).lstrip("> ").strip("`*\"' ").removesuffix(".")
 
-def _seeds(generator: Draws, n: int, temperature: float) -> list[int | None]:
+def request_seeds(generator: Draws, n: int, temperature: float) -> list[int | None]:
     """A seed for each of n samples: it makes two trials with the same prompt two requests."""
     if temperature == 0:
         return [None] * n

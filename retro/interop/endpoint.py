@@ -67,10 +67,7 @@ class Client:
         self.url, self.model, self.api = endpoint_url(base_url, PATHS[api]), model, api
         self.cache, self.budget = Path(cache), budget
         self.concurrency, self.timeout, self.tries = concurrency, timeout, tries
-        key = os.environ.get("OPENAI_API_KEY", "").strip()
-        if not (key.isascii() and key.isprintable()):
-            raise ValueError("OPENAI_API_KEY: holds a character that no HTTP header can carry")
-        self._secrets = [key, *secrets_in(self.url)]
+        self._secrets = [key_in("OPENAI_API_KEY"), *secrets_in(self.url)]
         self._refused: set[str] = set()  # settings, a role, "context": each was told to the user
         check_writable(self.cache / "answer.json")
 
@@ -229,20 +226,30 @@ def text_of(choice: dict) -> str:
         texts.append(part or "")
     return "".join(texts)
 
-def endpoint_url(base_url: str, path: str) -> str:
-    """`base_url` with the API's path after its own; ValueError if it is no HTTP address."""
+def key_in(variable: str) -> str:
+    """The key in a variable of the environment, "" where there is none."""
+    key = os.environ.get(variable, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError(f"{variable}: holds a character that no HTTP header can carry")
+    return key
+
+def endpoint_url(base_url: str, path: str, option: str = "--base-url",
+                 key: str = "OPENAI_API_KEY") -> str:  # fmt: skip
+    """`base_url` with the API's path after its own; ValueError, which names the option, if it is no
+    HTTP address. `key`: the variable where a key belongs.
+    """
     form = "must be http://HOST/v1 or https://HOST/v1"
     try:
         parts = urlsplit(base_url)
         parts.port  # noqa: B018  (raises ValueError when it is no number)
     except ValueError:
-        raise ValueError(f"--base-url: {form}") from None
+        raise ValueError(f"{option}: {form}") from None
     if parts.username is not None or parts.password is not None:
-        raise ValueError("--base-url: holds a name or password; a key goes into OPENAI_API_KEY")
+        raise ValueError(f"{option}: holds a name or password; a key goes into {key}")
     plain = re.fullmatch("[!-~]+", base_url)  # printable ASCII without spaces
     named = re.fullmatch(r"[^.]{1,63}(\.[^.]{1,63})*\.?", parts.hostname or "")
     if parts.scheme not in ("http", "https") or not plain or not named:
-        raise ValueError(f"--base-url {public_url(base_url)!r}: {form}")
+        raise ValueError(f"{option} {public_url(base_url)!r}: {form}")
     return urlunsplit(parts._replace(path=parts.path.rstrip("/") + path, fragment=""))
 
 def public_url(url: str) -> str:

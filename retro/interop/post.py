@@ -67,9 +67,20 @@ class _Kept(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
 
         return super().do_open(Connection, req, **more)
 
-def post_json(url: str, body: dict, read: Callable[[Any], T], *, secrets: Sequence[str] = ("",),
-              timeout: float = 60.0, tries: int = 6, before: Callable[[], None] = lambda: None,
-              sleep: Callable[[float], bool | None] = time.sleep) -> T:  # fmt: skip
+def post_json(url: str, body: dict, read: Callable[[Any], T], **more: Any) -> T:
+    """`post`, where the answer is JSON."""
+
+    def parsed(data: bytes) -> T:
+        value = json.loads(data)
+        if isinstance(value, dict) and value.get("error") and not value.get("choices"):
+            raise failure(problem_in(value, 200))
+        return read(value)
+
+    return post(url, body, parsed, **more)
+
+def post(url: str, body: dict, read: Callable[[bytes], T], *, secrets: Sequence[str] = ("",),
+         timeout: float = 60.0, tries: int = 6, before: Callable[[], None] = lambda: None,
+         sleep: Callable[[float], bool | None] = time.sleep) -> T:  # fmt: skip
     """read(what the server answered to `body`); Refused when no try can help, or all have failed.
 
     read: raises Passing or another ValueError on a wrong answer. secrets: the key, then what else
@@ -85,10 +96,7 @@ def post_json(url: str, body: dict, read: Callable[[Any], T], *, secrets: Sequen
         try:
             answer = _once(request, timeout)
             try:
-                value = json.loads(answer)
-                if isinstance(value, dict) and value.get("error") and not value.get("choices"):
-                    raise failure(problem_in(value, 200))
-                return read(value)
+                return read(answer)
             except Refused:
                 raise
             except (ValueError, RecursionError) as error:

@@ -5,6 +5,7 @@ import hashlib
 import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 
@@ -19,6 +20,18 @@ def seeded(*names: object, device: torch.device | str = "cpu") -> torch.Generato
     """A generator named by its purpose: a resumed run draws what an unbroken run draws."""
     digest = hashlib.sha256(repr(names).encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:6], "big"))
+
+def batch_size(device: torch.device, on_cpu: int, config: Any, tokens: int = 1) -> int:
+    """How many rows of so many tokens a model (its GPTConfig) works on at a time: `on_cpu` there.
+    On a GPU as many as fill a quarter of its memory, but no fewer, and at most 16 times as many.
+    """
+    if device.type != "cuda":
+        return on_cpu
+    kept = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    passing = 4 * (config.hidden_size + config.intermediate_size)  # states in one block
+    memory = torch.cuda.get_device_properties(device).total_memory
+    fit = memory // 4 // (4 * (kept + passing) * tokens)
+    return min(max(on_cpu, fit), 16 * on_cpu)
 
 def keep_memory() -> None:
     """Have glibc keep what is freed, from before the first matrix product on. Otherwise each large

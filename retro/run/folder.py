@@ -13,6 +13,7 @@ choices.json        success on other tasks by template and by temperature: what 
 results.json        success by retry of every method; results.svg: as a picture
 outcomes.json       which trial solved which task (retro/report/outcomes.py)
 report.html         all of it as a page to look at, with episodes
+sampler/            adapters while a server has them: --sampler
 tensorboard/        the numbers of metrics.jsonl for TensorBoard, where asked for
 
 train.py --seeds makes a folder of such folders, s0, s1, ..., with a config.json and a lock.
@@ -57,8 +58,9 @@ except ImportError:  # Windows: two runs in one folder go unnoticed there
     fcntl = None  # type: ignore[assignment]
 
 PACKAGES = ("torch", "numpy", "tiktoken", "regex", "safetensors")
+# what a resumed run may change: no result depends on it, but for a sampler's rounding
 FREE = ("run_dir", "resume", "gap_check", "max_requests", "max_tokens", "timeout", "concurrency",
-        "answers", "tensorboard")  # what a resumed run may change: no result depends on it
+        "answers", "tensorboard", "sampler")  # fmt: skip
 GROWING = ("updates", "seeds")  # settings of which a resumed run may have more
 ROWS = ("metrics", "replay", "failed")
 RESULTS = ("sft", "adapter", "reward", "choices.json", "results.json")

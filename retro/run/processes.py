@@ -43,6 +43,9 @@ GRACE = 0.3  # seconds in which the first process may end by itself, before it i
 REASON = 3  # status of another process that ends in words, as all do at once: a collapse
 PR_SET_PDEATHSIG = 1  # Linux's prctl.h
 
+class Lost(Exception):
+    """A process that torchrun started does not hear from the others any more."""
+
 @dataclass(frozen=True)
 class Processes:
     rank: int = 0  # of this process, in 0 .. world-1
@@ -65,7 +68,7 @@ class Processes:
             return torch.as_tensor(whole)
         if self.world > 1:
             tensor = tensor.detach().clone()
-            dist.all_reduce(tensor)
+            exchange(lambda: dist.all_reduce(tensor))
         return tensor
 
     def all_reduce_many(self, tensors: list[Tensor]) -> list[Tensor]:
@@ -92,7 +95,7 @@ class Processes:
         if self.links:
             parts = self._meet(rows, list)
         else:
-            dist.all_gather_object(parts, rows)
+            exchange(lambda: dist.all_gather_object(parts, rows))
         return [row for part in parts for row in part]
 
     def _meet(self, own: Any, join: Callable[[list], Any]) -> Any:
@@ -118,8 +121,19 @@ class Processes:
         if self.world > 1 and not self.links:
             dist.destroy_process_group()
 
+def exchange(collective: Callable[[], object]) -> None:
+    """What torchrun's processes do together; Lost if one of them is gone."""
+    try:
+        collective()
+    except RuntimeError as error:
+        # without the place in gloo's code, and what else it may be
+        reason = str(error).splitlines()[0].rpartition(".cc")[2].partition("] ")[2] or str(error)
+        reason = reason.partition(". ")[0]
+        raise Lost(f"another process of this run has ended ({reason})") from error
+
 ALONE = Processes()
 _launched = ALONE  # what `launch` has made of this process
+_store: dist.Store | None = None  # that all processes of torchrun see, on one of the machines
 
 def launch(main: Callable[[Config], None], config: Config, *counts: int, left: str = "") -> None:
     """Run a script (cli.run_script), in several processes at once: PyTorch's threads here
@@ -149,7 +163,10 @@ def launch(main: Callable[[Config], None], config: Config, *counts: int, left: s
             watch.start()
             if size > 1:
                 _launched = Processes(0, size, tuple(other.link for other in watch.others))
-            script()
+            try:
+                script()
+            except Lost as lost:
+                watch.end(f"{lost}{watch.left()}", 1)
     finally:
         _launched = ALONE
 
@@ -243,6 +260,8 @@ class Watch(threading.Thread):
                     if (number := self.hears.recv(1)[0]) in ENDS:
                         why = f"ended by {signal.Signals(number).name}"
                         why = "interrupted" if number == signal.SIGINT else why
+                        if in_torchrun():
+                            why += ": torchrun ends, or another process of this run has ended"
                         self.end(why + self.left(), 128 + number)
                     continue
                 other = others.pop(one)
@@ -256,9 +275,17 @@ class Watch(threading.Thread):
         flushing.start()
         flushing.join(GRACE)  # the reader of a full pipe may never come
         try:
-            os.write(2, f"\n{error_line(why)}\n".encode())
+            if says_why():
+                os.write(2, f"\n{error_line(why)}\n".encode())
         finally:  # also where nobody reads it, as when a terminal is closed
             os._exit(status)
+
+def says_why() -> bool:
+    """Whether this process says how the run ends: of torchrun's the first that comes to it."""
+    try:
+        return _store is None or _store.add("ended", 1) == 1
+    except RuntimeError:  # the machine that had the store is gone too: one on each of the others
+        return os.environ["LOCAL_RANK"] == "0"
 
 def flush() -> None:
     with suppress(OSError, ValueError):
@@ -270,6 +297,7 @@ def in_torchrun() -> bool:
 
 def join(device: torch.device) -> Processes:
     """Meet the other processes that started; ValueError if a machine has more ranks than GPUs."""
+    global _store
     if not in_torchrun():
         return _launched
     if device.type == "cuda":
@@ -281,5 +309,7 @@ def join(device: torch.device) -> Processes:
     # could not end the group's threads, and a thread that outlives Python aborts the process.
     from torch import _dynamo  # noqa: F401
 
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    _store, rank, world = next(dist.rendezvous("env://"))
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=_store, rank=rank,
+                            world_size=world)  # fmt: skip
     return Processes(dist.get_rank(), dist.get_world_size())
