@@ -176,7 +176,7 @@ def test_each_split_is_a_fold(env):
 
 def test_a_gold_path_ends_in_success_and_all_its_actions_are_valid(env):
     env = made("textworld", max_steps=100)
-    for task in env.tasks("unseen", 20, 5):
+    for task in env.tasks("unseen", 8, 5):
         env.reset(task)
         for action in env.gold():
             assert action in env.admissible_actions()
