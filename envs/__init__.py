@@ -55,7 +55,8 @@ from envs.observer import Step, Verdict
 from envs.tasks import draw_tasks
 
 # the name of an environment -> the name of its class in the module envs.<name>, or the class itself
-CLASSES: dict[str, Any] = {"household": "Household", "hotpot": "Hotpot", "shop": "Shop"}
+CLASSES: dict[str, Any] = {"household": "Household", "hotpot": "Hotpot", "shop": "Shop",
+                           "textworld": "TextWorld"}  # fmt: skip
 
 # what an environment has to have -> what the base class's version of it calls, if it has that one
 PARTS = {

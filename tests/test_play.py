@@ -26,6 +26,7 @@ from retro.report.terminal import Screen, visible
 from retro.run.cli import parse
 from retro.run.files import write_json
 from retro.trial import Trajectory, run_trials
+from tests.optional import made
 from tests.scripted import ScriptedActor
 
 ROOT = Path(__file__).parent.parent
@@ -55,7 +56,7 @@ def told(capsys, monkeypatch, typed="", **changes):
 
 @pytest.mark.parametrize("env", envs.CLASSES)
 def test_watching_every_environment(capsys, monkeypatch, env):
-    pytest.importorskip(f"envs.{env}")
+    made(env)
     out = told(capsys, monkeypatch, env=env, retries=1)
     assert "reflector: after training" in out
     assert [f"[{n} left] > " in out for n in ("2 steps", "1 step")] == [True, True]
