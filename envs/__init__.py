@@ -25,7 +25,7 @@ observation) pairs after it):
 
 oracle_reflection(observation, steps): what a perfect observer writes of a failed trial, from its
     text alone: `Notes: fact; fact. Cause: a sentence. Plan: clause, clause.` An actor reads what
-    follows `Cause: `. The facts are `observer.notes(observation, steps)`: first what is wanted.
+    follows `Cause: `. The facts are what `observer.notes` lists: first what is wanted.
 judge(reflection, observation, steps): whether its cause is true, its plan sound, ... (`Verdict`).
     An environment without a judge can tell nothing.
 templates: name -> (observation, steps) -> reflection: constant plans, which need no model; or none.

@@ -26,7 +26,7 @@ from envs.observer import Verdict
 STRANGE = ("", " ", "x" * 100_000, "\0\x1b[31m", "看 тест", "[[[", "]", "Search[", "\n> go")
 MARKS = ("Question:", "Answer:", "Reflection:")  # they begin a line of the prompts, and no other
 TRIALS = 100  # demonstrations that are looked at
-LEAST_GAIN = 0.2  # success after the oracle's reflection, above that of first trials
+LEAST_GAIN = 0.15  # success after the oracle's reflection, above that of first trials
 REFLECTION = re.compile(r"\S.* ?Plan: \S.*\.")  # a cause, `Plan: `, a plan, a full stop
 
 def problems(env: Environment) -> list[str]:
@@ -51,7 +51,7 @@ def _or_part(name: str) -> str:
 
 def meaning(name: str) -> str:
     """What the contract says of a method."""
-    entry = rf"^[\w, ()=]*\b{name}\b.*?: (.*?)(?=\n\w|\n\n)"
+    entry = rf"^(?! )[\w, ()=]*\b{name}\b.*?: (.*?)(?=\n\w|\n\n)"
     text = re.search(entry, envs.__doc__ or "", re.MULTILINE | re.DOTALL)
     return " ".join(text[1].split()) if text else ""
 
