@@ -138,6 +138,7 @@ def test_learning_rate_in_three_cases():
         learning_rate(0.8, 0.02, 0.4) == pytest.approx(0.5) and learning_rate(1.0, 0.02, 0.4) == 0
     )
 
+@pytest.mark.slow
 def test_resumed_equals_uninterrupted(tmp_path, monkeypatch):
     """Killed in the middle, then resumed from the checkpoint: the same weights, bit for bit."""
     import retro.pretrain.__main__ as module
