@@ -31,6 +31,7 @@ HOSTILE = "Action: \x1b[2J\x1b]0;title\x07go\x00 to\u202e shelf\ud800 1\x9b31m\r
 
 # ---- A real model behind a real server.
 
+@pytest.mark.slow
 def test_trials_through_the_server_equal_those_in_this_process(url, tmp_path, shipped, monkeypatch):
     """float32 on both sides, greedy: the same actions, letter for letter."""
     monkeypatch.setattr(retro.language_model, "autocast", lambda device: nullcontext())

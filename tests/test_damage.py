@@ -180,6 +180,7 @@ def resumed(small_run, tiny_base, tmp_path):
 
     return resume
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage, message",
     [

@@ -33,6 +33,7 @@ def there():
 LARGE = dict(train_tasks=8, updates=2)
 CASES = [("online", True, GUESS), slow("online", True, LARGE), slow("offline", False, LARGE)]
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode, fast, changes", CASES)
 def test_a_run_is_all_on_the_device(there, tiny_base, tmp_path, monkeypatch, capsys,
                                     mode, fast, changes):  # fmt: skip
@@ -52,6 +53,7 @@ def test_a_run_is_all_on_the_device(there, tiny_base, tmp_path, monkeypatch, cap
     play.main(play.Config(run_dir=str(tmp_path / "run"), delay=0, retries=1))
     assert "Retry 1" in capsys.readouterr().out
 
+@pytest.mark.slow
 def test_pretraining_is_all_on_the_device(there, tmp_path, monkeypatch):
     monkeypatch.setattr(corpus, "DOCUMENTS", 2)
     monkeypatch.setattr(pretraining, "TOKENIZER_DOCUMENTS", 20)

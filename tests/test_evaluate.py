@@ -96,9 +96,8 @@ def everything(**changes) -> list[Variant]:
     methods = (*methods_of("online"), "best_of")
     return variants(methods, {"retroformer": 1.0}, (0.0, 1.0), runs=2)
 
-@pytest.mark.parametrize(
-    "adapt_prompt", [False, pytest.param(True, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("adapt_prompt", [False, True])
 def test_a_variant_plays_alone_as_it_plays_beside_all_others(
     reflector, monkeypatch, adapt_prompt
 ):

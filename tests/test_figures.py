@@ -331,7 +331,8 @@ def test_a_failure_stops_only_the_steps_that_need_it(tmp_path, monkeypatch, caps
     assert left() == {"bad": status("bad"), "stopped": status("stopped"), "waits": "needs bad"}
     assert (out / "reads.log").read_text().split() == steps["reads"][1:]
     first = json.loads((out / "stopped.time.json").read_text())
-    assert 0 < first["seconds"] < 60 and 1 < first["peak_mib"] < 1000
+    # Linux counts what the process that started it had: here all that pytest holds
+    assert 0 < first["seconds"] < 60 and first["peak_mib"] > 1
     assert left("--only", "good,stopped") == {}
     assert "--resume" in (out / "stopped.log").read_text().splitlines()[1]
     both = json.loads((out / "stopped.time.json").read_text())

@@ -23,6 +23,7 @@ def check_logprobs(model, contexts, out, temperature=1.0):
         assert out.response_mask[i].tolist() == [True] * n + [False] * (len(out.logprobs[i]) - n)
         assert (out.logprobs[i, n:] == 0).all()
 
+@pytest.mark.slow
 def test_frequencies_are_the_enumerated_probabilities():
     """All responses to [1, 2] of up to 3 tokens from {0, 1, 2}, 0 = stop: 1 + 2 + 4 * 3 = 15.
 

@@ -303,6 +303,7 @@ def test_read_only_folder_is_one_line(tiny_base, tmp_path):
     assert "Permission denied" in said and str(folder / "below") in said
     assert not list(folder.iterdir())
 
+@pytest.mark.slow
 def test_two_runs_in_one_folder_are_refused(small_run, tiny_base, tmp_path):
     """The second one, new or resumed, while the first is alive (it is stopped here, SIGSTOP). Then
     it goes on: another process, the same bytes.

@@ -57,6 +57,7 @@ def test_a_bare_resume_has_the_settings_of_the_run(whole, tiny_base):
     over = given("--run-dir", whole, "--resume", "--timeout", "9", "--lr", "0.5", "--gap-check")
     assert over == replace(known, timeout=9.0, lr=0.5, gap_check=True)
 
+@pytest.mark.slow
 def test_an_offline_runs_settings_are_not_its_defaults(small_run):
     settings = given("--run-dir", small_run("offline", guess=True), "--resume")
     assert settings.mode == "offline" and settings.updates == 1 != train.OFFLINE["updates"]
@@ -161,6 +162,7 @@ def test_what_is_half_grown_is_not_evaluated(whole, monkeypatch):
 
 # ---- it can't work, and says why
 
+@pytest.mark.slow
 def test_a_run_without_a_gap_ends_before_it_collects(tiny_base, tmp_path, capsys):
     """A model of random numbers, with a household's and a guesser's tasks; it goes on if it must,
     and is then resumed as any other.
@@ -260,6 +262,7 @@ def test_seeds_are_the_runs_that_each_seed_alone_makes_and_one_table(
     with pytest.raises(ValueError, match=f"holds the runs of several seeds; .* as {group}/s0"):
         read_run(group)
 
+@pytest.mark.slow
 def test_seeds_are_resumed_as_a_whole(tiny_base, tmp_path, at_once, monkeypatch, capsys):
     """Killed in the second one's training: the first one is not touched, the second one goes on,
     the third one begins. A bare --resume knows the seeds.
@@ -333,8 +336,9 @@ def test_a_command_alone_has_its_status(tmp_path, capfd):
     out, err = capfd.readouterr()
     assert out == "x\n" and err == "error: SIGKILL has ended it; --resume goes on\n"
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-@pytest.mark.parametrize("name", [slow("SIGINT"), "SIGTERM", slow("SIGHUP"), slow("SIGKILL")])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
 def test_a_command_alone_ends_with_its_starter(tmp_path, name):
     """It hears of the signal and has the last word; of SIGKILL it hears SIGTERM."""
     waits = ("import os, signal, sys, time\n"

@@ -175,6 +175,7 @@ def test_the_address_is_checked_before_there_is_a_run(tiny_base, tmp_path, url):
         train.main(config(tiny_base, tmp_path / "run", **GUESS, sampler=url, adapt_prompt=True))
     assert not (tmp_path / "run").exists()
 
+@pytest.mark.slow
 def test_a_run_samples_there_and_learns_here(tiny_base, tmp_path):
     """Its reflections are of the right adapter, update by update: the ratio error tells."""
     settings = GUESS | dict(adapt_prompt=True, updates=2)
@@ -193,6 +194,7 @@ def test_a_run_samples_there_and_learns_here(tiny_base, tmp_path):
     assert not (tmp_path / "run/sampler").exists()
     assert outcome(tmp_path / "run")
 
+@pytest.mark.slow
 def test_another_base_behind_it_is_refused(tiny_base, tmp_path):
     """Its weights differ a little: the bound says by how much."""
     wrong = spoil("token_logprobs", lambda ps: [p - 0.3 for p in ps])

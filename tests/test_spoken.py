@@ -66,6 +66,7 @@ def test_what_is_only_thought_is_not_said(text):
 def test_other_text_stays(text):
     assert spoken(text) == text
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "piece", ["<think>", "</think>", "<|", "<|channel|>", "<s>", " ", "<|a", "a:", "<a", "[INST]",
               "<think></think>", "<|channel|>x<|message|>", "<think>a", "<reflection>", "analysis",

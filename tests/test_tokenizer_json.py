@@ -359,6 +359,7 @@ def test_generation_config_counts_before_config(tmp_path):
 @pytest.mark.parametrize("pattern", [
     r"(?:\s+)+(?!\s|x)|\s|\S", r"(?:\p{L}+)+(?!\p{L}|7)|\s|\S", r"(?:7+)+(?=!)|\s|\S",
 ])
+@pytest.mark.slow
 def test_a_pattern_that_never_ends_is_refused(tmp_path, pattern):
     trained(tmp_path, "gpt2")
     split_by(pattern)(tmp_path)
