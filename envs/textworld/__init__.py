@@ -1,3 +1,0 @@
-"""Two games of TextWorldExpress. Read `engine`, `observer`, `demonstrations`."""
-
-from envs.textworld.engine import TextWorld as TextWorld
