@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from random import Random
@@ -18,36 +18,33 @@ from envs.observer import Step, read_trial
 
 FOLDS = {"train": ("train", 0), "seen": ("dev", 10_000), "unseen": ("test", 20_000)}  # first seeds
 GAMES = {"coin": "numLocations=8,includeDoors=0", "twc": "numLocations=1,numItemsToPutAway=2"}
-STEPS = {"coin": 10, "twc": 18}
-UP, DOWN = " Your score went up.", " Your score went down."
+STEPS, UP, DOWN = {"coin": 10, "twc": 18}, " Your score went up.", " Your score went down."
 BACK = {"north": "south", "south": "north", "east": "west", "west": "east"}
-SEEN = re.compile(r"(?:see|is also) an? (?!stove|oven|toilet\.|bath mat)([^.,]+?)"
-                  r"(?:,? that (is closed|has)[^.]*)?\.")  # fmt: skip
+SEEN = re.compile(r"(?:see|also) an? (?!stove|oven|toilet\.|bath mat)([^.,]+?)(,? that .*?)?\.")
 CLAUSE = re.compile(r"move \w+|take coin|put .+? in [^.,;]+")  # of a plan
 
 @cache
 def _games(process: int) -> tuple:  # the jar, and a generator for each game; a process has one JVM
     from py4j.java_gateway import JavaGateway
     from textworld_express.constants import BASEPATH, JAR_PATH
-
     jvm = JavaGateway.launch_gateway(classpath=JAR_PATH, cwd=BASEPATH, die_on_exit=True).jvm
     games = {kind: jvm.textworldexpress.runtime.PythonInterface() for kind in GAMES}
     for kind, java in games.items():
         java.load(kind, GAMES[kind])
-    return jvm.textworldexpress.runtime, {kind: java.gameGenerator() for kind, java in games.items()}
+    return jvm.textworldexpress.runtime, {k: java.gameGenerator() for k, java in games.items()}
 
 class Player:  # `envs.demonstrations.Player`; a goal is `find coin in ROOM`, `put THING in PLACE`
     def __init__(self, observation: str, reflections: list[str], rng: Random):
-        self.ways: dict[str, list[str]] = {}  # goal -> its actions, from the start
         self.tried: dict[str, bool] = {}  # goal -> was it right?
-        self.here, self.at_coin = list[str](), False  # here: actions from the start
-        seen, self.coin = SEEN.findall(observation), "find the coin" in observation
-        things = [thing for thing, state in seen if not (state or self.coin)]
+        self.ways, self.here = dict[str, list[str]](), list[str]()  # goal -> way there; here's
+        self.coin, self.at_coin, self.rng = "find the coin" in observation, False, rng
+        seen = [] if self.coin else SEEN.findall(observation)
+        things = [thing for thing, state in seen if not state]
         for thing, place, state in [(thing, *other) for other in seen for thing in things]:
             way = [f"take {thing}", f"open {place}", f"put {thing} in {place}"]
-            self.ways |= {way[2]: way if state == "is closed" else way[::2]} if state else {}
+            self.ways |= {way[2]: way if "closed" in state else way[::2]} if state else {}
         self.read("", observation)
-        self.rng, self.actions = rng, self._actions(latest_plan(reflections, CLAUSE.findall))
+        self.actions = self._actions(latest_plan(reflections, CLAUSE.findall))
 
     def read(self, action: str, reply: str) -> None:
         if self.coin and (room := re.search(r"You are in the ([^.]+)\.", reply)):
@@ -73,7 +70,7 @@ class Player:  # `envs.demonstrations.Player`; a goal is `find coin in ROOM`, `p
     def _actions(self, plan: list[str]) -> Iterator[str]:  # then what is left, near goals first
         for clause in plan:
             yield from self.ways[clause] if clause in self.left() else [clause] * self.coin
-        far = lambda goal: len(walk(self.here, self.ways[goal])) + self.rng.uniform(0, 3)
+        far = lambda goal: len(walk(self.here, self.ways[goal])) + self.rng.uniform(0, 2)
         while True:
             goal = min(self.left(), key=far, default="")
             yield from walk(self.here, self.ways[goal]) if goal else ["look around"]
@@ -82,8 +79,19 @@ def walk(here: list[str], there: list[str]) -> list[str]:  # between the ends of
     shared = len(os.path.commonprefix([here, there]))
     return [f"move {BACK[move[5:]]}" for move in here[shared:][::-1]] + there[shared:]
 
+def reflect(observation: str, steps: list[Step]) -> str:
+    n = read_trial(Player(observation, [], Random(0)), steps)
+    plan = [goal for goal, right in n.tried.items() if right] + n.left()
+    cause = f"I never tried {n.left()[0].partition(' ')[2]}." if n.left() else "I was too slow."
+    if n.coin:  # from room to room
+        ways = sorted((n.ways[goal] for goal in plan), key=len)
+        plan = [*sum(map(walk, [[], *ways], ways), [])[:9], "take coin"]
+    return f"{cause} Plan: {', '.join(plan[:12])}."
+
 class TextWorld(Environment):  # progress is the best score so far
-    name = "textworld"
+    name, oracle_reflection = "textworld", staticmethod(reflect)
+    templates = {"again": lambda _, steps: f"I was slow. Plan: {', '.join(a for a, _ in steps)}.",
+                 "in order": lambda observation, _: reflect(observation, [])}  # fmt: skip
 
     def __init__(self, max_steps: int | None = None):
         super().__init__(max_steps)
@@ -98,9 +106,9 @@ class TextWorld(Environment):  # progress is the best score so far
 
     def _start(self, task: dict) -> str:
         runtime, generators = _games(os.getpid())
-        self.java, self.best, self.state = runtime.PythonInterface(), 0.0, {"score": 0.0}
+        self.java, self.best = runtime.PythonInterface(), 0.0
         getattr(self.java, "gameGenerator_$eq")(generators[task["kind"]])
-        self.java.generateNewGameJSON(task["seed"], task["fold"], True)
+        self.state = json.loads(self.java.generateNewGameJSON(task["seed"], task["fold"], True))
         return f"{self.java.getTaskDescription()} {self._act('look around')[0]}"
 
     def _act(self, action: str) -> tuple[str, float, bool]:
@@ -116,20 +124,6 @@ class TextWorld(Environment):  # progress is the best score so far
     def info(self) -> dict:
         return {"success": self.state["tasksuccess"], "progress": self.best}
 
-    def oracle_reflection(self, observation: str, steps: list[Step]) -> str:
-        n = read_trial(Player(observation, [], Random(0)), steps)
-        plan = [goal for goal, right in n.tried.items() if right] + n.left()
-        cause = f"I never tried to {n.left()[0]}." if n.left() else "I was too slow."
-        if n.coin:  # from room to room
-            ways = sorted((n.ways[goal] for goal in plan), key=len)
-            plan = [*sum(map(walk, [[], *ways], ways), [])[:9], "take coin"]
-        return f"{cause} Plan: {', '.join(plan[:12])}."
-
-    @property
-    def templates(self) -> dict[str, Callable[[str, list[Step]], str]]:
-        again = lambda _, steps: f"I was slow. Plan: {', '.join(action for action, _ in steps)}."
-        return {"again": again, "in order": lambda text, _: self.oracle_reflection(text, [])}
-
     def follows(self, reflection: str, steps: list[Step]) -> bool:
         """True if all clauses that the trial did stand in the reflection, in their order."""
         said, done = iter(CLAUSE.findall(reflection)), [a for a, _ in steps if CLAUSE.fullmatch(a)]
@@ -138,12 +132,11 @@ class TextWorld(Environment):  # progress is the best score so far
     def questions(self, observation: str, steps: list[Step], rng: Random) -> list[Pair]:
         n = read_trial(Player(observation, [], rng), steps)
         asked = [(f"How does one {goal}?", ", ".join(way)) for goal, way in n.ways.items() if way]
-        left = ("What was not tried?", ", ".join(n.left()) or "nothing")
-        return [left, *rng.sample(asked, min(len(asked), 3))]
+        asked.append(("What was not tried?", ", ".join(n.left()) or "nothing"))
+        return rng.sample(asked, min(len(asked), 4))
 
     def demonstrations(self, split: str, seed: int | str, oracle_share: float,
                        drill_share: float = 0.0) -> Iterator[Demonstration]:  # fmt: skip
-        """No drills; a flawed reflection is a template's; some players are told the gold path."""
         rng = Random(f"textworld demonstrations {split} {seed}")
         gold = lambda: [f"Plan: {', '.join(self.java.getGoldActionSequence())}."]
         player = lambda text, told, rng: Player(text, told or gold() * (rng.random() < 0.15), rng)

@@ -1,9 +1,7 @@
-"""TextWorldExpress: what is read off its texts, on recorded ones, without Java; the games, with it.
-"""
+"""TextWorldExpress: what is read off its texts, on recorded ones, without Java; the games, with it."""
 
 import shutil
 import sys
-from collections import Counter
 from itertools import islice
 from random import Random
 
@@ -11,9 +9,9 @@ import pytest
 
 import envs
 import envs.check
+from envs import textworld
 from envs.demonstrations import SLIPS, play
-from envs.textworld import demonstrations, observer
-from envs.textworld.engine import FOLDS
+from envs.textworld import FOLDS, UP, Player, reflect
 from tests.optional import made
 
 COIN = (
@@ -29,130 +27,87 @@ LIVING = (
 KITCHEN = "You are in the kitchen. " + COIN.partition("You are in the kitchen. ")[2]
 BEDROOM = "You are in the bedroom. You also see a coin. To the South you see the living room."
 UNKNOWN = "Unknown action: I'm not sure what you mean."
-# the kitchen's other exits were never taken
 LOST = [("move east", LIVING), ("move west", KITCHEN), ("move up", UNKNOWN), ("take coin", UNKNOWN)]
 PASSED = [("move east", LIVING), ("move north", BEDROOM), ("move south", LIVING)]
-
 TIDY = (
     "Your task is to pick up objects, then place them in their usual locations in the environment. "
     "You are in the bathroom. In one part of the room you see a dressing table, that has nothing "
-    "on it. There is also a sink, that has nothing on it. You also see a bath mat. In another part "
-    "of the room you see a shower, that has nothing on it. In one part of the room you see a "
-    "bathroom cabinet that is closed. You also see a toilet. In another part of the room you see a "
-    "lip gloss. There is also an used Q-tip."
+    "on it. There is also a sink, that has nothing on it. You also see a bath mat. In one part of "
+    "the room you see a bathroom cabinet that is closed. You also see a toilet. There is also a "
+    "toilet roll holder, that has nothing on it. In another part of the room you see a lip gloss. "
+    "There is also an used Q-tip."
 )
 WRONG = [
     ("take lip gloss", "You take the lip gloss. Your score went up."),
+    ("put lip gloss in bathroom cabinet", UNKNOWN),
     ("put lip gloss in sink", "You put the lip gloss in the sink. Your score went down."),
-    ("take lip gloss", "You take the lip gloss. Your score went up."),
-    ("open bathroom cabinet", "You open the bathroom cabinet. It's empty inside."),
-    ("put lip gloss in bathroom cabinet",
-     "You put the lip gloss in the bathroom cabinet. Your score went down."),
-]  # fmt: skip
+    ("put used Q-tip in sink", UNKNOWN),
+]
 HALF = [
     *WRONG,
     ("take lip gloss", "You take the lip gloss. Your score went up."),
     ("put lip gloss in dressing table",
      "You put the lip gloss in the dressing table. Your score went up."),
 ]  # fmt: skip
-TRIALS = [(COIN, LOST), (COIN, PASSED), (TIDY, WRONG), (TIDY, HALF)]
+Q_TIP = ("put used Q-tip in dressing table, put used Q-tip in sink, put used Q-tip in bathroom "
+         "cabinet, put used Q-tip in toilet roll holder")  # fmt: skip
 WRITTEN = [
-    "Notes: take coin; not entered: corridor, pantry, bedroom; from kitchen: south corridor, north "
-    "kitchen, west pantry, east kitchen, east living room, north bedroom. Cause: I never went into "
-    "the corridor. Plan: move south, move north, move west, move east, move east, move north, take "
-    "coin.",
-    "Notes: take coin; coin in bedroom; from kitchen: east living room, north bedroom. Cause: I "
-    "saw the coin in the bedroom but did not take it. Plan: move east, move north, take coin.",
-    "Notes: put away lip gloss, used Q-tip; lip gloss not in sink, bathroom cabinet; used Q-tip "
-    "never put. Cause: The lip gloss does not belong in the bathroom cabinet. Plan: put lip gloss "
-    "in dressing table or shower, put used Q-tip in dressing table or sink or bathroom cabinet or "
-    "shower.",
-    "Notes: put away lip gloss, used Q-tip; lip gloss in dressing table; used Q-tip never put. "
-    "Cause: I never put the used Q-tip anywhere. Plan: put lip gloss in dressing table, put used "
-    "Q-tip in dressing table or sink or bathroom cabinet or shower.",
-]
+    (COIN, LOST, "I never tried coin in corridor. Plan: move south, move north, move west, move "
+     "east, move east, move north, take coin."),
+    (COIN, PASSED, "I was too slow. Plan: move east, move north, take coin."),
+    (TIDY, HALF, "I never tried used Q-tip in dressing table. Plan: put lip gloss in dressing "
+     f"table, {Q_TIP}."),
+]  # fmt: skip
 
-@pytest.mark.parametrize("trial, written", zip(TRIALS, WRITTEN))
-def test_the_oracle_says_what_the_text_shows(trial, written):
-    assert observer.oracle_reflection(*trial) == written
-    assert "; ".join(observer.notes(*trial)) == written[7 : written.index(". Cause: ")]
-    verdict = observer.judge(written, *trial)
-    assert verdict[1:] == (True, True, True, False, True) and verdict.kind in observer.KINDS
-    brief = written[written.index("Cause: ") :]
-    assert observer.judge(brief, *trial) == verdict._replace(notes=None)
+@pytest.mark.parametrize("observation, steps, written", WRITTEN)
+def test_the_oracle_says_what_the_text_shows(observation, steps, written):
+    assert reflect(observation, steps) == written
+    assert written.endswith(f"Plan: {', '.join(textworld.CLAUSE.findall(written))}.")
 
-def test_a_plan_in_actions():
-    assert observer.parse_plan(WRITTEN[3]) == [
-        "put lip gloss in dressing table",
-        *(f"put used Q-tip in {place}" for place in
-          ("dressing table", "sink", "bathroom cabinet", "shower")),
-    ]  # fmt: skip
-    assert observer.parse_plan("I was slow. Plan: be quicker.") == []
+def test_a_place_is_tried_once_a_thing_lies_there():
+    assert reflect(TIDY, WRONG) == (
+        "I never tried lip gloss in dressing table. Plan: put lip gloss in dressing table, put "
+        "used Q-tip in dressing table, put used Q-tip in sink, put lip gloss in bathroom cabinet, "
+        "put used Q-tip in bathroom cabinet, put lip gloss in toilet roll holder, put used Q-tip "
+        "in toilet roll holder."
+    )
 
-@pytest.mark.parametrize(
-    "trial, said, verdict",
-    [  # kind, cause, sound, place, invented
-        (0, "I never went into the living room. Plan: move east, move west, take coin.",
-         ("not entered", False, False, True, False)),
-        (0, "I never went into the cellar. Plan: move north, move south, take coin.",
-         ("not entered", False, False, False, True)),
-        (0, "I never went into the pantry. Plan: move west, move north, take coin.",
-         ("not entered", True, True, False, False)),
-        (1, "I never went into the pantry. Plan: move west, take coin.",
-         ("not entered", False, False, True, False)),
-        (1, "I saw the coin in the pantry but did not take it. Plan: move east, move north.",
-         ("not taken", False, False, True, False)),
-        (2, "The lip gloss does not belong in the sink. Plan: put lip gloss in shower, put used "
-         "Q-tip in sink.", ("wrong place", True, True, True, False)),
-        (2, "The lip gloss does not belong in the shower. Plan: put lip gloss in sink, put used "
-         "Q-tip in sink.", ("wrong place", False, False, False, False)),
-        (3, "I never put the lip gloss anywhere. Plan: put lip gloss in dressing table.",
-         ("not put", False, False, True, False)),
-        (3, "I knew all too late. Plan: put lip gloss in fridge.",
-         ("too late", False, False, False, True)),
-        (2, "I was slow. Plan: be quicker.", ("", None, False, None, False)),
-    ],
-)  # fmt: skip
-def test_the_judge(trial, said, verdict):
-    assert observer.judge(said, *TRIALS[trial])[:5] == verdict
+def test_a_player_does_what_a_plan_says_then_what_is_left():
+    player = Player(TIDY, ["Plan: put used Q-tip in sink, put lip gloss in sink."], Random(0))
+    said = [player.act() for _ in range(2)]
+    player.read(said[-1], "You put the used Q-tip in the sink. Your score went up.")
+    said += [player.act() for _ in range(2)]
+    assert said == ["take used Q-tip", "put used Q-tip in sink", "take lip gloss",
+                    "put lip gloss in sink"]  # fmt: skip
+    player.read(said[-1], "You put the lip gloss in the sink. Your score went down.")
+    for _ in range(3):
+        assert player.act() == "take lip gloss"
+        while not (action := player.act()).startswith("put lip gloss in "):
+            assert action == "open bathroom cabinet"
+        player.read(action, "You put the lip gloss there. Your score went down.")
+    assert player.act() == "look around" and len(player.tried) == 5
 
-def test_notes_with_one_wrong_fact_are_not_right():
-    wrong = WRITTEN[3].replace("lip gloss in dressing table; ", "lip gloss in shower; ")
-    assert observer.judge(wrong, *TRIALS[3]).notes is False
-    wrong = WRITTEN[1].replace("coin in bedroom", "coin in pantry")
-    assert observer.judge(wrong, *TRIALS[1]).notes is False
+def test_a_way_back_is_the_way_there_reversed():
+    player = Player(COIN, [], Random(0))
+    for step in PASSED[:1]:
+        player.read(*step)
+    pantry = textworld.walk(player.here, player.ways["find coin in pantry"])
+    assert pantry == ["move west", "move west"] and player.act() in ("move north", "move west")
+    player.read(*PASSED[1])
+    assert player.act() == "take coin"
 
-def test_following_ends_where_nothing_is_left_to_do():
-    taken = ("take coin", "You take the coin. Your score went up.")
-    corridor = ("move south", "You are in the corridor. You also see a coin.")
-    assert observer.follows(WRITTEN[0], [corridor, taken])
-    assert not observer.follows(WRITTEN[0], [("move east", LIVING), taken])
-    assert not observer.follows(WRITTEN[0], [("look around", KITCHEN)])
-    q_tip = ("put used Q-tip in sink", "You put the used Q-tip in the sink. Your score went up.")
-    assert observer.follows(WRITTEN[3], [*HALF[-2:], q_tip])
-    assert not observer.follows(WRITTEN[3], HALF[-2:])
-
-@pytest.mark.parametrize("trial", TRIALS)
-def test_flaws_templates_and_questions(trial):
-    rng, right = Random(0), observer.oracle_reflection(*trial)
-    flawed = [demonstrations.flawed_reflection(*trial, rng) for _ in range(300)]
-    assert {text in demonstrations.VAGUE for text in flawed} == {True, False}
-    noted = [text for text in flawed if text.startswith("Notes: ")]
-    assert len(noted) > 60 and right not in flawed
-    assert sum(text.startswith("Cause: ") for text in flawed) > 60
-    for text in [*flawed, *(write(*trial) for write in observer.TEMPLATES.values())]:
-        assert envs.check.REFLECTION.fullmatch(text), text
-    asked = {pair for _ in range(30) for pair in demonstrations.questions(*trial, rng)}
-    assert ("What matters?", "; ".join(observer.notes(*trial))) in asked
-    assert {True, False} == {question.startswith("What ") for question, _ in asked}
-    assert all(answer and "\n" not in answer for _, answer in asked)
+def test_templates_go_by_order_alone():
+    again, in_order = (rule(COIN, LOST) for rule in textworld.TextWorld.templates.values())
+    assert again == "I was slow. Plan: move east, move west, move up, take coin."
+    assert in_order.endswith("Plan: move south, move north, move east, move west, move west, "
+                             "take coin.")  # fmt: skip
 
 @pytest.mark.parametrize("absent", ["java", "package"])
 def test_without_java_or_the_package_one_line_says_so(absent, monkeypatch, capsys):
     if absent == "java":
         monkeypatch.setattr(shutil, "which", lambda name: None)
     else:
-        monkeypatch.setattr("envs.textworld.engine.find_spec", lambda name: None)
+        monkeypatch.setattr("envs.textworld.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="needs Java, and `pip install textworld-express`"):
         envs.make("textworld")
     assert envs.check.main(["textworld"]) == 2
@@ -168,53 +123,50 @@ def env():
 
 def test_each_split_is_a_fold(env):
     for split, (fold, first) in FOLDS.items():
-        tasks = env.tasks(split, 2500, 0)
-        assert {task["fold"] for task in tasks} == {fold}
-        counted = Counter((task["kind"], task["seed"]) for task in tasks)
-        whole = {(kind, first + i) for kind in ("coin", "twc") for i in range(1000)}
-        assert set(counted) == whole and set(counted.values()) == {1, 2}
+        tasks = env.tasks(split, 300, 0)
+        assert {(task["fold"], task["seed"] // 1000 * 1000) for task in tasks} == {(fold, first)}
+        assert {task["kind"] for task in tasks} == {"coin", "twc"}
 
-def test_a_gold_path_ends_in_success_and_all_its_actions_are_valid(env):
+def test_a_gold_path_ends_in_success_and_all_its_actions_are_valid():
     env = made("textworld", max_steps=100)
     for task in env.tasks("unseen", 8, 5):
         env.reset(task)
-        for action in env.gold():
+        for action in env.java.getGoldActionSequence():
             assert action in env.admissible_actions()
-            *_, terminated, _, info = env.step(action)
-            if terminated:
-                break
-        assert info == {"success": True, "progress": 1.0}
+            *_, info = env.step(action)
+        assert env.answer[2] and info == {"success": True, "progress": 1.0}
 
 def test_the_score_is_told_and_progress_is_the_best(env):
-    (task,) = [t for t in env.tasks("train", 50, 0) if t["kind"] == "twc" and t["seed"] % 2][:1]
+    task = next(task for task in env.tasks("train", 50, 0) if task["kind"] == "twc")
     observation, _ = env.reset(task)
-    notes = observer.Notes(observation)
-    thing, place = notes.things[0], next(p for p in notes.places if p not in notes.closed)
-    reply, reward, *_ = env.step(f"take {thing}")
-    assert reply == f"You take the {thing}. Your score went up." and reward > 0
-    reply, again, _, _, info = env.step(f"put {thing} in {place}")
-    assert reply.endswith((observer.UP, observer.DOWN)) and info["progress"] == reward + again
-    assert again == (reward if reply.endswith(observer.UP) else 0)
+    take, put = next(way for way in Player(observation, [], Random(0)).ways.values() if len(way) < 3)
+    reply, reward, *_ = env.step(take)
+    assert reply.startswith("You take") and reply.endswith(UP) and reward > 0
+    reply, again, _, _, info = env.step(put)
+    assert reply.endswith((UP, textworld.DOWN)) and info["progress"] == reward + again
+    assert again == (reward if reply.endswith(UP) else 0)
     assert env.step("\ud800") and env.answer[0] == UNKNOWN
 
 def test_games_played_side_by_side_do_not_meet(env):
-    tasks = env.tasks("seen", 6, 2)
-    rng = Random(0)
-    alone = []
-    for task in tasks:
+    rng, alone = Random(0), []
+    for task in env.tasks("seen", 6, 2):
         env.reset(task)
-        actions = [rng.choice(env.admissible_actions())]
-        alone.append((actions, env.step(actions[0])))
-    copies = [env.fresh() for _ in tasks]
-    for copy, task in zip(copies, tasks):
+        action = rng.choice(env.admissible_actions())
+        alone.append((env.fresh(), task, action, env.step(action)))
+    for copy, task, *_ in alone:
         copy.reset(task)
-    for copy, (actions, answer) in [*zip(copies, alone)][::-1]:
-        assert copy.step(actions[0]) == answer
+    for copy, _, action, answer in alone[::-1]:
+        assert copy.step(action) == answer
 
-def test_demonstrations_have_gold_paths(env):
-    stream = list(islice(env.demonstrations("train", 3, 0.5), 80))
-    assert sum(d.success and d.steps[0][0] == "look around" for d in stream) >= 3
-    assert all(len(d.steps) <= 18 for d in stream)
+def test_some_first_trials_of_the_demonstrations_go_the_gold_path(env):
+    clauses, golden, asked = textworld.CLAUSE.fullmatch, 0, set()
+    for d in islice(env.demonstrations("train", 3, 0.5), 150):
+        gold = [*filter(clauses, env.java.getGoldActionSequence())]  # of the task just played
+        done = [action for action, _ in d.steps if clauses(action)]
+        golden += not (d.reflections or d.slips) and len(done) > 2 and done == gold[: len(done)]
+        asked |= {question.partition(" coin in ")[0] for question, _ in d.questions}
+        assert len(d.steps) <= 18
+    assert golden >= 3 and {"What was not tried?", "How does one find"} < asked, (golden, asked)
 
 def retried(env, kind: str, n: int) -> dict[str, float]:
     """Scripted players on the test fold: failed first trials; of these mended, by what is read."""
@@ -222,29 +174,24 @@ def retried(env, kind: str, n: int) -> dict[str, float]:
     def trial(task, reflections, seed):
         rng = Random(f"{task['id']} {seed}")
         observation, _ = env.reset(task)
-        player = demonstrations.Player(observation, reflections, rng)
-        steps, _ = play(env, player, rng, rng.choice(SLIPS))
+        steps, _ = play(env, Player(observation, reflections, rng), rng, rng.choice(SLIPS))
         return observation, steps, env.info()["success"]
 
     tasks = [task for task in env.tasks("unseen", 3 * n, 0) if task["kind"] == kind][:n]
     first = [(task, *trial(task, [], 0)) for task in tasks]
     failed = [(task, (observation, steps)) for task, observation, steps, won in first if not won]
     mended = lambda write: sum(trial(task, [write(*own)], 1)[2] for task, own in failed)
-    wins = {rule: mended(write) for rule, write in observer.TEMPLATES.items()}
-    wins["oracle"] = mended(observer.oracle_reflection)
-    wins["plain"] = mended(lambda *own: "")
-    found = {name: n / len(failed) for name, n in wins.items()}
-    said = [(observer.oracle_reflection(*own), own) for _, own in failed]
-    causes = Counter(observer.judge(text, *own).kind for text, own in said)
-    best = max(found[rule] for rule in observer.TEMPLATES)
+    rules = env.templates | {"oracle": reflect, "plain": lambda *own: ""}
+    found = {name: mended(write) / len(failed) for name, write in rules.items()}
+    best = max(found[rule] for rule in env.templates)
     share = (best - found["plain"]) / (found["oracle"] - found["plain"])
-    return found | {"failed": len(failed) / len(tasks), "template's share": share} | causes
+    return found | {"failed": len(failed) / len(tasks), "template's share": share}
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind, oracle", [("coin", 0.9), ("twc", 0.8)])
-def test_scripted_players_on_the_test_fold(env, kind, oracle):
+@pytest.mark.parametrize("kind", ["coin", "twc"])
+def test_scripted_players_on_the_test_fold(env, kind):
     found = retried(env, kind, 300)
     print(kind, found)
-    assert 0.3 < found["failed"] < 0.6, found
-    assert found["oracle"] > oracle and found["oracle"] > found["plain"] + 0.3, found
-    assert found["template's share"] < 0.45, found
+    assert 0.2 < found["failed"] < 0.6, found
+    assert found["oracle"] > 0.85 and found["oracle"] > found["plain"] + 0.2, found
+    assert found["template's share"] < 0.5, found
