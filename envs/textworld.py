@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
+from itertools import repeat
 from random import Random
 
 from envs import Environment
@@ -36,8 +37,9 @@ def _games(process: int) -> tuple:  # the jar, and a generator for each game; a 
 class Player:  # `envs.demonstrations.Player`; a goal is `find coin in ROOM`, `put THING in PLACE`
     def __init__(self, observation: str, reflections: list[str], rng: Random):
         self.tried: dict[str, bool] = {}  # goal -> was it right?
-        self.ways, self.here = dict[str, list[str]](), list[str]()  # goal -> way there; here's
-        self.coin, self.at_coin, self.rng = "find the coin" in observation, False, rng
+        self.ways: dict[str, list[str]] = {}  # goal -> its actions from the start
+        self.here, self.exits, self.at_coin, self.rng = list[str](), list[str](), False, rng
+        self.coin = "find the coin" in observation
         seen = [] if self.coin else SEEN.findall(observation)
         things = [thing for thing, state in seen if not state]
         for thing, place, state in [(thing, *other) for other in seen for thing in things]:
@@ -50,16 +52,15 @@ class Player:  # `envs.demonstrations.Player`; a goal is `find coin in ROOM`, `p
         if self.coin and (room := re.search(r"You are in the ([^.]+)\.", reply)):
             action, self.at_coin = f"find coin in {room[1]}", " a coin." in reply
             self.here = self.ways.setdefault(action, [])
+            self.exits = re.findall(r"to the (\w+) you", reply.lower())
             for way, other in re.findall(r"To the (\w+) you see the ([^.]+)\.", reply):
-                new, goal = [*self.here, f"move {way.lower()}"], f"find coin in {other}"
-                self.ways[goal] = min(self.ways.get(goal, new), new, key=len)
+                self.ways.setdefault(f"find coin in {other}", [*self.here, f"move {way.lower()}"])
         if action in self.ways and reply.startswith("You"):
             self.tried[action] = self.at_coin or reply.endswith(UP)
 
     def left(self) -> list[str]:  # goals that were not tried, of things whose place is not known
         found = [goal.partition(" in ")[0] for goal, right in self.tried.items() if right]
-        new = [goal for goal in self.ways if goal not in self.tried]
-        return [goal for goal in new if goal.partition(" in ")[0] not in found]
+        return [g for g in self.ways if not {g, g.partition(" in ")[0]} & {*found, *self.tried}]
 
     def act(self) -> str:
         return "take coin" if self.at_coin else next(self.actions)
@@ -69,11 +70,12 @@ class Player:  # `envs.demonstrations.Player`; a goal is `find coin in ROOM`, `p
 
     def _actions(self, plan: list[str]) -> Iterator[str]:  # then what is left, near goals first
         for clause in plan:
-            yield from self.ways[clause] if clause in self.left() else [clause] * self.coin
-        far = lambda goal: len(walk(self.here, self.ways[goal])) + self.rng.uniform(0, 2)
-        while True:
-            goal = min(self.left(), key=far, default="")
-            yield from walk(self.here, self.ways[goal]) if goal else ["look around"]
+            way = [clause] * (clause[5:] in self.exits)
+            yield from self.ways[clause] if clause in self.left() else way
+        far = lambda goal: len(walk(self.here, self.ways[goal])) + self.rng.uniform(0, 3)
+        while goal := min(self.left(), key=far, default=""):
+            yield from walk(self.here, self.ways[goal])
+        yield from repeat("look around")
 
 def walk(here: list[str], there: list[str]) -> list[str]:  # between the ends of two ways
     shared = len(os.path.commonprefix([here, there]))
@@ -124,8 +126,7 @@ class TextWorld(Environment):  # progress is the best score so far
     def info(self) -> dict:
         return {"success": self.state["tasksuccess"], "progress": self.best}
 
-    def follows(self, reflection: str, steps: list[Step]) -> bool:
-        """True if all clauses that the trial did stand in the reflection, in their order."""
+    def follows(self, reflection: str, steps: list[Step]) -> bool:  # did it do only what is said?
         said, done = iter(CLAUSE.findall(reflection)), [a for a, _ in steps if CLAUSE.fullmatch(a)]
         return bool(done) and all(action in said for action in done)
 
@@ -139,12 +140,11 @@ class TextWorld(Environment):  # progress is the best score so far
                        drill_share: float = 0.0) -> Iterator[Demonstration]:  # fmt: skip
         rng = Random(f"textworld demonstrations {split} {seed}")
         gold = lambda: [f"Plan: {', '.join(self.java.getGoldActionSequence())}."]
-        player = lambda text, told, rng: Player(text, told or gold() * (rng.random() < 0.15), rng)
+        player = lambda text, told, rng: Player(text, told or gold() * (rng.random() < 0.05), rng)
         flawed = lambda *trial: trial[2].choice([*self.templates.values()])(*trial[:2])
         roles = Roles(player, self.oracle_reflection, flawed, self.questions)
         while True:
-            task = self.generate_task(rng, split, "demonstration")
-            yield from demonstrate(self, task, roles, rng, oracle_share)
+            yield from demonstrate(self, self.generate_task(rng, split, ""), roles, rng, oracle_share)
 
     bindings = lambda self, text: []  # no reading loss
     cut_names = lambda self, text: text  # no name is made up

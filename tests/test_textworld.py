@@ -1,4 +1,4 @@
-"""TextWorldExpress: what is read off its texts, on recorded ones, without Java; the games, with it."""
+"""TextWorldExpress: what is read off recorded texts, without Java; the games, with it."""
 
 import shutil
 import sys
@@ -139,7 +139,8 @@ def test_a_gold_path_ends_in_success_and_all_its_actions_are_valid():
 def test_the_score_is_told_and_progress_is_the_best(env):
     task = next(task for task in env.tasks("train", 50, 0) if task["kind"] == "twc")
     observation, _ = env.reset(task)
-    take, put = next(way for way in Player(observation, [], Random(0)).ways.values() if len(way) < 3)
+    ways = Player(observation, [], Random(0)).ways.values()
+    take, put = next(way for way in ways if len(way) == 2)
     reply, reward, *_ = env.step(take)
     assert reply.startswith("You take") and reply.endswith(UP) and reward > 0
     reply, again, _, _, info = env.step(put)
@@ -158,15 +159,12 @@ def test_games_played_side_by_side_do_not_meet(env):
     for copy, _, action, answer in alone[::-1]:
         assert copy.step(action) == answer
 
-def test_some_first_trials_of_the_demonstrations_go_the_gold_path(env):
-    clauses, golden, asked = textworld.CLAUSE.fullmatch, 0, set()
-    for d in islice(env.demonstrations("train", 3, 0.5), 150):
-        gold = [*filter(clauses, env.java.getGoldActionSequence())]  # of the task just played
-        done = [action for action, _ in d.steps if clauses(action)]
-        golden += not (d.reflections or d.slips) and len(done) > 2 and done == gold[: len(done)]
-        asked |= {question.partition(" coin in ")[0] for question, _ in d.questions}
-        assert len(d.steps) <= 18
-    assert golden >= 3 and {"What was not tried?", "How does one find"} < asked, (golden, asked)
+def test_some_players_are_told_the_gold_path(env, monkeypatch):
+    told, make = [], Player
+    monkeypatch.setattr(textworld, "Player", lambda *own: told.append(own[1]) or make(*own))
+    stream = list(islice(env.demonstrations("train", 3, 0.5), 100))
+    assert sum(plan[:1] != [] and plan[0].startswith("Plan: look around") for plan in told) >= 1
+    assert all(len(d.steps) <= 18 for d in stream)
 
 def retried(env, kind: str, n: int) -> dict[str, float]:
     """Scripted players on the test fold: failed first trials; of these mended, by what is read."""
