@@ -142,9 +142,9 @@ class TextWorld(Environment):  # progress is the best score so far
         gold = lambda: [f"Plan: {', '.join(self.java.getGoldActionSequence())}."]
         player = lambda text, told, rng: Player(text, told or gold() * (rng.random() < 0.05), rng)
         flawed = lambda *trial: trial[2].choice([*self.templates.values()])(*trial[:2])
-        roles = Roles(player, self.oracle_reflection, flawed, self.questions)
+        who = Roles(player, self.oracle_reflection, flawed, self.questions)
         while True:
-            yield from demonstrate(self, self.generate_task(rng, split, ""), roles, rng, oracle_share)
+            yield from demonstrate(self, self.generate_task(rng, split, ""), who, rng, oracle_share)
 
     bindings = lambda self, text: []  # no reading loss
     cut_names = lambda self, text: text  # no name is made up
