@@ -19,7 +19,7 @@ from envs.observer import Step, read_trial
 
 FOLDS = {"train": ("train", 0), "seen": ("dev", 10_000), "unseen": ("test", 20_000)}  # first seeds
 GAMES = {"coin": "numLocations=8,includeDoors=0", "twc": "numLocations=1,numItemsToPutAway=2"}
-STEPS, UP, DOWN = {"coin": 10, "twc": 16}, " Your score went up.", " Your score went down."
+STEPS, UP, DOWN = {"coin": 10, "twc": 18}, " Your score went up.", " Your score went down."
 BACK = {"north": "south", "south": "north", "east": "west", "west": "east"}
 SEEN = re.compile(r"(?:see|also) an? (?!stove|oven|toilet\.|bath mat)([^.,]+?)(,? that .*?)?\.")
 CLAUSE = re.compile(r"move \w+|take coin|put .+? in [^.,;]+")  # of a plan
@@ -72,7 +72,7 @@ class Player:  # `envs.demonstrations.Player`; a goal is `find coin in ROOM`, `p
         for clause in plan:
             way = [clause] * (clause[5:] in self.exits)
             yield from self.ways[clause] if clause in self.left() else way
-        far = lambda goal: len(walk(self.here, self.ways[goal])) + self.rng.uniform(0, 5)
+        far = lambda goal: len(walk(self.here, self.ways[goal])) + self.rng.uniform(0, 3)
         while goal := min(self.left(), key=far, default=""):
             yield from walk(self.here, self.ways[goal])
         yield from repeat("look around")

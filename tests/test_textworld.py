@@ -164,7 +164,7 @@ def test_some_players_are_told_the_gold_path(env, monkeypatch):
     monkeypatch.setattr(textworld, "Player", lambda *own: told.append(own[1]) or make(*own))
     stream = list(islice(env.demonstrations("train", 3, 0.5), 100))
     assert sum(plan[:1] != [] and plan[0].startswith("Plan: look around") for plan in told) >= 1
-    assert all(len(d.steps) <= 16 for d in stream)
+    assert all(len(d.steps) <= 18 for d in stream)
 
 def retried(env, kind: str, n: int) -> dict[str, float]:
     """Scripted players on the test fold: failed first trials; of these mended, by what is read."""
